@@ -1,0 +1,56 @@
+"""Sprig's own description of a model's family and sizes, free of torch."""
+
+from dataclasses import asdict, dataclass
+
+from pipeline.errors import SprigError
+
+FAMILIES = ("gpt_neox", "llama", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A uniform decoder-only transformer.
+
+    `vocab_size` counts the tokenizer's entries, `padded_vocab_size` the embedding's rows, `context` positions.
+    `attention_bias` is the bias of q, k and v; `bias` that of every other linear layer but the head.
+    Head size, rotary entries and widths are in entries. `rope_adjusted` marks frequencies that are not a plain power
+    law of `rope_base` (Llama 3.1's scaling).
+    """
+
+    name: str
+    family: str
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_query_groups: int
+    head_size: int
+    intermediate_size: int
+    vocab_size: int
+    padded_vocab_size: int
+    context: int
+    tied: bool
+    bias: bool
+    attention_bias: bool
+    lm_head_bias: bool
+    layer_norm: bool  # LayerNorm with bias; else RMSNorm
+    gated_mlp: bool
+    qk_norm: bool
+    rotary_percentage: float
+    rope_base: int
+    rope_adjusted: bool = False
+
+    def __post_init__(self):
+        if self.family not in FAMILIES:
+            raise SprigError(f"{self.name} is of family {self.family!r}; supported are {', '.join(FAMILIES)}.")
+
+    @property
+    def heads_per_group(self) -> int:
+        return self.n_head // self.n_query_groups
+
+    @property
+    def rope_entries(self) -> int:
+        """Rotary entries of a head: entries i and i + rope_entries/2 form a pair."""
+        return int(self.rotary_percentage * self.head_size)
+
+    def to_dict(self) -> dict:
+        return asdict(self)

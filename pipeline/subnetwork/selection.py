@@ -1,0 +1,145 @@
+"""From a sub-network's sizes to the teacher's entries that it keeps."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import SprigError
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """Which entries come first, most important first. Entries name the original teacher's.
+
+    Shapes: layers (L,), embedding (E,), groups (L, G), heads (L, G, H/G) within each group, values (L, G, H_s) within
+    each group, neurons (L, D). q and k entries are not ordered: rotary pairs must stay together (`head_pairs`).
+    """
+
+    fingerprint: str
+    layers: np.ndarray
+    embedding: np.ndarray
+    groups: np.ndarray
+    heads: np.ndarray
+    values: np.ndarray
+    neurons: np.ndarray
+
+    @classmethod
+    def identity(cls, architecture: Architecture) -> "Ordering":
+        """The teacher's own order (the paper's choice)."""
+        layers, groups, heads = architecture.n_layer, architecture.n_query_groups, architecture.heads_per_group
+
+        def rows(*shape: int) -> np.ndarray:
+            return np.broadcast_to(np.arange(shape[-1]), shape).copy()
+
+        return cls(
+            fingerprint="none",
+            layers=rows(layers),
+            embedding=rows(architecture.n_embd),
+            groups=rows(layers, groups),
+            heads=rows(layers, groups, heads),
+            values=rows(layers, groups, architecture.head_size),
+            neurons=rows(layers, architecture.intermediate_size),
+        )
+
+
+@dataclass(frozen=True)
+class LayerSelection:
+    """Kept entries of one layer. Shapes: groups (g,), heads (g, h) within each kept group, rotary (head_size,) q and k
+    entries of a head, values (g, head_size) v entries of each kept group, neurons (d,)."""
+
+    groups: np.ndarray
+    heads: np.ndarray
+    rotary: np.ndarray
+    values: np.ndarray
+    neurons: np.ndarray
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Kept entries of the whole model: embedding (e,), and one LayerSelection per kept layer."""
+
+    embedding: np.ndarray
+    layers: tuple[LayerSelection, ...]
+
+
+def rotary_run(architecture: Architecture, head_size: int, head_pairs: str) -> tuple[int, int, int]:
+    """The arithmetic run of rotary pairs that a head of this size keeps: (offset, step, number of pairs)."""
+    total = architecture.rope_entries // 2
+    kept = int(architecture.rotary_percentage * head_size) // 2
+    if head_pairs == "last":
+        return total - kept, 1, kept
+    if head_pairs == "strided":
+        return 0, total // kept, kept
+    return 0, 1, kept
+
+
+def _rotary_entries(architecture: Architecture, head_size: int, head_pairs: str) -> np.ndarray:
+    rotary, entries = architecture.rope_entries, architecture.head_size
+    offset, step, pairs = rotary_run(architecture, head_size, head_pairs)
+    first_halves = offset + step * np.arange(pairs)
+    free, kept_free = entries - rotary, head_size - 2 * pairs
+    start = free - kept_free if head_pairs == "last" else 0
+    stride = free // kept_free if head_pairs == "strided" and kept_free else 1
+    return np.concatenate([first_halves, first_halves + rotary // 2, rotary + start + stride * np.arange(kept_free)])
+
+
+def _first(order: np.ndarray, count: int) -> np.ndarray:
+    return np.sort(order[..., :count], axis=-1)
+
+
+def _coarse_layer(layer: int, gene: LayerGenes, ordering: Ordering) -> tuple[np.ndarray, ...]:
+    groups = _first(ordering.groups[layer], gene.n_query_groups)
+    return (
+        groups,
+        _first(ordering.heads[layer][groups], gene.heads_per_group),
+        _first(ordering.values[layer][groups], gene.head_size),
+        _first(ordering.neurons[layer], gene.intermediate_size),
+    )
+
+
+def _fine_layer(architecture: Architecture, gene: LayerGenes) -> tuple[np.ndarray, ...]:
+    """Whole permutations are drawn and then cut, so that a gene that changes its size keeps a nested set."""
+    groups, heads = architecture.n_query_groups, architecture.heads_per_group
+
+    def order(purpose: int, rows: int, entries: int) -> np.ndarray:
+        rng = np.random.default_rng([gene.index_seed, purpose])
+        return rng.permuted(np.broadcast_to(np.arange(entries), (rows, entries)), axis=1)
+
+    kept = _first(order(0, 1, groups)[0], gene.n_query_groups)
+    return (
+        kept,
+        _first(order(1, groups, heads)[kept], gene.heads_per_group),
+        _first(order(2, groups, architecture.head_size)[kept], gene.head_size),
+        _first(order(3, 1, architecture.intermediate_size)[0], gene.intermediate_size),
+    )
+
+
+def select(sub: SubNetwork, architecture: Architecture, ordering: Ordering) -> Selection:
+    """The teacher's entries that a sub-network keeps, every list ascending.
+
+    Raises:
+        SprigError: the sub-network was found under another ordering.
+    """
+    if sub.ordering != ordering.fingerprint:
+        raise SprigError(
+            f"Sub-network {sub.key} was found under ordering {sub.ordering} but is to be cut under "
+            f"{ordering.fingerprint}: use the ordering that it was found under."
+        )
+    layers = []
+    for layer, gene in zip(sub.layers, sub.genes, strict=True):
+        fine = gene.index_seed is not None
+        groups, heads, values, neurons = (
+            _fine_layer(architecture, gene) if fine else _coarse_layer(layer, gene, ordering)
+        )
+        if fine and sub.head_pairs == "plain":
+            rng = np.random.default_rng([gene.index_seed, 4])
+            rotary = _first(rng.permutation(architecture.head_size), gene.head_size)
+        else:
+            rotary = _rotary_entries(architecture, gene.head_size, sub.head_pairs)
+        layers.append(LayerSelection(groups, heads, rotary, values, neurons))
+    width = ordering.embedding
+    if sub.index_seed is not None:
+        width = np.random.default_rng([sub.index_seed, 5]).permutation(architecture.n_embd)
+    return Selection(_first(width, sub.n_embd), tuple(layers))

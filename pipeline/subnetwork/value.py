@@ -1,0 +1,132 @@
+"""What a sub-network is: a frozen value that names its teacher layers, its width, and the genes of every kept layer."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from pipeline.errors import SprigError
+from pipeline.subnetwork.architecture import Architecture
+
+HEAD_PAIRS = ("last", "strided", "first", "plain")
+ATTENTION_SCALES = ("teacher", "own")
+
+
+@dataclass(frozen=True)
+class LayerGenes:
+    """The sizes of one kept layer, and in fine spaces the seed that its index sets are drawn from."""
+
+    n_query_groups: int
+    heads_per_group: int
+    head_size: int
+    intermediate_size: int
+    index_seed: int | None = None
+
+    @property
+    def n_head(self) -> int:
+        return self.n_query_groups * self.heads_per_group
+
+
+@dataclass(frozen=True)
+class SubNetwork:
+    """A choice of a teacher's entries.
+
+    `layers` are teacher layer numbers, ascending; `genes` has one entry per kept layer. `ordering` is the fingerprint
+    of the ordering that says which entries come first ("none": the teacher's own). Coarse sub-networks keep the first
+    entries and have no seeds; fine ones keep subsets drawn from `index_seed` (width) and the genes' seeds.
+    """
+
+    layers: tuple[int, ...]
+    n_embd: int
+    genes: tuple[LayerGenes, ...]
+    head_pairs: str = "last"
+    attention_scale: str = "teacher"
+    ordering: str = "none"
+    index_seed: int | None = None
+
+    @property
+    def n_layer(self) -> int:
+        return len(self.layers)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all layers have the same sizes (their index sets may differ)."""
+        sizes = {(g.n_query_groups, g.heads_per_group, g.head_size, g.intermediate_size) for g in self.genes}
+        return len(sizes) == 1
+
+    @property
+    def key(self) -> str:
+        """A hash of the value, the same in every process."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict:
+        plain = asdict(self)
+        return plain | {"layers": list(self.layers), "genes": [asdict(gene) for gene in self.genes]}
+
+    @classmethod
+    def from_dict(cls, plain: dict) -> "SubNetwork":
+        """Raises SprigError where keys are missing or unknown."""
+        try:
+            genes = tuple(LayerGenes(**gene) for gene in plain["genes"])
+            return cls(**plain | {"layers": tuple(plain["layers"]), "genes": genes})
+        except (KeyError, TypeError) as error:
+            raise SprigError(f"This is not a sub-network's JSON: {error}.") from None
+
+
+def whole(architecture: Architecture) -> SubNetwork:
+    """The sub-network that keeps everything."""
+    genes = LayerGenes(
+        architecture.n_query_groups,
+        architecture.heads_per_group,
+        architecture.head_size,
+        architecture.intermediate_size,
+    )
+    layers = tuple(range(architecture.n_layer))
+    return SubNetwork(layers, architecture.n_embd, (genes,) * architecture.n_layer)
+
+
+def head_size_unit(architecture: Architecture) -> int:
+    """The smallest step of a head size that keeps whole rotary pairs: 2 for full rotary, 8 for Pythia's 25 %."""
+    return next(
+        size
+        for size in range(1, architecture.head_size + 1)
+        if (entries := architecture.rotary_percentage * size) == int(entries) and int(entries) % 2 == 0 and entries > 0
+    )
+
+
+def check(sub: SubNetwork, architecture: Architecture) -> None:
+    """Rejects a sub-network that this architecture does not contain; nothing is repaired.
+
+    Raises:
+        SprigError: names the gene, its value and the teacher's.
+    """
+
+    def within(name: str, value: int, most: int) -> None:
+        if not 1 <= value <= most:
+            raise SprigError(f"Sub-network's {name}={value} is outside 1..{most} of teacher {architecture.name}.")
+
+    if len(sub.layers) != len(sub.genes) or not sub.layers:
+        raise SprigError(f"Sub-network names {len(sub.layers)} layers but has genes for {len(sub.genes)}.")
+    if list(sub.layers) != sorted(set(sub.layers)):
+        raise SprigError(f"Sub-network's layers {list(sub.layers)} must ascend without repetition.")
+    if sub.layers[0] < 0 or sub.layers[-1] >= architecture.n_layer:
+        raise SprigError(
+            f"Sub-network's layers {list(sub.layers)} reach outside 0..{architecture.n_layer - 1} of "
+            f"teacher {architecture.name}."
+        )
+    within("n_embd", sub.n_embd, architecture.n_embd)
+    unit = head_size_unit(architecture)
+    for layer, gene in zip(sub.layers, sub.genes, strict=True):
+        within(f"n_query_groups at layer {layer}", gene.n_query_groups, architecture.n_query_groups)
+        within(f"heads_per_group at layer {layer}", gene.heads_per_group, architecture.heads_per_group)
+        within(f"head_size at layer {layer}", gene.head_size, architecture.head_size)
+        within(f"intermediate_size at layer {layer}", gene.intermediate_size, architecture.intermediate_size)
+        if gene.head_size % unit:
+            raise SprigError(
+                f"Sub-network's head_size={gene.head_size} at layer {layer} breaks a rotary pair of teacher "
+                f"{architecture.name}: it must be a multiple of {unit}."
+            )
+    if sub.head_pairs not in HEAD_PAIRS or sub.attention_scale not in ATTENTION_SCALES:
+        raise SprigError(
+            f"Sub-network's head_pairs={sub.head_pairs!r} must be one of {HEAD_PAIRS} and attention_scale="
+            f"{sub.attention_scale!r} one of {ATTENTION_SCALES}."
+        )
