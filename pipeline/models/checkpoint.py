@@ -1,0 +1,66 @@
+"""A model as a litgpt checkpoint folder: lit_model.pth, model_config.yaml, tokenizer files, subnetwork.json."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import torch
+from litgpt import GPT, Config
+from litgpt.utils import save_config
+
+from pipeline.errors import SprigError
+from pipeline.models.families import is_tied
+from pipeline.models.student import build
+from pipeline.subnetwork.value import SubNetwork
+
+WEIGHTS, CONFIG, SUBNETWORK = "lit_model.pth", "model_config.yaml", "subnetwork.json"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "generation_config.json")
+_HEAD, _EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    # torch.save writes whole storages: a view into an optimizer's flat buffer would bring all of it.
+    tensor = tensor.detach().cpu()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+
+
+def save(model: GPT, folder: Path, sub: SubNetwork | None, tokenizer: Path) -> None:
+    """Writes the model with the tokenizer files of folder `tokenizer`. Tied weights share one storage in the file.
+
+    Raises:
+        SprigError: the tokenizer's folder has no tokenizer.json.
+    """
+    if not (tokenizer / "tokenizer.json").is_file():
+        raise SprigError(f"{tokenizer} has no tokenizer.json, which every checkpoint needs: name a tokenizer's folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: _compact(tensor) for name, tensor in model.state_dict().items()}
+    if is_tied(model):
+        weights[_HEAD] = weights[_EMBEDDING]
+    torch.save(weights, folder / WEIGHTS)
+    save_config(model.config, folder)
+    if sub is not None:
+        (folder / SUBNETWORK).write_text(json.dumps(sub.to_dict(), indent=1) + "\n")
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).is_file():
+            shutil.copyfile(tokenizer / name, folder / name)
+
+
+def load(folder: Path, device: torch.device | str, dtype: torch.dtype = torch.float32) -> GPT:
+    """The model of a folder that `save` wrote.
+
+    Raises:
+        SprigError: a file is missing or unreadable, or the weights do not fit the config.
+    """
+    path = Path(folder) / SUBNETWORK
+    sub = SubNetwork.from_dict(json.loads(path.read_text())) if path.is_file() else None
+    try:
+        config = Config.from_file(Path(folder) / CONFIG)
+        weights = torch.load(Path(folder) / WEIGHTS, map_location="cpu", mmap=True, weights_only=True)
+        tied = weights[_HEAD].data_ptr() == weights[_EMBEDDING].data_ptr()
+        model = build(config, sub, tied, device, dtype)
+        model.load_state_dict(weights)
+    except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise SprigError(f"{folder} is not a checkpoint that Sprig can load: {reason}. Make it anew.") from error
+    return model

@@ -1,0 +1,167 @@
+"""The student as a model: stock litgpt where litgpt's config can express it, else one config per block."""
+
+import math
+from dataclasses import replace
+
+import torch
+from litgpt import GPT, Config
+from litgpt.model import Block, build_rope_cache
+from torch import Tensor, nn
+
+from pipeline.errors import SprigError
+from pipeline.models.families import architecture_of
+from pipeline.subnetwork.selection import rotary_run
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
+
+
+def _layer_config(config: Config, sub: SubNetwork, gene: LayerGenes) -> Config:
+    """The stock config whose blocks all have this gene's sizes.
+
+    A run of pairs (offset o, step s, m of n/2 pairs) of frequencies B**(-2i/n) is stock rope with base B**(s*m/(n/2))
+    and positions divided by B**(o/(n/2)). `plain` keeps the base and so changes the frequencies, as the paper does.
+    """
+    rope = {}
+    if sub.head_pairs != "plain" and gene.head_size != config.head_size:
+        offset, step, pairs = rotary_run(architecture_of(config, tied=False), gene.head_size, sub.head_pairs)
+        base, total = float(config.rope_base), config.rope_n_elem // 2
+        rope = {
+            "rope_base": base ** (step * pairs / total),
+            "rope_condense_ratio": config.rope_condense_ratio * base ** (offset / total),
+        }
+    return replace(
+        config,
+        n_layer=sub.n_layer,
+        n_embd=sub.n_embd,
+        n_head=gene.n_head,
+        n_query_groups=gene.n_query_groups,
+        head_size=gene.head_size,
+        intermediate_size=gene.intermediate_size,
+        **rope,
+    )
+
+
+def _is_stock(config: Config, sub: SubNetwork) -> bool:
+    """Frequencies chosen out of adjusted ones (Llama 3.1's) are no power law, so litgpt's config cannot name them."""
+    rope_is_stock = (
+        sub.head_pairs == "plain" or sub.genes[0].head_size == config.head_size or config.rope_adjustments is None
+    )
+    return sub.uniform and rope_is_stock
+
+
+class LayerwiseGPT(GPT):
+    """A litgpt GPT whose blocks have sizes of their own; it has no KV cache.
+
+    `config` is the teacher's with the student's n_layer and n_embd. The buffers `cos` and `sin`, (context, sum of the
+    rotary entries of all distinct head sizes), hold each head size's table side by side, so that litgpt's own code
+    moves and resets them.
+    """
+
+    def __init__(self, config: Config, sub: SubNetwork):
+        # Before the parent's constructor, because that asks for the rope cache.
+        self.sub = sub
+        super().__init__(replace(config, n_layer=sub.n_layer, n_embd=sub.n_embd))
+        blocks = [_layer_config(config, sub, gene) for gene in sub.genes]
+        self.transformer.h = nn.ModuleList(Block(block, layer) for layer, block in enumerate(blocks))
+        ends = {}
+        for block in sorted(blocks, key=lambda block: block.head_size):
+            ends.setdefault(block.head_size, max(ends.values(), default=0) + block.rope_n_elem)
+        self.rope_columns = [slice(ends[b.head_size] - b.rope_n_elem, ends[b.head_size]) for b in blocks]
+
+    def rope_cache(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        tables = [self._rope_table(size, device) for size in sorted({gene.head_size for gene in self.sub.genes})]
+        cos, sin = (torch.cat(columns, dim=1) for columns in zip(*tables, strict=True))
+        return cos, sin
+
+    def _rope_table(self, head_size: int, device: torch.device | None) -> list[Tensor]:
+        config = self.config
+        plain = self.sub.head_pairs == "plain"
+        tables = build_rope_cache(
+            self.max_seq_length,
+            int(config.rotary_percentage * head_size) if plain else config.rope_n_elem,
+            device,
+            config.rope_base,
+            config.rope_condense_ratio,
+            config.rope_adjustments,
+        )
+        if plain:
+            return list(tables)
+        offset, step, pairs = rotary_run(architecture_of(config, tied=False), head_size, self.sub.head_pairs)
+        first_halves = torch.arange(offset, offset + step * pairs, step, device=device)
+        entries = torch.cat([first_halves, first_halves + config.rope_n_elem // 2])
+        return [table[:, entries] for table in tables]
+
+    def forward(self, idx: Tensor) -> Tensor:
+        """Token numbers (B, T) to logits (B, T, padded_vocab_size)."""
+        return self.lm_head(hidden_states(self, idx))
+
+
+def build(
+    config: Config, sub: SubNetwork | None, tied: bool, device: torch.device | str = "cpu", dtype=torch.float32
+) -> GPT:
+    """The model of a sub-network of `config`, or of `config` itself. Building a student's own config again gives the
+    student.
+
+    Its weights are uninitialised memory: copy some in, or `initialize`. Rope tables stay in fp32 whatever the dtype.
+
+    Raises:
+        SprigError: the family is not supported.
+    """
+    architecture_of(config, tied)  # rejects what is not supported
+    with torch.device("meta"):
+        if sub is None:
+            model = GPT(config)
+        elif _is_stock(config, sub):
+            model = GPT(_layer_config(config, sub, sub.genes[0]))
+        else:
+            model = LayerwiseGPT(config, sub)
+    model = model.to(dtype).to_empty(device=device)
+    model.reset_parameters()
+    if tied:
+        tie(model)
+    return model
+
+
+def tie(model: GPT) -> None:
+    """Makes head and embedding one parameter: the embedding's."""
+    model.lm_head.weight = model.transformer.wte.weight
+
+
+def hidden_states(model: GPT, tokens: Tensor) -> Tensor:
+    """Tokens (B, T) to hidden states (B, T, n_embd) after the final norm, before the head.
+
+    Raises:
+        SprigError: the blocks are longer than the model's context.
+    """
+    length = tokens.size(1)
+    if length > model.max_seq_length:
+        raise SprigError(
+            f"Blocks of {length} tokens exceed the context of {model.config.name}, {model.max_seq_length}: "
+            "lower data.block_size."
+        )
+    cos, sin = model.cos[None, :length], model.sin[None, :length]
+    blocks = model.transformer.h
+    columns = model.rope_columns if isinstance(model, LayerwiseGPT) else [slice(None)] * len(blocks)
+    x = model.transformer.wte(tokens)
+    for block, entries in zip(blocks, columns, strict=True):
+        x = block(x, cos[..., entries], sin[..., entries])
+    return model.transformer.ln_f(x)
+
+
+@torch.no_grad()
+def initialize(model: GPT, seed: int) -> None:
+    """Random weights, the same for a seed on every device.
+
+    GPT-NeoX's initialisation, which the Pythia suite used (arXiv 2204.06745, section 2.1.3): normal with variance
+    2/(5 n_embd), and 2/(n_layer sqrt(n_embd)) as the standard deviation of the layers that write to the residual
+    stream; biases zero, norms one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    width, depth = model.config.n_embd, model.config.n_layer
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.zero_()
+        elif "norm" in name or "ln_f" in name:
+            parameter.fill_(1)
+        else:
+            std = 2 / (depth * math.sqrt(width)) if name.endswith("proj.weight") else math.sqrt(2 / (5 * width))
+            parameter.copy_(torch.empty(parameter.shape).normal_(0, std, generator=generator))
