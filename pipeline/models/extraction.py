@@ -1,0 +1,129 @@
+"""Cutting a student out of a teacher: indexing of its weights, nothing learned."""
+
+import math
+
+import numpy as np
+import torch
+from litgpt import GPT
+from torch import Tensor
+
+from pipeline.errors import SprigError
+from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.student import LayerwiseGPT, build, tie
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.selection import LayerSelection, Ordering, Selection, select
+from pipeline.subnetwork.value import SubNetwork, check
+
+
+def extract(teacher: GPT, sub: SubNetwork, ordering: Ordering) -> GPT:
+    """The student that a sub-network names, on the teacher's device and in its dtype, sharing no memory with it.
+
+    Raises:
+        SprigError: the teacher does not contain the sub-network, or it was found under another ordering.
+    """
+    architecture = architecture_of(teacher.config, is_tied(teacher))
+    check(sub, architecture)
+    return cut(teacher, sub, select(sub, architecture, ordering))
+
+
+@torch.no_grad()
+def cut(teacher: GPT, sub: SubNetwork, selection: Selection) -> GPT:
+    """The student of this sub-network's sizes that holds exactly the selected entries, in the selection's order.
+
+    With attention_scale=teacher the factor sqrt(new head size / old) goes into q, so that the student's own scale,
+    1/sqrt(new head size), leaves the scores as the teacher's scale would.
+
+    Raises:
+        SprigError: the teacher is itself a layer-wise student, whose layers have no common sizes to cut from.
+    """
+    if isinstance(teacher, LayerwiseGPT):
+        raise SprigError(f"{teacher.config.name} is a layer-wise student: only uniform models can be teachers.")
+    tied = is_tied(teacher)
+    architecture = architecture_of(teacher.config, tied)
+    device, dtype = teacher.transformer.wte.weight.device, teacher.transformer.wte.weight.dtype
+    student = build(teacher.config, sub, tied, device, dtype)
+
+    width = _index(selection.embedding, architecture.n_embd, device)
+    weights = {
+        "transformer.wte.weight": _take(teacher.transformer.wte.weight, (None, width)),
+        "transformer.ln_f.weight": _take(teacher.transformer.ln_f.weight, (width,)),
+    }
+    if architecture.layer_norm:
+        weights["transformer.ln_f.bias"] = _take(teacher.transformer.ln_f.bias, (width,))
+    weights["lm_head.weight"] = (
+        weights["transformer.wte.weight"] if tied else _take(teacher.lm_head.weight, (None, width))
+    )
+    if architecture.lm_head_bias:
+        weights["lm_head.bias"] = teacher.lm_head.bias.clone()
+    for number, (layer, gene, kept) in enumerate(zip(sub.layers, sub.genes, selection.layers, strict=True)):
+        axes = _axes(architecture, kept, width, device)
+        block = {
+            name: _take(tensor, axes[name.rpartition(".")[0]])
+            for name, tensor in teacher.transformer.h[layer].named_parameters()
+        }
+        if sub.attention_scale == "teacher":
+            for queries in _queries(block, gene.n_head * gene.head_size):
+                queries *= math.sqrt(gene.head_size / architecture.head_size)
+        weights |= {f"transformer.h.{number}.{name}": tensor for name, tensor in block.items()}
+
+    # Assigning spares a second copy of every weight, but gives tied names a parameter each: hence the second tie.
+    student.load_state_dict(weights, assign=True)
+    if tied:
+        tie(student)
+    return student.train(teacher.training)
+
+
+def _index(entries: np.ndarray, size: int, device: torch.device) -> Tensor | None:
+    """Entries as a device index; None where it is everything in order, which needs no gathering."""
+    flat = entries.ravel()
+    return None if np.array_equal(flat, np.arange(size)) else torch.from_numpy(flat).to(device)
+
+
+def _take(tensor: Tensor, axes: tuple[Tensor | None, ...]) -> Tensor:
+    """A copy of the chosen entries along each axis; a bias has only the first."""
+    taken = tensor
+    for axis, entries in enumerate(axes[: tensor.dim()]):
+        if entries is not None:
+            taken = taken.index_select(axis, entries)
+    return tensor.clone() if taken is tensor else taken
+
+
+def _axes(
+    architecture: Architecture, kept: LayerSelection, width: Tensor | None, device: torch.device
+) -> dict[str, tuple[Tensor | None, ...]]:
+    """For each module of a block, the entries to keep along (outputs, inputs).
+
+    litgpt's qkv has the rows of all queries, then all keys, then all values, each by head and entry; the heads of a
+    group are neighbours.
+    """
+    size, queries, groups = architecture.head_size, architecture.n_head, architecture.n_query_groups
+    heads = kept.groups[:, None] * architecture.heads_per_group + kept.heads
+    rows_q = heads[:, :, None] * size + kept.rotary
+    rows_k = (queries + kept.groups[:, None]) * size + kept.rotary
+    rows_v = (queries + groups + kept.groups[:, None]) * size + kept.values
+    columns = heads[:, :, None] * size + kept.values[:, None, :]
+
+    qkv = _index(
+        np.concatenate([rows_q.ravel(), rows_k.ravel(), rows_v.ravel()]), (queries + 2 * groups) * size, device
+    )
+    rotary = _index(kept.rotary, size, device)
+    neurons = _index(kept.neurons, architecture.intermediate_size, device)
+    return {
+        "norm_1": (width,),
+        "norm_2": (width,),
+        "attn.qkv": (qkv, width),
+        "attn.norm_q": (rotary,),
+        "attn.norm_k": (rotary,),
+        "attn.proj": (width, _index(columns, queries * size, device)),
+        "mlp.fc": (neurons, width),
+        "mlp.fc_1": (neurons, width),
+        "mlp.fc_2": (neurons, width),
+        "mlp.proj": (width, neurons),
+    }
+
+
+def _queries(block: dict[str, Tensor], rows: int) -> list[Tensor]:
+    """What the queries are proportional to, as views. A norm on q undoes any factor before it."""
+    if "attn.norm_q.weight" in block:
+        return [block["attn.norm_q.weight"]]
+    return [block[name][:rows] for name in ("attn.qkv.weight", "attn.qkv.bias") if name in block]

@@ -1,0 +1,121 @@
+"""Importance: which neurons, heads, v entries, embedding entries and layers come first, from activations."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from litgpt import GPT
+from torch import Tensor
+
+from pipeline.errors import SprigError
+from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.precision import autocast
+from pipeline.models.student import hidden_states
+from pipeline.subnetwork.selection import Ordering
+
+_ARRAYS = ("layers", "embedding", "groups", "heads", "values", "neurons")
+
+
+class _Statistics:
+    """Sums over tokens of activation magnitudes, in float64, gathered by hooks on a litgpt model.
+
+    After Minitron (arXiv 2407.14679, section 2.2): a neuron counts by its mean absolute activation, a head by the mean
+    L2 norm of its output, an embedding entry by its mean absolute value after every norm. A layer counts by its block
+    influence, 1 - cos(input, output) averaged over tokens (ShortGPT, arXiv 2403.03853, section 3.1).
+    """
+
+    def __init__(self, teacher: GPT):
+        self.architecture = a = architecture_of(teacher.config, is_tied(teacher))
+        device = teacher.transformer.wte.weight.device
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self.layers = zeros(a.n_layer)
+        self.embedding = zeros(a.n_embd)
+        self.heads = zeros(a.n_layer, a.n_query_groups, a.heads_per_group)
+        self.values = zeros(a.n_layer, a.n_query_groups, a.head_size)
+        self.neurons = zeros(a.n_layer, a.intermediate_size)
+
+    def attach(self, teacher: GPT) -> list:
+        """Registers the hooks; returns their handles."""
+        norms = [norm for block in teacher.transformer.h for norm in (block.norm_1, block.norm_2)]
+        handles = [norm.register_forward_hook(self._norm) for norm in (*norms, teacher.transformer.ln_f)]
+        for layer, block in enumerate(teacher.transformer.h):
+            handles.append(block.register_forward_hook(self._at(layer, self._block)))
+            handles.append(block.attn.proj.register_forward_hook(self._at(layer, self._attention)))
+            handles.append(block.mlp.proj.register_forward_hook(self._at(layer, self._mlp)))
+        return handles
+
+    @staticmethod
+    def _at(layer: int, observe):
+        return lambda module, inputs, output: observe(layer, inputs[0], output)
+
+    def _norm(self, module, inputs, output: Tensor) -> None:
+        self.embedding += output.abs().sum((0, 1), dtype=torch.float64)
+
+    def _block(self, layer: int, x: Tensor, output: Tensor) -> None:
+        cosines = torch.cosine_similarity(x.float(), output.float(), dim=-1)
+        self.layers[layer] += (1 - cosines).sum(dtype=torch.float64)
+
+    def _attention(self, layer: int, x: Tensor, output: Tensor) -> None:
+        a = self.architecture
+        x = x.float().view(-1, a.n_query_groups, a.heads_per_group, a.head_size)
+        self.heads[layer] += x.norm(dim=-1).sum(0, dtype=torch.float64)
+        self.values[layer] += x.abs().sum((0, 2), dtype=torch.float64)
+
+    def _mlp(self, layer: int, x: Tensor, output: Tensor) -> None:
+        self.neurons[layer] += x.abs().sum((0, 1), dtype=torch.float64)
+
+
+def _descending(scores: Tensor) -> np.ndarray:
+    # Stable, so that equal scores keep the teacher's order and the result is the same everywhere.
+    return np.argsort(-scores.cpu().numpy(), axis=-1, kind="stable")
+
+
+@torch.no_grad()
+def importance(teacher: GPT, blocks: Tensor, precision: str, batch: int, fingerprint: str) -> Ordering:
+    """The ordering by activation magnitude on calibration `blocks` (n, T+1), `batch` blocks a forward pass.
+
+    A group counts as the sum of its heads.
+    """
+    statistics = _Statistics(teacher)
+    device, training = teacher.transformer.wte.weight.device, teacher.training
+    handles = statistics.attach(teacher.eval())
+    try:
+        with autocast(precision, device):
+            for tokens in blocks[:, :-1].split(batch):
+                hidden_states(teacher, tokens.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        teacher.train(training)
+    return Ordering(
+        fingerprint,
+        layers=_descending(statistics.layers),
+        embedding=_descending(statistics.embedding),
+        groups=_descending(statistics.heads.sum(-1)),
+        heads=_descending(statistics.heads),
+        values=_descending(statistics.values),
+        neurons=_descending(statistics.neurons),
+    )
+
+
+def save(ordering: Ordering, folder: Path) -> None:
+    """Writes ordering.npz."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: getattr(ordering, name) for name in _ARRAYS}
+    np.savez(folder / "ordering.npz", fingerprint=np.array(ordering.fingerprint), **arrays)
+
+
+def load(folder: Path) -> Ordering:
+    """The ordering that `save` wrote.
+
+    Raises:
+        SprigError: the file is missing or unreadable.
+    """
+    try:
+        with np.load(Path(folder) / "ordering.npz", allow_pickle=False) as file:
+            return Ordering(str(file["fingerprint"]), **{name: file[name] for name in _ARRAYS})
+    except (OSError, KeyError, ValueError) as error:
+        raise SprigError(f"{folder} holds no ordering that Sprig can read: {error}. Make it anew.") from error
