@@ -1,0 +1,40 @@
+"""The parameter bin: the counts that a sub-network may have."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+
+from pipeline.config import BinConfig
+from pipeline.errors import SprigError
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Parameter counts low..high, both inside. `count` says what is counted: "total" or "non_embedding"."""
+
+    center: int
+    low: int
+    high: int
+    count: str = "total"
+
+    def contains(self, parameters: int) -> bool:
+        return self.low <= parameters <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.low:,}..{self.high:,}" + (" (non-embedding)" if self.count == "non_embedding" else "")
+
+
+def make_bin(config: BinConfig) -> Bin:
+    """The configured bin, rounded inward: low = ceil(centre * (1 - tolerance)), high = floor(centre * (1 + tolerance)).
+
+    Raises:
+        SprigError: low exceeds high.
+    """
+    count = str(config.count)
+    if config.center is not None:
+        # The decimal that was written, not the binary number next to it: 100 * (1 + 0.1) must hold 110.
+        tolerance = Fraction(str(config.tolerance))
+        return Bin(config.center, ceil(config.center * (1 - tolerance)), floor(config.center * (1 + tolerance)), count)
+    if config.low > config.high:
+        raise SprigError(f"bin.low={config.low:,} exceeds bin.high={config.high:,}: swap or correct them.")
+    return Bin((config.low + config.high) // 2, config.low, config.high, count)

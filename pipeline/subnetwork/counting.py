@@ -1,0 +1,61 @@
+"""Exact parameter counts and FLOPs in closed form. Every formula takes whole numbers and NumPy arrays alike."""
+
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.value import LayerGenes, SubNetwork, whole
+
+
+def _layer_matrices(architecture: Architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size):
+    """Entries of a layer's weight matrices: q, k, v, the attention's projection, and the MLP's two or three."""
+    queries = n_query_groups * heads_per_group * head_size
+    keys = n_query_groups * head_size
+    return n_embd * (2 * queries + 2 * keys + (3 if architecture.gated_mlp else 2) * intermediate_size)
+
+
+def layer_parameters(architecture: Architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size):
+    """Parameters of one layer: affine in each single argument. Arguments are integers or arrays that broadcast."""
+    total = 2 * (2 if architecture.layer_norm else 1) * n_embd
+    total = total + _layer_matrices(architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size)
+    if architecture.attention_bias:
+        total = total + n_query_groups * (heads_per_group + 2) * head_size
+    if architecture.bias:
+        total = total + 2 * n_embd + (2 if architecture.gated_mlp else 1) * intermediate_size
+    if architecture.qk_norm:
+        total = total + 2 * head_size
+    return total
+
+
+def outer_parameters(architecture: Architecture, n_embd, count: str = "total"):
+    """Parameters outside the layers: the final norm and, unless `count` is "non_embedding", embedding and head."""
+    final_norm = (2 if architecture.layer_norm else 1) * n_embd
+    if count == "non_embedding":
+        return final_norm
+    tables = 1 if architecture.tied else 2
+    head_bias = architecture.padded_vocab_size if architecture.lm_head_bias else 0
+    return final_norm + tables * architecture.padded_vocab_size * n_embd + head_bias
+
+
+def _sizes(gene: LayerGenes) -> tuple[int, int, int, int]:
+    return gene.n_query_groups, gene.heads_per_group, gene.head_size, gene.intermediate_size
+
+
+def parameters(architecture: Architecture, sub: SubNetwork | None = None, count: str = "total") -> int:
+    """Parameters of a sub-network, or of the whole teacher: what counting the built model's tensors gives.
+
+    "total" counts tied weights once; "non_embedding" leaves out the token embedding and the head.
+    """
+    sub = sub or whole(architecture)
+    layers = sum(layer_parameters(architecture, sub.n_embd, *_sizes(gene)) for gene in sub.genes)
+    return outer_parameters(architecture, sub.n_embd, count) + layers
+
+
+def flops_per_token(architecture: Architecture, sub: SubNetwork | None = None, *, length: int) -> int:
+    """FLOPs of the forward pass for one token of a sequence of `length` tokens, averaged over the sequence.
+
+    Two for each entry of a weight matrix, the head's included, the embedding look-up and vector operations not (Kaplan
+    et al. 2020, table 1). Causal attention, scores and weighted values together, is half of full attention's
+    4 * length * n_head * head_size. The backward pass costs twice the forward pass.
+    """
+    sub = sub or whole(architecture)
+    matrices = sum(_layer_matrices(architecture, sub.n_embd, *_sizes(gene)) for gene in sub.genes)
+    attention = sum(gene.n_head * gene.head_size for gene in sub.genes)
+    return 2 * (matrices + architecture.padded_vocab_size * sub.n_embd) + 2 * length * attention

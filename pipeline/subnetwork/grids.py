@@ -1,0 +1,50 @@
+"""The values that each dimension of a search space may take."""
+
+from pipeline.config import SpaceConfig
+from pipeline.errors import SprigError
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.value import head_size_unit
+
+GENES = ("n_query_groups", "heads_per_group", "head_size", "intermediate_size")
+DIMENSIONS = ("n_layer", "n_embd", *GENES)
+STEPS = {"n_embd": 32, "head_size": 8, "intermediate_size": 64}  # the others: 1
+
+
+def _grid(architecture: Architecture, config: SpaceConfig, name: str) -> list[int]:
+    size = getattr(architecture, name)
+    teacher = f"teacher {architecture.name}'s {name}={size}"
+    unit = head_size_unit(architecture) if name == "head_size" else 1
+    step, least, most = (getattr(part, name) for part in (config.step, config.min, config.max))
+    if name in config.hold:
+        for key, value in (("step", step), ("min", least), ("max", most)):
+            if value is not None:
+                raise SprigError(f"space.hold names {name}, but space.{key}.{name}={value}: drop one of the two.")
+        return [size]
+    for key, value in (("step", step), ("min", least), ("max", most)):
+        if value is not None and value > size:
+            raise SprigError(f"space.{key}.{name}={value} exceeds {teacher}: lower it.")
+    if step is not None and step % unit:
+        raise SprigError(
+            f"space.step.{name}={step} would break rotary pairs: it must be a multiple of {unit} for {teacher}."
+        )
+    # At most a quarter of the teacher's size, so that a tiny teacher still has choices.
+    step = step or max(min(STEPS.get(name, 1), size // 4) // unit * unit, unit)
+    values = [value for value in range(step, size + 1, step) if (least or 1) <= value <= (most or size)]
+    if most is None and size not in values:
+        values.append(size)
+    if not values:
+        raise SprigError(
+            f"space.min.{name}={least} and space.max.{name}={most} leave no multiple of space.step.{name}={step}: "
+            f"widen them or lower the step."
+        )
+    return values
+
+
+def make_grids(architecture: Architecture, config: SpaceConfig) -> dict[str, list[int]]:
+    """For each dimension its values, ascending: multiples of the step within min..max, and the teacher's own size
+    unless max forbids it; head sizes keep whole rotary pairs.
+
+    Raises:
+        SprigError: a step, min or max that this teacher cannot have, or that leaves no value.
+    """
+    return {name: _grid(architecture, config, name) for name in DIMENSIONS}

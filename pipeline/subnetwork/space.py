@@ -1,0 +1,250 @@
+"""A search space within a parameter bin: sampling, mutation and crossover that yield members by construction."""
+
+import numpy as np
+
+from pipeline.config import Granularity, Layers, Sharing, SpaceConfig
+from pipeline.errors import SprigError
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.bins import Bin
+from pipeline.subnetwork.counting import layer_parameters, outer_parameters, parameters
+from pipeline.subnetwork.fitting import Draft, Fitter
+from pipeline.subnetwork.grids import GENES, make_grids
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.value import LayerGenes, SubNetwork, check
+
+REDRAWS = 1000  # tries before a bin that falls between the steps of all genes is given up
+SEEDS = 2**32
+
+
+class Space:
+    """The sub-networks of a teacher that a configuration allows and whose count lies in a bin.
+
+    `grids` maps each dimension to its values, ascending. Every draw comes from the generator that is passed in.
+    """
+
+    def __init__(self, architecture: Architecture, config: SpaceConfig, bin: Bin, ordering: Ordering | None):
+        """Raises SprigError where a grid is impossible, layers=rank has no ordering, or nothing lies in the bin."""
+        if config.layers == Layers.rank and ordering is None:
+            raise SprigError("space.layers=rank needs an ordering of the layers: set ordering.kind=importance.")
+        self.architecture, self.config, self.bin = architecture, config, bin
+        self.grids = make_grids(architecture, config)
+        self._ordering = ordering
+        self._fine = config.granularity == Granularity.fine
+        self._uniform = config.sharing == Sharing.uniform
+        self._fitter = Fitter(architecture, self.grids, bin)
+        self._find_shapes()
+        self.sample(np.random.default_rng(0))  # a bin between the grid's steps shows itself here
+
+    def _find_shapes(self) -> None:
+        """Which depths and widths leave genes that can meet the bin."""
+        depths, widths = np.array(self.grids["n_layer"])[:, None], np.array(self.grids["n_embd"])[None]
+        outer = outer_parameters(self.architecture, widths, self.bin.count)
+        least, most = (
+            outer + depths * layer_parameters(self.architecture, widths, *(self.grids[gene][end] for gene in GENES))
+            for end in (0, -1)
+        )
+        self._reach = int(least.min()), int(most.max())
+        possible = (least <= self.bin.high) & (most >= self.bin.low)
+        if not possible.any():
+            below, above = most[most < self.bin.low], least[least > self.bin.high]
+            raise self._unreachable(below.tolist(), above.tolist())
+        self._widths_of = {
+            depth: widths[0, row].tolist() for depth, row in zip(self.grids["n_layer"], possible, strict=True)
+        }
+        self._depths_of = {
+            width: depths[row, 0].tolist() for width, row in zip(self.grids["n_embd"], possible.T, strict=True)
+        }
+        self._depths = [depth for depth, found in self._widths_of.items() if found]
+
+    def _unreachable(self, below: list[int], above: list[int]) -> SprigError:
+        """What to tell the user, given the counts that were found outside the bin."""
+        least, most = self._reach
+        total = parameters(self.architecture, count=self.bin.count)
+        gap = f", but nothing was found between {max(below):,} and {min(above):,}" if below and above else ""
+        return SprigError(
+            f"bin {self.bin} cannot be reached from teacher {self.architecture.name} ({total:,}) in this space: it "
+            f"reaches {least:,}..{most:,}{gap}; choose a bin inside, or change space.min, space.max, space.step or "
+            "space.hold."
+        )
+
+    def reach(self) -> tuple[int, int]:
+        """The least and the most parameters in this space, whatever the bin."""
+        return self._reach
+
+    def contains(self, sub: SubNetwork) -> bool:
+        """Whether a sub-network is legal, of this space's kind, on its grids, and in the bin."""
+        try:
+            check(sub, self.architecture)
+        except SprigError:
+            return False
+        config, grids = self.config, self.grids
+        seeds = [sub.index_seed, *(gene.index_seed for gene in sub.genes)]
+        return (
+            (sub.head_pairs, sub.attention_scale, sub.ordering)
+            == (config.head_pairs, config.attention_scale, self._ordering_name)
+            and sub.n_layer in grids["n_layer"]
+            and (config.layers == Layers.subset or list(sub.layers) == self._layers(sub.n_layer))
+            and sub.n_embd in grids["n_embd"]
+            and all(getattr(gene, name) in grids[name] for gene in set(sub.genes) for name in GENES)
+            and (not self._uniform or len(set(sub.genes)) == 1)
+            and all((seed is not None) == self._fine for seed in seeds)
+            and self.bin.contains(parameters(self.architecture, sub, self.bin.count))
+        )
+
+    def sample(self, rng: np.random.Generator) -> SubNetwork:
+        """A random member: depth, then width, uniformly among those that can meet the bin; then genes that do.
+
+        Raises:
+            SprigError: the bin lies between the steps of the grids.
+        """
+        missed = []
+        for _ in range(REDRAWS):
+            depth = _pick(self._depths, rng)
+            width = _pick(self._widths_of[depth], rng)
+            layers = self._draw_layers(depth, rng)
+            rows = self._fitter.draw_rows(width, depth, 1 if self._uniform else depth, rng)
+            draft = Draft(layers, width, rows, [self._draw_seed(rng) for _ in rows], self._draw_seed(rng))
+            if self._fitter.fit(draft, [], rng):
+                return self._freeze(draft)
+            missed.append(self._fitter.total(draft))
+        low, high = self.bin.low, self.bin.high
+        raise self._unreachable([total for total in missed if total < low], [total for total in missed if total > high])
+
+    def mutate(self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float) -> SubNetwork:
+        """A member near `parent`, itself a member: each gene and index seed drawn anew with chance `gene_rate`, depth
+        and width each with `global_rate`, one at least; then fitted.
+
+        While depth, layers and width stay, genes that were not drawn make way only where the drawn ones and one other
+        cannot meet the bin. The parent itself comes back where both rates are 0, or no other member is found near it.
+        """
+        if gene_rate == global_rate == 0:
+            return parent
+        for _ in range(REDRAWS):
+            child = self._mutant(parent, rng, gene_rate, global_rate)
+            if child is not None and child != parent:
+                return child
+        return parent
+
+    def _mutant(
+        self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float
+    ) -> SubNetwork | None:
+        draft = self._thaw(parent)
+        slots = [(row, gene) for row in range(len(draft.rows)) for gene in range(len(GENES))]
+        seeds = len(draft.rows) + 1 if self._fine else 0
+        rates = np.array([global_rate] * 2 + [gene_rate] * (len(slots) + seeds))
+        chosen = rng.random(len(rates)) < rates
+        if not chosen.any():
+            chosen[rng.choice(len(rates), p=rates / rates.sum())] = True
+        new_depth, new_width = chosen[:2]
+
+        drawn = [slots[number] for number in np.flatnonzero(chosen[2 : 2 + len(slots)])]
+        for row, gene in drawn:
+            draft.rows[row][gene] = _pick(self._fitter.grids[gene], rng)
+        for number in np.flatnonzero(chosen[2 + len(slots) :]):
+            if number < len(draft.rows):
+                draft.seeds[number] = self._draw_seed(rng)
+            else:
+                draft.width_seed = self._draw_seed(rng)
+        if not (new_depth or new_width):
+            return self._fitted(draft, [*drawn, _pick(slots, rng)], rng)
+
+        depth, width = parent.n_layer, parent.n_embd
+        if new_depth:
+            depth = _pick(self._depths if new_width else self._depths_of[width], rng)
+        if new_width:
+            width = _pick(self._widths_of[depth], rng)
+        layers = self._draw_layers(depth, rng, kept=draft.layers) if new_depth else draft.layers
+        return self._fitted(self._rebuilt(draft, layers, width, rng), [], rng)
+
+    def _rebuilt(self, draft: Draft, layers: list[int], width: int, rng: np.random.Generator) -> Draft:
+        """The draft with other layers and width: kept layers keep their genes, others are drawn as in `sample`."""
+        rows, seeds = draft.rows, draft.seeds
+        if not self._uniform and layers != draft.layers:
+            old = dict(zip(draft.layers, zip(rows, seeds, strict=True), strict=True))
+            new = self._fitter.draw_rows(width, len(layers), len(layers), rng)
+            pairs = [
+                old[layer] if layer in old else (row, self._draw_seed(rng))
+                for layer, row in zip(layers, new, strict=True)
+            ]
+            rows, seeds = [row for row, _ in pairs], [seed for _, seed in pairs]
+        return Draft(layers, width, rows, seeds, draft.width_seed)
+
+    def crossover(self, a: SubNetwork, b: SubNetwork, rng: np.random.Generator) -> SubNetwork:
+        """A child of two members: depth, width and every gene from one parent or the other, genes aligned by teacher
+        layer; a layer that one parent lacks takes the other's genes. `a` itself where no mix is found in the bin."""
+        for _ in range(REDRAWS):
+            child = self._child(a, b, rng)
+            if child is not None:
+                return child
+        return a
+
+    def _child(self, a: SubNetwork, b: SubNetwork, rng: np.random.Generator) -> SubNetwork | None:
+        shapes = [(depth, width) for depth in (a.n_layer, b.n_layer) for width in (a.n_embd, b.n_embd)]
+        depth, width = _pick([shape for shape in shapes if shape[1] in self._widths_of[shape[0]]], rng)
+        if self.config.layers == Layers.subset:
+            common, others = set(a.layers) & set(b.layers), sorted(set(a.layers) ^ set(b.layers))
+            layers = sorted([*common, *rng.permutation(others)[: depth - len(common)].tolist()])
+        else:
+            layers = self._layers(depth)
+        of_a, of_b = self._by_layer(a), self._by_layer(b)
+        rows, seeds = [], []
+        for layer in of_a if self._uniform else layers:
+            pair = of_a.get(layer, of_b.get(layer)), of_b.get(layer, of_a.get(layer))
+            sides = rng.integers(2, size=len(GENES) + 1).tolist()
+            *row, seed = (pair[side][number] for number, side in enumerate(sides))
+            rows.append(row)
+            seeds.append(seed)
+        width_seed = _pick((a.index_seed, b.index_seed), rng)
+        return self._fitted(Draft(layers, width, rows, seeds, width_seed), [], rng)
+
+    def _by_layer(self, sub: SubNetwork) -> dict[int, list[int | None]]:
+        """Genes and seed of each teacher layer; under the one key 0 where all layers share them."""
+        draft = self._thaw(sub)
+        keys = [0] if self._uniform else draft.layers
+        return {key: [*row, seed] for key, row, seed in zip(keys, draft.rows, draft.seeds, strict=True)}
+
+    @property
+    def _ordering_name(self) -> str:
+        return self._ordering.fingerprint if self._ordering else "none"
+
+    def _layers(self, depth: int) -> list[int]:
+        """The layers that this depth means where layers are not searched."""
+        if self.config.layers == Layers.rank:
+            return sorted(self._ordering.layers[:depth].tolist())
+        return list(range(depth))
+
+    def _draw_layers(self, depth: int, rng: np.random.Generator, kept: list[int] | None = None) -> list[int]:
+        """Layers of a new depth. A searched set keeps as many of `kept` as it can, but gives at least one away."""
+        if self.config.layers != Layers.subset:
+            return self._layers(depth)
+        stay = rng.permutation(kept or [])[: max(min(len(kept or []), depth) - 1, 0)].tolist()
+        others = [layer for layer in range(self.architecture.n_layer) if layer not in stay]
+        return sorted([*stay, *rng.permutation(others)[: depth - len(stay)].tolist()])
+
+    def _draw_seed(self, rng: np.random.Generator) -> int | None:
+        return int(rng.integers(SEEDS)) if self._fine else None
+
+    def _fitted(self, draft: Draft, free: list[tuple[int, int]], rng: np.random.Generator) -> SubNetwork | None:
+        return self._freeze(draft) if self._fitter.fit(draft, free, rng) else None
+
+    def _thaw(self, sub: SubNetwork) -> Draft:
+        genes = sub.genes[:1] if self._uniform else sub.genes
+        rows = [[getattr(gene, name) for name in GENES] for gene in genes]
+        return Draft(list(sub.layers), sub.n_embd, rows, [gene.index_seed for gene in genes], sub.index_seed)
+
+    def _freeze(self, draft: Draft) -> SubNetwork:
+        genes = tuple(LayerGenes(*row, seed) for row, seed in zip(draft.rows, draft.seeds, strict=True))
+        return SubNetwork(
+            layers=tuple(draft.layers),
+            n_embd=draft.n_embd,
+            genes=genes * len(draft.layers) if self._uniform else genes,
+            head_pairs=str(self.config.head_pairs),
+            attention_scale=str(self.config.attention_scale),
+            ordering=self._ordering_name,
+            index_seed=draft.width_seed,
+        )
+
+
+def _pick(values, rng: np.random.Generator):
+    """One of a sequence, uniformly."""
+    return values[int(rng.random() * len(values))]
