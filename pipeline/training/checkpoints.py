@@ -1,0 +1,87 @@
+"""Checkpoints of a training in `<folder>/checkpoints/<step>`, the newest two kept.
+
+A checkpoint is what `pipeline.training.state` yields, as safetensors, and a small JSON file. It fits any number of
+ranks and any ZeRO stage. There is no random state to keep: every draw comes from (seed, purpose, counter).
+"""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from pipeline.artifacts import sync_folder, write_json
+from pipeline.ranks import rank
+from pipeline.training.distributed import broadcast
+from pipeline.training.engine import Engine
+from pipeline.training.state import restore, tensors
+
+KEPT = 2
+_TENSORS, _PROGRESS = "state.safetensors", "progress.json"
+
+log = logging.getLogger("sprig")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is: optimizer steps done, and the bytes that metrics.jsonl had then."""
+
+    step: int = 0
+    metrics_bytes: int = 0
+
+
+def _folders(root: Path) -> list[Path]:
+    """Checkpoints, newest first; what a kill left half-written has another kind of name."""
+    found = (root / "checkpoints").glob("*")
+    return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name), reverse=True)
+
+
+def save(engine: Engine, root: Path, progress: Progress) -> None:
+    """Writes a checkpoint in one rename and removes the older ones. All ranks call it, rank 0 writes."""
+    state = {f"{kind}/{name}": value.cpu() for kind, name, value in tensors(engine) if rank() == 0}
+    if rank() != 0:
+        return
+    folder = root / "checkpoints" / str(progress.step)
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in state.items()}, partial / _TENSORS)
+    with (partial / _TENSORS).open("rb") as file:
+        os.fsync(file.fileno())
+    write_json(partial / _PROGRESS, asdict(progress))
+    sync_folder(partial)
+    shutil.rmtree(folder, ignore_errors=True)  # unreadable, or it would not be written again
+    partial.rename(folder)
+    sync_folder(folder.parent)
+    for old in _folders(root)[KEPT:]:
+        shutil.rmtree(old)
+
+
+def latest(root: Path) -> Path | None:
+    """The newest checkpoint that can be read; a torn one is passed over, and that is said."""
+    for folder in _folders(root):
+        try:
+            with safe_open(folder / _TENSORS, "pt"):
+                Progress(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
+            return folder
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            log.warning("Checkpoint %s cannot be read (%s): taking the one before it.", folder, error)
+    return None
+
+
+def resume(engine: Engine, root: Path) -> Progress:
+    """Puts the newest readable checkpoint into the engine; how far it is (nowhere, where there is none).
+
+    All ranks call it; rank 0 chooses.
+    """
+    folder = broadcast(latest(root) if rank() == 0 else None)
+    if folder is None:
+        return Progress()
+    progress = Progress(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
+    with safe_open(folder / _TENSORS, "pt") as file:
+        restore(engine, lambda kind, name: file.get_tensor(f"{kind}/{name}"), progress.step)
+    return progress

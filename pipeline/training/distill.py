@@ -1,0 +1,158 @@
+"""Pretraining with knowledge distillation: the loop over optimizer steps."""
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from litgpt import GPT
+from torch import Tensor
+
+from pipeline.config import DeepSpeedConfig, DistillConfig
+from pipeline.errors import SprigError
+from pipeline.ranks import rank, world_size
+from pipeline.training import checkpoints
+from pipeline.training.checkpoints import Progress
+from pipeline.training.distributed import start
+from pipeline.training.engine import Engine, batching
+from pipeline.training.losses import check_vocabularies, distillation_loss
+from pipeline.training.metrics import Metrics
+from pipeline.training.order import block_numbers
+from pipeline.training.schedules import learning_rate
+from pipeline.training.state import tensors
+
+logger = logging.getLogger("sprig")
+
+
+class Blocks(Protocol):
+    """Token blocks; `take` gives (n, block_size + 1) token ids."""
+
+    block_size: int
+
+    def __len__(self) -> int: ...
+
+    def take(self, numbers: np.ndarray) -> Tensor: ...
+
+
+def steps_of(config: DistillConfig, block_size: int) -> int:
+    """Optimizer steps of the token budget, rounded down to whole global batches.
+
+    Raises:
+        SprigError: the budget is below one batch.
+    """
+    batch = config.global_batch * block_size
+    if config.tokens < batch:
+        raise SprigError(
+            f"distill.tokens={config.tokens:,} is below one batch of {config.global_batch} blocks x {block_size:,} = "
+            f"{batch:,} tokens: raise distill.tokens or lower distill.global_batch."
+        )
+    return config.tokens // batch
+
+
+def distill(
+    student: GPT,
+    teacher: GPT | None,
+    blocks: Blocks,
+    config: DistillConfig,
+    *,
+    lr: float,
+    deepspeed: DeepSpeedConfig,
+    seed: int,
+    precision: str,
+    device: torch.device,
+    folder: Path,
+    validate: Callable[[GPT], float],
+    log: Callable[[dict], None],
+) -> GPT:
+    """Trains the student on `config.tokens` tokens, from the newest checkpoint in `folder` where there is one.
+
+    Called by every rank of a torchrun job alike, or by a lone process. `folder` then holds `metrics.jsonl`, whose lines
+    are {"step", "tokens", "loss", "ce", "kl", "lr", "grad_norm"} for an optimizer step (loss and its parts are those of
+    the step's batch before its update, in nats; grad_norm is before clipping) and {"step", "tokens", "validation_nll"}
+    for a point of the validation curve, the first at token 0; and `checkpoints/`, which are the caller's to remove.
+
+    Args:
+        student: its fp32 weights are where training starts, and are overwritten with where it ends. A copy trains.
+        teacher: moved to the device and frozen; not needed where config.beta is 0.
+        lr: the peak learning rate.
+        precision: "fp32", "bf16-mixed" or "bf16" (DeepSpeed's own, from ZeRO stage 1 up).
+        validate: the mean validation NLL in nats of the model that it is given. All ranks call it together, without
+            gradients, in evaluation mode and under `precision`. The model's submodules must be called as modules: under
+            ZeRO-3 that is what gathers their weights.
+        log: called on rank 0 with every metrics line as it comes, steps with "tokens_per_second" added.
+
+    Returns:
+        The student handed in, trained, on every rank.
+
+    Raises:
+        SprigError: budget, batch sizes, ranks, devices or vocabularies do not fit, or the loss is no longer finite.
+    """
+    steps = steps_of(config, blocks.block_size)
+    batches = batching(config, world_size())
+    device = start(device)
+    if config.beta > 0:
+        check_vocabularies(student, teacher)
+        teacher = teacher.to(device).eval().requires_grad_(False)
+    engine = Engine(copy.deepcopy(student).to(device), config, deepspeed, batches, precision, device)
+    begun = checkpoints.resume(engine, folder)
+    metrics = Metrics(folder, begun.metrics_bytes, log)
+    _announce(steps, begun.step, config, blocks)
+    batch_tokens = config.global_batch * blocks.block_size
+    budget = steps * batch_tokens
+    validate_at, save_at = _points(steps, config.validations), _points(steps, config.checkpoints)
+    if begun.step == 0:
+        metrics.write({"step": 0, "tokens": 0, "validation_nll": engine.evaluate(validate)})
+    for step in range(begun.step + 1, steps + 1):
+        started = time.perf_counter()
+        tokens = step * batch_tokens
+        numbers = block_numbers(len(blocks), seed, (step - 1) * config.global_batch, config.global_batch)
+        rate = learning_rate(tokens, budget, lr, config.schedule)
+        values = engine.step(
+            [blocks.take(part) for part in batches.share(numbers, rank())],
+            lambda model, part: distillation_loss(model, teacher, part, config),
+            rate,
+        )
+        _check_finite(values, step, folder)
+        speed = batch_tokens / (time.perf_counter() - started)
+        metrics.write({"step": step, "tokens": tokens, **values, "lr": rate}, tokens_per_second=speed)
+        if step in validate_at:
+            metrics.write({"step": step, "tokens": tokens, "validation_nll": engine.evaluate(validate)})
+        if step in save_at:
+            checkpoints.save(engine, folder, Progress(step, metrics.sync()))
+    with torch.no_grad():
+        given = dict(student.named_parameters())
+        for _, name, value in tensors(engine, kinds=("weight",)):
+            given[name].copy_(value)
+    engine.close()
+    return student
+
+
+def _announce(steps: int, done: int, config: DistillConfig, blocks: Blocks) -> None:
+    if rank() != 0:
+        return
+    if done:
+        logger.info("Training goes on after step %d of %d.", done, steps)
+    wanted = steps * config.global_batch
+    if wanted > len(blocks):
+        epochs = wanted / len(blocks)
+        logger.info("%d blocks of training text for %d: it is gone through %.1f times.", len(blocks), wanted, epochs)
+
+
+def _check_finite(values: dict, step: int, folder: Path) -> None:
+    if all(math.isfinite(value) for value in values.values()):
+        return
+    last = checkpoints.latest(folder)
+    raise SprigError(
+        f"At step {step} the loss is {values['loss']} and the gradient's norm {values['grad_norm']}: lower the "
+        f"learning rate or use precision=fp32. The last good checkpoint is {last or 'the start, none was written yet'}."
+    )
+
+
+def _points(steps: int, count: int) -> set[int]:
+    """At most `count` steps, evenly spaced, the last among them."""
+    return {max(1, round(steps * number / count)) for number in range(1, count + 1)}

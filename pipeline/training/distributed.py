@@ -1,0 +1,71 @@
+"""The process group that DeepSpeed works over, the same for one process and for many."""
+
+import atexit
+import os
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import distributed
+
+from pipeline.errors import SprigError
+from pipeline.ranks import local_world_size, rank, world_size
+
+# Rank 0 may search for hours while the others wait for its word; a rank that dies is torchrun's to notice.
+_TIMEOUT = timedelta(days=7)
+
+
+def start(device: torch.device) -> torch.device:
+    """Joins this process to its group, made here if there is none and left at exit; the rank's own device.
+
+    Raises:
+        SprigError: more GPU processes than GPUs.
+    """
+    if device.type == "cuda":
+        processes, devices = local_world_size(), torch.cuda.device_count()
+        if processes > devices:
+            raise SprigError(
+                f"{processes} processes on this machine but {devices} GPUs: start at most {devices}, or set device=cpu."
+            )
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if not distributed.is_initialized():
+        # A lone process needs no port that another one could hold.
+        alone = {"store": distributed.HashStore(), "rank": 0, "world_size": 1}
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=_TIMEOUT, **(alone if world_size() == 1 else {}))
+        # Not after each training: DeepSpeed keeps groups of its own for the life of the process.
+        atexit.register(_leave)
+    return device
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def broadcast(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    values = [value if rank() == 0 else None]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def import_deepspeed(device: torch.device) -> ModuleType:
+    """DeepSpeed, imported late because it takes seconds, for the device that the run uses, and with nothing to build.
+
+    Its shared-memory collective is of use to inference alone, yet every start on a CPU would compile it (a minute, a
+    C++ compiler, and a lock file that a killed build leaves behind).
+    """
+    os.environ["DS_ACCELERATOR"] = device.type
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed insists on it, for one process too
+    os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.cwd() / ".cache" / "torch_extensions"))
+    # DeepSpeed calls what torch 2.13 renamed, at every collective.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

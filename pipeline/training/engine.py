@@ -1,0 +1,158 @@
+"""The student under DeepSpeed: how a global batch is divided, the optimizer, and one optimizer step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from litgpt import GPT
+from omegaconf import OmegaConf
+from torch import Tensor, distributed, nn
+
+from pipeline.config import DeepSpeedConfig, DistillConfig
+from pipeline.errors import SprigError
+from pipeline.models.precision import autocast
+from pipeline.training.distributed import import_deepspeed
+
+
+@dataclass(frozen=True)
+class Batching:
+    """A global batch in blocks: micro_batch * accumulation * ranks."""
+
+    micro_batch: int
+    accumulation: int
+    ranks: int
+
+    @property
+    def global_batch(self) -> int:
+        return self.micro_batch * self.accumulation * self.ranks
+
+    def share(self, numbers: np.ndarray, rank: int) -> list[np.ndarray]:
+        """A rank's micro-batches (micro_batch,) of a global batch of block numbers (global_batch,)."""
+        return np.split(np.split(numbers, self.ranks)[rank], self.accumulation)
+
+
+def batching(config: DistillConfig, ranks: int) -> Batching:
+    """Raises SprigError where micro-batches and ranks do not divide the global batch."""
+    wanted, at_once = config.global_batch, config.micro_batch * ranks
+    numbers = f"distill.global_batch={wanted}, distill.micro_batch={config.micro_batch} and {ranks} processes"
+    if at_once > wanted:
+        cure = f"lower distill.micro_batch to at most {wanted // ranks}" if wanted >= ranks else "use fewer processes"
+        raise SprigError(f"{numbers} do not fit: one forward pass would take {at_once} blocks. Please {cure}.")
+    if wanted % at_once:
+        raise SprigError(
+            f"{numbers} do not fit: the global batch must be a multiple of {config.micro_batch} x {ranks} = {at_once}; "
+            f"the nearest is {wanted // at_once * at_once}."
+        )
+    return Batching(config.micro_batch, wanted // at_once, ranks)
+
+
+class _Student(nn.Module):
+    """What DeepSpeed wraps: any function of the student runs inside its forward, so that ZeRO-3's hooks fire.
+
+    Autocast is entered here because DeepSpeed switches off one that was entered outside.
+    """
+
+    def __init__(self, student: GPT, precision: str, device: torch.device):
+        super().__init__()
+        self.student, self.precision, self.device = student, precision, device
+
+    def forward(self, function: Callable[[GPT], Any]) -> Any:
+        with autocast(self.precision, self.device):
+            return function(self.student)
+
+
+def _optimizer(student: GPT, config: DistillConfig) -> torch.optim.AdamW:
+    """AdamW whose weight decay falls on matrices, the embedding among them, and not on norms and biases."""
+    matrices = [parameter for parameter in student.parameters() if parameter.ndim >= 2]
+    vectors = [parameter for parameter in student.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(config.betas), eps=config.eps, fused=True)
+
+
+def _make_moments(optimizer: torch.optim.AdamW) -> None:
+    """AdamW would make them in its first step. ZeRO 1 and 2 step one group after another and link all groups' moments
+    to the parameters after the first one, when those of the second would not be there yet."""
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+
+
+class Engine:
+    """A student that trains. Every method is called by all ranks together."""
+
+    def __init__(
+        self,
+        student: GPT,
+        config: DistillConfig,
+        deepspeed: DeepSpeedConfig,
+        batches: Batching,
+        precision: str,
+        device: torch.device,
+    ):
+        """Takes the student over: at ZeRO-3 it no longer holds its weights whole.
+
+        Raises:
+            SprigError: bf16 without ZeRO.
+        """
+        if precision == "bf16" and deepspeed.zero_stage == 0:
+            raise SprigError(
+                "precision=bf16 with deepspeed.zero_stage=0 keeps no fp32 weights that a checkpoint could hold: "
+                "set deepspeed.zero_stage=1, or precision=bf16-mixed."
+            )
+        rope = student.cos, student.sin
+        self.student, self.device, self.batches, self.stage = student, device, batches, deepspeed.zero_stage
+        settings = {
+            "train_batch_size": batches.global_batch,
+            "train_micro_batch_size_per_gpu": batches.micro_batch,
+            "gradient_accumulation_steps": batches.accumulation,
+            "gradient_clipping": config.clip,
+            "zero_optimization": {"stage": deepspeed.zero_stage},
+            "bf16": {"enabled": precision == "bf16"},
+        }
+        settings = OmegaConf.to_container(OmegaConf.merge(settings, deepspeed.extra))
+        self.optimizer = _optimizer(student, config)
+        self.module, *_ = import_deepspeed(device).initialize(
+            model=_Student(student, precision, device), optimizer=self.optimizer, config=settings
+        )
+        _make_moments(self.optimizer)
+        # DeepSpeed's bf16 casts them too, and far positions would share their angles.
+        student.cos, student.sin = rope
+
+    def evaluate(self, function: Callable[[GPT], float]) -> float:
+        """`function(student)` without gradients and in evaluation mode."""
+        self.module.eval()
+        with torch.no_grad():
+            # ZeRO-3's hooks look for tensors in what a forward returns, and fail on a float.
+            result = self.module(lambda student: torch.tensor(function(student), dtype=torch.float64)).item()
+        self.module.train()
+        return result
+
+    def step(self, batches: list[Tensor], loss: Callable[[GPT, Tensor], tuple[Tensor, ...]], lr: float) -> dict:
+        """One optimizer step on this rank's micro-batches; loss, ce, kl and grad_norm (before clipping) of the whole
+        global batch. A loss that is not finite leaves the weights as they were."""
+        for group in self.module.optimizer.param_groups:
+            group["lr"] = lr
+        totals = torch.zeros(3, dtype=torch.float64, device=self.device)
+        for number, tokens in enumerate(batches, start=1):
+            parts = self.module(lambda student, tokens=tokens: loss(student, tokens.to(self.device)))
+            self.module.backward(parts[0])
+            totals += torch.stack(parts).detach()
+            if number < len(batches):
+                self.module.step()  # counts the micro-batch; the weights move in the last one
+        distributed.all_reduce(totals)
+        values = dict(zip(("loss", "ce", "kl"), (totals / len(batches) / self.batches.ranks).tolist(), strict=True))
+        if not math.isfinite(values["loss"]):
+            return values | {"grad_norm": math.nan}
+        # Stage 0 clips without keeping the norm; its gradients are averaged over the ranks by now.
+        norm = nn.utils.get_total_norm([p.grad for p in self.student.parameters()]) if self.stage == 0 else None
+        self.module.step()
+        return values | {"grad_norm": float(self.module.get_global_grad_norm() if norm is None else norm)}
+
+    def close(self) -> None:
+        self.module.destroy()
