@@ -1,0 +1,164 @@
+"""Reads a Llama model out of a GGUF file: llama.cpp's format, weights and tokenizer in one."""
+
+import re
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import tokenizers
+import torch
+from litgpt import Config
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+from torch import Tensor
+
+from pipeline.errors import SprigError
+from pipeline.models import tokenizer
+
+_NAMES = {
+    "token_embd.weight": "transformer.wte.weight",
+    "output_norm.weight": "transformer.ln_f.weight",
+    "output.weight": "lm_head.weight",
+}
+_BLOCK_NAMES = {
+    "attn_norm.weight": "norm_1.weight",
+    "attn_output.weight": "attn.proj.weight",
+    "ffn_norm.weight": "norm_2.weight",
+    "ffn_gate.weight": "mlp.fc_1.weight",
+    "ffn_up.weight": "mlp.fc_2.weight",
+    "ffn_down.weight": "mlp.proj.weight",
+}
+_SPECIAL = 3  # the token type of control tokens
+
+
+class GGUFFile:
+    """One file, read on demand.
+
+    Raises (when a part is read):
+        SprigError: the file is missing, cut short, no GGUF file, or holds what Sprig cannot read.
+    """
+
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise SprigError(f"Teacher file {path} does not exist: correct teacher.path.")
+        self.path = path
+        self.files = [path]
+
+    @cached_property
+    def _reader(self) -> gguf.GGUFReader:
+        return _open(self.path, self.path.stat().st_mtime_ns)
+
+    def _get(self, key: str, default: Any = None) -> Any:
+        field = self._reader.get_field(key)
+        if field is None and default is None:
+            raise SprigError(f"{self.path} has no {key} in its metadata: it is not a complete model file.")
+        return default if field is None else field.contents()
+
+    @cached_property
+    def config(self) -> Config:
+        architecture = self._get("general.architecture")
+        if architecture != "llama":
+            raise SprigError(
+                f"{self.path} is of architecture {architecture!r}, of GGUF files Sprig reads 'llama' alone: use "
+                "teacher.source=hf with the model's safetensors."
+            )
+        heads, width = self._get("llama.attention.head_count"), self._get("llama.embedding_length")
+        head_size = self._get("llama.attention.key_length", width // heads)
+        tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        unsupported = {
+            "rotary scaling": self._get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in tensors,
+            "a mixture of experts": self._get("llama.expert_count", 0) > 0,
+            "values of another size than keys": self._get("llama.attention.value_length", head_size) != head_size,
+        }
+        for part in (part for part, present in unsupported.items() if present):
+            raise SprigError(f"{self.path} has {part}, which Sprig does not read from GGUF: use teacher.source=hf.")
+        rows = int(tensors["token_embd.weight"].shape[1])
+        base = self._get("llama.rope.freq_base", 10000.0)
+        return Config(
+            name=self.path.stem,
+            block_size=self._get("llama.context_length"),
+            n_layer=self._get("llama.block_count"),
+            n_embd=width,
+            n_head=heads,
+            n_query_groups=self._get("llama.attention.head_count_kv", heads),
+            head_size=head_size,
+            intermediate_size=self._get("llama.feed_forward_length"),
+            vocab_size=rows,
+            padded_vocab_size=rows,
+            norm_class_name="RMSNorm",
+            norm_eps=self._get("llama.attention.layer_norm_rms_epsilon"),
+            rope_base=int(base) if base == int(base) else base,
+            rotary_percentage=self._get("llama.rope.dimension_count", head_size) / head_size,
+            parallel_residual=False,
+            bias=False,
+            mlp_class_name="LLaMAMLP",
+        )
+
+    @property
+    def tied(self) -> bool:
+        return all(tensor.name != "output.weight" for tensor in self._reader.tensors)
+
+    def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """litgpt's names and shapes; quantised tensors as the floats that they stand for."""
+        config, state, attention = self.config, {}, {}
+        rotated = {"attn_q.weight": config.n_head, "attn_k.weight": config.n_query_groups}
+        for tensor in self._reader.tensors:
+            values = gguf.dequantize(tensor.data, tensor.tensor_type)
+            block = re.fullmatch(r"blk\.(\d+)\.(.+)", tensor.name)
+            layer, name = block.groups() if block else (None, tensor.name)
+            if name in rotated:
+                values = _rotary_halves(values, rotated[name], config.head_size)
+            weight = torch.tensor(np.ascontiguousarray(values)).to(dtype)
+            if name in (*rotated, "attn_v.weight"):
+                attention.setdefault(layer, {})[name] = weight
+            elif name in (names := _BLOCK_NAMES if block else _NAMES):
+                state[f"transformer.h.{layer}.{names[name]}" if block else names[name]] = weight
+            else:
+                raise SprigError(f"{self.path} holds tensor {tensor.name}, which no plain Llama has: use another file.")
+        for layer, parts in attention.items():
+            if len(parts) == 3:
+                q, k, v = (parts[f"attn_{part}.weight"] for part in "qkv")
+                state[f"transformer.h.{layer}.attn.qkv.weight"] = torch.cat([q, k, v])
+        return state
+
+    def write_tokenizer(self, folder: Path) -> None:
+        """Builds tokenizer.json from the metadata.
+
+        Raises:
+            SprigError: the file's tokenizer is not SmolLM's byte-level BPE.
+        """
+        kind = (self._get("tokenizer.ggml.model"), self._get("tokenizer.ggml.pre", "default"))
+        if kind != ("gpt2", "smollm"):
+            raise SprigError(
+                f"{self.path} has a tokenizer of kind {'/'.join(kind)}, of GGUF files Sprig reads gpt2/smollm alone: "
+                "set teacher.tokenizer to a folder with the model's tokenizer.json."
+            )
+        tokens = self._get("tokenizer.ggml.tokens")
+        types = self._get("tokenizer.ggml.token_type")
+        merges = [tuple(merge.split(" ")) for merge in self._get("tokenizer.ggml.merges")]
+        built = tokenizers.Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
+        built.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        built.decoder = decoders.ByteLevel()
+        special = [token for token, kind in zip(tokens, types, strict=True) if kind == _SPECIAL]
+        built.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+        tokenizer.write(built, tokens[self._get("tokenizer.ggml.eos_token_id")], folder)
+
+
+# Parsing takes seconds, because the metadata holds the vocabulary; the weights stay on disk until they are read.
+@lru_cache(maxsize=2)
+def _open(path: Path, _changed: int) -> gguf.GGUFReader:
+    try:
+        return gguf.GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        size = path.stat().st_size
+        raise SprigError(
+            f"{path} ({size:,} bytes) is cut short or no GGUF file ({error}): fetch it again, or correct teacher.path."
+        ) from None
+
+
+def _rotary_halves(rows: np.ndarray, heads: int, head_size: int) -> np.ndarray:
+    """llama.cpp stores q and k with the two entries of a rotary pair side by side; here entry i pairs with i + n/2."""
+    return rows.reshape(heads, head_size // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)

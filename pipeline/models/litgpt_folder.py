@@ -1,0 +1,59 @@
+"""Reads a litgpt checkpoint folder: one that litgpt wrote, or a uniform student of Sprig's."""
+
+import json
+import pickle
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from litgpt import Config
+from torch import Tensor
+
+from pipeline.errors import SprigError
+from pipeline.models import checkpoint, tokenizer
+from pipeline.subnetwork.value import SubNetwork
+
+
+class LitGPTFolder:
+    """One folder, read on demand.
+
+    Raises (when a part is read):
+        SprigError: a file is missing or unreadable, or the layers differ in their sizes.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.files = [folder / checkpoint.WEIGHTS, folder / checkpoint.CONFIG]
+        for file in self.files:
+            if not file.is_file():
+                raise SprigError(f"{file} does not exist: set teacher.path to a litgpt checkpoint folder.")
+
+    @cached_property
+    def config(self) -> Config:
+        sub = self.folder / checkpoint.SUBNETWORK
+        if sub.is_file() and not SubNetwork.from_dict(json.loads(sub.read_text())).uniform:
+            raise SprigError(f"{self.folder} is a student whose layers differ in size: a teacher's are all alike.")
+        try:
+            return Config.from_file(self.files[1])
+        except (TypeError, ValueError, AssertionError) as error:
+            raise SprigError(f"{self.files[1]} is no litgpt configuration ({error}): make it anew.") from None
+
+    @cached_property
+    def _state(self) -> dict[str, Tensor]:
+        try:
+            state = torch.load(self.files[0], map_location="cpu", mmap=True, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise SprigError(f"{self.files[0]} is cut short or no weight file ({reason}): make it anew.") from None
+        return state.get("model", state)  # litgpt's own training wraps it
+
+    @cached_property
+    def tied(self) -> bool:
+        head, embedding = self._state.get("lm_head.weight"), self._state.get("transformer.wte.weight")
+        return head is None or (embedding is not None and torch.equal(head, embedding))
+
+    def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        return {name: weight.to(dtype) for name, weight in self._state.items()}
+
+    def write_tokenizer(self, folder: Path) -> None:
+        tokenizer.copy(self.folder, folder)

