@@ -1,0 +1,104 @@
+"""A transformer written out entry by entry in float64: what a cut teacher must compute."""
+
+import math
+
+import torch
+from litgpt import GPT
+from torch import Tensor
+
+from pipeline.subnetwork.selection import LayerSelection, Selection
+
+
+def _frequency(config, pair: int, entries: int) -> float:
+    """Radians a position; Llama 3.1's rescaling in its original case-by-case form."""
+    frequency = config.rope_base ** (-2 * pair / entries)
+    adjust = config.rope_adjustments
+    if adjust is None:
+        return frequency
+    length, wavelength = adjust["original_max_seq_len"], 2 * math.pi / frequency
+    if wavelength < length / adjust["high_freq_factor"]:
+        return frequency
+    if wavelength > length / adjust["low_freq_factor"]:
+        return frequency / adjust["factor"]
+    low, high = adjust["low_freq_factor"], adjust["high_freq_factor"]
+    smooth = (length / wavelength - low) / (high - low)
+    return (1 - smooth) * frequency / adjust["factor"] + smooth * frequency
+
+
+def _rotate(x: Tensor, frequencies: list[float]) -> Tensor:
+    x, pairs = x.clone(), len(frequencies)
+    for i, frequency in enumerate(frequencies):
+        angle = torch.arange(x.size(1), dtype=torch.float64) * frequency
+        one, two = x[..., i].clone(), x[..., i + pairs].clone()
+        x[..., i] = one * angle.cos() - two * angle.sin()
+        x[..., i + pairs] = two * angle.cos() + one * angle.sin()
+    return x
+
+
+def _norm(config, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is not None:
+        x = x - x.mean(-1, keepdim=True)
+    return x / (x.pow(2).mean(-1, keepdim=True) + config.norm_eps).sqrt() * weight + (0 if bias is None else bias)
+
+
+def _attention(config, block, x: Tensor, width, kept: LayerSelection, plain: bool, own_scale: bool) -> Tensor:
+    size, queries, groups = config.head_size, config.n_head, config.n_query_groups
+    bias = block.attn.qkv.bias if block.attn.qkv.bias is not None else torch.zeros_like(block.attn.qkv.weight[:, 0])
+    joined = torch.cat([block.attn.qkv.weight[:, width], bias[:, None]], dim=1).view(-1, size, len(width) + 1)
+    project = block.attn.proj.weight.view(-1, queries, size)
+    rotary, total = torch.tensor(kept.rotary), config.rope_n_elem
+    pairs = int(config.rotary_percentage * len(rotary)) // 2
+    if plain:
+        frequencies = [_frequency(config, i, 2 * pairs) for i in range(pairs)]
+    else:
+        frequencies = [_frequency(config, int(entry), total) for entry in rotary[:pairs]]
+    ones = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+    causal = torch.full((x.size(1), x.size(1)), -math.inf, dtype=torch.float64).triu(1)
+    result = torch.zeros_like(x) + (0 if block.attn.proj.bias is None else block.attn.proj.bias[width])
+    for group, heads, values in zip(kept.groups, kept.heads, torch.tensor(kept.values), strict=True):
+        k = ones @ joined[queries + group][rotary].T
+        v = ones @ joined[queries + groups + group][values].T
+        if config.norm_qk:
+            k = _norm(config, k, block.attn.norm_k.weight[rotary], None)
+        k = _rotate(k, frequencies)
+        for head in heads + group * (queries // groups):
+            q = ones @ joined[head][rotary].T
+            if config.norm_qk:
+                q = _norm(config, q, block.attn.norm_q.weight[rotary], None)
+            q = _rotate(q, frequencies)
+            scores = q @ k.mT / math.sqrt(len(rotary) if own_scale else size) + causal
+            result = result + scores.softmax(-1) @ v @ project[width][:, head][:, values].T
+    return result
+
+
+def _mlp(config, mlp, x: Tensor, width, neurons) -> Tensor:
+    def linear(layer):
+        return x @ layer.weight[neurons][:, width].T + (0 if layer.bias is None else layer.bias[neurons])
+
+    gated = config.mlp_class_name == "LLaMAMLP"
+    hidden = torch.nn.functional.silu(linear(mlp.fc_1)) * linear(mlp.fc_2) if gated else None
+    if not gated:
+        before = linear(mlp.fc)
+        hidden = before * (1 + torch.erf(before / math.sqrt(2))) / 2
+    return hidden @ mlp.proj.weight[width][:, neurons].T + (0 if mlp.proj.bias is None else mlp.proj.bias[width])
+
+
+@torch.no_grad()
+def logits(
+    teacher: GPT, tokens: Tensor, layers, selection: Selection, plain: bool = False, own_scale: bool = False
+) -> Tensor:
+    """Logits of the teacher (a float64 copy) reduced to the selected entries of the given layers."""
+    config, width = teacher.config, torch.tensor(selection.embedding)
+
+    def norm(module, x):
+        return _norm(config, x, module.weight[width], module.bias[width] if hasattr(module, "bias") else None)
+
+    x = teacher.transformer.wte.weight[tokens][..., width]
+    for layer, kept in zip(layers, selection.layers, strict=True):
+        block = teacher.transformer.h[layer]
+        attention = _attention(config, block, norm(block.norm_1, x), width, kept, plain, own_scale)
+        before_mlp = x if config.parallel_residual else x + attention
+        x = x + attention + _mlp(config, block.mlp, norm(block.norm_2, before_mlp), width, torch.tensor(kept.neurons))
+    head = teacher.lm_head
+    result = norm(teacher.transformer.ln_f, x) @ head.weight[:, width].T
+    return result + (0 if head.bias is None else head.bias)

@@ -1,0 +1,119 @@
+import dataclasses
+import json
+
+import pytest
+import tiny
+import torch
+from litgpt import GPT, Config
+from litgpt.utils import check_valid_checkpoint_dir
+
+from pipeline.errors import SprigError
+from pipeline.models import checkpoint
+from pipeline.models.extraction import extract
+from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.student import LayerwiseGPT
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text('{"version": "1.0"}')
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def student(family, layerwise, pairs="last"):
+    teacher = tiny.teacher(family)
+    architecture = architecture_of(teacher.config, is_tied(teacher))
+    gene = LayerGenes(2, 1, architecture.head_size // 2, 30)
+    other = dataclasses.replace(gene, n_query_groups=1, head_size=architecture.head_size) if layerwise else gene
+    sub = SubNetwork((0, 2), 40, (gene, other), pairs)
+    return extract(teacher, sub, Ordering.identity(architecture)), sub
+
+
+def run(model):
+    with torch.no_grad():
+        return model(tiny.tokens())
+
+
+def stock_load(folder):
+    model = GPT(Config.from_file(folder / "model_config.yaml"))
+    model.load_state_dict(torch.load(folder / "lit_model.pth", weights_only=True, mmap=True))
+    return model.eval()
+
+
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+def test_a_teacher_is_a_stock_litgpt_folder(family, tmp_path, tokenizer):
+    teacher = tiny.teacher(family)
+    checkpoint.save(teacher, tmp_path / "model", None, tokenizer)
+    check_valid_checkpoint_dir(tmp_path / "model", raise_error=True)
+    assert not (tmp_path / "model" / "config.json").exists()
+    assert torch.equal(run(stock_load(tmp_path / "model")), run(teacher))
+    loaded = checkpoint.load(tmp_path / "model", "cpu")
+    assert torch.equal(run(loaded), run(teacher))
+    assert type(loaded) is GPT and is_tied(loaded) == (family in tiny.TIED)
+
+
+@pytest.mark.parametrize("pairs", ["last", "strided", "plain"])
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen2", "qwen3"])
+def test_a_uniform_student_loads_with_stock_litgpt(family, pairs, tmp_path, tokenizer):
+    model, sub = student(family, layerwise=False, pairs=pairs)
+    checkpoint.save(model, tmp_path / "model", sub, tokenizer)
+    assert torch.equal(run(stock_load(tmp_path / "model")), run(model))
+    loaded = checkpoint.load(tmp_path / "model", "cpu")
+    assert type(loaded) is GPT and loaded.config == model.config
+    assert torch.equal(run(loaded), run(model))
+
+
+@pytest.mark.parametrize("family, layerwise", [*((family, True) for family in tiny.CONFIGS), ("llama3", False)])
+def test_a_layerwise_student_loads_with_sprig(family, layerwise, tmp_path, tokenizer):
+    model, sub = student(family, layerwise)
+    checkpoint.save(model, tmp_path / "model", sub, tokenizer)
+    loaded = checkpoint.load(tmp_path / "model", "cpu")
+    assert type(loaded) is LayerwiseGPT and is_tied(loaded) == (family in tiny.TIED)
+    assert SubNetwork.from_dict(json.loads((tmp_path / "model" / "subnetwork.json").read_text())) == loaded.sub == sub
+    assert torch.equal(run(loaded), run(model))
+
+
+def test_views_into_a_large_buffer_are_written_alone(tmp_path, tokenizer):
+    """As DeepSpeed holds parameters."""
+    model = tiny.teacher("llama")
+    checkpoint.save(model, tmp_path / "plain", None, tokenizer)
+    flat = torch.cat([parameter.data.flatten() for parameter in model.parameters()])
+    start = 0
+    for parameter in model.parameters():
+        parameter.data = flat[start : start + parameter.numel()].view(parameter.shape)
+        start += parameter.numel()
+    checkpoint.save(model, tmp_path / "flat", None, tokenizer)
+    sizes = [(tmp_path / name / "lit_model.pth").stat().st_size for name in ("plain", "flat")]
+    assert sizes[0] == sizes[1] < 1.5 * 4 * sum(parameter.numel() for parameter in model.parameters())
+    loaded = checkpoint.load(tmp_path / "flat", "cpu")
+    assert is_tied(loaded) and torch.equal(run(loaded), run(model))
+
+
+def test_the_dtype_is_the_readers_choice(tmp_path, tokenizer):
+    checkpoint.save(tiny.teacher("llama"), tmp_path / "model", None, tokenizer)
+    loaded = checkpoint.load(tmp_path / "model", "cpu", torch.bfloat16)
+    assert loaded.lm_head.weight.dtype == torch.bfloat16 and is_tied(loaded)
+
+
+def test_what_cannot_be_loaded_is_one_sentence(tmp_path, tokenizer):
+    with pytest.raises(SprigError, match=r"no tokenizer\.json"):
+        checkpoint.save(tiny.teacher("llama"), tmp_path / "model", None, tmp_path)
+    with pytest.raises(SprigError, match="model_config"):
+        checkpoint.load(tmp_path / "nowhere", "cpu")
+    folder = tmp_path / "model"
+    checkpoint.save(tiny.teacher("llama"), folder, None, tokenizer)
+    whole = (folder / "lit_model.pth").read_bytes()
+    for broken in (whole[: len(whole) // 2], b"not weights", b""):
+        (folder / "lit_model.pth").write_bytes(broken)
+        with pytest.raises(SprigError, match="not a checkpoint"):
+            checkpoint.load(folder, "cpu")
+    checkpoint.save(tiny.teacher("gpt_neox"), tmp_path / "other", None, tokenizer)
+    (folder / "lit_model.pth").write_bytes((tmp_path / "other" / "lit_model.pth").read_bytes())
+    with pytest.raises(SprigError, match="not a checkpoint"):
+        checkpoint.load(folder, "cpu")

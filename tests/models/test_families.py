@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+import tiny
+from litgpt import Config
+
+from pipeline.errors import SprigError
+from pipeline.models.families import architecture_of
+
+
+@pytest.mark.parametrize(
+    "name, family, flags",
+    [
+        ("pythia-410m", "gpt_neox", {"bias": True, "attention_bias": True, "layer_norm": True, "gated_mlp": False}),
+        ("SmolLM2-135M-Instruct", "llama", {"bias": False, "attention_bias": False, "layer_norm": False}),
+        ("Llama-3.2-1B", "llama", {"rope_adjusted": True, "rope_base": 500000, "gated_mlp": True}),
+        ("Qwen2.5-0.5B", "qwen2", {"bias": False, "attention_bias": True, "rope_adjusted": False}),
+        ("Qwen3-0.6B", "qwen3", {"qk_norm": True, "head_size": 128, "n_embd": 1024, "heads_per_group": 2}),
+    ],
+)
+def test_litgpt_configs_are_described(name, family, flags):
+    config = Config.from_name(name)
+    architecture = architecture_of(config, tied=True)
+    assert architecture.family == family and architecture.tied and architecture.context == config.block_size
+    assert {flag: getattr(architecture, flag) for flag in flags} == flags
+    assert architecture.rope_entries == config.rope_n_elem
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["phi-2", "Gemma-2b", "Gemma-2-2b", "Gemma-3-1b-it", "Mixtral-8x7B-v0.1", "falcon-7b", "OLMo-1B-hf",
+     "OLMo-2-1124-7B", "Qwen3-30B-A3B", "Phi-3-mini-4k-instruct"],
+)  # fmt: skip
+def test_what_cannot_be_cut_is_named(name):
+    config = Config.from_name(name)
+    with pytest.raises(SprigError, match=config.name):
+        architecture_of(config, tied=False)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"sliding_window_size": 8}, "sliding window"),
+        ({"attention_scores_scalar": 8}, "attention scale"),
+        ({"final_logit_softcapping": 30.0}, "soft-capped"),
+        ({"scale_embeddings": True}, "scaled embeddings"),
+        ({"post_mlp_norm": True}, "norms after"),
+        ({"rope_interleave": True}, "interleaved"),
+        ({"norm_qk": True, "norm_qk_type": "olmo2"}, "over all heads"),
+        ({"rope_adjustments": {"factor": 2.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_seq_len": 8}}, "YaRN"),
+        ({"norm_qk": True, "attn_bias": True}, "no supported family"),
+        ({"parallel_residual": True}, "no supported family"),
+    ],
+)
+def test_each_unsupported_part_is_named(change, named):
+    with pytest.raises(SprigError, match=named):
+        architecture_of(dataclasses.replace(tiny.config("llama"), **change), tied=False)

@@ -1,0 +1,122 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from pipeline.errors import SprigError
+from pipeline.models import ordering
+from pipeline.models.extraction import cut, extract
+from pipeline.models.families import architecture_of, is_tied
+from pipeline.subnetwork.selection import LayerSelection, Selection
+from pipeline.subnetwork.value import LayerGenes, SubNetwork, whole
+
+NAMES = ("layers", "embedding", "groups", "heads", "values", "neurons")
+
+
+def measure(teacher, blocks=None, batch=2, precision="fp32"):
+    return ordering.importance(teacher, tiny.tokens(5, 18) if blocks is None else blocks, precision, batch, "print")
+
+
+def architecture(teacher):
+    return architecture_of(teacher.config, is_tied(teacher))
+
+
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+def test_it_is_a_permutation_that_changes_nothing(family):
+    teacher = tiny.teacher(family)
+    arch, order = architecture(teacher), measure(teacher)
+    for name in NAMES:
+        array = getattr(order, name)
+        assert np.array_equal(np.sort(array, axis=-1), np.broadcast_to(np.arange(array.shape[-1]), array.shape))
+    layers = tuple(
+        LayerSelection(groups, heads[groups], np.arange(arch.head_size), values[groups], neurons)
+        for groups, heads, values, neurons in zip(order.groups, order.heads, order.values, order.neurons, strict=True)
+    )
+    assert order.heads.shape == (3, arch.n_query_groups, arch.heads_per_group)
+    permuted = cut(teacher, whole(arch), Selection(order.embedding, layers))
+    with torch.no_grad():
+        torch.testing.assert_close(permuted(tiny.tokens()), teacher(tiny.tokens()), rtol=0, atol=1e-4)
+
+
+def naive(teacher, blocks):
+    """The scores by their definitions, from everything that flows through the modules of one big forward pass."""
+    config, seen = teacher.config, {}
+    handles = [
+        module.register_forward_hook(lambda module, args, output, name=name: seen.update({name: (args[0], output)}))
+        for name, module in teacher.named_modules()
+        if name.startswith("transformer.")
+    ]
+    with torch.no_grad():
+        teacher(blocks[:, :-1])
+    for handle in handles:
+        handle.remove()
+    seen = {name: [tensor.double().flatten(0, -2).numpy() for tensor in pair] for name, pair in seen.items()}
+    norms = [output for name, (_, output) in seen.items() if name.endswith(("norm_1", "norm_2", "ln_f"))]
+    scores = {"embedding": sum(abs(output).mean(0) for output in norms), "layers": []}
+    for layer in range(config.n_layer):
+        x, y = seen[f"transformer.h.{layer}"]
+        cosines = [one @ two / np.linalg.norm(one) / np.linalg.norm(two) for one, two in zip(x, y, strict=True)]
+        scores["layers"].append(1 - np.mean(cosines))
+        attention = np.split(seen[f"transformer.h.{layer}.attn.proj"][0], config.n_head, axis=1)
+        per_group = config.n_head // config.n_query_groups
+        heads = np.reshape([np.linalg.norm(head, axis=1).mean() for head in attention], (-1, per_group))
+        values = np.reshape([abs(head).mean(0) for head in attention], (-1, per_group, config.head_size))
+        scores.setdefault("heads", []).append(heads)
+        scores.setdefault("groups", []).append(heads.sum(1))
+        scores.setdefault("values", []).append(values.sum(1))
+        scores.setdefault("neurons", []).append(abs(seen[f"transformer.h.{layer}.mlp.proj"][0]).mean(0))
+    return {name: np.array(array) for name, array in scores.items()}
+
+
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+def test_scores_follow_their_definitions_whatever_the_batch(family):
+    teacher, blocks = tiny.teacher(family), tiny.tokens(5, 18)
+    scores = naive(teacher, blocks)
+    assert set(scores) == set(NAMES)
+    for batch in (1, 3, 5):
+        order = measure(teacher, blocks, batch)
+        for name in NAMES:
+            ranked = np.take_along_axis(scores[name], getattr(order, name), axis=-1)
+            # Descending up to the rounding of fp32 activations.
+            assert (np.diff(ranked) <= 1e-5 * ranked.max()).all(), name
+
+
+def test_ties_keep_the_teachers_order_and_nothing_stays_behind():
+    teacher = tiny.teacher("llama").train()
+    with torch.no_grad():
+        for block in teacher.transformer.h:
+            block.mlp.fc_2.weight.zero_()
+    order = measure(teacher, precision="bf16-mixed")
+    assert np.array_equal(order.neurons, np.broadcast_to(np.arange(40), (3, 40)))
+    assert teacher.training and not any(module._forward_hooks for module in teacher.modules())
+
+
+def test_an_important_cut_is_nearer_to_the_teacher():
+    teacher = tiny.teacher("llama")
+    arch = architecture(teacher)
+    with torch.no_grad():
+        for block in teacher.transformer.h:
+            block.mlp.fc_2.weight[:20] *= 0.05
+    order = measure(teacher)
+    sub = SubNetwork((0, 1, 2), arch.n_embd, (LayerGenes(3, 2, 16, 20),) * 3, ordering="print")
+    plain = dataclasses.replace(sub, ordering="none")
+    with torch.no_grad():
+        expected = teacher(tiny.tokens())
+        ours = (extract(teacher, sub, order)(tiny.tokens()) - expected).abs().mean()
+        theirs = (extract(teacher, plain, order.identity(arch))(tiny.tokens()) - expected).abs().mean()
+    assert ours < theirs / 4
+
+
+def test_it_survives_its_file(tmp_path):
+    order = measure(tiny.teacher("gpt_neox"))
+    ordering.save(order, tmp_path / "order")
+    loaded = ordering.load(tmp_path / "order")
+    assert loaded.fingerprint == "print"
+    assert all(np.array_equal(getattr(loaded, name), getattr(order, name)) for name in NAMES)
+    (tmp_path / "order" / "ordering.npz").write_bytes(b"PK")
+    with pytest.raises(SprigError, match="holds no ordering"):
+        ordering.load(tmp_path / "order")
+    with pytest.raises(SprigError, match="holds no ordering"):
+        ordering.load(tmp_path)

@@ -1,0 +1,49 @@
+"""Tiny random teachers of every family, with nothing left at zero or one that a mistake could hide behind."""
+
+import torch
+from litgpt import GPT, Config
+
+from pipeline.models.student import build
+
+_COMMON = {"block_size": 32, "n_layer": 3, "vocab_size": 61, "padded_vocab_size": 64}
+_LLAMA = _COMMON | {
+    "mlp_class_name": "LLaMAMLP",
+    "norm_class_name": "RMSNorm",
+    "bias": False,
+    "parallel_residual": False,
+    "rotary_percentage": 1.0,
+    "n_head": 6,
+    "n_query_groups": 3,
+    "intermediate_size": 40,
+}
+_LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_seq_len": 16}
+CONFIGS = {
+    "gpt_neox": _COMMON | {"name": "neox", "n_embd": 96, "n_head": 3, "rotary_percentage": 0.25},
+    "llama": _LLAMA | {"name": "llama", "n_embd": 96, "rope_base": 100000},
+    "llama3": _LLAMA | {"name": "llama3", "n_embd": 96, "rope_base": 500, "rope_adjustments": _LLAMA3},
+    "qwen2": _LLAMA | {"name": "qwen2", "n_embd": 96, "attn_bias": True, "lm_head_bias": True},
+    "qwen3": _LLAMA | {"name": "qwen3", "n_embd": 48, "head_size": 16, "norm_qk": True},
+}
+TIED = {"llama", "llama3", "qwen3"}
+
+
+def config(family: str) -> Config:
+    return Config(**CONFIGS[family])
+
+
+def randomize(model: GPT, seed: int = 0) -> GPT:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.empty(parameter.shape).normal_(generator=generator)
+            is_norm = ("norm" in name or "ln_f" in name) and name.endswith("weight")
+            parameter.copy_(1 + 0.3 * noise if is_norm else 0.15 * noise)
+    return model.eval()
+
+
+def teacher(family: str) -> GPT:
+    return randomize(build(config(family), None, family in TIED))
+
+
+def tokens(rows: int = 2, length: int = 17) -> torch.Tensor:
+    return torch.randint(0, 61, (rows, length), generator=torch.Generator().manual_seed(1))
