@@ -138,7 +138,7 @@ class TeacherConfig:
     path: str | None = None  # file or folder; a hub name for `hf`; relative to `package` where that is set
     package: str | None = None  # an installed Python package that holds `path`
     revision: str | None = None  # hub revision
-    # A litgpt config name, or an inline litgpt config. `random` builds it; `hf` plans with it where no weights are here.
+    # A litgpt config name, or an inline litgpt config. `random` builds it; `hf` plans with it before any download.
     litgpt: Any = None
     tokenizer: str | None = None  # null: comes with the source; "bytes"; or a folder or file with a tokenizer.json
     dtype: Dtype = Dtype.fp32  # of the weights in memory and in the converted checkpoint
@@ -301,7 +301,7 @@ class SearchConfig:
         )
         _check(
             (self.strategy == Strategy.given) == (self.path is not None),
-            f"search.strategy={self.strategy} with search.path={self.path}: `given` needs a path, the others take none.",
+            f"search.strategy={self.strategy} with search.path={self.path}: `given` needs a path, no other takes one.",
         )
 
 
@@ -409,14 +409,14 @@ class Config:
     plan: bool = False
     debug: bool = False
     outputs: str = "outputs"
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    teacher: TeacherConfig = MISSING
     kd_teacher: TeacherConfig | None = None  # null: the same teacher
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = MISSING
     space: SpaceConfig = field(default_factory=SpaceConfig)
-    bin: BinConfig = field(default_factory=BinConfig)
+    bin: BinConfig = MISSING
     ordering: OrderingConfig = field(default_factory=OrderingConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
-    distill: DistillConfig = field(default_factory=DistillConfig)
+    distill: DistillConfig = MISSING
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)

@@ -49,6 +49,15 @@ def batching(config: DistillConfig, ranks: int) -> Batching:
     return Batching(config.micro_batch, wanted // at_once, ranks)
 
 
+def check_precision(precision: str, deepspeed: DeepSpeedConfig) -> None:
+    """Raises SprigError for bf16 without ZeRO."""
+    if precision == "bf16" and deepspeed.zero_stage == 0:
+        raise SprigError(
+            "precision=bf16 with deepspeed.zero_stage=0 keeps no fp32 weights that a checkpoint could hold: "
+            "set deepspeed.zero_stage=1, or precision=bf16-mixed."
+        )
+
+
 class _Student(nn.Module):
     """What DeepSpeed wraps: any function of the student runs inside its forward, so that ZeRO-3's hooks fire.
 
@@ -100,11 +109,7 @@ class Engine:
         Raises:
             SprigError: bf16 without ZeRO.
         """
-        if precision == "bf16" and deepspeed.zero_stage == 0:
-            raise SprigError(
-                "precision=bf16 with deepspeed.zero_stage=0 keeps no fp32 weights that a checkpoint could hold: "
-                "set deepspeed.zero_stage=1, or precision=bf16-mixed."
-            )
+        check_precision(precision, deepspeed)
         rope = student.cos, student.sin
         self.student, self.device, self.batches, self.stage = student, device, batches, deepspeed.zero_stage
         settings = {

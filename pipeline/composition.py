@@ -1,0 +1,65 @@
+"""From overrides to a checked configuration: Hydra's groups over the typed schema, or a run folder's own."""
+
+import difflib
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline import config
+from pipeline.config import Config, register, to_objects
+from pipeline.errors import SprigError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def compose(overrides: list[str]) -> Config:
+    """The configuration of a command line, such as ["experiment=quickstart", "distill.tokens=50_000"].
+
+    `run=FOLDER` among them reopens that run with its own configuration; the others then change single values.
+
+    Raises:
+        SprigError: a key is unknown, mistyped or missing, a value is of a wrong type or out of range, or a group has no
+            such choice.
+    """
+    reopened = [override.removeprefix("run=") for override in overrides if override.startswith("run=")]
+    try:
+        if reopened:
+            composed = _reopen(Path(reopened[-1]), overrides)
+        else:
+            register()
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                composed = hydra_compose("config", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SprigError(_sentence(error)) from None
+    return to_objects(composed)
+
+
+def _reopen(folder: Path, overrides: list[str]) -> DictConfig:
+    saved = folder / ".hydra" / "config.yaml"
+    if not saved.exists():
+        raise SprigError(f"run={folder} is no run folder ({saved} is not there): name one of outputs/<preset>/<id>.")
+    values = [override for override in overrides if not override.startswith("run=")]
+    return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(saved), OmegaConf.from_dotlist(values))
+
+
+def _sentence(error: Exception) -> str:
+    """What Hydra says over several lines, in one sentence with a cure."""
+    text = " ".join(f"{error} {error.__cause__ or ''}".split())
+    if match := re.search(r"Key '(\w+)' (?:is )?not in", text):
+        full = re.search(r"full_key: ([\w.]+)", text)
+        near = difflib.get_close_matches(match[1], _KEYS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`sprig --cfg job` prints all keys."
+        return f"There is no configuration key {full[1] if full else match[1]}: {hint}"
+    text = re.split(r" full_key:| Config search path:", text)[0]
+    text = text.removeprefix("Error merging override ").removeprefix("In 'config': ")
+    return f"{text.strip().rstrip('.')}. `sprig --help` lists the choices."
+
+
+# Every key of the schema, at any depth, by its last name.
+_KEYS = [key.name for node in vars(config).values() if is_dataclass(node) for key in fields(node)]

@@ -1,0 +1,88 @@
+"""How far a long piece of work is: a bar on a terminal, plain lines elsewhere, always with rate and time left."""
+
+import sys
+import time
+from typing import ClassVar
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from pipeline.ranks import rank
+
+SECONDS_BETWEEN_LINES = 10.0
+BAR_WIDTH = 24
+
+
+class Progress:
+    """Shows the progress of one loop on standard error.
+
+    with Progress("tokenise", total=1000, unit="documents") as progress:
+        progress.advance(50, loss="3.21")
+
+    `total` and `start` are in units; `start` is what an earlier process had done, left out of the rate; without a total
+    there is no time left. Off a terminal a line appears every ten seconds, so quick work prints none. Ranks other than
+    0, and work inside work that is already shown, are quiet.
+    """
+
+    _shown: ClassVar[bool] = False
+
+    def __init__(self, description: str, total: int | None = None, unit: str = "steps", start: int = 0):
+        self.description, self.total, self.unit = description, total, unit
+        self.start = self.done = start
+        self.fields: dict[str, object] = {}
+        self._live: Live | None = None
+
+    def __enter__(self) -> "Progress":
+        self._quiet = Progress._shown or rank() != 0
+        self._began = self._last_line = time.monotonic()
+        if self._quiet:
+            return self
+        Progress._shown = True
+        console = Console(stderr=True)
+        if console.is_terminal:
+            self._live = Live(get_renderable=self._bar, console=console, refresh_per_second=4)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._quiet:
+            return
+        Progress._shown = False
+        if self._live is not None:
+            self._live.stop()
+        elif self._last_line > self._began:
+            print(self.status(), file=sys.stderr, flush=True)
+
+    def advance(self, count: int = 1, **fields: object) -> None:
+        """`count` more units are done; `fields` are shown behind them until they are given anew."""
+        self.done += count
+        self.fields |= fields
+        now = time.monotonic()
+        if not self._quiet and self._live is None and now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            print(self.status(), file=sys.stderr, flush=True)
+
+    def status(self) -> str:
+        """For example "tokenise 1,200/10,000 documents, 350/s, 0:25 left, loss 3.21"."""
+        seconds = time.monotonic() - self._began
+        rate = (self.done - self.start) / seconds if seconds > 0 else 0.0
+        of_total = "" if self.total is None else f"/{self.total:,}"
+        parts = [f"{self.description} {self.done:,}{of_total} {self.unit}", f"{rate:,.{0 if rate >= 10 else 2}f}/s"]
+        if self.total is not None and self.done >= self.total:
+            parts.append(f"{_clock(seconds)} in all")
+        elif self.total is not None and rate > 0:
+            parts.append(f"{_clock((self.total - self.done) / rate)} left")
+        return ", ".join(parts + [f"{name} {value}" for name, value in self.fields.items()])
+
+    def _bar(self) -> Text:
+        if not self.total:
+            return Text(self.status())
+        filled = round(BAR_WIDTH * min(1.0, self.done / self.total))
+        return Text.assemble(("━" * filled, "green"), ("━" * (BAR_WIDTH - filled), "dim"), " ", self.status())
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

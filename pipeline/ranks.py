@@ -1,0 +1,15 @@
+"""Which of how many processes this is, by the variables that torchrun, DeepSpeed and Slurm's starters set."""
+
+import os
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_world_size() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))

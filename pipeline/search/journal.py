@@ -1,0 +1,73 @@
+"""The search's journal: one JSON line an evaluation, in ask order. A killed search goes on from it."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from pipeline.errors import SprigError
+from pipeline.search.strategies import Scored
+from pipeline.subnetwork.value import SubNetwork
+
+log = logging.getLogger("sprig")
+
+
+class Journal:
+    """Evaluations of one search, on disk and by sub-network.
+
+    The first line names the search by its fingerprint. A line that a kill cut short is dropped, and said.
+
+    Raises:
+        SprigError: the journal belongs to another search.
+    """
+
+    def __init__(self, path: Path, fingerprint: str):
+        self.path = path
+        self.known: dict[str, float] = {}
+        lines = self._whole_lines() if path.exists() else []
+        if lines and lines[0].get("search") != fingerprint:
+            raise SprigError(
+                f"{path} belongs to search {lines[0].get('search')}, not to {fingerprint}: remove it to begin anew."
+            )
+        for line in lines[1:]:
+            self.known[line["key"]] = _from_json(line["fitness"])
+        self._file = path.open("a", encoding="utf-8")
+        if not lines:
+            self._write({"search": fingerprint})
+
+    def _whole_lines(self) -> list[dict]:
+        text = self.path.read_bytes()
+        end = text.rfind(b"\n") + 1
+        if end < len(text):
+            log.warning("%s: the last line was cut short by a kill; that evaluation is done again.", self.path.name)
+            with self.path.open("r+b") as file:
+                file.truncate(end)
+        return [json.loads(line) for line in text[:end].splitlines()]
+
+    def add(self, scored: Scored, **facts) -> None:
+        """Appends one evaluation, durably."""
+        key = scored.subnetwork.key
+        self.known[key] = scored.fitness
+        finite = scored.fitness if scored.fitness < float("inf") else None
+        self._write({"key": key, "fitness": finite, **facts, "subnetwork": scored.subnetwork.to_dict()})
+
+    def _write(self, line: dict) -> None:
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read(path: Path) -> list[dict]:
+    """The evaluations of a finished search, in ask order; a loss that was not finite reads as inf."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][1:]
+    return [
+        line | {"fitness": _from_json(line["fitness"]), "subnetwork": SubNetwork.from_dict(line["subnetwork"])}
+        for line in lines
+    ]
+
+
+def _from_json(fitness: float | None) -> float:
+    return float("inf") if fitness is None else fitness

@@ -1,0 +1,124 @@
+"""What the stages of one run share: configuration, store, device, and what is loaded once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from litgpt import GPT
+
+from pipeline.artifacts import Recipe, Store
+from pipeline.config import Config, Dtype, TeacherConfig, to_plain
+from pipeline.data import prepare as data
+from pipeline.data.blocks import Blocks
+from pipeline.errors import SprigError
+from pipeline.models import checkpoint, sources
+from pipeline.models.precision import resolve_device, resolve_precision
+from pipeline.models.tokenizer import Tokenizer
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.bins import Bin, make_bin
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.space import Space
+
+DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One artifact of a run: which stage makes it, in which role, from what, and how.
+
+    `agree` is set where all ranks make it together (see Store.obtain).
+    """
+
+    stage: str
+    role: str
+    recipe: Recipe
+    make: Callable[[Path], None]
+    agree: Callable[[bool], bool] | None = None
+
+
+def part(config: object, *without: str) -> dict:
+    """A part of the configuration for a recipe, without the keys that must not matter."""
+    return {key: value for key, value in to_plain(config).items() if key not in without}
+
+
+class Context:
+    """One run's configuration with what it needs at hand. Nothing heavy is loaded before it is asked for."""
+
+    def __init__(self, config: Config, log: Callable[[dict], None]):
+        self.config, self.log = config, log
+        self.store = Store(Path(config.outputs) / "artifacts")
+        self.device = resolve_device(config.device)
+        self.precision = resolve_precision(config.precision, self.device)
+        self._teachers: dict[str, GPT] = {}
+        self._identities: dict[str, dict] = {}
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        return sources.describe(self.config.teacher)
+
+    @cached_property
+    def kd_architecture(self) -> Architecture:
+        return sources.describe(self.config.kd_teacher) if self.config.kd_teacher else self.architecture
+
+    @cached_property
+    def bin(self) -> Bin:
+        return make_bin(self.config.bin)
+
+    @cached_property
+    def data_identity(self) -> dict:
+        return data.identify(self.config.data)
+
+    def identity_of(self, teacher: TeacherConfig) -> dict:
+        if teacher.name not in self._identities:
+            self._identities[teacher.name] = sources.identify(teacher)
+        return self._identities[teacher.name]
+
+    def space(self, ordering: Ordering) -> Space:
+        return Space(self.architecture, self.config.space, self.bin, ordering)
+
+    def made(self, recipe: Recipe) -> Path:
+        """The folder of an input.
+
+        Raises:
+            SprigError: it was never made, or was changed since.
+        """
+        folder = self.store.find(recipe)
+        if folder is None:
+            raise SprigError(
+                f"Stage {recipe.stage} was never run for this configuration ({recipe.fingerprint} is not in "
+                f"{self.store.root}): add it, stages=[{recipe.stage},...], or run all stages."
+            )
+        return folder
+
+    def student(self, recipe: Recipe) -> GPT:
+        """A student of the store, in fp32, on this run's device."""
+        return checkpoint.load(self.made(recipe), self.device)
+
+    def teacher(self, recipe: Recipe, config: TeacherConfig) -> GPT:
+        """A frozen teacher in its own dtype; the last one loaded is kept, for the stages that follow."""
+        if recipe.fingerprint not in self._teachers:
+            model = checkpoint.load(self.made(recipe), self.device, DTYPES[config.dtype])
+            self._teachers = {recipe.fingerprint: model.eval().requires_grad_(False)}
+        return self._teachers[recipe.fingerprint]
+
+    def blocks(self, recipe: Recipe, split: str) -> Blocks:
+        return Blocks(self.made(recipe), split)
+
+    def evenly(self, recipe: Recipe, split: str, count: int, key: str) -> torch.Tensor:
+        """`count` blocks (count, T + 1), evenly spaced over a split.
+
+        Raises:
+            SprigError: the split has fewer; `key` is the configuration's name for the count.
+        """
+        blocks = self.blocks(recipe, split)
+        if count > len(blocks):
+            raise SprigError(
+                f"{key}={count}, but the {split} split of data {self.config.data.name} has {len(blocks)} blocks of "
+                f"{blocks.block_size} tokens: lower {key}, raise data.{split}, or give more text."
+            )
+        return blocks.evenly(count)
+
+    def tokenizer(self, recipe: Recipe) -> Tokenizer:
+        return Tokenizer(self.made(recipe))

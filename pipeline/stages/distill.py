@@ -1,0 +1,131 @@
+"""Stage distill: pretraining with knowledge distillation, of the student and of its control alike."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+from pipeline.artifacts import Recipe
+from pipeline.config import TeacherConfig
+from pipeline.models import checkpoint
+from pipeline.models.perplexity import mean_nll
+from pipeline.progress import Progress
+from pipeline.ranks import rank, world_size
+from pipeline.stages import extract, prepare
+from pipeline.stages.context import Context, Step, part
+from pipeline.subnetwork.value import SubNetwork
+from pipeline.training import distributed
+from pipeline.training.distill import distill, steps_of
+from pipeline.training.metrics import METRICS
+
+STAGE, VERSION = "distill", 1
+# How the work is laid out, and what the extraction already holds; neither is part of what distillation is.
+IMMATERIAL = ("init", "control", "lr", "tokens", "micro_batch", "chunk_tokens", "checkpoints")
+
+
+def learning_rate(context: Context, role: str) -> float:
+    distill = context.config.distill
+    return distill.lr if role == "student" else distill.control.lr
+
+
+def budget(context: Context) -> int:
+    """Tokens that are trained on: the configured budget in whole batches."""
+    config = context.config
+    length = config.data.block_size
+    return steps_of(config.distill, length) * config.distill.global_batch * length
+
+
+def kd_step(context: Context) -> Step | None:
+    """The preparation of a KD teacher other than the one that is cut; None where it is the same, or there is none."""
+    if context.config.distill.beta == 0 or context.config.kd_teacher is None:
+        return None
+    return prepare.teacher_step(context, context.config.kd_teacher, "kd_teacher")
+
+
+def step(context: Context, role: str) -> Step:
+    """`role` is "student" or "control"."""
+    config = context.config
+    start = extract.step(context, role).recipe
+    tokens = prepare.tokens_step(context).recipe
+    inputs = {"start": start.fingerprint, "tokens": tokens.fingerprint}
+    kd_config: TeacherConfig = config.kd_teacher or config.teacher
+    teacher = prepare.teacher_step(context, kd_config).recipe
+    if config.distill.beta > 0:
+        inputs["teacher"] = teacher.fingerprint
+    recipe = Recipe(
+        STAGE,
+        VERSION,
+        part(config.distill, *IMMATERIAL)
+        | {
+            "tokens": budget(context),
+            "lr": learning_rate(context, role),
+            "seed": config.seed,
+            "precision": context.precision,
+            "validation_blocks": config.evaluate.blocks,
+            "validation_batch": config.evaluate.batch,
+        },
+        inputs,
+    )
+
+    def make(folder: Path) -> None:
+        if config.distill.beta > 0:
+            context.tokenizer(tokens_of(context)).check_same(context.tokenizer(teacher), kd_config.name)
+        validation = context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
+        with Progress(f"distill {role}", total=budget(context), unit="tokens") as progress:
+            trained = distill(
+                context.student(start),
+                context.teacher(teacher, kd_config) if config.distill.beta > 0 else None,
+                context.blocks(tokens, "train"),
+                config.distill,
+                lr=learning_rate(context, role),
+                deepspeed=config.deepspeed,
+                seed=config.seed,
+                precision=context.precision,
+                device=context.device,
+                folder=folder,
+                validate=partial(mean_nll, blocks=validation, batch=config.evaluate.batch, precision=context.precision),
+                log=_Log(context, role, progress),
+            )
+        if rank() == 0:
+            path = context.made(start) / checkpoint.SUBNETWORK
+            sub = SubNetwork.from_dict(json.loads(path.read_text()))
+            checkpoint.save(trained, folder, sub, tokenizer=context.made(start))
+            shutil.rmtree(folder / "checkpoints")
+
+    return Step(STAGE, f"distilled_{role}", recipe, make, _agree(context) if world_size() > 1 else None)
+
+
+def tokens_of(context: Context) -> Recipe:
+    """Where the text's tokenizer lies: with the teacher that is cut."""
+    return prepare.teacher_step(context, context.config.teacher).recipe
+
+
+def _agree(context: Context):
+    def agree(word: bool) -> bool:
+        distributed.start(context.device)
+        return distributed.broadcast(word)
+
+    return agree
+
+
+class _Log:
+    """Sends each metrics line to the tracker under the role's name, and shows it in the progress bar."""
+
+    def __init__(self, context: Context, role: str, progress: Progress):
+        self.context, self.role, self.progress = context, role, progress
+        self.tokens, self.shown = 0, {}
+
+    def __call__(self, line: dict) -> None:
+        self.context.log({f"{self.role}/{name}": value for name, value in line.items()})
+        if "validation_nll" in line:
+            self.shown["validation"] = f"{line['validation_nll']:.3f}"
+        if "loss" in line:
+            self.shown["loss"] = f"{line['loss']:.3f}"
+        self.progress.advance(line["tokens"] - self.tokens, **self.shown)
+        self.tokens = line["tokens"]
+
+
+def curve(folder: Path) -> list[tuple[int, float]]:
+    """The validation curve of a distilled model: (tokens, nats a token), from token 0 on."""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [(line["tokens"], line["validation_nll"]) for line in lines if "validation_nll" in line]

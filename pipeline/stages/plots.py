@@ -1,0 +1,63 @@
+"""The three plots of a report, the same bytes for the same numbers."""
+
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {"student": "#1b7837", "control": "#762a83", "search": "#1b7837", "random_search": "#762a83"}
+LABELS = {"search": "search", "random_search": "best of random"}
+
+
+def draw(folder: Path, evaluated: dict[str, list[dict]], curves: dict[str, list], summary: dict, tokens: int) -> None:
+    """Writes search.png, bin.png and training.png.
+
+    `evaluated` has each search's journal, `curves` each model's validation curve [(tokens, nats a token), ...];
+    `tokens` is what one evaluation predicts.
+    """
+    _save(folder / "search.png", lambda axes: _search(axes, evaluated, tokens))
+    _save(folder / "bin.png", lambda axes: _bin(axes, evaluated["search"], summary["bin"]))
+    _save(folder / "training.png", lambda axes: _training(axes, curves, summary["teacher"]["perplexity"]))
+
+
+def _save(path: Path, plot) -> None:
+    # Figure without pyplot: no global state, no display.
+    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+        plot(figure.subplots())
+        figure.savefig(path, dpi=140, metadata={"Software": None})
+
+
+def _search(axes: Axes, evaluated: dict[str, list[dict]], tokens: int) -> None:
+    for name, journal in evaluated.items():
+        fitness = np.array([line["fitness"] for line in journal])
+        cost = tokens * np.arange(1, len(fitness) + 1)
+        finite = np.isfinite(fitness)
+        axes.scatter(cost[finite], fitness[finite], s=10, alpha=0.35, color=COLOURS[name], linewidths=0)
+        axes.step(cost, np.minimum.accumulate(fitness), where="post", color=COLOURS[name], label=LABELS[name])
+    axes.set(xlabel="evaluated tokens", ylabel="perplexity, untrained", yscale="log", title="Search")
+    axes.legend(frameon=False)
+
+
+def _bin(axes: Axes, journal: list[dict], edges: dict) -> None:
+    journal = [line for line in journal if math.isfinite(line["fitness"])]
+    sizes = np.array([line["parameters"] for line in journal]) / 1e6
+    fitness = [line["fitness"] for line in journal]
+    best = int(np.argmin(fitness))
+    axes.axvspan(edges["low"] / 1e6, edges["high"] / 1e6, color="#eeeeee", label="bin")
+    axes.scatter(sizes, fitness, s=14, c=np.arange(len(journal)), cmap="viridis", label="candidates, early to late")
+    axes.scatter(sizes[best], fitness[best], s=80, facecolors="none", edgecolors="black", label="winner")
+    axes.set(xlabel="parameters, millions", ylabel="perplexity, untrained", yscale="log", title="Candidates in the bin")
+    axes.legend(frameon=False)
+
+
+def _training(axes: Axes, curves: dict[str, list], teacher: float) -> None:
+    for name, curve in curves.items():
+        tokens, nll = zip(*curve, strict=True)
+        axes.plot(tokens, np.exp(nll), marker="o", markersize=3, color=COLOURS[name], label=name)
+    axes.axhline(teacher, color="#555555", linestyle="--", linewidth=1, label="teacher")
+    axes.set(xlabel="training tokens", ylabel="validation perplexity", yscale="log", title="Distillation")
+    axes.legend(frameon=False)

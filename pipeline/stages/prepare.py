@@ -1,0 +1,26 @@
+"""Stage prepare: the teacher as a litgpt checkpoint, the text as token blocks."""
+
+from pathlib import Path
+
+from pipeline.artifacts import Recipe
+from pipeline.config import TeacherConfig
+from pipeline.data import prepare as data
+from pipeline.models import sources
+from pipeline.stages.context import Context, Step
+
+STAGE, VERSION = "prepare", 1
+
+
+def teacher_step(context: Context, config: TeacherConfig, role: str = "teacher") -> Step:
+    recipe = Recipe(STAGE, VERSION, {"teacher": context.identity_of(config)})
+    return Step(STAGE, role, recipe, lambda folder: sources.convert(config, folder))
+
+
+def tokens_step(context: Context) -> Step:
+    teacher = teacher_step(context, context.config.teacher).recipe
+    recipe = Recipe(STAGE, VERSION, {"data": context.data_identity}, {"teacher": teacher.fingerprint})
+
+    def make(folder: Path) -> None:
+        data.prepare(context.config.data, context.tokenizer(teacher), folder)
+
+    return Step(STAGE, "tokens", recipe, make)

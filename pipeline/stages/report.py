@@ -1,0 +1,146 @@
+"""Stage report: summary.json, report.md and its plots, made from nothing but artifacts and configuration."""
+
+import json
+import math
+from pathlib import Path
+
+from pipeline.artifacts import Recipe, write_atomically, write_json
+from pipeline.evaluation.savings import Costs, savings
+from pipeline.search import journal as journals
+from pipeline.stages import distill, evaluate, extract, order, plots, prepare, search
+from pipeline.stages.context import Context, Step
+from pipeline.stages.page import page
+from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.value import SubNetwork
+
+STAGE, VERSION = "report", 1
+SUMMARY, PAGE = "summary.json", "report.md"
+SCHEMA = 1
+
+
+def step(context: Context) -> Step:
+    steps = inputs(context)
+    recipe = Recipe(
+        STAGE,
+        VERSION,
+        {"preset": context.config.preset, "seed": context.config.seed, "teacher": context.config.teacher.name},
+        {each.role: each.recipe.fingerprint for each in steps},
+    )
+
+    def make(folder: Path) -> None:
+        artifacts = {each.role: context.made(each.recipe) for each in steps}
+        summary = summarise(context, artifacts)
+        evaluated = {
+            role: journals.read(artifacts[role] / search.JOURNAL)
+            for role in ("search", "random_search")
+            if role in artifacts
+        }
+        curves = {role: distill.curve(artifacts[f"distilled_{role}"]) for role in evaluate.roles(context)}
+        plots.draw(folder, evaluated, curves, summary, context.config.search.blocks * context.config.data.block_size)
+        result = json.loads((artifacts["evaluation"] / evaluate.RESULT).read_text())
+        write_json(folder / SUMMARY, summary)
+        write_atomically(folder / PAGE, page(summary, result))
+
+    return Step(STAGE, "report", recipe, make)
+
+
+def inputs(context: Context) -> list[Step]:
+    """Every step of the run before the report, in order. Extraction and distillation have one for each role."""
+    config = context.config
+    steps: list[Step | None] = [
+        prepare.teacher_step(context, config.teacher),
+        distill.kd_step(context),
+        prepare.tokens_step(context),
+        order.step(context),
+        search.step(context),
+        search.baseline_step(context),
+        *(extract.step(context, role) for role in evaluate.roles(context)),
+        *(distill.step(context, role) for role in evaluate.roles(context)),
+        evaluate.step(context),
+    ]
+    return [each for each in steps if each is not None]
+
+
+def summarise(context: Context, artifacts: dict[str, Path]) -> dict:
+    """The run in one dictionary, the same schema for every run. Perplexities over the same fixed validation blocks."""
+    config, length = context.config, context.config.data.block_size
+    models = json.loads((artifacts["evaluation"] / evaluate.RESULT).read_text())["models"]
+    found = json.loads((artifacts["search"] / search.COSTS).read_text())
+    baseline = _costs(artifacts.get("random_search"), search.COSTS)
+    ordering = _costs(artifacts.get("ordering"), order.COSTS)
+    trained = {role: _model(context, role, artifacts, models[role]) for role in evaluate.roles(context)}
+    saving = None
+    if "control" in trained:
+        student = trained["student"]["flops"]
+        costs = Costs(
+            order=ordering.get("flops", 0),
+            search=found["flops"],
+            student_per_token=student["student"] // trained["student"]["tokens"],
+            teacher_per_token=student["teacher"] // trained["student"]["tokens"],
+        )
+        saving = savings(
+            distill.curve(artifacts["distilled_student"]), distill.curve(artifacts["distilled_control"]), costs
+        )
+    return {
+        "schema": SCHEMA,
+        "status": "completed",
+        "seed": config.seed,
+        "preset": config.preset,
+        "precision": context.precision,
+        "teacher": {
+            "name": config.teacher.name,
+            "parameters": parameters(context.architecture),
+            "perplexity": models["teacher"]["perplexity"],
+            "flops_per_token": flops_per_token(context.architecture, length=length),
+        },
+        "data": {"name": config.data.name, "block_size": length, "validation_blocks": config.evaluate.blocks},
+        "bin": {"center": context.bin.center, **search.edges(context)},
+        "space": f"{config.space.granularity} {config.space.sharing}",
+        "ordering": str(config.ordering.kind),
+        "search": {
+            "strategy": found["strategy"],
+            "evaluated": found["evaluated"],
+            "tokens": found["tokens"],
+            "seconds": found["seconds"],
+            "best_fitness": found["best_fitness"],
+            "fitness": "perplexity",
+            "random_best_fitness": baseline.get("best_fitness"),
+        },
+        "student": trained["student"],
+        "control": trained.get("control"),
+        "flops": {
+            "order": ordering.get("flops", 0),
+            "search": found["flops"],
+            "random_search": baseline.get("flops", 0),
+        },
+        "saving": saving,
+        "downstream": {},
+    }
+
+
+def _costs(folder: Path | None, name: str) -> dict:
+    return json.loads((folder / name).read_text()) if folder else {}
+
+
+def _model(context: Context, role: str, artifacts: dict[str, Path], result: dict) -> dict:
+    config, folder = context.config, artifacts[f"distilled_{role}"]
+    sub = SubNetwork.from_dict(json.loads((folder / "subnetwork.json").read_text()))
+    curve = distill.curve(folder)
+    tokens, length = curve[-1][0], config.data.block_size
+    teacher = flops_per_token(context.kd_architecture, length=length) if config.distill.beta > 0 else 0
+    return {
+        "init": str(extract.init_of(context, role)),
+        "kd": config.distill.beta > 0,
+        "parameters": parameters(context.architecture, sub),
+        "n_layer": sub.n_layer,
+        "untrained_perplexity": math.exp(curve[0][1]),
+        "final_perplexity": result["perplexity"],
+        "tokens": tokens,
+        "lr": distill.learning_rate(context, role),
+        # A backward pass costs two forward ones.
+        "flops": {
+            "student": 3 * flops_per_token(context.architecture, sub, length=length) * tokens,
+            "teacher": teacher * tokens,
+        },
+        "artifact": f"artifacts/{distill.STAGE}/{folder.name}",
+    }
