@@ -1,0 +1,91 @@
+"""A tiny tied student with grouped queries, its wider teacher, and token blocks: what the training tests share."""
+
+import json
+
+import numpy as np
+import torch
+from litgpt import GPT, Config
+
+from pipeline.config import DeepSpeedConfig, DistillConfig
+from pipeline.models.perplexity import mean_nll
+from pipeline.models.student import build, initialize
+from pipeline.training.distill import distill
+
+SEED, LR, STEPS = 3, 1e-2, 6
+
+
+def _model(width: int, rows: int, tied: bool, vocab_size: int) -> GPT:
+    config = Config(
+        n_layer=2,
+        n_embd=width,
+        n_head=4,
+        n_query_groups=2,
+        head_size=8,
+        intermediate_size=48,
+        vocab_size=vocab_size,
+        padded_vocab_size=rows,
+        block_size=32,
+        norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP",
+        bias=False,
+        parallel_residual=False,
+        rotary_percentage=1.0,
+    )
+    model = build(config, None, tied)
+    initialize(model, seed=width)
+    return model
+
+
+def student() -> GPT:
+    return _model(24, 96, tied=True, vocab_size=90)
+
+
+def teacher(vocab_size: int = 90) -> GPT:
+    return _model(40, 128, tied=False, vocab_size=vocab_size)
+
+
+class TinyBlocks:
+    """20 blocks of 16 targets; `take` raises after `lives` calls."""
+
+    block_size = 16
+    tokens = torch.randint(90, (20, 17), generator=torch.Generator().manual_seed(1))
+
+    def __init__(self, lives: float = float("inf")):
+        self.lives = lives
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, numbers: np.ndarray) -> torch.Tensor:
+        self.lives -= 1
+        if self.lives < 0:
+            raise KeyboardInterrupt
+        return self.tokens[torch.as_tensor(numbers)]
+
+
+def settings(**changes) -> DistillConfig:
+    plain = {"tokens": STEPS * 64 + 10, "alpha": 0.5, "beta": 0.5, "temperature": 2.0, "lr": LR, "global_batch": 4}
+    plain |= {"micro_batch": 2, "chunk_tokens": 7, "clip": 0.5, "validations": 3, "checkpoints": 3}
+    return DistillConfig(**plain | changes)
+
+
+def train(folder, *, config=None, stage=0, lives=float("inf"), precision="fp32", lr=LR, log=lambda line: None):
+    config = config or settings()
+    return distill(
+        student(),
+        teacher() if config.beta > 0 else None,
+        TinyBlocks(lives),
+        config,
+        lr=lr,
+        deepspeed=DeepSpeedConfig(stage),
+        seed=SEED,
+        precision=precision,
+        device=torch.device("cpu"),
+        folder=folder,
+        validate=lambda model: mean_nll(model, TinyBlocks.tokens[:6], 4, precision),
+        log=log,
+    )
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

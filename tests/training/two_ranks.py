@@ -1,0 +1,29 @@
+"""Run by torchrun as two processes: `two_ranks.py FOLDER`. Every check that needs two ranks, over one process group."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import torch
+from tiny_training import settings, train
+
+from pipeline.errors import SprigError
+from pipeline.ranks import rank
+
+
+def main(folder: Path) -> None:
+    for stage in range(4):
+        trained = train(folder / f"stage{stage}", config=settings(micro_batch=1), stage=stage)
+        if rank() == 1:
+            torch.save(trained.state_dict(), folder / f"stage{stage}.pth")
+    # The test left a checkpoint of one rank at ZeRO 0 here.
+    train(folder / "one_to_two", config=settings(micro_batch=1), stage=3)
+    with contextlib.suppress(KeyboardInterrupt):
+        train(folder / "two_to_one", config=settings(micro_batch=1), stage=2, lives=9)
+    try:
+        train(folder / "refused", config=settings(micro_batch=4))
+    except SprigError as error:
+        (folder / f"refused{rank()}.txt").write_text(str(error))
+
+
+main(Path(sys.argv[1]))
