@@ -1,0 +1,50 @@
+"""Fixed blocks of tokens out of one memory-mapped file a split."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.errors import SprigError
+
+SPLITS = ("train", "validation", "calibration")
+INDEX = "index.json"
+
+
+class Blocks:
+    """The blocks of one split ("train", "validation" or "calibration") of a prepared text.
+
+    Block i holds the tokens i*T .. i*T+T of the split's file: T+1 tokens, T = `block_size` targets, stride T.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        self.block_size: int = index["block_size"]
+        self.split = split
+        self._tokens = np.memmap(folder / f"{split}.bin", dtype=index["dtype"], mode="r")
+
+    def __len__(self) -> int:
+        return (len(self._tokens) - 1) // self.block_size
+
+    def take(self, numbers: Sequence[int]) -> torch.Tensor:
+        """The blocks of these numbers, (n, T + 1) int64, in the order given. Raises IndexError out of range."""
+        starts = np.asarray(numbers, dtype=np.int64)
+        if starts.size and not 0 <= starts.min() <= starts.max() < len(self):
+            raise IndexError(f"Blocks {starts.min()}..{starts.max()} of the {self.split} split's {len(self)}.")
+        positions = starts[:, None] * self.block_size + np.arange(self.block_size + 1)
+        return torch.from_numpy(self._tokens[positions].astype(np.int64))
+
+    def evenly(self, count: int) -> torch.Tensor:
+        """`count` blocks evenly spaced over the split, (count, T + 1) int64, the same for ever.
+
+        Raises:
+            SprigError: the split has fewer blocks.
+        """
+        if count > len(self):
+            raise SprigError(
+                f"{count} blocks are asked of the {self.split} split, which has {len(self)} of {self.block_size} "
+                f"tokens: ask for fewer, raise data.{self.split}, or give more text."
+            )
+        return self.take(np.arange(count) * len(self) // count)

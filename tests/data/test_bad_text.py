@@ -1,0 +1,161 @@
+"""What is wrong with a text is said in one sentence, with the cure, and nothing is left behind."""
+
+import json
+import os
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from pipeline.config import DataConfig, DataSource
+from pipeline.data.blocks import Blocks
+from pipeline.data.prepare import identify, prepare
+from pipeline.errors import SprigError
+from pipeline.models.tokenizer import Tokenizer, write_bytes
+
+GOOD = {f"{i}.txt": f"text number {i} ".encode() * 9 for i in range(9)}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_bytes(folder)
+    return Tokenizer(folder)
+
+
+@pytest.fixture
+def refuse(tokenizer, tmp_path):
+    """Writes files, prepares them, and returns the error's sentence."""
+
+    def run(files: dict[str, bytes], path="texts", source="text", **changes) -> str:
+        (tmp_path / "texts").mkdir()
+        for name, content in files.items():
+            (tmp_path / "texts" / name).write_bytes(content)
+        data = DataConfig(
+            **{"name": "mine", "block_size": 16, "workers": 1, "validation": 0.2, "calibration": 0.2}
+            | {"source": DataSource(source), "path": str(tmp_path / path) if source != "hub" else path}
+            | changes
+        )
+        (tmp_path / "out").mkdir()
+        with pytest.raises(SprigError) as caught:
+            prepare(data, tokenizer, tmp_path / "out")
+        assert "index.json" not in os.listdir(tmp_path / "out")
+        assert not [name for name in os.listdir(tmp_path / "out") if name.startswith("reading-")]
+        sentence = str(caught.value)
+        assert "\n" not in sentence and sentence.endswith(".")
+        return sentence
+
+    return run
+
+
+def test_no_such_path(refuse, tmp_path):
+    assert f"{tmp_path}/elsewhere does not exist" in refuse({}, path="elsewhere")
+
+
+def test_folder_without_such_files(refuse):
+    assert "holds no files ending in .txt, .md" in refuse({"a.html": b"x"})
+
+
+def test_glob_without_files(refuse):
+    assert "texts/*.tex holds no files" in refuse(GOOD, path="texts/*.tex")
+
+
+def test_package_that_is_not_installed(refuse):
+    sentence = refuse({}, package="no_such_package")
+    assert "no_such_package is not installed" in sentence and "pip install" in sentence
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\n \n"])
+@pytest.mark.parametrize("source, name", [("text", "a.txt"), ("jsonl", "a.jsonl")])
+def test_no_text(refuse, content, source, name):
+    assert "Data mine" in (sentence := refuse({name: content}, source=source))
+    assert "no text" in sentence or "could not be read as jsonl" in sentence
+
+
+def test_blank_rows_are_no_text(refuse):
+    assert "mine has no text" in refuse({"a.jsonl": b'{"text": ""}\n{"text": null}\n{"text": " "}\n'}, source="jsonl")
+
+
+@pytest.mark.parametrize("streamed", [{}, {"max_tokens": 10_000}])
+def test_not_utf8(refuse, tmp_path, streamed):
+    broken = "ä" * 700_000 + "x"
+    sentence = refuse(GOOD | {"5.txt": broken.encode() + "café".encode("latin-1")}, **streamed)
+    assert f"{tmp_path}/texts/5.txt is not UTF-8 (byte 1,400,004)" in sentence
+
+
+def test_jsonl_that_is_not_utf8(refuse):
+    assert "a.jsonl is not UTF-8 (byte 13)" in refuse(
+        {"a.jsonl": '{"text": "caf\xe9"}\n'.encode("latin-1")}, source="jsonl"
+    )
+
+
+def test_text_that_ends_inside_a_character(refuse):
+    assert "5.txt is not UTF-8 (byte 3)" in refuse(GOOD | {"5.txt": "caf\xe9".encode()[:-1]})
+
+
+def test_broken_json(refuse):
+    sentence = refuse({"a.jsonl": b'{"text": "one"}\n{"text": "two"\n'}, source="jsonl")
+    assert "could not be read as jsonl" in sentence and "row 1" in sentence
+
+
+def test_not_parquet(refuse):
+    assert "could not be read as parquet" in refuse({"a.parquet": b"words"}, source="parquet")
+
+
+@pytest.mark.parametrize("streamed", [{}, {"max_tokens": 10_000}])
+def test_missing_column(refuse, streamed):
+    rows = b"".join(json.dumps({"body": "words " * i, "n": i}).encode() + b"\n" for i in range(9))
+    sentence = refuse({"a.jsonl": rows}, source="jsonl", **streamed)
+    assert "no column 'text'" in sentence and "body, n" in sentence
+
+
+def test_column_that_is_no_text(refuse, tmp_path):
+    table = pyarrow.Table.from_pylist([{"text": i, "body": "words"} for i in range(9)])
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    sentence = refuse({"a.parquet": sink.getvalue().to_pybytes()}, source="parquet")
+    assert "column 'text' holds int, not text" in sentence
+
+
+def test_too_few_documents(refuse):
+    sentence = refuse({"a.txt": b"words " * 99, "b.txt": b"words " * 99, "c.txt": b"other words " * 99})
+    assert "2 distinct documents" in sentence and "data.sample_by" in sentence
+
+
+def test_text_shorter_than_a_block(refuse):
+    sentence = refuse(GOOD, block_size=1000)
+    assert "block needs 1,001" in sentence and "data.block_size" in sentence and "tokens in" in sentence
+
+
+def test_one_block_exactly_and_one_token_less(refuse, tokenizer, tmp_path):
+    """Nine documents of 16 tokens: a split of one document is 16 tokens, exactly one block of 15."""
+    files = {f"{i}.txt": f"{i}".encode() * 16 for i in range(9)}
+    assert "has 16 tokens in 1 of 9 documents" in refuse(files, validation=0.1, calibration=0.1)
+    (tmp_path / "good").mkdir()
+    data = DataConfig(
+        name="mine",
+        source=DataSource.text,
+        path=str(tmp_path / "texts"),
+        block_size=15,
+        validation=0.1,
+        calibration=0.1,
+    )
+    prepare(data, tokenizer, tmp_path / "good")
+    assert len(Blocks(tmp_path / "good", "validation")) == 1
+    with pytest.raises(SprigError, match="2 blocks are asked of the validation split, which has 1"):
+        Blocks(tmp_path / "good", "validation").evenly(2)
+
+
+@pytest.mark.parametrize("streamed", [{}, {"streaming": True, "max_tokens": 1000}])
+def test_hub_without_a_network(refuse, monkeypatch, streamed):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    sentence = refuse({}, path="some/dataset", source="hub", subset="small", **streamed)
+    assert "some/dataset (subset small, split train) could not be read from the hub" in sentence
+    assert "network" in sentence and "local files" in sentence
+
+
+def test_identity_of_a_text_that_is_not_there(tmp_path):
+    with pytest.raises(SprigError, match="does not exist"):
+        identify(DataConfig(name="mine", source=DataSource.text, path=str(tmp_path / "none"), block_size=16))
