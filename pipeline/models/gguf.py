@@ -1,11 +1,10 @@
 """Reads a Llama model out of a GGUF file: llama.cpp's format, weights and tokenizer in one."""
 
 import re
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import tokenizers
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models import tokenizer
+from pipeline.models.gguf_header import Header, read_header
 
 _NAMES = {
     "token_embd.weight": "transformer.wte.weight",
@@ -46,14 +46,14 @@ class GGUFFile:
         self.files = [path]
 
     @cached_property
-    def _reader(self) -> gguf.GGUFReader:
-        return _open(self.path, self.path.stat().st_mtime_ns)
+    def _header(self) -> Header:
+        return read_header(self.path)
 
     def _get(self, key: str, default: Any = None) -> Any:
-        field = self._reader.get_field(key)
-        if field is None and default is None:
-            raise SprigError(f"{self.path} has no {key} in its metadata: it is not a complete model file.")
-        return default if field is None else field.contents()
+        value = self._header.metadata.get(key, default)
+        if value is None:
+            raise SprigError(f"{self.path} has no {key} in its metadata: it is no complete model, use another file.")
+        return value
 
     @cached_property
     def config(self) -> Config:
@@ -65,7 +65,7 @@ class GGUFFile:
             )
         heads, width = self._get("llama.attention.head_count"), self._get("llama.embedding_length")
         head_size = self._get("llama.attention.key_length", width // heads)
-        tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        tensors = self._header.tensors
         unsupported = {
             "rotary scaling": self._get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in tensors,
             "a mixture of experts": self._get("llama.expert_count", 0) > 0,
@@ -73,7 +73,9 @@ class GGUFFile:
         }
         for part in (part for part, present in unsupported.items() if present):
             raise SprigError(f"{self.path} has {part}, which Sprig does not read from GGUF: use teacher.source=hf.")
-        rows = int(tensors["token_embd.weight"].shape[1])
+        if "token_embd.weight" not in tensors:
+            raise SprigError(f"{self.path} has no token_embd.weight: it is no complete model, use another file.")
+        rows = tensors["token_embd.weight"].shape[0]
         base = self._get("llama.rope.freq_base", 10000.0)
         return Config(
             name=self.path.stem,
@@ -97,16 +99,16 @@ class GGUFFile:
 
     @property
     def tied(self) -> bool:
-        return all(tensor.name != "output.weight" for tensor in self._reader.tensors)
+        return "output.weight" not in self._header.tensors
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """litgpt's names and shapes; quantised tensors as the floats that they stand for."""
         config, state, attention = self.config, {}, {}
         rotated = {"attn_q.weight": config.n_head, "attn_k.weight": config.n_query_groups}
-        for tensor in self._reader.tensors:
-            values = gguf.dequantize(tensor.data, tensor.tensor_type)
-            block = re.fullmatch(r"blk\.(\d+)\.(.+)", tensor.name)
-            layer, name = block.groups() if block else (None, tensor.name)
+        for full_name, stored in self._header.tensors.items():
+            values = stored.values(self.path)
+            block = re.fullmatch(r"blk\.(\d+)\.(.+)", full_name)
+            layer, name = block.groups() if block else (None, full_name)
             if name in rotated:
                 values = _rotary_halves(values, rotated[name], config.head_size)
             weight = torch.tensor(np.ascontiguousarray(values)).to(dtype)
@@ -115,7 +117,7 @@ class GGUFFile:
             elif name in (names := _BLOCK_NAMES if block else _NAMES):
                 state[f"transformer.h.{layer}.{names[name]}" if block else names[name]] = weight
             else:
-                raise SprigError(f"{self.path} holds tensor {tensor.name}, which no plain Llama has: use another file.")
+                raise SprigError(f"{self.path} holds tensor {full_name}, which no plain Llama has: use another file.")
         for layer, parts in attention.items():
             if len(parts) == 3:
                 q, k, v = (parts[f"attn_{part}.weight"] for part in "qkv")
@@ -145,18 +147,6 @@ class GGUFFile:
         special = [token for token, kind in zip(tokens, types, strict=True) if kind == _SPECIAL]
         built.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
         tokenizer.write(built, tokens[self._get("tokenizer.ggml.eos_token_id")], folder)
-
-
-# Parsing takes seconds, because the metadata holds the vocabulary; the weights stay on disk until they are read.
-@lru_cache(maxsize=2)
-def _open(path: Path, _changed: int) -> gguf.GGUFReader:
-    try:
-        return gguf.GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-        size = path.stat().st_size
-        raise SprigError(
-            f"{path} ({size:,} bytes) is cut short or no GGUF file ({error}): fetch it again, or correct teacher.path."
-        ) from None
 
 
 def _rotary_halves(rows: np.ndarray, heads: int, head_size: int) -> np.ndarray:

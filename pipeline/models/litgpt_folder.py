@@ -42,7 +42,7 @@ class LitGPTFolder:
     def _state(self) -> dict[str, Tensor]:
         try:
             state = torch.load(self.files[0], map_location="cpu", mmap=True, weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             reason = str(error).splitlines()[0]
             raise SprigError(f"{self.files[0]} is cut short or no weight file ({reason}): make it anew.") from None
         return state.get("model", state)  # litgpt's own training wraps it

@@ -43,6 +43,20 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
+    def check_same(self, other: "Tokenizer") -> None:
+        """Equal sizes are not enough to distil: every token must have the same id.
+
+        Raises:
+            SprigError: they part, at the token that is named.
+        """
+        ours, theirs = (each._tokenizer.get_vocab(with_added_tokens=True) for each in (self, other))
+        if apart := sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)):
+            token = apart[0]
+            raise SprigError(
+                f"The tokenizers of {self.path} and {other.path} differ in {len(apart):,} tokens: {token!r} is "
+                f"{ours.get(token)} in one and {theirs.get(token)} in the other. Take a kd_teacher of the same tokenizer."
+            )
+
 
 def files(source: Path) -> list[Path]:
     """The files that determine the tokenizer which `copy` writes, of a tokenizer.json or the folder that holds one.

@@ -10,7 +10,14 @@ from pipeline.errors import SprigError
 from pipeline.models import tokenizer
 from pipeline.models.tokenizer import Tokenizer
 
-TEXTS = ["", "Hello, world", "  two  spaces\n\n\ttabs ", "naïve Ωμέγα 漢字 🙂‍↔️", "3.14159 and 2026", "\x00\x7f\u00a0\u00ad"]
+TEXTS = [
+    "",
+    "Hello, world",
+    "  two  spaces\n\n\ttabs ",
+    "naïve Ωμέγα 漢字 🙂‍↔️",
+    "3.14159 and 2026",
+    "\x00\x7f\u00a0\u00ad",
+]
 
 
 @pytest.fixture

@@ -1,0 +1,238 @@
+"""Conversions against transformers' own models: tiny, random, every family and feature."""
+
+import json
+
+import pytest
+import torch
+from litgpt import GPT, Config
+from safetensors.torch import save_file
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from pipeline.config import Source, TeacherConfig
+from pipeline.errors import SprigError
+from pipeline.models import checkpoint, sources
+from pipeline.models.families import architecture_of, is_tied
+
+_SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 48,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "max_position_embeddings": 64,
+}
+_GQA = _SIZES | {"num_key_value_heads": 2}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+_LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}
+MODELS = {
+    "neox": (GPTNeoXForCausalLM, GPTNeoXConfig(**_SIZES, rotary_pct=0.25, hidden_dropout=0.0)),
+    "neox serial": (GPTNeoXForCausalLM, GPTNeoXConfig(**_SIZES, rotary_pct=0.5, use_parallel_residual=False)),
+    "neox tied": (GPTNeoXForCausalLM, GPTNeoXConfig(**_SIZES, tie_word_embeddings=True, layer_norm_eps=1e-3)),
+    "llama": (LlamaForCausalLM, LlamaConfig(**_GQA, rms_norm_eps=1e-3)),
+    "llama tied": (LlamaForCausalLM, LlamaConfig(**_GQA, tie_word_embeddings=True)),
+    "llama wide heads": (LlamaForCausalLM, LlamaConfig(**_GQA, head_dim=16)),
+    "llama all heads": (LlamaForCausalLM, LlamaConfig(**_SIZES)),
+    "llama 3": (LlamaForCausalLM, LlamaConfig(**_GQA, rope_parameters=_LLAMA3)),
+    "llama linear": (LlamaForCausalLM, LlamaConfig(**_GQA, rope_parameters=_LINEAR)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**_GQA, rope_parameters={"rope_type": "default", "rope_theta": 1e6})),
+    "qwen2 tied": (Qwen2ForCausalLM, Qwen2Config(**_GQA, tie_word_embeddings=True)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**_GQA, head_dim=16)),
+    "qwen3 tied": (Qwen3ForCausalLM, Qwen3Config(**_GQA, head_dim=8, tie_word_embeddings=True)),
+}
+TOKENS = torch.randint(0, 300, (2, 40), generator=torch.Generator().manual_seed(0))
+
+
+def make(name: str) -> PreTrainedModel:
+    """A model with nothing left at zero or one that a mistake could hide behind."""
+    kind, config = MODELS[name]
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            noise = torch.randn_like(parameter)
+            is_norm = "norm" in parameter_name and parameter_name.endswith("weight")
+            parameter.copy_(1 + 0.3 * noise if is_norm else 0.2 * noise)
+    return model
+
+
+def teacher(folder, **changes) -> TeacherConfig:
+    fields = {"name": "tiny", "source": Source.hf, "path": str(folder), "tokenizer": "bytes"}
+    return TeacherConfig(**fields | changes)
+
+
+def convert(config: TeacherConfig, folder) -> GPT:
+    sources.convert(config, folder)
+    return checkpoint.load(folder, "cpu")
+
+
+@torch.no_grad()
+def assert_same_logits(ours: GPT, theirs: PreTrainedModel) -> None:
+    expected = theirs(TOKENS).logits
+    assert expected.std() > 0.5  # flat logits would agree by chance
+    torch.testing.assert_close(ours.eval()(TOKENS), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_equal_transformers(name, tmp_path):
+    theirs = make(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    config = teacher(tmp_path / "theirs")
+    ours = convert(config, tmp_path / "ours")
+    assert_same_logits(ours, theirs)
+    assert is_tied(ours) == theirs.config.tie_word_embeddings
+    assert (ours.config.vocab_size, ours.config.padded_vocab_size) == (257, 300)
+    assert sources.describe(config) == architecture_of(ours.config, is_tied(ours))
+    own = sum(parameter.numel() for parameter in ours.parameters())
+    assert own == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+@pytest.mark.parametrize("name", ["llama tied", "neox"])
+def test_stock_litgpt_loads_the_folder(name, tmp_path):
+    theirs = make(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    sources.convert(teacher(tmp_path / "theirs"), tmp_path / "ours")
+    stock = GPT(Config.from_file(tmp_path / "ours" / "model_config.yaml"))
+    stock.load_state_dict(torch.load(tmp_path / "ours" / "lit_model.pth", weights_only=True))
+    assert_same_logits(stock, theirs)
+
+
+@pytest.mark.parametrize("name", ["neox", "llama tied", "qwen2"])
+def test_shards_in_any_order(name, tmp_path):
+    theirs = make(name)
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+    assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 3
+    assert_same_logits(convert(teacher(tmp_path / "theirs"), tmp_path / "ours"), theirs)
+
+
+def test_head_in_an_earlier_shard_than_the_embedding(tmp_path):
+    theirs = make("llama")
+    theirs.save_pretrained(tmp_path / "theirs")
+    weights = {name: weight.contiguous() for name, weight in theirs.state_dict().items()}
+    late = ("model.embed_tokens.weight", "model.layers.1.self_attn.v_proj.weight")
+    (tmp_path / "theirs" / "model.safetensors").unlink()
+    where = {name: f"shard-{2 if name in late else 1}.safetensors" for name in weights}
+    for shard in set(where.values()):
+        save_file({n: w for n, w in weights.items() if where[n] == shard}, tmp_path / "theirs" / shard)
+    (tmp_path / "theirs" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    assert_same_logits(convert(teacher(tmp_path / "theirs"), tmp_path / "ours"), theirs)
+
+
+def test_pytorch_weights_and_the_keys_of_older_transformers(tmp_path):
+    theirs = make("llama 3")
+    theirs.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "config.json"
+    plain = json.loads(file.read_text())
+    plain["rope_scaling"] = plain.pop("rope_parameters")
+    plain["rope_theta"] = plain["rope_scaling"].pop("rope_theta")
+    file.write_text(json.dumps(plain))
+    (tmp_path / "theirs" / "model.safetensors").unlink()
+    torch.save(theirs.state_dict(), tmp_path / "theirs" / "pytorch_model.bin")
+    assert_same_logits(convert(teacher(tmp_path / "theirs"), tmp_path / "ours"), theirs)
+
+
+def test_pythias_own_keys(tmp_path):
+    theirs = make("neox serial")
+    theirs.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "config.json"
+    plain = json.loads(file.read_text())
+    del plain["rope_parameters"]
+    file.write_text(json.dumps(plain | {"rotary_pct": 0.5, "rotary_emb_base": 10000}))
+    assert_same_logits(convert(teacher(tmp_path / "theirs"), tmp_path / "ours"), theirs)
+
+
+def test_tied_files_can_be_untied_but_not_the_other_way(tmp_path):
+    theirs = make("llama tied")
+    theirs.save_pretrained(tmp_path / "tied")
+    untied = convert(teacher(tmp_path / "tied", tied=False), tmp_path / "ours")
+    assert not is_tied(untied)
+    assert_same_logits(untied, theirs)
+    make("llama").save_pretrained(tmp_path / "untied")
+    with pytest.raises(SprigError, match=r"head differs from its embedding: set teacher\.tied=false"):
+        sources.convert(teacher(tmp_path / "untied", tied=True), tmp_path / "none")
+
+
+def change(folder, **fields) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("llama", {"model_type": "mixtral"}, "is of model_type 'mixtral'; supported are gpt_neox, llama"),
+        ("llama", {"attention_bias": True}, "attention_bias=True is not supported"),
+        ("llama", {"mlp_bias": True}, "mlp_bias=True is not supported"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only 'silu'"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary scaling 'yarn'"),
+        ("qwen2", {"use_sliding_window": True}, "use_sliding_window=True is not supported"),
+        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention are not supported"),
+        ("qwen3", {"attention_bias": True}, "attention_bias=True is not supported"),
+        ("neox", {"attention_bias": False}, "attention_bias=False is not supported"),
+        ("neox", {"hidden_act": "relu"}, "hidden_act='relu' is not supported"),
+    ],
+)
+def test_what_litgpt_would_compute_otherwise_is_refused(name, fields, message, tmp_path):
+    make(name).save_pretrained(tmp_path)
+    change(tmp_path, **fields)
+    with pytest.raises(SprigError, match=message):
+        sources.describe(teacher(tmp_path))
+
+
+def test_broken_folders_are_one_sentence(tmp_path):
+    config = teacher(tmp_path / "theirs")
+    with pytest.raises(SprigError, match=r"config\.json does not exist"):
+        sources.describe(config)
+    make("llama").save_pretrained(tmp_path / "theirs")
+    change(tmp_path / "theirs", num_hidden_layers=4)
+    with pytest.raises(SprigError, match=r"transformer\.h\.3\.attn\.proj\.weight has shape missing"):
+        sources.convert(config, tmp_path / "ours")
+    change(tmp_path / "theirs", num_hidden_layers=3, intermediate_size=57)
+    with pytest.raises(SprigError, match=r"has shape \(56, 48\) where its configuration says \(57, 48\)"):
+        sources.convert(config, tmp_path / "ours")
+    change(tmp_path / "theirs", intermediate_size=56)
+    weights = tmp_path / "theirs" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(SprigError, match=r"model\.safetensors is cut short or no weight file"):
+        sources.convert(config, tmp_path / "ours")
+    weights.unlink()
+    with pytest.raises(SprigError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
+        sources.convert(config, tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_pickles_are_not_executed(tmp_path):
+    make("llama").save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "model.safetensors").unlink()
+    torch.save({"model.norm.weight": print}, tmp_path / "theirs" / "pytorch_model.bin")
+    with pytest.raises(SprigError, match="no weight file"):
+        sources.convert(teacher(tmp_path / "theirs"), tmp_path / "ours")
+
+
+def test_a_hub_model_without_a_network(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    hub = teacher("nobody/nothing", tokenizer=None)
+    with pytest.raises(
+        SprigError, match=r"teacher\.path=nobody/nothing is no folder here, and the hub does not give it"
+    ):
+        sources.describe(hub)
+    with pytest.raises(SprigError, match="is no folder here"):
+        sources.convert(hub, tmp_path / "ours")
+    assert sources.identify(hub)["path"] == "nobody/nothing"
