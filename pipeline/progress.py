@@ -11,6 +11,7 @@ from rich.text import Text
 from pipeline.ranks import rank
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_BARS = 0.25
 BAR_WIDTH = 24
 
 
@@ -35,14 +36,15 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._quiet = Progress._shown or rank() != 0
-        self._began = self._last_line = time.monotonic()
+        self._began = self._last = time.monotonic()
         if self._quiet:
             return self
         Progress._shown = True
         console = Console(stderr=True)
         if console.is_terminal:
-            self._live = Live(get_renderable=self._bar, console=console, refresh_per_second=4)
-            self._live.start()
+            # No refreshing thread: work that forks while it holds the console's lock would never end.
+            self._live = Live(get_renderable=self._bar, console=console, auto_refresh=False)
+            self._live.start(refresh=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,17 +53,17 @@ class Progress:
         Progress._shown = False
         if self._live is not None:
             self._live.stop()
-        elif self._last_line > self._began:
-            print(self.status(), file=sys.stderr, flush=True)
+        elif self._last > self._began:
+            self._show()
 
     def advance(self, count: int = 1, **fields: object) -> None:
         """`count` more units are done; `fields` are shown behind them until they are given anew."""
         self.done += count
         self.fields |= fields
-        now = time.monotonic()
-        if not self._quiet and self._live is None and now - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            print(self.status(), file=sys.stderr, flush=True)
+        now, pause = time.monotonic(), SECONDS_BETWEEN_BARS if self._live else SECONDS_BETWEEN_LINES
+        if not self._quiet and now - self._last >= pause:
+            self._last = now
+            self._show()
 
     def status(self) -> str:
         """For example "tokenise 1,200/10,000 documents, 350/s, 0:25 left, loss 3.21"."""
@@ -74,6 +76,12 @@ class Progress:
         elif self.total is not None and rate > 0:
             parts.append(f"{_clock((self.total - self.done) / rate)} left")
         return ", ".join(parts + [f"{name} {value}" for name, value in self.fields.items()])
+
+    def _show(self) -> None:
+        if self._live is not None:
+            self._live.refresh()
+        else:
+            print(self.status(), file=sys.stderr, flush=True)
 
     def _bar(self) -> Text:
         if not self.total:

@@ -89,15 +89,21 @@ def quiet(bars: bool = False) -> Iterator[None]:
 
 
 def _builder_arguments(data: DataConfig) -> dict:
-    files = [path for _, path in local_files(data) if path.stat().st_size]
+    # The library fails obscurely on some empty files.
+    files = [path for _, path in local_files(data) if not _blank(path)]
     if not files:
-        raise SprigError(f"Data {data.name} has no text: every file of {data.path} is empty.")
+        raise SprigError(f"Data {data.name} has no text: every file of {data.path} is blank.")
     # `datasets` takes file names for patterns.
     arguments = {"data_files": [glob.escape(str(path.absolute())) for path in files]}
     if data.source == DataSource.text:
         columns = datasets.Features({"text": datasets.Value("string")})
         arguments |= {"sample_by": data.sample_by.value, "features": columns}
     return arguments
+
+
+def _blank(path: Path) -> bool:
+    with path.open("rb") as file:
+        return all(not chunk.strip() for chunk in iter(lambda: file.read(1 << 16), b""))
 
 
 def _column(data: DataConfig) -> str:
@@ -115,8 +121,8 @@ def _explained(data: DataConfig) -> Iterator[None]:
     """Turns what reading may raise into one sentence."""
     try:
         yield
-    # RuntimeError and StopIteration: what the library lets through without a network, and for a JSON file of blanks.
-    except (OSError, ValueError, RuntimeError, StopIteration, datasets.exceptions.DatasetsError) as error:
+    # RuntimeError is what the library lets through where there is no network, TypeError for JSON that is no table.
+    except (OSError, ValueError, TypeError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise _explanation(data, error.__cause__ or error) from error
     except pyarrow.ArrowException as error:
         raise _explanation(data, error) from error

@@ -68,8 +68,7 @@ def test_package_that_is_not_installed(refuse):
 @pytest.mark.parametrize("content", [b"", b" \n\n \n"])
 @pytest.mark.parametrize("source, name", [("text", "a.txt"), ("jsonl", "a.jsonl")])
 def test_no_text(refuse, content, source, name):
-    assert "Data mine" in (sentence := refuse({name: content}, source=source))
-    assert "no text" in sentence or "could not be read as jsonl" in sentence
+    assert "Data mine has no text" in refuse({name: content}, source=source)
 
 
 def test_blank_rows_are_no_text(refuse):
@@ -96,6 +95,10 @@ def test_text_that_ends_inside_a_character(refuse):
 def test_broken_json(refuse):
     sentence = refuse({"a.jsonl": b'{"text": "one"}\n{"text": "two"\n'}, source="jsonl")
     assert "could not be read as jsonl" in sentence and "row 1" in sentence
+
+
+def test_json_lines_that_are_no_rows(refuse):
+    assert "could not be read as jsonl" in refuse({"a.jsonl": b"1\n2\n"}, source="jsonl")
 
 
 def test_not_parquet(refuse):
