@@ -30,7 +30,7 @@ class Progress:
 
     def __init__(self, description: str, total: int | None = None, unit: str = "steps", start: int = 0):
         self.description, self.total, self.unit = description, total, unit
-        self.start = self.done = start
+        self.start = self.done = self._said = start
         self.fields: dict[str, object] = {}
         self._live: Live | None = None
 
@@ -53,7 +53,7 @@ class Progress:
         Progress._shown = False
         if self._live is not None:
             self._live.stop()
-        elif self._last > self._began:
+        elif self._last > self._began and self.done > self._said:
             self._show()
 
     def advance(self, count: int = 1, **fields: object) -> None:
@@ -81,6 +81,7 @@ class Progress:
         if self._live is not None:
             self._live.refresh()
         else:
+            self._said = self.done
             print(self.status(), file=sys.stderr, flush=True)
 
     def _bar(self) -> Text:

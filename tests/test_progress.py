@@ -19,7 +19,7 @@ def clock(monkeypatch):
 
 def test_lines_off_a_terminal_come_every_ten_seconds(clock, capsys):
     with Progress("tokenise", total=4000, unit="documents") as bar:
-        for _ in range(30):
+        for _ in range(34):
             clock.now += 1
             bar.advance(100)
     lines = capsys.readouterr().err.splitlines()
@@ -27,7 +27,7 @@ def test_lines_off_a_terminal_come_every_ten_seconds(clock, capsys):
         "tokenise 1,000/4,000 documents, 100/s, 0:30 left",
         "tokenise 2,000/4,000 documents, 100/s, 0:20 left",
         "tokenise 3,000/4,000 documents, 100/s, 0:10 left",
-        "tokenise 3,000/4,000 documents, 100/s, 0:10 left",
+        "tokenise 3,400/4,000 documents, 100/s, 0:06 left",
     ]
 
 
@@ -59,8 +59,7 @@ def test_other_ranks_and_inner_work_are_quiet(clock, capsys, monkeypatch):
             clock.now += 60
             inner.advance(1)
         outer.advance(1)
-    err = capsys.readouterr().err
-    assert "outer" in err and "inner" not in err
+    assert capsys.readouterr().err == "outer 1/10 steps, 0.02/s, 9:00 left\n"
     monkeypatch.setenv("RANK", "1")
     with Progress("elsewhere", total=10) as bar:
         clock.now += 60
