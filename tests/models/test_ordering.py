@@ -63,7 +63,11 @@ def naive(teacher, blocks):
         per_group = config.n_head // config.n_query_groups
         heads = np.reshape([np.linalg.norm(head, axis=1).mean() for head in attention], (-1, per_group))
         values = np.reshape([abs(head).mean(0) for head in attention], (-1, per_group, config.head_size))
-        scores.setdefault("heads", []).append(heads)
+        weights = np.split(
+            teacher.transformer.h[layer].attn.proj.weight.detach().double().numpy(), config.n_head, axis=1
+        )
+        wanda = [abs(w) * np.sqrt((head**2).sum(0)) for w, head in zip(weights, attention, strict=True)]
+        scores.setdefault("heads", []).append(np.reshape([np.linalg.norm(w) for w in wanda], heads.shape))
         scores.setdefault("groups", []).append(heads.sum(1))
         scores.setdefault("values", []).append(values.sum(1))
         scores.setdefault("neurons", []).append(abs(seen[f"transformer.h.{layer}.mlp.proj"][0]).mean(0))
