@@ -117,7 +117,7 @@ class Fitter:
             drawn.append([*costs.options[choice], width])
         return drawn
 
-    def fit(self, draft: Draft, free: list[tuple[int, int]], rng: np.random.Generator) -> bool:
+    def fit(self, draft: Draft, free: list[list[int]], rng: np.random.Generator) -> bool:
         """Moves genes until the count is in the bin: first the `free` ones, (row, gene) pairs, then any.
 
         Genes come in random order. One that can land in the bin takes any value that does; one that cannot goes a

@@ -103,8 +103,13 @@ class Space:
             width = _pick(self._widths_of[depth], rng)
             layers = self._draw_layers(depth, rng)
             rows = self._fitter.draw_rows(width, depth, 1 if self._uniform else depth, rng)
+            # Budgets alone would starve members whose layers sit at the ends of their range: a random share of the
+            # genes is drawn again, and has to find room among itself.
+            redrawn = (
+                [] if self._uniform else self._redraw(rows, rng.random((depth, len(GENES))) < rng.random() ** 2, rng)
+            )
             draft = Draft(layers, width, rows, [self._draw_seed(rng) for _ in rows], self._draw_seed(rng))
-            if self._fitter.fit(draft, [], rng):
+            if self._fitter.fit(draft, redrawn, rng):
                 return self._freeze(draft)
             missed.append(self._fitter.total(draft))
         low, high = self.bin.low, self.bin.high
@@ -129,24 +134,22 @@ class Space:
         self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float
     ) -> SubNetwork | None:
         draft = self._thaw(parent)
-        slots = [(row, gene) for row in range(len(draft.rows)) for gene in range(len(GENES))]
-        seeds = len(draft.rows) + 1 if self._fine else 0
-        rates = np.array([global_rate] * 2 + [gene_rate] * (len(slots) + seeds))
+        rows, genes = len(draft.rows), len(draft.rows) * len(GENES)
+        rates = np.full(2 + genes + (rows + 1 if self._fine else 0), gene_rate)
+        rates[:2] = global_rate
         chosen = rng.random(len(rates)) < rates
         if not chosen.any():
             chosen[rng.choice(len(rates), p=rates / rates.sum())] = True
         new_depth, new_width = chosen[:2]
-
-        drawn = [slots[number] for number in np.flatnonzero(chosen[2 : 2 + len(slots)])]
-        for row, gene in drawn:
-            draft.rows[row][gene] = _pick(self._fitter.grids[gene], rng)
-        for number in np.flatnonzero(chosen[2 + len(slots) :]):
-            if number < len(draft.rows):
+        redrawn = self._redraw(draft.rows, chosen[2 : 2 + genes].reshape(rows, len(GENES)), rng)
+        for number in np.flatnonzero(chosen[2 + genes :]).tolist():
+            if number < rows:
                 draft.seeds[number] = self._draw_seed(rng)
             else:
                 draft.width_seed = self._draw_seed(rng)
         if not (new_depth or new_width):
-            return self._fitted(draft, [*drawn, _pick(slots, rng)], rng)
+            other = [int(rng.integers(rows)), int(rng.integers(len(GENES)))]
+            return self._fitted(draft, [*redrawn, other], rng)
 
         depth, width = parent.n_layer, parent.n_embd
         if new_depth:
@@ -221,10 +224,17 @@ class Space:
         others = [layer for layer in range(self.architecture.n_layer) if layer not in stay]
         return sorted([*stay, *rng.permutation(others)[: depth - len(stay)].tolist()])
 
+    def _redraw(self, rows: list[list[int]], chosen: np.ndarray, rng: np.random.Generator) -> list[list[int]]:
+        """Draws the chosen genes uniformly from their grids, in place. chosen: (rows, genes), of bool."""
+        places = np.argwhere(chosen).tolist()
+        for row, gene in places:
+            rows[row][gene] = _pick(self._fitter.grids[gene], rng)
+        return places
+
     def _draw_seed(self, rng: np.random.Generator) -> int | None:
         return int(rng.integers(SEEDS)) if self._fine else None
 
-    def _fitted(self, draft: Draft, free: list[tuple[int, int]], rng: np.random.Generator) -> SubNetwork | None:
+    def _fitted(self, draft: Draft, free: list[list[int]], rng: np.random.Generator) -> SubNetwork | None:
         return self._freeze(draft) if self._fitter.fit(draft, free, rng) else None
 
     def _thaw(self, sub: SubNetwork) -> Draft:

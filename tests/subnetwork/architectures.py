@@ -1,0 +1,99 @@
+"""Architectures that the tests of this folder share, and members of a toy space listed one by one."""
+
+from collections.abc import Iterator
+from itertools import combinations, product
+
+from pipeline.config import Layers, Sharing, SpaceConfig
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.grids import GENES
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
+
+PYTHIA_6_9B = Architecture(
+    name="pythia-6.9b",
+    family="gpt_neox",
+    n_layer=32,
+    n_embd=4096,
+    n_head=32,
+    n_query_groups=32,
+    head_size=128,
+    intermediate_size=16384,
+    vocab_size=50277,
+    padded_vocab_size=50432,
+    context=2048,
+    tied=False,
+    bias=True,
+    attention_bias=True,
+    lm_head_bias=False,
+    layer_norm=True,
+    gated_mlp=False,
+    qk_norm=False,
+    rotary_percentage=0.25,
+    rope_base=10000,
+)
+SMOLLM2_135M = Architecture(
+    name="smollm2-135m",
+    family="llama",
+    n_layer=30,
+    n_embd=576,
+    n_head=9,
+    n_query_groups=3,
+    head_size=64,
+    intermediate_size=1536,
+    vocab_size=49152,
+    padded_vocab_size=49152,
+    context=8192,
+    tied=True,
+    bias=False,
+    attention_bias=False,
+    lm_head_bias=False,
+    layer_norm=False,
+    gated_mlp=True,
+    qk_norm=False,
+    rotary_percentage=1.0,
+    rope_base=100000,
+)
+# Small enough to list: 2 x 2 query groups and heads, head sizes 2 and 4, MLP widths 2, 4, 6, 8, widths 4, 8.
+TOY = Architecture(
+    name="toy",
+    family="qwen3",
+    n_layer=3,
+    n_embd=8,
+    n_head=4,
+    n_query_groups=2,
+    head_size=4,
+    intermediate_size=6,
+    vocab_size=11,
+    padded_vocab_size=12,
+    context=16,
+    tied=False,
+    bias=False,
+    attention_bias=False,
+    lm_head_bias=False,
+    layer_norm=False,
+    gated_mlp=True,
+    qk_norm=True,
+    rotary_percentage=1.0,
+    rope_base=10000,
+)
+TOY_STEPS = {"n_embd": 4, "intermediate_size": 2}
+
+
+def every_subnetwork(config: SpaceConfig) -> Iterator[SubNetwork]:
+    """All coarse sub-networks of TOY, whatever their count, for layers=prefix and layers=subset."""
+    rows = [LayerGenes(*sizes) for sizes in product((1, 2), (1, 2), (2, 4), (2, 4, 6))]
+    for depth in (1, 2, 3):
+        kept = combinations(range(3), depth) if config.layers == Layers.subset else [tuple(range(depth))]
+        uniform = config.sharing == Sharing.uniform
+        genes = [(row,) * depth for row in rows] if uniform else list(product(rows, repeat=depth))
+        for layers, n_embd, chosen in product(kept, (4, 8), genes):
+            yield SubNetwork(layers, n_embd, chosen, str(config.head_pairs), str(config.attention_scale))
+
+
+def sizes(sub: SubNetwork) -> tuple:
+    """What a fine sub-network is without its seeds."""
+    return sub.layers, sub.n_embd, tuple(tuple(getattr(gene, name) for name in GENES) for gene in sub.genes)
+
+
+def out_of_bin(space: Space, subs: list[SubNetwork]) -> list[SubNetwork]:
+    return [sub for sub in subs if not space.contains(sub)]

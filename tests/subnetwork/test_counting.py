@@ -1,0 +1,167 @@
+"""Counts against litgpt models built on the meta device, published numbers, and torch's own FLOP counter."""
+
+import numpy as np
+import pytest
+import torch
+from architectures import PYTHIA_6_9B
+from litgpt import GPT, Config
+from litgpt.model import Block
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.config import Granularity, Layers, Sharing, SpaceConfig
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.bins import Bin
+from pipeline.subnetwork.counting import flops_per_token, layer_parameters, parameters
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork, whole
+
+TEACHERS = {  # litgpt name: family, tied
+    "pythia-14m": ("gpt_neox", False),
+    "pythia-410m": ("gpt_neox", False),
+    "SmolLM2-135M-Instruct": ("llama", True),
+    "TinyLlama-1.1B-Chat-v1.0": ("llama", False),
+    "Qwen2.5-0.5B": ("qwen2", True),
+    "Qwen3-0.6B": ("qwen3", True),
+}
+# layers, width, heads, head size, MLP width, padded vocabulary; non-embedding and total parameters as published.
+PYTHIAS = {
+    "14m": (6, 128, 4, 32, 512, 50304, 1_189_888, 14_067_712),
+    "70m": (6, 512, 8, 64, 2048, 50304, 18_915_328, 70_426_624),
+    "160m": (12, 768, 12, 64, 3072, 50304, 85_056_000, 162_322_944),
+    "410m": (24, 1024, 16, 64, 4096, 50304, 302_311_424, 405_334_016),
+    "1b": (16, 2048, 8, 256, 8192, 50304, 805_736_448, 1_011_781_632),
+    "2.8b": (32, 2560, 32, 80, 10240, 50304, 2_517_652_480, 2_775_208_960),
+    "6.9b": (32, 4096, 32, 128, 16384, 50432, 6_444_163_072, 6_857_302_016),
+    "12b": (36, 5120, 40, 128, 20480, 50688, 11_327_027_200, 11_846_072_320),
+}
+
+
+def architecture(name: str, tied: bool | None = None) -> Architecture:
+    family, usually_tied = TEACHERS[name]
+    config = Config.from_name(name)
+    return Architecture(
+        name=name,
+        family=family,
+        n_layer=config.n_layer,
+        n_embd=config.n_embd,
+        n_head=config.n_head,
+        n_query_groups=config.n_query_groups,
+        head_size=config.head_size,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        padded_vocab_size=config.padded_vocab_size,
+        context=config.block_size,
+        tied=usually_tied if tied is None else tied,
+        bias=config.bias,
+        attention_bias=config.attn_bias or config.bias,
+        lm_head_bias=config.lm_head_bias,
+        layer_norm=config.norm_class_name == "LayerNorm",
+        gated_mlp=config.mlp_class_name == "LLaMAMLP",
+        qk_norm=config.norm_qk,
+        rotary_percentage=config.rotary_percentage,
+        rope_base=config.rope_base,
+    )
+
+
+def build(name: str, sub: SubNetwork, tied: bool) -> GPT:
+    """A litgpt model on the meta device, layer by layer, with no help from Sprig's own student."""
+
+    def config(gene) -> Config:
+        return Config.from_name(
+            name,
+            n_layer=1,
+            n_embd=sub.n_embd,
+            n_head=gene.n_query_groups * gene.heads_per_group,
+            n_query_groups=gene.n_query_groups,
+            head_size=gene.head_size,
+            intermediate_size=gene.intermediate_size,
+        )
+
+    with torch.device("meta"):
+        model = GPT(config(sub.genes[0]))
+        model.transformer.h = torch.nn.ModuleList(Block(config(gene), i) for i, gene in enumerate(sub.genes))
+    if tied:
+        model.lm_head.weight = model.transformer.wte.weight
+    return model
+
+
+def built_counts(model: GPT) -> tuple[int, int]:
+    """Total and non-embedding parameters; `parameters()` yields a tied weight once."""
+    outer = {id(parameter) for parameter in [*model.transformer.wte.parameters(), *model.lm_head.parameters()]}
+    tensors = list(model.parameters())
+    return sum(t.numel() for t in tensors), sum(t.numel() for t in tensors if id(t) not in outer)
+
+
+@pytest.mark.parametrize("name", PYTHIAS)
+def test_published_pythias(name):
+    layers, width, heads, head_size, intermediate, vocabulary, non_embedding, total = PYTHIAS[name]
+    pythia = Architecture(
+        **PYTHIA_6_9B.to_dict()
+        | {
+            "n_layer": layers,
+            "n_embd": width,
+            "n_head": heads,
+            "n_query_groups": heads,
+            "head_size": head_size,
+            "intermediate_size": intermediate,
+            "padded_vocab_size": vocabulary,
+        }
+    )
+    assert parameters(pythia) == total
+    assert parameters(pythia, count="non_embedding") == non_embedding
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_random_subnetworks_count_as_built(name):
+    """72 sub-networks of each teacher: every space, tied and untied; 432 in all."""
+    rng = np.random.default_rng(0)
+    for granularity in Granularity:
+        for sharing in Sharing:
+            for tied in (False, True):
+                teacher = architecture(name, tied)
+                config = SpaceConfig(granularity=granularity, sharing=sharing, layers=Layers.subset)
+                space = Space(teacher, config, Bin(0, 1, parameters(teacher)), None)
+                for sub in (space.sample(rng) for _ in range(9)):
+                    counted = parameters(teacher, sub), parameters(teacher, sub, "non_embedding")
+                    assert counted == built_counts(build(name, sub, tied)), (tied, sub)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_teacher_is_its_whole_subnetwork(name):
+    teacher = architecture(name)
+    assert parameters(teacher) == built_counts(build(name, whole(teacher), teacher.tied))[0]
+    assert parameters(teacher) == parameters(teacher, whole(teacher))
+
+
+def test_arrays_count_like_numbers():
+    heads, widths = np.arange(1, 33), np.array([[512], [4096]])
+    counted = layer_parameters(PYTHIA_6_9B, widths, heads, 1, 128, 1024)
+    assert counted.tolist() == [
+        [layer_parameters(PYTHIA_6_9B, width, head, 1, 128, 1024) for head in range(1, 33)] for width in (512, 4096)
+    ]
+
+
+@pytest.mark.parametrize("name", ["pythia-14m", "SmolLM2-135M-Instruct", "Qwen2.5-0.5B", "Qwen3-0.6B"])
+def test_flops_equal_torchs_counter(name):
+    """torch counts attention in full: its half is what a causal mask leaves."""
+    teacher, length = architecture(name), 16
+    rng = np.random.default_rng(1)
+    space = Space(teacher, SpaceConfig(layers=Layers.subset), Bin(0, 1, parameters(teacher)), None)
+    for sub in [whole(teacher), *(space.sample(rng) for _ in range(3))]:
+        matrices = attention = 0
+        for gene in sub.genes:
+            model = build(name, SubNetwork((0,), sub.n_embd, (gene,)), teacher.tied)
+            with FlopCounterMode(display=False) as counter, torch.device("meta"):
+                model.transformer.h[0](
+                    torch.empty(1, length, sub.n_embd),
+                    torch.empty(1, length, model.config.rope_n_elem),
+                    torch.empty(1, length, model.config.rope_n_elem),
+                )
+            for operation, flops in counter.get_flop_counts()["Global"].items():
+                if "attention" in str(operation) or "bmm" in str(operation):
+                    attention += flops
+                else:
+                    matrices += flops
+        head = 2 * length * teacher.padded_vocab_size * sub.n_embd
+        assert attention > 0
+        assert length * flops_per_token(teacher, sub, length=length) == matrices + head + attention / 2

@@ -1,0 +1,319 @@
+"""Sampling, mutation and crossover stay in the bin, reach all of it, and starve nothing."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from architectures import PYTHIA_6_9B, SMOLLM2_135M, TOY, TOY_STEPS, every_subnetwork, sizes
+
+from pipeline.config import Count, Granularity, Layers, Sharing, Sizes, SpaceConfig
+from pipeline.errors import SprigError
+from pipeline.subnetwork.bins import Bin, make_bin
+from pipeline.subnetwork.counting import parameters
+from pipeline.subnetwork.grids import GENES
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork, check, whole
+
+SPACES = [(granularity, sharing) for granularity in Granularity for sharing in Sharing]
+HALF = Bin(67_257_504, 63_894_629, 70_620_379)
+
+
+def space(teacher=SMOLLM2_135M, bin=HALF, ordering=None, **config) -> Space:
+    return Space(teacher, SpaceConfig(**config), bin, ordering)
+
+
+def toy_config(**config) -> SpaceConfig:
+    return SpaceConfig(step=Sizes(**TOY_STEPS), **config)
+
+
+# --- always in the bin
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("granularity", "sharing"), SPACES)
+@pytest.mark.parametrize("teacher", ["smollm2", "pythia"])
+def test_ten_thousand_of_each_lie_in_the_bin(teacher, granularity, sharing):
+    _check_in_bin(teacher, granularity, sharing, 10_000)
+
+
+@pytest.mark.parametrize(("granularity", "sharing"), SPACES)
+@pytest.mark.parametrize("teacher", ["smollm2", "pythia"])
+def test_each_lies_in_the_bin(teacher, granularity, sharing):
+    _check_in_bin(teacher, granularity, sharing, 300)
+
+
+def _check_in_bin(teacher, granularity, sharing, number):
+    architecture, bin = {
+        "smollm2": (SMOLLM2_135M, HALF),
+        "pythia": (PYTHIA_6_9B, Bin(405_334_016, 385_067_316, 425_600_716)),
+    }[teacher]
+    found = space(architecture, bin, granularity=granularity, sharing=sharing, layers=Layers.subset)
+    rng = np.random.default_rng(0)
+    samples = [found.sample(rng) for _ in range(number)]
+    mutants = [found.mutate(parent, rng, 0.2, 0.4) for parent in samples]
+    children = [found.crossover(a, b, rng) for a, b in zip(samples, reversed(mutants), strict=True)]
+    for sub in (*samples, *mutants, *children):
+        check(sub, architecture)
+        assert bin.low <= parameters(architecture, sub) <= bin.high
+        assert found.contains(sub)
+        assert sub.uniform or sharing == Sharing.layerwise
+        assert SubNetwork.from_dict(sub.to_dict()) == sub  # plain Python numbers, ready for JSON
+    assert all(mutant != parent for mutant, parent in zip(mutants, samples, strict=True))
+    assert len(set(samples)) > 0.99 * number
+
+
+def test_non_embedding_bins():
+    bin = Bin(0, 40_000_000, 42_000_000, str(Count.non_embedding))
+    found, rng = space(bin=bin), np.random.default_rng(0)
+    for _ in range(100):
+        sub = found.mutate(found.sample(rng), rng, 0.2, 0.4)
+        assert bin.contains(parameters(SMOLLM2_135M, sub, "non_embedding"))
+        assert not bin.contains(parameters(SMOLLM2_135M, sub))
+
+
+# --- every member of a small space is reached
+
+
+@pytest.mark.parametrize("layers", [Layers.prefix, Layers.subset])
+@pytest.mark.parametrize(("granularity", "sharing"), SPACES)
+def test_sampling_and_mutation_reach_every_member_and_nothing_else(granularity, sharing, layers):
+    config = toy_config(granularity=granularity, sharing=sharing, layers=layers)
+    bin = Bin(0, 500, 1200) if sharing == Sharing.uniform else Bin(0, 900, 904)
+    members = {sizes(sub) for sub in every_subnetwork(config) if bin.contains(parameters(TOY, sub))}
+    assert len(members) > 60
+    found, rng = Space(TOY, config, bin, None), np.random.default_rng(0)
+    sub = found.sample(rng)
+    for step in (lambda _: found.sample(rng), lambda sub: found.mutate(sub, rng, 0.2, 0.4)):
+        seen = Counter()
+        while len(seen) < len(members) and seen.total() < 60_000:
+            sub = step(sub)
+            seen[sizes(sub)] += 1
+        assert set(seen) == members
+
+
+def test_mutation_reaches_every_member_at_any_rates():
+    config = toy_config(layers=Layers.subset)
+    bin = Bin(0, 1500, 1560)
+    members = {sub for sub in every_subnetwork(config) if bin.contains(parameters(TOY, sub))}
+    for rates in ((0.01, 0.01), (1.0, 1.0)):
+        found, rng = Space(TOY, config, bin, None), np.random.default_rng(0)
+        sub, seen = found.sample(rng), set()
+        for _ in range(30_000):
+            sub = found.mutate(sub, rng, *rates)
+            seen.add(sub)
+            if len(seen) == len(members):
+                break
+        assert seen == members
+
+
+def test_no_gene_value_of_any_layer_is_starved():
+    """In each layer, every value is drawn at least a twentieth as often as an even share; samples and mutants."""
+    found, rng = space(layers=Layers.subset), np.random.default_rng(0)
+    samples = [found.sample(rng) for _ in range(6000)]
+    mutants = [found.mutate(sub, rng, 0.2, 0.4) for sub in samples]
+    for subs in (samples, mutants):
+        drawn = Counter()
+        for sub in subs:
+            for layer, gene in zip(sub.layers, sub.genes, strict=True):
+                drawn.update((layer, name, getattr(gene, name)) for name in GENES)
+        for layer in range(SMOLLM2_135M.n_layer):
+            for name in GENES:
+                counts = [drawn[layer, name, value] for value in found.grids[name]]
+                assert min(counts) >= sum(counts) / len(counts) / 20, (layer, name, counts)
+
+
+def test_depths_and_widths_that_fit_are_drawn_evenly():
+    found, rng = space(PYTHIA_6_9B, Bin(405_334_016, 385_067_316, 425_600_716)), np.random.default_rng(0)
+    depths = Counter(found.sample(rng).n_layer for _ in range(6400))
+    # 2,000 draws a depth would spread by 14; six standard deviations either side of the mean of 6400 / depths.
+    mean = 6400 / len(depths)
+    assert len(depths) > 30
+    assert all(abs(count - mean) < 6 * mean**0.5 for count in depths.values())
+
+
+# --- mutation and crossover inherit
+
+
+def test_mutation_without_new_shape_changes_few_genes():
+    found, rng = space(), np.random.default_rng(0)
+    shares = []
+    for _ in range(200):
+        parent = found.sample(rng)
+        child = found.mutate(parent, rng, 0.1, 0.0)
+        assert (child.layers, child.n_embd) == (parent.layers, parent.n_embd)
+        changed = [
+            getattr(old, name) != getattr(new, name)
+            for old, new in zip(parent.genes, child.genes, strict=True)
+            for name in GENES
+        ]
+        assert any(changed)
+        shares.append(np.mean(changed))
+    assert np.median(shares) < 0.15
+
+
+def test_mutation_at_rate_zero_is_the_parent():
+    found, rng = space(), np.random.default_rng(0)
+    parent = found.sample(rng)
+    assert found.mutate(parent, rng, 0.0, 0.0) == parent
+    assert all(found.mutate(parent, rng, 0.0, 0.5) != parent for _ in range(50))
+
+
+def test_the_only_member_is_its_own_mutant_and_child():
+    total = parameters(TOY)
+    found, rng = Space(TOY, toy_config(), Bin(total, total, total), None), np.random.default_rng(0)
+    only = found.sample(rng)
+    assert only == whole(TOY)
+    assert found.mutate(only, rng, 0.2, 0.4) == found.crossover(only, only, rng) == only
+
+
+@pytest.mark.parametrize(("granularity", "sharing"), SPACES)
+def test_a_child_of_equal_parents_is_that_parent(granularity, sharing):
+    found = space(granularity=granularity, sharing=sharing, layers=Layers.subset)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        parent = found.sample(rng)
+        assert found.crossover(parent, parent, rng) == parent
+
+
+def test_crossover_mixes_by_teacher_layer():
+    """In a bin as wide as the space nothing needs fitting, so that every gene must come from one of the parents."""
+    wide = Bin(0, 1, parameters(SMOLLM2_135M))
+    found = space(bin=wide, granularity=Granularity.fine, layers=Layers.subset)
+    rng = np.random.default_rng(0)
+    sources = Counter()
+    for _ in range(200):
+        a, b = found.sample(rng), found.sample(rng)
+        child = found.crossover(a, b, rng)
+        assert child.n_layer in (a.n_layer, b.n_layer)
+        assert child.n_embd in (a.n_embd, b.n_embd)
+        assert child.index_seed in (a.index_seed, b.index_seed)
+        assert set(a.layers) & set(b.layers) <= set(child.layers) <= set(a.layers) | set(b.layers)
+        parents = [dict(zip(parent.layers, parent.genes, strict=True)) for parent in (a, b)]
+        for layer, gene in zip(child.layers, child.genes, strict=True):
+            for name in (*GENES, "index_seed"):
+                given = [getattr(parent[layer], name) for parent in parents if layer in parent]
+                assert getattr(gene, name) in given
+                if len(set(given)) == 2:
+                    sources[name, given.index(getattr(gene, name))] += 1
+    for name in (*GENES, "index_seed"):
+        assert 0.4 < sources[name, 0] / (sources[name, 0] + sources[name, 1]) < 0.6
+
+
+# --- depth, seeds, what a sub-network carries
+
+
+def test_rank_keeps_the_most_influential_layers():
+    ordering = replace(
+        Ordering.identity(SMOLLM2_135M), fingerprint="measured", layers=np.random.default_rng(5).permutation(30)
+    )
+    found, rng = space(layers=Layers.rank, ordering=ordering), np.random.default_rng(0)
+    for _ in range(50):
+        sub = found.mutate(found.sample(rng), rng, 0.2, 1.0)
+        assert set(sub.layers) == set(ordering.layers[: sub.n_layer].tolist())
+        assert sub.ordering == "measured"
+    with pytest.raises(SprigError, match=r"layers=rank needs an ordering"):
+        space(layers=Layers.rank)
+
+
+def test_prefix_keeps_the_first_layers():
+    found, rng = space(), np.random.default_rng(0)
+    for _ in range(50):
+        sub = found.mutate(found.sample(rng), rng, 0.2, 1.0)
+        assert sub.layers == tuple(range(sub.n_layer))
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_seeds_of_fine_spaces(sharing):
+    rng = np.random.default_rng(0)
+    coarse, fine = (space(granularity=granularity, sharing=sharing) for granularity in Granularity)
+    assert {gene.index_seed for gene in coarse.sample(rng).genes} == {None}
+    sub = fine.sample(rng)
+    seeds = {gene.index_seed for gene in sub.genes}
+    assert len(seeds) == (1 if sharing == Sharing.uniform else sub.n_layer)
+    assert all(type(seed) is int and 0 <= seed < 2**32 for seed in {*seeds, sub.index_seed})
+    mutants = [fine.mutate(sub, rng, 0.5, 0.0) for _ in range(100)]
+    assert 30 < sum(mutant.index_seed != sub.index_seed for mutant in mutants) < 70
+
+
+def test_contains_refuses_what_is_elsewhere():
+    found = space()
+    sub = found.sample(np.random.default_rng(3))
+    gene = sub.genes[0]
+    assert found.contains(sub)
+    for other in (
+        replace(sub, head_pairs="first"),
+        replace(sub, attention_scale="own"),
+        replace(sub, ordering="measured"),
+        replace(sub, index_seed=1),
+        replace(sub, n_embd=sub.n_embd - 1),
+        replace(sub, layers=tuple(layer + 1 for layer in sub.layers)),
+        replace(sub, genes=(replace(gene, intermediate_size=gene.intermediate_size - 1), *sub.genes[1:])),
+        replace(sub, genes=(replace(gene, head_size=66), *sub.genes[1:])),
+        whole(SMOLLM2_135M),
+    ):
+        assert not found.contains(other)
+    assert not space(sharing=Sharing.uniform).contains(sub)
+
+
+def test_the_same_generator_gives_the_same_subnetworks():
+    def history(found):
+        rng = np.random.default_rng(7)
+        subs = [found.sample(rng) for _ in range(5)]
+        return [*subs, found.mutate(subs[0], rng, 0.2, 0.4), found.crossover(*subs[1:3], rng)]
+
+    used = space()
+    used.sample(np.random.default_rng(1))
+    assert history(used) == history(space())
+
+
+# --- bins that cannot be reached
+
+
+def test_a_bin_out_of_reach_says_what_is_in_reach():
+    tiny = replace(SMOLLM2_135M, name="tiny", n_layer=2)
+    with pytest.raises(
+        SprigError, match=r"bin 385,067,316\.\.425,600,716 cannot be reached from teacher tiny"
+    ) as error:
+        space(tiny, Bin(405_334_016, 385_067_316, 425_600_716))
+    least, most = space(tiny, Bin(0, 1, 10**9)).reach()
+    assert f"({parameters(tiny):,})" in str(error.value)
+    assert f"it reaches {least:,}..{most:,}" in str(error.value)
+    assert most == parameters(tiny)
+
+
+def test_reach_is_exact():
+    counts = [parameters(TOY, sub) for sub in every_subnetwork(toy_config())]
+    assert Space(TOY, toy_config(), Bin(0, 1, 10**6), None).reach() == (min(counts), max(counts))
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_a_bin_between_the_steps_says_so(sharing):
+    counts = {parameters(TOY, sub) for sub in every_subnetwork(toy_config(sharing=sharing))}
+    gap = next(number for number in range(min(counts), max(counts)) if number not in counts)
+    with pytest.raises(SprigError, match=r"nothing was found between"):
+        Space(TOY, toy_config(sharing=sharing), Bin(gap, gap, gap), None)
+
+
+def test_shipped_bins_and_spaces_fit_their_teachers():
+    from pathlib import Path
+
+    from omegaconf import OmegaConf
+
+    from pipeline.config import BinConfig
+
+    conf = Path(__file__).parents[2] / "conf"
+    bins, spaces = (
+        {
+            path.stem: OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
+            for path in sorted((conf / group).glob("*.yaml"))
+        }
+        for group, schema in (("bin", BinConfig), ("space", SpaceConfig))
+    )
+    assert set(spaces) >= {"coarse-uniform", "coarse-layerwise", "fine-uniform", "fine-layerwise"}
+    for name, bin in bins.items():
+        teacher = SMOLLM2_135M if name.startswith("smollm2") else PYTHIA_6_9B
+        for config in spaces.values():
+            found = Space(teacher, config, make_bin(bin), None)
+            assert found.contains(found.sample(np.random.default_rng(0)))
