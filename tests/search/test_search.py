@@ -90,7 +90,7 @@ def test_evolution_evaluates_what_is_configured_once_each_and_only_in_the_bin(sp
 
 
 def test_evolution_beats_random_at_equal_evaluations(tmp_path):
-    config = SpaceConfig(step=Sizes(n_embd=8, intermediate_size=4, head_size=2), hold=["n_layer", "n_embd"])
+    config = SpaceConfig(step=Sizes(intermediate_size=4, head_size=2), hold=["n_layer", "n_embd"])
     rugged = Space(TEACHER, config, make_bin(BinConfig(low=16_000, high=18_000)), None)
 
     def distance(sub) -> float:

@@ -1,0 +1,169 @@
+"""The main job on a tiny random teacher: the whole path, once, and what a second command makes of it."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import litgpt
+import numpy as np
+import pytest
+import torch
+from conftest import smoke
+from torch.nn import functional as F
+
+import pipeline
+from pipeline.artifacts import MANIFEST
+from pipeline.data.blocks import Blocks
+from pipeline.errors import SprigError
+from pipeline.models import checkpoint
+from pipeline.search import journal
+from pipeline.subnetwork.value import SubNetwork
+
+
+@pytest.fixture(scope="module")
+def folder(smoke_outputs) -> Path:
+    return smoke_outputs / "smoke" / "latest"
+
+
+@pytest.fixture(scope="module")
+def summary(folder) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def manifests(outputs: Path) -> dict[Path, float]:
+    return {path: path.stat().st_mtime_ns for path in outputs.glob(f"artifacts/*/*/{MANIFEST}")}
+
+
+def test_summary_has_the_schema_and_its_numbers_agree_with_the_artifacts(folder, summary):
+    assert set(summary) >= {
+        "schema", "status", "seed", "preset", "teacher", "bin", "space", "ordering", "search", "student", "control",
+        "flops", "saving", "downstream",
+    }  # fmt: skip
+    assert summary["status"] == "completed" and summary["preset"] == "smoke"
+    evaluated = journal.read(folder / "artifacts/search/journal.jsonl")
+    assert summary["search"]["evaluated"] == len(evaluated) == 24
+    assert summary["search"]["best_fitness"] == min(line["fitness"] for line in evaluated)
+    drawn = journal.read(folder / "artifacts/random_search/journal.jsonl")
+    assert len(drawn) == 24
+    assert summary["search"]["random_best_fitness"] == min(line["fitness"] for line in drawn)
+    low, high = summary["bin"]["low"], summary["bin"]["high"]
+    assert all(low <= line["parameters"] <= high for line in evaluated + drawn)
+    assert summary["student"]["tokens"] == summary["control"]["tokens"] == 4096
+    assert summary["student"]["parameters"] == summary["control"]["parameters"]
+
+
+@pytest.mark.parametrize("role", ["student", "control"])
+def test_perplexity_is_what_a_dense_loss_on_the_same_blocks_gives(folder, summary, role):
+    model = checkpoint.load(folder / f"artifacts/distilled_{role}", "cpu").eval()
+    blocks = Blocks(folder / "artifacts/tokens", "validation")
+    numbers = np.linspace(0, len(blocks), summary["data"]["validation_blocks"], endpoint=False).astype(int)
+    tokens = blocks.take(numbers)
+    assert torch.equal(tokens, blocks.evenly(len(numbers)))
+    with torch.no_grad():
+        logits = model(tokens[:, :-1])[..., :257].double()
+    nll = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert summary[role]["final_perplexity"] == pytest.approx(math.exp(nll), rel=1e-5)
+    assert sum(parameter.numel() for parameter in model.parameters()) == summary[role]["parameters"]
+
+
+def test_the_untrained_student_has_the_winners_fitness_on_calibration_blocks(folder, summary):
+    model = checkpoint.load(folder / "artifacts/extracted_student", "cpu").eval()
+    tokens = Blocks(folder / "artifacts/tokens", "calibration").evenly(4)
+    with torch.no_grad():
+        logits = model(tokens[:, :-1])[..., :257].double()
+    nll = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert summary["search"]["best_fitness"] == pytest.approx(math.exp(nll), rel=1e-5)
+
+
+def test_control_starts_from_other_weights_of_the_same_shapes(folder):
+    student, control = (
+        checkpoint.load(folder / f"artifacts/extracted_{role}", "cpu").state_dict() for role in ("student", "control")
+    )
+    assert {name: tensor.shape for name, tensor in student.items()} == {
+        name: tensor.shape for name, tensor in control.items()
+    }
+    assert not torch.equal(student["transformer.wte.weight"], control["transformer.wte.weight"])
+
+
+def test_the_teacher_is_a_stock_litgpt_checkpoint(folder):
+    config = litgpt.Config.from_file(folder / "artifacts/teacher/model_config.yaml")
+    weights = torch.load(folder / "artifacts/teacher/lit_model.pth", weights_only=True)
+    litgpt.GPT(config).load_state_dict(weights)
+
+
+def test_report_metrics_and_configuration_are_in_the_run_folder(folder):
+    page = (folder / "report.md").read_text()
+    for plot in ("search.png", "bin.png", "training.png"):
+        assert (folder / plot).stat().st_size > 5000
+        assert f"]({plot})" in page
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert sum(line["role"] == "search" for line in lines) == 24
+    assert sum(line["role"] == "distilled_student" and "loss" in line for line in lines) == 32
+    assert (folder / ".hydra/config.yaml").exists() and "report" in (folder / "run.log").read_text()
+
+
+def test_the_same_command_again_makes_nothing(smoke_outputs):
+    before = manifests(smoke_outputs)
+    pipeline.run(smoke(smoke_outputs))
+    assert manifests(smoke_outputs) == before
+
+
+def test_what_must_not_matter_makes_nothing(smoke_outputs):
+    before = manifests(smoke_outputs)
+    pipeline.run(smoke(smoke_outputs, "distill.micro_batch=4", "data.workers=1", "deepspeed=zero1", "run_name=other"))
+    assert manifests(smoke_outputs) == before
+
+
+def test_another_temperature_searches_no_second_time(smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    before = manifests(outputs)
+    pipeline.run(smoke(outputs, "distill.temperature=2", "distill.control.enabled=false"))
+    new = {path.parent.parent.name for path in manifests(outputs).keys() - before.keys()}
+    assert new == {"distill", "evaluate", "report"}
+    assert json.loads((outputs / "smoke/latest/summary.json").read_text())["control"] is None
+
+
+def test_a_run_folder_is_opened_again_with_its_own_configuration(smoke_outputs, folder):
+    before = manifests(smoke_outputs)
+    again = pipeline.compose([f"run={folder}", "stages=[report]"])
+    assert pipeline.run(again)["preset"] == "smoke"
+    assert manifests(smoke_outputs) == before
+
+
+def test_a_given_subnetwork_is_cut_without_a_search(smoke_outputs, folder, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    path = folder / "artifacts/search/subnetwork.json"
+    pipeline.run(
+        smoke(outputs, "search=given", f"search.path={path}", "search.random_baseline=false", "stages=[search]")
+    )
+    winner = SubNetwork.from_dict(json.loads((outputs / "smoke/latest/artifacts/search/subnetwork.json").read_text()))
+    assert winner == SubNetwork.from_dict(json.loads(path.read_text()))
+
+
+def test_a_stage_whose_input_was_never_made(tmp_path):
+    with pytest.raises(SprigError, match=r"Stage search was never run .* stages=\[search"):
+        pipeline.run(smoke(tmp_path, "stages=[prepare,order,extract]"))
+    pipeline.run(smoke(tmp_path, "stages=[prepare,order]"))
+
+
+def test_a_damaged_artifact_is_named_and_not_used(smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    path = next((outputs / "smoke/latest").resolve().glob("artifacts/distilled_student/lit_model.pth"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SprigError, match=r"lit_model\.pth has [\d,]+ bytes"):
+        pipeline.run(smoke(outputs))
+
+
+def test_random_starts_and_no_distillation(smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    overrides = ["distill.init=random_subnetwork", "distill.beta=0", "distill.alpha=1", "distill.tokens=512"]
+    result = pipeline.run(smoke(outputs, *overrides))
+    assert result["student"]["init"] == "random_subnetwork" and result["student"]["kd"] is False
+    assert result["student"]["flops"]["teacher"] == 0
+    assert result["student"]["parameters"] == result["control"]["parameters"]
+    assert result["bin"]["low"] <= result["student"]["parameters"] <= result["bin"]["high"]
