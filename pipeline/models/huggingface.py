@@ -61,10 +61,7 @@ class HuggingFaceFolder:
         file = self.folder / "config.json"
         if not file.is_file():
             raise SprigError(f"{file} does not exist: set teacher.path to a transformers model folder.")
-        try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SprigError(f"{file} is not JSON ({error}): fetch it again.") from None
+        return _read_json(file)
 
     @cached_property
     def config(self) -> Config:
@@ -94,8 +91,7 @@ class HuggingFaceFolder:
         for name in _WEIGHTS:
             index = self.folder / f"{name}.index.json"
             if index.is_file():
-                shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-                files = [self.folder / shard for shard in shards]
+                files = [self.folder / shard for shard in sorted(set(_read_json(index)["weight_map"].values()))]
             else:
                 files = [self.folder / name]
             if index.is_file() or files[0].is_file():
@@ -121,6 +117,13 @@ class HuggingFaceFolder:
 
     def write_tokenizer(self, folder: Path) -> None:
         tokenizer.copy(self.folder, folder)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SprigError(f"{file} is not JSON ({error}): fetch it again.") from None
 
 
 def _read(file: Path) -> dict[str, Tensor]:

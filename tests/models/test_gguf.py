@@ -88,9 +88,9 @@ def write(model: LlamaForCausalLM, path: Path, architecture="llama", quantised=F
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     bytes_as_characters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    writer.add_token_list(["<|endoftext|>", *bytes_as_characters, "th", "the", "Ġthe"])
-    writer.add_token_types([3] + [1] * 259)
-    writer.add_token_merges(["t h", "th e", "Ġ the"])
+    writer.add_token_list(["<|endoftext|>", *bytes_as_characters, "th", "the", "Ġthe", "12"])
+    writer.add_token_types([3] + [1] * 260)
+    writer.add_token_merges(["t h", "th e", "Ġ the", "1 2"])
     writer.add_eos_token_id(0)
     for add in extra:
         add(writer)
@@ -128,7 +128,7 @@ def test_logits_equal_the_model_that_was_written(tied, tmp_path):
         torch.testing.assert_close(ours.eval()(TOKENS), theirs(TOKENS).logits, atol=1e-4, rtol=0)
     assert is_tied(ours) == tied
     assert sources.describe(config) == architecture_of(ours.config, tied)
-    assert (ours.config.vocab_size, ours.config.padded_vocab_size) == (260, 270)
+    assert (ours.config.vocab_size, ours.config.padded_vocab_size) == (261, 270)
 
 
 def test_quantised_tensors_equal_transformers_reading(tmp_path):

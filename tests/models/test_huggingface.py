@@ -121,13 +121,13 @@ def test_shards_in_any_order(name, tmp_path):
     assert_same_logits(convert(teacher(tmp_path / "theirs"), tmp_path / "ours"), theirs)
 
 
-def test_head_in_an_earlier_shard_than_the_embedding(tmp_path):
+def test_first_shard_without_embedding_and_head_and_a_layer_over_two_shards(tmp_path):
     theirs = make("llama")
     theirs.save_pretrained(tmp_path / "theirs")
-    weights = {name: weight.contiguous() for name, weight in theirs.state_dict().items()}
-    late = ("model.embed_tokens.weight", "model.layers.1.self_attn.v_proj.weight")
     (tmp_path / "theirs" / "model.safetensors").unlink()
-    where = {name: f"shard-{2 if name in late else 1}.safetensors" for name in weights}
+    weights = {name: weight.contiguous() for name, weight in theirs.state_dict().items()}
+    later = {"model.embed_tokens.weight": 2, "model.layers.1.self_attn.v_proj.weight": 2, "lm_head.weight": 3}
+    where = {name: f"shard-{later.get(name, 1)}.safetensors" for name in weights}
     for shard in set(where.values()):
         save_file({n: w for n, w in weights.items() if where[n] == shard}, tmp_path / "theirs" / shard)
     (tmp_path / "theirs" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
@@ -211,6 +211,15 @@ def test_broken_folders_are_one_sentence(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(SprigError, match=r"model\.safetensors is cut short or no weight file"):
         sources.convert(config, tmp_path / "ours")
+    index = tmp_path / "theirs" / "model.safetensors.index.json"
+    for content, message in [
+        ("{", "is not JSON"),
+        ('{"weight_map": {"x": "y.safetensors"}}', "y.safetensors is missing"),
+    ]:
+        index.write_text(content)
+        with pytest.raises(SprigError, match=message):
+            sources.convert(config, tmp_path / "ours")
+    index.unlink()
     weights.unlink()
     with pytest.raises(SprigError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         sources.convert(config, tmp_path / "ours")
