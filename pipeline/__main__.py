@@ -58,10 +58,10 @@ def _fail(sentence: str, error: Exception, debug: bool) -> None:
 
 def _start_logging() -> None:
     logger = logging.getLogger("sprig")
-    logger.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
+    logger.setLevel(logging.INFO)
     if not logger.handlers:
-        handler = RichHandler(show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S")
-        logger.addHandler(handler)
+        level = logging.INFO if rank() == 0 else logging.ERROR
+        logger.addHandler(RichHandler(level, show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S"))
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -88,6 +88,7 @@ def _open(folder: Path, config: Config, overrides: list[str]) -> logging.Handler
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
+    log.setLevel(logging.INFO)
     log.info("run folder %s", folder)
     return handler
 

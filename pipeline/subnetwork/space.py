@@ -46,8 +46,7 @@ class Space:
         self._reach = int(least.min()), int(most.max())
         possible = (least <= self.bin.high) & (most >= self.bin.low)
         if not possible.any():
-            below, above = most[most < self.bin.low], least[least > self.bin.high]
-            raise self._unreachable(below.tolist(), above.tolist())
+            raise self._unreachable([*least.ravel().tolist(), *most.ravel().tolist()])
         self._widths_of = {
             depth: widths[0, row].tolist() for depth, row in zip(self.grids["n_layer"], possible, strict=True)
         }
@@ -56,9 +55,11 @@ class Space:
         }
         self._depths = [depth for depth, found in self._widths_of.items() if found]
 
-    def _unreachable(self, below: list[int], above: list[int]) -> SprigError:
-        """What to tell the user, given the counts that were found outside the bin."""
+    def _unreachable(self, found: list[int]) -> SprigError:
+        """What to tell the user, given counts that were found outside the bin."""
         least, most = self._reach
+        below = [count for count in (least, *found) if count < self.bin.low]
+        above = [count for count in (most, *found) if count > self.bin.high]
         total = parameters(self.architecture, count=self.bin.count)
         gap = f", but nothing was found between {max(below):,} and {min(above):,}" if below and above else ""
         return SprigError(
@@ -112,8 +113,7 @@ class Space:
             if self._fitter.fit(draft, redrawn, rng):
                 return self._freeze(draft)
             missed.append(self._fitter.total(draft))
-        low, high = self.bin.low, self.bin.high
-        raise self._unreachable([total for total in missed if total < low], [total for total in missed if total > high])
+        raise self._unreachable(missed)
 
     def mutate(self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float) -> SubNetwork:
         """A member near `parent`, itself a member: each gene and index seed drawn anew with chance `gene_rate`, depth
