@@ -6,7 +6,6 @@ from itertools import combinations, product
 from pipeline.config import Layers, Sharing, SpaceConfig
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.grids import GENES
-from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 PYTHIA_6_9B = Architecture(
@@ -53,7 +52,7 @@ SMOLLM2_135M = Architecture(
     rotary_percentage=1.0,
     rope_base=100000,
 )
-# Small enough to list: 2 x 2 query groups and heads, head sizes 2 and 4, MLP widths 2, 4, 6, 8, widths 4, 8.
+# Small enough to list: 2 x 2 query groups and heads, head sizes 2 and 4, MLP widths 3 and 6, embedding widths 4 and 8.
 TOY = Architecture(
     name="toy",
     family="qwen3",
@@ -76,12 +75,12 @@ TOY = Architecture(
     rotary_percentage=1.0,
     rope_base=10000,
 )
-TOY_STEPS = {"n_embd": 4, "intermediate_size": 2}
+TOY_STEPS = {"n_embd": 4, "intermediate_size": 3}
 
 
 def every_subnetwork(config: SpaceConfig) -> Iterator[SubNetwork]:
     """All coarse sub-networks of TOY, whatever their count, for layers=prefix and layers=subset."""
-    rows = [LayerGenes(*sizes) for sizes in product((1, 2), (1, 2), (2, 4), (2, 4, 6))]
+    rows = [LayerGenes(*sizes) for sizes in product((1, 2), (1, 2), (2, 4), (3, 6))]
     for depth in (1, 2, 3):
         kept = combinations(range(3), depth) if config.layers == Layers.subset else [tuple(range(depth))]
         uniform = config.sharing == Sharing.uniform
@@ -93,7 +92,3 @@ def every_subnetwork(config: SpaceConfig) -> Iterator[SubNetwork]:
 def sizes(sub: SubNetwork) -> tuple:
     """What a fine sub-network is without its seeds."""
     return sub.layers, sub.n_embd, tuple(tuple(getattr(gene, name) for name in GENES) for gene in sub.genes)
-
-
-def out_of_bin(space: Space, subs: list[SubNetwork]) -> list[SubNetwork]:
-    return [sub for sub in subs if not space.contains(sub)]
