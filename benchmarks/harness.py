@@ -1,0 +1,49 @@
+"""What every benchmark shares: the --json flag, the machine's name, alternating repetitions, and a table."""
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+
+def arguments(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat dictionary")
+    return parser.parse_args()
+
+
+def machine() -> str:
+    """Processor, cores that this process may use, and Python."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [
+        line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+    ]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+
+
+def alternate(methods: dict[str, Callable[[], float]], repetitions: int) -> dict[str, float]:
+    """Medians of what the methods return, run in turn so that a slow spell of the machine falls on all of them."""
+    figures: dict[str, list[float]] = {name: [] for name in methods}
+    for _ in range(repetitions):
+        for name, method in methods.items():
+            figures[name].append(method())
+    return {name: median(values) for name, values in figures.items()}
+
+
+def report(title: str, columns: list[str], rows: list[list[str]], figures: dict, path: Path | None) -> None:
+    """Prints a table and the machine; writes `figures`, one flat dictionary, where a path is given."""
+    table = Table(title=title, title_justify="left", caption=machine(), caption_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=120).print(table)
+    if path:
+        path.write_text(json.dumps({"machine": machine()} | figures, indent=1) + "\n")
