@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, tokenizer
+from pipeline.models.student import is_stock
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -30,13 +31,17 @@ class LitGPTFolder:
 
     @cached_property
     def config(self) -> Config:
-        sub = self.folder / checkpoint.SUBNETWORK
-        if sub.is_file() and not SubNetwork.from_dict(json.loads(sub.read_text())).uniform:
-            raise SprigError(f"{self.folder} is a student whose layers differ in size: a teacher's are all alike.")
         try:
-            return Config.from_file(self.files[1])
+            config = Config.from_file(self.files[1])
         except (TypeError, ValueError, AssertionError) as error:
             raise SprigError(f"{self.files[1]} is no litgpt configuration ({error}): make it anew.") from None
+        sub = self.folder / checkpoint.SUBNETWORK
+        if sub.is_file() and not is_stock(config, SubNetwork.from_dict(json.loads(sub.read_text()))):
+            raise SprigError(
+                f"{self.folder} is a layer-wise student, and a teacher's layers are all alike: cut a student of a "
+                "uniform space (space=coarse-uniform) to use it as a teacher."
+            )
+        return config
 
     @cached_property
     def _state(self) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.precision import autocast
 from pipeline.models.student import hidden_states
+from pipeline.progress import Progress
 from pipeline.subnetwork.selection import Ordering
 
 _ARRAYS = ("layers", "embedding", "groups", "heads", "values", "neurons")
@@ -83,9 +84,10 @@ def importance(teacher: GPT, blocks: Tensor, precision: str, batch: int, fingerp
     device, training = teacher.transformer.wte.weight.device, teacher.training
     handles = statistics.attach(teacher.eval())
     try:
-        with autocast(precision, device):
+        with autocast(precision, device), Progress("order", total=len(blocks), unit="blocks") as progress:
             for tokens in blocks[:, :-1].split(batch):
                 hidden_states(teacher, tokens.to(device))
+                progress.advance(len(tokens))
     finally:
         for handle in handles:
             handle.remove()

@@ -29,7 +29,7 @@ def _has_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> str:
-    """"fp32", "bf16-mixed" (autocast over fp32 weights; what `auto` takes where the processor has it) or "bf16".
+    """ "fp32", "bf16-mixed" (autocast over fp32 weights; what `auto` takes where the processor has it) or "bf16".
 
     Raises:
         SprigError: a bf16 precision is asked for where the processor would only emulate it.

@@ -40,8 +40,10 @@ def _layer_config(config: Config, sub: SubNetwork, gene: LayerGenes) -> Config:
     )
 
 
-def _is_stock(config: Config, sub: SubNetwork) -> bool:
-    """Frequencies chosen out of adjusted ones (Llama 3.1's) are no power law, so litgpt's config cannot name them."""
+def is_stock(config: Config, sub: SubNetwork) -> bool:
+    """Whether a stock litgpt config names the sub-network, or says that a saved student is one.
+
+    Frequencies chosen out of adjusted ones (Llama 3.1's) are no power law, so litgpt's config cannot name them."""
     rope_is_stock = (
         sub.head_pairs == "plain" or sub.genes[0].head_size == config.head_size or config.rope_adjustments is None
     )
@@ -110,7 +112,7 @@ def build(
     with torch.device("meta"):
         if sub is None:
             model = GPT(config)
-        elif _is_stock(config, sub):
+        elif is_stock(config, sub):
             model = GPT(_layer_config(config, sub, sub.genes[0]))
         else:
             model = LayerwiseGPT(config, sub)
