@@ -54,7 +54,7 @@ class Tokenizer:
             token = apart[0]
             raise SprigError(
                 f"The tokenizers of {self.path} and {other.path} differ in {len(apart):,} tokens: {token!r} is "
-                f"{ours.get(token)} in one and {theirs.get(token)} in the other. Take a kd_teacher of the same tokenizer."
+                f"{ours.get(token)} in one, {theirs.get(token)} in the other: take a kd_teacher of the same tokenizer."
             )
 
 
