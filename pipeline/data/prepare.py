@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,6 +60,8 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, folder: Path) -> None:
         SprigError: the text is missing, unreadable, empty, or too short for one block in every split.
     """
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    for left in folder.glob("reading-*"):  # by a kill
+        shutil.rmtree(left)
     with TemporaryDirectory(dir=folder, prefix="reading-") as scratch:
         documents = open_documents(data, Path(scratch))
         stream = Path(scratch) / "tokens.bin"
