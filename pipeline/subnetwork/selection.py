@@ -65,17 +65,24 @@ class Selection:
 
 
 def rotary_run(architecture: Architecture, head_size: int, head_pairs: str) -> tuple[int, int, int]:
-    """The arithmetic run of rotary pairs that a head of this size keeps: (offset, step, number of pairs)."""
+    """The arithmetic run of rotary pairs that a head of this size keeps: (offset, step, number of pairs).
+
+    `head_pairs` is "last", "first" or "strided": every step-th pair, at the widest step that leaves enough of them,
+    counted back from the last pair. Beyond half of the pairs that step is 1 and the run is that of "last".
+    """
     total = architecture.rope_entries // 2
     kept = int(architecture.rotary_percentage * head_size) // 2
-    if head_pairs == "last":
-        return total - kept, 1, kept
-    if head_pairs == "strided":
-        return 0, total // kept, kept
-    return 0, 1, kept
+    if head_pairs == "first":
+        return 0, 1, kept
+    step = total // kept if head_pairs == "strided" else 1
+    return total - step * (kept - 1) - 1, step, kept
 
 
 def _rotary_entries(architecture: Architecture, head_size: int, head_pairs: str) -> np.ndarray:
+    """Kept q and k entries (head_size,): the first ones, pairs broken, where `head_pairs` is "plain"; else pairs, and
+    the entries beyond the rotary ones after the same pattern."""
+    if head_pairs == "plain":
+        return np.arange(head_size)
     rotary, entries = architecture.rope_entries, architecture.head_size
     offset, step, pairs = rotary_run(architecture, head_size, head_pairs)
     first_halves = offset + step * np.arange(pairs)

@@ -64,12 +64,16 @@ class SubNetwork:
 
     @classmethod
     def from_dict(cls, plain: dict) -> "SubNetwork":
-        """Raises SprigError where keys are missing or unknown."""
+        """Raises SprigError where keys are missing or unknown, or a value is of the wrong type."""
         try:
             genes = tuple(LayerGenes(**gene) for gene in plain["genes"])
-            return cls(**plain | {"layers": tuple(plain["layers"]), "genes": genes})
+            sub = cls(**plain | {"layers": tuple(plain["layers"]), "genes": genes})
         except (KeyError, TypeError) as error:
-            raise SprigError(f"This is not a sub-network's JSON: {error}.") from None
+            raise SprigError(
+                f"This is not a sub-network's JSON ({error}): give one as `subnetwork.json` of a student has it."
+            ) from None
+        _check_types(sub)
+        return sub
 
 
 def whole(architecture: Architecture) -> SubNetwork:
@@ -93,12 +97,29 @@ def head_size_unit(architecture: Architecture) -> int:
     )
 
 
+def _check_types(sub: SubNetwork) -> None:
+    numbers = {f"layers[{place}]": layer for place, layer in enumerate(sub.layers)} | {"n_embd": sub.n_embd}
+    seeds = {"index_seed": sub.index_seed}
+    for place, gene in enumerate(sub.genes):
+        *sizes, seed = ((f"genes[{place}].{name}", value) for name, value in vars(gene).items())
+        numbers |= dict(sizes)
+        seeds |= dict([seed])
+    numbers |= {name: seed for name, seed in seeds.items() if seed is not None}
+    for name, value in numbers.items():
+        if type(value) is not int:  # a bool would pass for 0 or 1
+            raise SprigError(f"Sub-network's {name}={value!r} is no whole number: give it as one.")
+    for name in ("head_pairs", "attention_scale", "ordering"):
+        if not isinstance(getattr(sub, name), str):
+            raise SprigError(f"Sub-network's {name}={getattr(sub, name)!r} is no text: give it as one.")
+
+
 def check(sub: SubNetwork, architecture: Architecture) -> None:
     """Rejects a sub-network that this architecture does not contain; nothing is repaired.
 
     Raises:
         SprigError: names the gene, its value and the teacher's.
     """
+    _check_types(sub)
 
     def within(name: str, value: int, most: int) -> None:
         if not 1 <= value <= most:
@@ -125,6 +146,14 @@ def check(sub: SubNetwork, architecture: Architecture) -> None:
                 f"Sub-network's head_size={gene.head_size} at layer {layer} breaks a rotary pair of teacher "
                 f"{architecture.name}: it must be a multiple of {unit}."
             )
+    seeds = [sub.index_seed, *(gene.index_seed for gene in sub.genes)]
+    if any(seed is None for seed in seeds) and any(seed is not None for seed in seeds):
+        raise SprigError(
+            f"Sub-network has index_seed={sub.index_seed} for its width and {seeds[1:]} for its layers: give every one "
+            "a seed (fine) or none (coarse)."
+        )
+    if seeds[0] is not None and min(seeds) < 0:
+        raise SprigError(f"Sub-network's lowest index_seed={min(seeds)} must not be negative.")
     if sub.head_pairs not in HEAD_PAIRS or sub.attention_scale not in ATTENTION_SCALES:
         raise SprigError(
             f"Sub-network's head_pairs={sub.head_pairs!r} must be one of {HEAD_PAIRS} and attention_scale="
