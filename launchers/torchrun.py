@@ -6,6 +6,7 @@ Several machines: torchrun's own command starts the same thing, `torchrun --nnod
 import os
 import sys
 
+from pipeline.composition import compose
 from pipeline.errors import SprigError
 
 
@@ -15,23 +16,32 @@ def command(processes: int, overrides: list[str]) -> list[str]:
     return [*launcher, "-m", "pipeline", *overrides]
 
 
-def check(processes: int, overrides: list[str], gpus: int) -> None:
-    """Raises SprigError where the run would take GPUs and this machine has fewer than processes."""
-    takes_gpus = "device=cuda" in overrides or (gpus > 0 and "device=cpu" not in overrides)
-    if takes_gpus and processes > gpus:
-        raise SprigError(f"{processes} processes but {gpus} GPUs here: start at most {gpus}, or add device=cpu.")
+def check(processes: int, overrides: list[str]) -> None:
+    """Checks the run as one of that many ranks would, so that the sentence comes once and without torchrun's traceback.
+
+    Raises:
+        SprigError: as pipeline.stages.plan.check.
+    """
+    from pipeline.stages import plan
+    from pipeline.stages.context import Context
+
+    count = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    os.environ.update(count)
+    try:
+        plan.check(Context(compose(overrides), log=lambda line: None))
+    finally:
+        for name in count:
+            del os.environ[name]
 
 
 def main() -> None:
     if len(sys.argv) < 2 or not sys.argv[1].isdecimal() or int(sys.argv[1]) < 1:
         sys.exit("usage: python -m launchers.torchrun PROCESSES [override ...]")
-    import torch
-
     processes, overrides = int(sys.argv[1]), sys.argv[2:]
     try:
-        check(processes, overrides, torch.cuda.device_count())
+        check(processes, overrides)
     except SprigError as error:
-        sys.exit(str(error))
+        sys.exit(f"sprig: {error}")
     # torchrun would give each process one core unless told otherwise.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))

@@ -3,9 +3,11 @@
 import errno
 import logging
 import sys
+from collections.abc import Callable
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 from rich.logging import RichHandler
 
 from pipeline import run
@@ -20,6 +22,8 @@ OUT_OF_REACH = {
     errno.EROFS: "is read-only",
     errno.EACCES: "may not be written",
     errno.EPERM: "may not be written",
+    errno.ENOTDIR: "is not a folder",
+    errno.EEXIST: "is not a folder",
 }
 
 
@@ -28,12 +32,20 @@ def main() -> None:
     arguments = sys.argv[1:]
     _start_logging()
     if any(argument.startswith("-") for argument in arguments):
+        if any(argument.startswith("run=") for argument in arguments):
+            sys.exit("sprig: run=FOLDER reopens one run: give it without --multirun and other options.")
+        # Hydra's parser takes no overrides behind a flag.
+        sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
         register()
         _hydra()  # --help, --cfg, --multirun: Hydra's own
-        return
-    debug = "debug=true" in arguments
+    else:
+        _guarded(lambda: run(compose(arguments), arguments), debug="debug=true" in arguments)
+
+
+def _guarded(work: Callable[[], object], debug: bool) -> None:
+    """Does the work; what can be expected to fail ends the process with one sentence."""
     try:
-        run(compose(arguments), arguments)
+        work()
     except SprigError as error:
         _fail(str(error), error, debug)
     except OSError as error:
@@ -53,7 +65,7 @@ def main() -> None:
 def _fail(sentence: str, error: Exception, debug: bool) -> None:
     if debug:
         raise error
-    sys.exit(f"sprig: {sentence}")
+    sys.exit(f"sprig: {sentence}" if rank() == 0 else 1)
 
 
 def _start_logging() -> None:
@@ -66,7 +78,8 @@ def _start_logging() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _hydra(config: DictConfig) -> None:
-    run(to_objects(config), list(OmegaConf.to_container(hydra.core.hydra_config.HydraConfig.get().overrides.task)))
+    overrides = list(HydraConfig.get().overrides.task)
+    _guarded(lambda: run(to_objects(config), overrides), config.debug)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The store: every stage's result lies in `<root>/<stage>/<fingerprint>` with a manifest, published in one rename.
 
 A folder without a manifest does not exist. What is being made lies in `<fingerprint>.partial`, which outlives a kill: a
-stage finds its own journal or checkpoints there and goes on from them.
+stage finds its own journal or checkpoints there and goes on from them. Checkpoints are no part of what is published,
+and go only after it is, so that no kill costs a finished training.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from pipeline.errors import SprigError
 from pipeline.ranks import rank
 
 LIBRARIES = ("sprig-lm", "torch", "litgpt", "deepspeed", "datasets", "tokenizers", "numpy")
-MANIFEST = "manifest.json"
+MANIFEST, CHECKPOINTS = "manifest.json", "checkpoints"
 
 log = logging.getLogger("sprig")
 
@@ -166,8 +167,12 @@ def _versions() -> dict[str, str]:
 
 
 def _publish(partial: Path, folder: Path, recipe: Recipe, started: float) -> None:
+    for left in partial.rglob(".*"):  # by a kill in the middle of write_atomically
+        left.unlink()
     files = {}
-    for path in sorted(path for path in partial.rglob("*") if path.is_file() and path.name != MANIFEST):
+    for path in sorted(path for path in partial.rglob("*") if path.is_file()):
+        if path.name == MANIFEST or path.is_relative_to(partial / CHECKPOINTS):
+            continue
         with path.open("rb") as file:
             os.fsync(file.fileno())
         files[str(path.relative_to(partial))] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
@@ -188,6 +193,7 @@ def _publish(partial: Path, folder: Path, recipe: Recipe, started: float) -> Non
         shutil.rmtree(folder)
     partial.rename(folder)
     sync_folder(folder.parent)
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict:
@@ -208,14 +214,14 @@ def verify(folder: Path) -> None:
         )
 
     try:
-        files = read_manifest(folder)["files"]
-    except (json.JSONDecodeError, KeyError) as error:
+        files = {name: (wanted["bytes"], wanted["sha256"]) for name, wanted in read_manifest(folder)["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(f"{MANIFEST} cannot be read ({error})") from None
-    for name, wanted in files.items():
+    for name, (size, sha256) in files.items():
         path = folder / name
         if not path.exists():
             raise damaged(f"{name} is missing")
-        if (size := path.stat().st_size) != wanted["bytes"]:
-            raise damaged(f"{name} has {size:,} bytes, not {wanted['bytes']:,}")
-        if (found := file_sha256(path)) != wanted["sha256"]:
-            raise damaged(f"{name} has sha256 {found[:12]}, not {wanted['sha256'][:12]}")
+        if (found := path.stat().st_size) != size:
+            raise damaged(f"{name} has {found:,} bytes, not {size:,}")
+        if (found := file_sha256(path)) != sha256:
+            raise damaged(f"{name} has sha256 {found[:12]}, not {sha256[:12]}")

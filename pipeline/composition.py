@@ -15,13 +15,15 @@ from pipeline import config
 from pipeline.config import Config, register, to_objects
 from pipeline.errors import SprigError
 
+OF_ONE_COMMAND = ("stages", "plan", "debug", "device")  # what a reopened run does not take over
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def compose(overrides: list[str]) -> Config:
     """The configuration of a command line, such as ["experiment=quickstart", "distill.tokens=50_000"].
 
-    `run=FOLDER` among them reopens that run with its own configuration; the others then change single values.
+    `run=FOLDER` among them reopens that run with its own configuration; the others then change single values, not
+    groups.
 
     Raises:
         SprigError: a key is unknown, mistyped or missing, a value is of a wrong type or out of range, or a group has no
@@ -45,7 +47,11 @@ def _reopen(folder: Path, overrides: list[str]) -> DictConfig:
     if not saved.exists():
         raise SprigError(f"run={folder} is no run folder ({saved} is not there): name one of outputs/<preset>/<id>.")
     values = [override for override in overrides if not override.startswith("run=")]
-    return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(saved), OmegaConf.from_dotlist(values))
+    config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(saved))
+    for key in OF_ONE_COMMAND:
+        config[key] = OmegaConf.structured(Config)[key]
+    config.outputs = str(folder.resolve().parents[1])
+    return OmegaConf.merge(config, OmegaConf.from_dotlist(values))
 
 
 def _sentence(error: Exception) -> str:

@@ -250,9 +250,10 @@ class OrderingConfig:
 
     kind: OrderingKind = OrderingKind.importance
     blocks: int = 16  # calibration blocks that activations are measured on
+    batch: int = 8  # blocks a forward pass
 
     def __post_init__(self):
-        _positive("ordering", self, "blocks")
+        _positive("ordering", self, "blocks", "batch")
 
 
 @dataclass
@@ -363,17 +364,27 @@ class DistillConfig:
             f"distill.alpha={self.alpha}, distill.beta={self.beta} and distill.weight_decay={self.weight_decay} must "
             "not be negative, nor alpha and beta both 0.",
         )
+        _check(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            f"distill.betas={list(self.betas)} must be AdamW's two, each at least 0 and below 1.",
+        )
 
 
 @dataclass
 class DeepSpeedConfig:
-    """How DeepSpeed shards; nothing here changes a result beyond rounding."""
+    """How DeepSpeed shards; nothing here changes a result beyond rounding, so nothing here is in a fingerprint."""
 
     zero_stage: int = 0
-    extra: dict[str, Any] = field(default_factory=dict)  # merged into DeepSpeed's own configuration as it is
+    # Merged into DeepSpeed's zero_optimization as it is: buckets, overlap, offload.
+    zero_optimization: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         _check(self.zero_stage in range(4), f"deepspeed.zero_stage={self.zero_stage} must be 0, 1, 2 or 3.")
+        _check(
+            "stage" not in self.zero_optimization,
+            f"deepspeed.zero_optimization.stage={self.zero_optimization.get('stage')} is set beside "
+            f"deepspeed.zero_stage={self.zero_stage}: use deepspeed.zero_stage alone.",
+        )
 
 
 @dataclass
@@ -386,6 +397,7 @@ class EvaluateConfig:
     def __post_init__(self):
         _positive("evaluate", self, "blocks", "batch")
         _check(self.sample_tokens >= 0, f"evaluate.sample_tokens={self.sample_tokens} must not be negative.")
+        _check(bool(self.prompt.strip()), "evaluate.prompt is blank: give the models a few words to continue.")
 
 
 @dataclass

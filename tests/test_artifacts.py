@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import MANIFEST, Recipe, Store, digest, read_manifest, write_json
+from pipeline import artifacts
+from pipeline.artifacts import CHECKPOINTS, MANIFEST, Recipe, Store, digest, read_manifest, write_json
 from pipeline.errors import SprigError
 
 
@@ -58,6 +59,27 @@ def test_what_failed_is_not_published_and_goes_on_from_its_partial_folder(tmp_pa
         (folder / "journal").write_text("whole")
 
     assert (store.obtain(recipe(), rest) / "journal").read_text() == "whole"
+
+
+def test_checkpoints_go_only_when_the_rest_is_published(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+
+    def train(folder: Path) -> None:
+        (folder / CHECKPOINTS).mkdir(exist_ok=True)
+        (folder / CHECKPOINTS / "9").write_text("weights")
+        (folder / ".torn.123").write_text("a kill in the middle of a write")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="full"):
+        broken.setattr(artifacts, "write_json", full_disk)
+        store.obtain(recipe(), train)
+    assert (tmp_path / "search" / f"{recipe().fingerprint}.partial" / CHECKPOINTS / "9").exists()
+    folder = store.obtain(recipe(), train)
+    assert [path.name for path in folder.iterdir()] == [MANIFEST]
+    assert read_manifest(folder)["files"] == {}
+
+
+def full_disk(*_):
+    raise OSError("full")
 
 
 def test_a_folder_without_a_manifest_does_not_exist(tmp_path):

@@ -1,17 +1,33 @@
 """The command line: what it accepts, and that bad input gets one sentence with the cure and exit code 1."""
 
+import errno
+import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline import __main__ as entrypoint
 from pipeline import compose
+from pipeline.models import sources
+from pipeline.subnetwork.counting import parameters
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ["experiment=smoke"]
-TEACHERS = sorted(path.stem for path in (ROOT / "conf/teacher").glob("*.yaml"))
+TEACHERS = sorted(path.stem for path in (ROOT / "conf/teacher").glob("*.yaml") if path.stem != "local")
+README = re.findall(r"^(?:sprig|python -m \w+\.torchrun \d+) ?(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+NEEDED = {  # what an option cannot be composed without
+    "data=text": ["data.path=x"],
+    "teacher=local": ["teacher.source=hf", "teacher.path=x"],
+    "search=given": ["search.path=x"],
+}
+OPTIONS = sorted(
+    f"{path.parent.name}={path.stem}" for path in (ROOT / "conf").glob("*/*.yaml") if path.parent.name != "experiment"
+)
 
 
 def sprig(monkeypatch, *arguments: str) -> None:
@@ -51,28 +67,56 @@ def refused(monkeypatch, *arguments: str) -> str:
         ("space.layers=rank ordering=none", "space.layers=rank needs to know which layers matter"),
         ("teacher=smollm2-135m teacher.path=nowhere.gguf", "nowhere.gguf"),
         ("precision=bf16 deepspeed=zero0", "precision=bf16"),
+        ("distill.betas=[0.9]", "distill.betas=[0.9] must be AdamW's two"),
+        ("evaluate.prompt=' '", "evaluate.prompt is blank"),
+        ("+deepspeed.zero_optimization.stage=3", "use deepspeed.zero_stage alone"),
+        ("teacher@kd_teacher=pythia-14m", "kd_teacher pythia-14m has a vocabulary of 50,277"),
+        ("teacher=local", "teacher.source has no value"),
+        ("run=somewhere --multirun", "run=FOLDER reopens one run"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_sentence(monkeypatch, tmp_path, override, said):
-    assert said in refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", *override.split())
+    assert said in refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", *shlex.split(override))
 
 
 def test_a_missing_token_budget_is_asked_for(monkeypatch):
     assert "distill.tokens has no value" in refused(monkeypatch, "teacher=smollm2-135m")
 
 
-def test_more_gpus_than_there_are(monkeypatch, tmp_path):
-    assert "device=cuda" in refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", "device=cuda")
+def test_cuda_where_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "device=cuda, but torch" in refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", "device=cuda")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.ENOSPC, "is full"), (errno.EROFS, "is read-only"), (errno.EACCES, "may not be written")],
+)
+def test_a_folder_that_cannot_be_written_keeps_what_is_finished(monkeypatch, tmp_path, number, said):
+    """The first weights fail to be written; what is there stays, and the same command goes on once there is room."""
+    outputs, convert = tmp_path / "outputs", sources.convert
+
+    def fail(teacher, folder):
+        raise OSError(number, os.strerror(number), str(folder))
+
+    monkeypatch.setattr(sources, "convert", fail)
+    sentence = refused(monkeypatch, *SMOKE, f"outputs={outputs}", "stages=[prepare]")
+    assert said in sentence and "run the same command again" in sentence
+    monkeypatch.setattr(sources, "convert", convert)
+    sprig(monkeypatch, *SMOKE, f"outputs={outputs}", "stages=[prepare]")
+    assert list(outputs.glob("artifacts/prepare/*/lit_model.pth"))
+
+
+def test_outputs_that_name_a_file(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "is not a folder" in refused(monkeypatch, *SMOKE, f"outputs={tmp_path / 'file'}")
 
 
 @pytest.mark.parametrize("teacher", TEACHERS)
 def test_every_teacher_is_planned_without_its_weights(monkeypatch, capsys, teacher):
     """A bin of half the teacher's size, whatever that is."""
-    from pipeline.models.sources import describe
-    from pipeline.subnetwork.counting import parameters
-
     overrides = [f"teacher={teacher}", "plan=true", "distill.tokens=1_000_000", "data.block_size=128"]
-    half = parameters(describe(compose(overrides).teacher)) // 2
+    half = parameters(sources.describe(compose(overrides).teacher)) // 2
     sprig(monkeypatch, *overrides, f"bin.center={half}")
     printed = capsys.readouterr().out
     assert "FLOPs" in printed and f"{2 * half:,}"[:6] in printed
@@ -83,6 +127,23 @@ def test_every_preset_is_planned(monkeypatch, capsys, tmp_path, preset):
     sprig(monkeypatch, f"experiment={preset}", f"outputs={tmp_path}", "plan=true")
     assert "What this run would do" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes(option):
+    compose([option, "distill.tokens=1_000_000", *NEEDED.get(option, [])])
+
+
+@pytest.mark.parametrize("command", README)
+def test_every_command_of_the_readme_composes(command):
+    overrides = [each for each in shlex.split(command) if not each.startswith("-")]
+    if "--multirun" in command:
+        overrides = [each.split(",")[0] for each in overrides]
+    compose(overrides or ["distill.tokens=1_000_000"])
+
+
+def test_the_readme_has_commands():
+    assert len(README) >= 6
 
 
 def test_the_four_choices_of_the_mission_are_on_the_command_line():

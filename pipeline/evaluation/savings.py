@@ -10,8 +10,9 @@ class Costs:
 
     order: int
     search: int
-    student_per_token: int  # forward and backward of the student
-    teacher_per_token: int  # forward of the teacher; 0 without distillation
+    student_per_token: int  # forward and backward
+    control_per_token: int
+    teacher_per_token: int  # forward; 0 without distillation
 
 
 def tokens_to_reach(curve: list[tuple[int, float]], target_nll: float) -> float | None:
@@ -41,12 +42,14 @@ def savings(student: list[tuple[int, float]], control: list[tuple[int, float]], 
     reach = tokens_to_reach(student, target_nll)
     reached = "not reached" if reach is None else "before training" if reach == 0 else "in training"
     tokens = student[-1][0] if reach is None else reach
-    per_token = costs.student_per_token + costs.teacher_per_token
-    total = costs.order + costs.search + per_token * tokens
+    total = costs.order + costs.search + (costs.student_per_token + costs.teacher_per_token) * tokens
+    control_total = (costs.control_per_token + costs.teacher_per_token) * control_tokens
     return {
         "tokens": control_tokens / tokens if tokens else None,
-        "student_flops": control_tokens / tokens if tokens else None,
-        "total_flops": per_token * control_tokens / total if total else None,
+        "student_flops": costs.control_per_token * control_tokens / (costs.student_per_token * tokens)
+        if tokens
+        else None,
+        "total_flops": control_total / total if total else None,
         "target_perplexity": math.exp(target_nll),
         "reached": reached,
     }

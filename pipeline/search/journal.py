@@ -44,12 +44,13 @@ class Journal:
                 file.truncate(end)
         return [json.loads(line) for line in text[:end].splitlines()]
 
-    def add(self, scored: Scored, **facts) -> None:
-        """Appends one evaluation, durably."""
+    def add(self, scored: Scored, **facts) -> dict:
+        """Appends one evaluation, durably; the line without the sub-network."""
         key = scored.subnetwork.key
         self.known[key] = scored.fitness
-        finite = scored.fitness if scored.fitness < float("inf") else None
-        self._write({"key": key, "fitness": finite, **facts, "subnetwork": scored.subnetwork.to_dict()})
+        line = {"key": key, "fitness": scored.fitness if scored.fitness < float("inf") else None, **facts}
+        self._write(line | {"subnetwork": scored.subnetwork.to_dict()})
+        return line
 
     def _write(self, line: dict) -> None:
         self._file.write(json.dumps(line, allow_nan=False) + "\n")

@@ -21,7 +21,7 @@ def search(
     """The best candidate that the strategy finds.
 
     What the journal already knows is not evaluated again: the strategy is led along the same way up to where it was
-    killed. `evaluations` is how many to expect, for the progress bar.
+    killed. `evaluations` is how many to expect, for the progress bar; `log` gets each new line of the journal.
 
     Raises:
         SprigError: no candidate has a finite loss.
@@ -39,8 +39,7 @@ def search(
                 if best is None or each.fitness < best.fitness:
                     best = each
                 if known is None:
-                    journal.add(each, parameters=parameters(candidate))
-                    log({"search/evaluated": count, "search/fitness": each.fitness, "search/best": best.fitness})
+                    log(journal.add(each, parameters=parameters(candidate)))
                     progress.advance(1, best=f"{best.fitness:,.1f}")
             strategy.tell(scored)
     if best is None or math.isinf(best.fitness):

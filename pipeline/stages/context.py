@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from litgpt import GPT
 
-from pipeline.artifacts import Recipe, Store
-from pipeline.config import Config, Dtype, TeacherConfig, to_plain
+from pipeline.artifacts import Recipe, Store, digest
+from pipeline.config import Config, Device, Dtype, Precision, TeacherConfig, to_plain
 from pipeline.data import prepare as data
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
@@ -49,8 +49,11 @@ class Context:
     def __init__(self, config: Config, log: Callable[[dict], None]):
         self.config, self.log = config, log
         self.store = Store(Path(config.outputs) / "artifacts")
-        self.device = resolve_device(config.device)
-        self.precision = resolve_precision(config.precision, self.device)
+        # A plan runs nothing, so it may be of a machine with other hardware.
+        planned = config.plan and config.device == Device.cuda
+        self.device = torch.device("cuda") if planned else resolve_device(config.device)
+        planned = config.plan and config.precision != Precision.auto
+        self.precision = config.precision.value if planned else resolve_precision(config.precision, self.device)
         self._teachers: dict[str, GPT] = {}
         self._identities: dict[str, dict] = {}
 
@@ -71,9 +74,10 @@ class Context:
         return data.identify(self.config.data)
 
     def identity_of(self, teacher: TeacherConfig) -> dict:
-        if teacher.name not in self._identities:
-            self._identities[teacher.name] = sources.identify(teacher)
-        return self._identities[teacher.name]
+        key = digest(to_plain(teacher))
+        if key not in self._identities:
+            self._identities[key] = sources.identify(teacher)
+        return self._identities[key]
 
     def space(self, ordering: Ordering) -> Space:
         return Space(self.architecture, self.config.space, self.bin, ordering)
@@ -99,6 +103,7 @@ class Context:
     def teacher(self, recipe: Recipe, config: TeacherConfig) -> GPT:
         """A frozen teacher in its own dtype; the last one loaded is kept, for the stages that follow."""
         if recipe.fingerprint not in self._teachers:
+            self._teachers = {}  # before the next one is loaded: two may not fit
             model = checkpoint.load(self.made(recipe), self.device, DTYPES[config.dtype])
             self._teachers = {recipe.fingerprint: model.eval().requires_grad_(False)}
         return self._teachers[recipe.fingerprint]

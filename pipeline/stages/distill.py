@@ -1,7 +1,6 @@
 """Stage distill: pretraining with knowledge distillation, of the student and of its control alike."""
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -90,7 +89,6 @@ def step(context: Context, role: str) -> Step:
             path = context.made(start) / checkpoint.SUBNETWORK
             sub = SubNetwork.from_dict(json.loads(path.read_text()))
             checkpoint.save(trained, folder, sub, tokenizer=context.made(start))
-            shutil.rmtree(folder / "checkpoints")
 
     return Step(STAGE, f"distilled_{role}", recipe, make, _agree(context) if world_size() > 1 else None)
 
@@ -104,14 +102,14 @@ def _agree(context: Context):
 
 
 class _Log:
-    """Sends each metrics line to the tracker under the role's name, and shows it in the progress bar."""
+    """Sends each metrics line on under the role's name, and shows it in the progress bar."""
 
     def __init__(self, context: Context, role: str, progress: Progress):
         self.context, self.role, self.progress = context, role, progress
         self.tokens, self.shown = 0, {}
 
     def __call__(self, line: dict) -> None:
-        self.context.log({f"{self.role}/{name}": value for name, value in line.items()})
+        self.context.log({"role": f"distilled_{self.role}"} | line)
         if "validation_nll" in line:
             self.shown["validation"] = f"{line['validation_nll']:.3f}"
         if "loss" in line:

@@ -27,10 +27,7 @@ def step(context: Context, role: str) -> Step:
     config, init = context.config, init_of(context, role)
     drawn = Init.random_subnetwork in (init, config.distill.init) and init != Init.searched
     teacher = prepare.teacher_step(context, config.teacher).recipe
-    ordering = order.step(context)
-    inputs = {"teacher": teacher.fingerprint}
-    if ordering is not None:
-        inputs["ordering"] = ordering.recipe.fingerprint
+    inputs = {"teacher": teacher.fingerprint, "ordering": order.fingerprint(context)}
     own: dict = {"init": init, "shape": "drawn" if drawn else "searched"}
     if drawn:
         own |= {"space": part(config.space), "bin": search.edges(context)}

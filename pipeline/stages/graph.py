@@ -13,7 +13,7 @@ from rich.table import Table
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
 from pipeline.ranks import rank
-from pipeline.stages import distill, page, plan, report, search
+from pipeline.stages import distill, page, plan, prepare, report, search
 from pipeline.stages.context import Context, Step
 from pipeline.stages.tracker import Tracker
 from pipeline.training.metrics import METRICS
@@ -40,33 +40,38 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     last = report.step(context)
     folder = _run_folder(context, last)
     handler = _open(folder, config, overrides or [])
-    tracker.start(config, folder)
+    summary = None
     try:
+        tracker.start(config, folder)
         for step in [*report.inputs(context), last]:
             if step.stage in config.stages:
-                _make(context, step, folder)
-        summary = _close(context, last, folder) if last.stage in config.stages else None
-        tracker.finish(summary)
+                _make(context, step, folder, tracker)
+        if last.stage in config.stages:
+            summary = _close(context, last, folder)
     finally:
+        tracker.finish(summary)
         log.removeHandler(handler)
         handler.close()
     return summary
 
 
-def _make(context: Context, step: Step, folder: Path) -> None:
+def _make(context: Context, step: Step, folder: Path, tracker: Tracker) -> None:
     found = context.store.find(step.recipe)
     log.info("%s %s (%s): %s", step.stage, step.role, step.recipe.fingerprint, "is there" if found else "begins")
     artifact = context.store.obtain(step.recipe, step.make, step.agree)
+    if step.role == prepare.TOKENS:
+        plan.check_blocks(context)
     if rank() == 0:
         _link(folder / "artifacts" / step.role, artifact)
         _collect_metrics(context, folder)
+        for line in _metrics(context, step) if found else ():
+            tracker.track(line)
 
 
 def _link(link: Path, target: Path) -> None:
     """Points a symbolic link at target, relative to where it lies, in one step."""
     link.parent.mkdir(parents=True, exist_ok=True)
-    temporary = link.with_name(f".{link.name}")
-    temporary.unlink(missing_ok=True)
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
     temporary.symlink_to(os.path.relpath(target, link.parent))
     temporary.replace(link)
 
@@ -82,8 +87,9 @@ def _open(folder: Path, config: Config, overrides: list[str]) -> logging.Handler
     if rank() != 0:
         return logging.NullHandler()
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(to_plain(config))))
-    write_atomically(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
+    for name, content in (("config", to_plain(config)), ("overrides", overrides)):
+        if not (path := folder / ".hydra" / f"{name}.yaml").exists():  # a later command must not change whose run it is
+            write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(content)))
     _link(folder.parent / "latest", folder)
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -93,17 +99,24 @@ def _open(folder: Path, config: Config, overrides: list[str]) -> logging.Handler
     return handler
 
 
+def _metrics(context: Context, step: Step) -> list[dict]:
+    """A step's evaluations, or its steps of training; empty where it has none."""
+    name = {search.STAGE: search.JOURNAL, distill.STAGE: METRICS}.get(step.stage)
+    artifact = context.store.find(step.recipe)
+    if name is None or artifact is None:
+        return []
+    lines = map(json.loads, (artifact / name).read_text(encoding="utf-8").splitlines())
+    # The journal's first line names the search, and sub-networks are long.
+    return [
+        {"role": step.role} | {key: value for key, value in line.items() if key != "subnetwork"}
+        for line in lines
+        if "search" not in line
+    ]
+
+
 def _collect_metrics(context: Context, folder: Path) -> None:
     """metrics.jsonl of the run: every evaluation of the search, then every step of each model, from the artifacts."""
-    lines = []
-    for step in report.inputs(context):
-        if step.stage not in (search.STAGE, distill.STAGE) or (artifact := context.store.find(step.recipe)) is None:
-            continue
-        name = search.JOURNAL if step.stage == search.STAGE else METRICS
-        for line in (artifact / name).read_text(encoding="utf-8").splitlines():
-            values = {key: value for key, value in json.loads(line).items() if key not in ("subnetwork", "search")}
-            if values:
-                lines.append(json.dumps({"role": step.role} | values))
+    lines = [json.dumps(line) for step in report.inputs(context) for line in _metrics(context, step)]
     write_atomically(folder / METRICS, "".join(f"{line}\n" for line in lines))
 
 

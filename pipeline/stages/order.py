@@ -24,21 +24,31 @@ def step(context: Context) -> Step | None:
     recipe = Recipe(
         STAGE,
         VERSION,
-        part(config.ordering) | {"precision": context.precision, "batch": config.search.batch},
+        part(config.ordering) | {"precision": context.precision},
         {"teacher": teacher.fingerprint, "tokens": tokens.fingerprint},
     )
 
     def make(folder: Path) -> None:
         blocks = context.evenly(tokens, "calibration", config.ordering.blocks, "ordering.blocks")
-        found = ordering.importance(
-            context.teacher(teacher, config.teacher), blocks, context.precision, config.search.batch, recipe.fingerprint
-        )
-        ordering.save(found, folder)
-        length = config.data.block_size
-        flops = blocks[:, 1:].numel() * flops_per_token(context.architecture, length=length)
-        write_json(folder / COSTS, {"tokens": blocks[:, 1:].numel(), "flops": flops})
+        model = context.teacher(teacher, config.teacher)
+        batch = config.ordering.batch
+        ordering.save(ordering.importance(model, blocks, context.precision, batch, recipe.fingerprint), folder)
+        tokens_seen = blocks[:, 1:].numel()
+        write_json(folder / COSTS, {"tokens": tokens_seen, "flops": tokens_seen * flops_of_a_token(context)})
 
     return Step(STAGE, "ordering", recipe, make)
+
+
+def flops_of_a_token(context: Context) -> int:
+    """Activations are measured up to the final norm: the head is not run."""
+    a = context.architecture
+    return flops_per_token(a, length=context.config.data.block_size) - 2 * a.padded_vocab_size * a.n_embd
+
+
+def fingerprint(context: Context) -> str:
+    """What sub-networks of this run carry: the ordering's fingerprint, or "none"."""
+    order = step(context)
+    return "none" if order is None else order.recipe.fingerprint
 
 
 def load(context: Context) -> Ordering:

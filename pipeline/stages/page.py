@@ -60,18 +60,32 @@ def saving_sentence(saving: dict | None) -> str:
     return f"The student reached {target} with a saving of {saving['tokens']:.2f}x in tokens and {total}."
 
 
+def _search_facts(search: dict) -> list[list[str]]:
+    if search["strategy"] is None:
+        return [["search", "none: nothing starts from one"]]
+    random = search["random_best_fitness"]
+    return [
+        ["search", f"{search['strategy']}, {search['evaluated']} candidates, {search['tokens']:,} tokens"],
+        ["best fitness", f"{search['best_fitness']:,.2f} ({search['fitness']} on calibration blocks)"],
+        ["best of as many random", "not asked for" if random is None else f"{random:,.2f}"],
+    ]
+
+
+SEARCH_PLOTS = """![Best fitness against evaluated tokens](search.png)
+
+![Where in the bin the candidates lie](bin.png)
+"""
+
+
 def page(summary: dict, evaluation: dict) -> str:
     """report.md. `evaluation` holds the prompt and each model's continuation."""
     search, flops = summary["search"], summary["flops"]
-    random = search["random_best_fitness"]
     facts = [
         ["teacher", summary["teacher"]["name"]],
         ["text", f"{summary['data']['name']}, blocks of {summary['data']['block_size']} tokens"],
         ["bin", f"{summary['bin']['low']:,} to {summary['bin']['high']:,} parameters ({summary['bin']['count']})"],
         ["space, ordering", f"{summary['space']}, {summary['ordering']}"],
-        ["search", f"{search['strategy']}, {search['evaluated']} candidates, {search['tokens']:,} tokens"],
-        ["best fitness", f"{search['best_fitness']:,.2f} ({search['fitness']} on calibration blocks)"],
-        ["best of as many random", "not asked for" if random is None else f"{random:,.2f}"],
+        *_search_facts(search),
         ["learning rate", ", ".join(f"{r} {summary[r]['lr']:g}" for r in ("student", "control") if summary[r])],
         ["FLOPs of ordering, search", f"{flops['order']:.3g}, {flops['search']:.3g}"],
         ["seed, precision", f"{summary['seed']}, {summary['precision']}"],
@@ -91,10 +105,7 @@ model. FLOPs are of training, the teacher's included.
 
 ![Validation perplexity against tokens](training.png)
 
-![Best fitness against evaluated tokens](search.png)
-
-![Where in the bin the candidates lie](bin.png)
-
+{SEARCH_PLOTS if search["strategy"] else ""}
 {_markdown_table(["", ""], facts)}
 
 ## One text, continued

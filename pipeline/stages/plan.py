@@ -3,17 +3,17 @@
 import numpy as np
 import torch
 
-from pipeline.config import Layers, OrderingKind, Strategy
+from pipeline.config import Dtype, Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.ranks import local_world_size, world_size
-from pipeline.stages import distill, evaluate, search
+from pipeline.stages import distill, evaluate, order, prepare, search
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
 from pipeline.training.engine import batching, check_precision
 
 SAMPLES = 64  # sub-networks that stand for the space in an estimate
-ADAM_BYTES = 16  # an fp32 weight with its gradient and both moments
+WEIGHT_BYTES = {Dtype.fp32: 4, Dtype.bf16: 2}
 CHECKPOINT_BYTES = 12  # an fp32 weight with both moments
 
 
@@ -38,14 +38,44 @@ def check(context: Context) -> None:
             "space.layers=rank needs to know which layers matter, but ordering.kind=none ranks none: use "
             "ordering=importance, or space.layers=prefix."
         )
+    if config.distill.beta > 0:
+        _check_kd(context)
     distill.budget(context)
     batching(config.distill, world_size())
     check_precision(context.precision, config.deepspeed)
-    if context.device.type == "cuda" and local_world_size() > torch.cuda.device_count():
+    gpus = torch.cuda.device_count()
+    if context.device.type == "cuda" and local_world_size() > gpus and not config.plan:
         raise SprigError(
-            f"{local_world_size()} processes on this machine but {torch.cuda.device_count()} GPUs: start at most that "
-            "many, or set device=cpu."
+            f"{local_world_size()} processes on this machine but {gpus} GPUs: start at most {gpus}, or set device=cpu."
         )
+
+
+def _check_kd(context: Context) -> None:
+    """The KD teacher, where it is another than the one that is cut."""
+    config, cut, kd = context.config, context.architecture, context.kd_architecture
+    if config.data.block_size > kd.context:
+        raise SprigError(
+            f"data.block_size={config.data.block_size} exceeds the context of kd_teacher {kd.name}, {kd.context}: "
+            "lower data.block_size."
+        )
+    if kd.vocab_size != cut.vocab_size:
+        raise SprigError(
+            f"kd_teacher {kd.name} has a vocabulary of {kd.vocab_size:,} and teacher {cut.name} one of "
+            f"{cut.vocab_size:,}: take a kd_teacher of the same tokenizer."
+        )
+
+
+def check_blocks(context: Context) -> None:
+    """Once the text is there: does every stage find the blocks that it asks for.
+
+    Raises:
+        SprigError: as Context.evenly.
+    """
+    config, tokens = context.config, prepare.tokens_step(context).recipe
+    context.evenly(tokens, "calibration", config.search.blocks, "search.blocks")
+    context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
+    if config.ordering.kind != OrderingKind.none:
+        context.evenly(tokens, "calibration", config.ordering.blocks, "ordering.blocks")
 
 
 def table(context: Context) -> list[tuple[str, str]]:
@@ -66,21 +96,25 @@ def table(context: Context) -> list[tuple[str, str]]:
     depth = sorted(sub.n_layer for sub in students)
     width = sorted(sub.n_embd for sub in students)
     teacher_forward = flops_per_token(teacher, length=length)
-    kd_forward = flops_per_token(context.kd_architecture, length=length) if config.distill.beta > 0 else 0
+    kd = context.kd_architecture if config.distill.beta > 0 else None
+    kd_forward = flops_per_token(kd, length=length) if kd else 0
 
     count = search.evaluations(config.search)
     searched = count * config.search.blocks * length
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
     trained, runs = distill.budget(context), len(evaluate.roles(context))
     training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
-    weight_bytes = 4 if config.teacher.dtype == "fp32" else 2
-    teacher_bytes = parameters(teacher) * weight_bytes
-    kd_bytes = parameters(context.kd_architecture) * weight_bytes if kd_forward else 0
-    logits = config.distill.chunk_tokens * teacher.padded_vocab_size * 4
-    ranks = world_size()
-    sharded = ADAM_BYTES * size // (ranks if config.deepspeed.zero_stage == 3 else 1)
-    students_disk, checkpoints_disk = _bytes(2 * runs * 4 * size), _bytes(2 * CHECKPOINT_BYTES * size)
     baseline = f", and as many random ones ({forward * searched:.3g} FLOPs)" if config.search.random_baseline else ""
+
+    teacher_bytes = parameters(teacher) * WEIGHT_BYTES[config.teacher.dtype]
+    kd_bytes = parameters(kd) * WEIGHT_BYTES[(config.kd_teacher or config.teacher).dtype] if kd else 0
+    ranks, stage = world_size(), config.deepspeed.zero_stage
+    # An fp32 weight, its gradient and both moments; ZeRO shares out the moments, then the gradients, then the weights.
+    state_bytes = sum(
+        part * size // (ranks if stage >= shared_from else 1) for part, shared_from in ((8, 1), (4, 2), (4, 3))
+    )
+    logits = config.distill.chunk_tokens * teacher.padded_vocab_size * 4
+    token_bytes = (config.data.max_tokens or trained) * (2 if teacher.vocab_size <= 1 << 16 else 4)
     return [
         ("teacher", f"{config.teacher.name}: {_shape(teacher)}"),
         (
@@ -91,21 +125,19 @@ def table(context: Context) -> list[tuple[str, str]]:
         ("space", f"{config.space.granularity} {config.space.sharing}, layers by {config.space.layers}"),
         ("student", f"{depth[0]} to {depth[-1]} layers, width {width[0]} to {width[-1]}, about {size:,} parameters"),
         ("FLOPs a token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
-        ("order", f"{ordered:,} tokens, {teacher_forward * ordered:.3g} FLOPs"),
+        ("order", f"{ordered:,} tokens, {order.flops_of_a_token(context) * ordered:.3g} FLOPs"),
         ("search", f"{count:,} candidates, {searched:,} tokens, {forward * searched:.3g} FLOPs{baseline}"),
-        (
-            "distill",
-            f"{runs} x {trained:,} tokens, each {training}",
-        ),
-        ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {config.deepspeed.zero_stage}"),
+        ("distill", f"{runs} x {trained:,} tokens, each {training}"),
+        ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
         ("memory a process, search", f"{_bytes(teacher_bytes + 4 * size)} of weights"),
         (
             "memory a process, distill",
-            f"{_bytes(kd_bytes + sharded)} of weights and states, {_bytes(logits)} a chunk of logits",
+            f"{_bytes(kd_bytes + state_bytes)} of weights and states, {_bytes(logits)} a chunk of logits; activations",
         ),
         (
             "disk",
-            f"teacher {_bytes(teacher_bytes)}, students {students_disk}, checkpoints {checkpoints_disk}",
+            f"teacher {_bytes(teacher_bytes)}, tokens at least {_bytes(token_bytes)}, students "
+            f"{_bytes(2 * runs * 4 * size)}, checkpoints {_bytes(2 * CHECKPOINT_BYTES * size)}",
         ),
     ]
 

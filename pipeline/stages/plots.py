@@ -13,13 +13,14 @@ LABELS = {"search": "search", "random_search": "best of random"}
 
 
 def draw(folder: Path, evaluated: dict[str, list[dict]], curves: dict[str, list], summary: dict, tokens: int) -> None:
-    """Writes search.png, bin.png and training.png.
+    """Writes training.png and, where there was a search, search.png and bin.png.
 
     `evaluated` has each search's journal, `curves` each model's validation curve [(tokens, nats a token), ...];
     `tokens` is what one evaluation predicts.
     """
-    _save(folder / "search.png", lambda axes: _search(axes, evaluated, tokens))
-    _save(folder / "bin.png", lambda axes: _bin(axes, evaluated["search"], summary["bin"]))
+    if "search" in evaluated:
+        _save(folder / "search.png", lambda axes: _search(axes, evaluated, tokens))
+        _save(folder / "bin.png", lambda axes: _bin(axes, evaluated["search"], summary["bin"]))
     _save(folder / "training.png", lambda axes: _training(axes, curves, summary["teacher"]["perplexity"]))
 
 
@@ -51,7 +52,7 @@ def _bin(axes: Axes, journal: list[dict], edges: dict) -> None:
     axes.scatter(sizes, fitness, s=14, c=np.arange(len(journal)), cmap="viridis", label="candidates, early to late")
     axes.scatter(sizes[best], fitness[best], s=80, facecolors="none", edgecolors="black", label="winner")
     axes.set(xlabel="parameters, millions", ylabel="perplexity, untrained", yscale="log", title="Candidates in the bin")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _training(axes: Axes, curves: dict[str, list], teacher: float) -> None:

@@ -9,6 +9,7 @@ from pipeline.models import sources
 from pipeline.stages.context import Context, Step
 
 STAGE, VERSION = "prepare", 1
+TOKENS = "tokens"  # the role of the text
 
 
 def teacher_step(context: Context, config: TeacherConfig, role: str = "teacher") -> Step:
@@ -23,4 +24,4 @@ def tokens_step(context: Context) -> Step:
     def make(folder: Path) -> None:
         data.prepare(context.config.data, context.tokenizer(teacher), folder)
 
-    return Step(STAGE, "tokens", recipe, make)
+    return Step(STAGE, TOKENS, recipe, make)

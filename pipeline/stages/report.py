@@ -23,7 +23,7 @@ def step(context: Context) -> Step:
     recipe = Recipe(
         STAGE,
         VERSION,
-        {"preset": context.config.preset, "seed": context.config.seed, "teacher": context.config.teacher.name},
+        _labels(context),
         {each.role: each.recipe.fingerprint for each in steps},
     )
 
@@ -44,17 +44,33 @@ def step(context: Context) -> Step:
     return Step(STAGE, "report", recipe, make)
 
 
-def inputs(context: Context) -> list[Step]:
-    """Every step of the run before the report, in order. Extraction and distillation have one for each role."""
+def _labels(context: Context) -> dict:
+    """What the report says of the run that is in no other recipe, or not by this name."""
     config = context.config
+    return {
+        "preset": config.preset,
+        "seed": config.seed,
+        "teacher": {"name": config.teacher.name},
+        "data": {"name": config.data.name, "block_size": config.data.block_size},
+        "bin": {"center": context.bin.center, **search.edges(context)},
+        "space": f"{config.space.granularity} {config.space.sharing}",
+        "ordering": str(config.ordering.kind),
+    }
+
+
+def inputs(context: Context) -> list[Step]:
+    """Every step of the run before the report, in order. Extraction and distillation have one for each role; a search
+    that none of them starts from is left out."""
+    config = context.config
+    extracted = [extract.step(context, role) for role in evaluate.roles(context)]
+    searched = any("search" in each.recipe.inputs for each in extracted)
     steps: list[Step | None] = [
         prepare.teacher_step(context, config.teacher),
         distill.kd_step(context),
         prepare.tokens_step(context),
         order.step(context),
-        search.step(context),
-        search.baseline_step(context),
-        *(extract.step(context, role) for role in evaluate.roles(context)),
+        *([search.step(context), search.baseline_step(context)] if searched else []),
+        *extracted,
         *(distill.step(context, role) for role in evaluate.roles(context)),
         evaluate.step(context),
     ]
@@ -65,57 +81,54 @@ def summarise(context: Context, artifacts: dict[str, Path]) -> dict:
     """The run in one dictionary, the same schema for every run. Perplexities over the same fixed validation blocks."""
     config, length = context.config, context.config.data.block_size
     models = json.loads((artifacts["evaluation"] / evaluate.RESULT).read_text())["models"]
-    found = json.loads((artifacts["search"] / search.COSTS).read_text())
+    found = _costs(artifacts.get("search"), search.COSTS)
     baseline = _costs(artifacts.get("random_search"), search.COSTS)
     ordering = _costs(artifacts.get("ordering"), order.COSTS)
     trained = {role: _model(context, role, artifacts, models[role]) for role in evaluate.roles(context)}
-    saving = None
-    if "control" in trained:
-        student = trained["student"]["flops"]
-        costs = Costs(
-            order=ordering.get("flops", 0),
-            search=found["flops"],
-            student_per_token=student["student"] // trained["student"]["tokens"],
-            teacher_per_token=student["teacher"] // trained["student"]["tokens"],
-        )
-        saving = savings(
-            distill.curve(artifacts["distilled_student"]), distill.curve(artifacts["distilled_control"]), costs
-        )
+    flops = {
+        "order": ordering.get("flops", 0),
+        "search": found.get("flops", 0),
+        "random_search": baseline.get("flops", 0),
+    }
+    labels = _labels(context)
     return {
         "schema": SCHEMA,
         "status": "completed",
-        "seed": config.seed,
-        "preset": config.preset,
+        **labels,
         "precision": context.precision,
-        "teacher": {
-            "name": config.teacher.name,
+        "teacher": labels["teacher"]
+        | {
             "parameters": parameters(context.architecture),
             "perplexity": models["teacher"]["perplexity"],
             "flops_per_token": flops_per_token(context.architecture, length=length),
         },
-        "data": {"name": config.data.name, "block_size": length, "validation_blocks": config.evaluate.blocks},
-        "bin": {"center": context.bin.center, **search.edges(context)},
-        "space": f"{config.space.granularity} {config.space.sharing}",
-        "ordering": str(config.ordering.kind),
+        "data": labels["data"] | {"validation_blocks": config.evaluate.blocks},
         "search": {
-            "strategy": found["strategy"],
-            "evaluated": found["evaluated"],
-            "tokens": found["tokens"],
-            "seconds": found["seconds"],
-            "best_fitness": found["best_fitness"],
+            **{key: found.get(key) for key in ("strategy", "evaluated", "tokens", "seconds", "best_fitness")},
             "fitness": "perplexity",
             "random_best_fitness": baseline.get("best_fitness"),
         },
         "student": trained["student"],
         "control": trained.get("control"),
-        "flops": {
-            "order": ordering.get("flops", 0),
-            "search": found["flops"],
-            "random_search": baseline.get("flops", 0),
-        },
-        "saving": saving,
+        "flops": flops,
+        "saving": _saving(trained, artifacts, flops),
         "downstream": {},
     }
+
+
+def _saving(trained: dict[str, dict], artifacts: dict[str, Path], flops: dict[str, int]) -> dict | None:
+    if "control" not in trained:
+        return None
+    student, control = trained["student"], trained["control"]
+    costs = Costs(
+        order=flops["order"],
+        search=flops["search"],
+        student_per_token=student["flops"]["student"] // student["tokens"],
+        control_per_token=control["flops"]["student"] // control["tokens"],
+        teacher_per_token=student["flops"]["teacher"] // student["tokens"],
+    )
+    curves = (distill.curve(artifacts[f"distilled_{role}"]) for role in ("student", "control"))
+    return savings(*curves, costs)
 
 
 def _costs(folder: Path | None, name: str) -> dict:

@@ -20,7 +20,7 @@ from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork, check
 
 STAGE, VERSION = "search", 1
-JOURNAL, WINNER, COSTS = "journal.jsonl", "subnetwork.json", "costs.json"
+JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json", "seconds.txt"
 # Which keys determine each strategy's walk; the others are out of its fingerprint.
 WALK = {
     Kind.evolution: ("population", "parents", "crossover", "mutation", "generations"),
@@ -50,6 +50,12 @@ def read_given(context: Context) -> SubNetwork:
     except (OSError, ValueError) as error:
         raise SprigError(f"search.path={path} cannot be read as a sub-network: {error}.") from None
     check(given, context.architecture)
+    ordering = order.fingerprint(context)
+    if given.ordering != ordering:
+        raise SprigError(
+            f"The sub-network of {path} was found under ordering {given.ordering}, but this run's is {ordering}: give "
+            "this run the teacher, data and ordering of the run that found it."
+        )
     size = parameters(context.architecture, given, context.bin.count)
     if not context.bin.contains(size):
         raise SprigError(
@@ -62,10 +68,11 @@ def read_given(context: Context) -> SubNetwork:
 def recipe(context: Context, config: SearchConfig) -> Recipe:
     teacher = prepare.teacher_step(context, context.config.teacher).recipe
     tokens = prepare.tokens_step(context).recipe
-    ordering = order.step(context)
-    inputs = {"teacher": teacher.fingerprint, "tokens": tokens.fingerprint}
-    if ordering is not None:
-        inputs["ordering"] = ordering.recipe.fingerprint
+    inputs = {
+        "teacher": teacher.fingerprint,
+        "tokens": tokens.fingerprint,
+        "ordering": order.fingerprint(context),
+    }
     own = {
         key: value
         for key, value in part(config).items()
@@ -120,14 +127,13 @@ def _step(context: Context, config: SearchConfig, role: str) -> Step:
         )
         space = None if config.strategy == Kind.given else context.space(ordering)
         journal = journals.Journal(folder / JOURNAL, own.fingerprint)
-        resumed, started = len(journal.known), time.time()
         best = search(
             _strategy(context, config, space),
-            evaluator,
+            _Timed(evaluator, folder / TIMES),
             lambda sub: parameters(architecture, sub, context.bin.count),
             journal,
             evaluations(config),
-            context.log,
+            lambda line: context.log({"role": role} | line),
         )
         journal.close()
         write_json(folder / WINNER, best.subnetwork.to_dict())
@@ -141,12 +147,25 @@ def _step(context: Context, config: SearchConfig, role: str) -> Step:
                 "tokens": len(evaluated) * evaluator.tokens,
                 "flops": flops * evaluator.tokens,
                 "best_fitness": best.fitness,
-                "seconds": time.time() - started,
-                "resumed_evaluations": resumed,
+                "seconds": sum(map(float, (folder / TIMES).read_text().split())),
             },
         )
 
     return Step(STAGE, role, own, make)
+
+
+class _Timed:
+    """Notes the seconds of every evaluation in a file of its own: the journal must be the same bytes each time."""
+
+    def __init__(self, evaluate: Evaluator, path: Path):
+        self.evaluate, self.path = evaluate, path
+
+    def __call__(self, subnetwork: SubNetwork) -> float:
+        started = time.perf_counter()
+        fitness = self.evaluate(subnetwork)
+        with self.path.open("a") as file:
+            file.write(f"{time.perf_counter() - started:.4f}\n")
+        return fitness
 
 
 def winner(context: Context) -> SubNetwork:

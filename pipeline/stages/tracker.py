@@ -1,21 +1,26 @@
-"""Where metrics go beside the run folder: nowhere, or Weights & Biases."""
+"""Where metrics go while they come: the run folder always, Weights & Biases when asked."""
 
+import json
 import os
 from pathlib import Path
 
 from pipeline.config import Config, TrackerKind, to_plain
 from pipeline.ranks import rank
+from pipeline.training.metrics import METRICS
 
 
 class Tracker:
-    """`log(values)` takes flat dictionaries of numbers; off by default and on ranks other than 0."""
+    """Takes lines {"role": which model or search, name: value, ...}; quiet before `start` and on ranks other than 0."""
 
     def __init__(self):
-        self._run = None
+        self._path, self._run = None, None
 
     def start(self, config: Config, folder: Path) -> None:
         """wandb resumes under the run's own id; without a key it keeps its files in the run folder."""
-        if config.tracker.kind == TrackerKind.none or rank() != 0:
+        if rank() != 0:
+            return
+        self._path = folder / METRICS
+        if config.tracker.kind == TrackerKind.none:
             return
         import wandb
 
@@ -30,9 +35,18 @@ class Tracker:
             config=to_plain(config),
         )
 
-    def log(self, values: dict) -> None:
+    def log(self, line: dict) -> None:
+        """A metric that has just come. The stage's end writes the file anew, from the artifacts."""
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        self.track(line)
+
+    def track(self, line: dict) -> None:
+        """To wandb alone: a metric that an earlier run has made."""
         if self._run is not None:
-            self._run.log(values)
+            role = line["role"]
+            self._run.log({f"{role}/{name}": value for name, value in line.items() if isinstance(value, int | float)})
 
     def finish(self, summary: dict | None) -> None:
         if self._run is not None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from litgpt import GPT
-from omegaconf import OmegaConf
 from torch import Tensor, distributed, nn
 
 from pipeline.config import DeepSpeedConfig, DistillConfig
@@ -117,10 +116,9 @@ class Engine:
             "train_micro_batch_size_per_gpu": batches.micro_batch,
             "gradient_accumulation_steps": batches.accumulation,
             "gradient_clipping": config.clip,
-            "zero_optimization": {"stage": deepspeed.zero_stage},
+            "zero_optimization": {"stage": deepspeed.zero_stage, **deepspeed.zero_optimization},
             "bf16": {"enabled": precision == "bf16"},
         }
-        settings = OmegaConf.to_container(OmegaConf.merge(settings, deepspeed.extra))
         self.optimizer = _optimizer(student, config)
         self.module, *_ = import_deepspeed(device).initialize(
             model=_Student(student, precision, device), optimizer=self.optimizer, config=settings

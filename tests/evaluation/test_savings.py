@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.evaluation.savings import Costs, savings, tokens_to_reach
 
-COSTS = Costs(order=50, search=250, student_per_token=2, teacher_per_token=1)
+COSTS = Costs(order=50, search=250, student_per_token=2, control_per_token=2, teacher_per_token=1)
 CONTROL = [(0, 10.0), (100, 6.0), (200, 4.0)]
 
 
@@ -24,6 +24,14 @@ def test_reached_in_training():
     assert saving["target_perplexity"] == pytest.approx(math.exp(4.0))
 
 
+def test_a_control_of_another_shape_has_its_own_cost():
+    costs = Costs(order=50, search=250, student_per_token=2, control_per_token=3, teacher_per_token=1)
+    saving = savings([(0, 8.0), (100, 0.0)], CONTROL, costs)
+    assert saving["tokens"] == 4
+    assert saving["student_flops"] == (3 * 200) / (2 * 50)
+    assert saving["total_flops"] == (4 * 200) / (50 + 250 + 3 * 50)
+
+
 def test_reached_before_training_has_no_finite_saving_in_tokens():
     saving = savings([(0, 3.9), (100, 3.0)], CONTROL, COSTS)
     assert saving["reached"] == "before training"
@@ -39,5 +47,5 @@ def test_not_reached_is_a_bound():
 
 
 def test_without_any_cost_there_is_no_finite_total():
-    free = Costs(order=0, search=0, student_per_token=2, teacher_per_token=0)
+    free = Costs(order=0, search=0, student_per_token=2, control_per_token=2, teacher_per_token=0)
     assert savings([(0, 3.9), (100, 3.0)], CONTROL, free)["total_flops"] is None

@@ -14,10 +14,13 @@ from torch.nn import functional as F
 
 import pipeline
 from pipeline.artifacts import MANIFEST
+from pipeline.config import STAGES
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.search import journal
+from pipeline.stages import distill
+from pipeline.stages.context import Context
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -125,11 +128,21 @@ def test_another_temperature_searches_no_second_time(smoke_outputs, tmp_path):
     assert json.loads((outputs / "smoke/latest/summary.json").read_text())["control"] is None
 
 
-def test_a_run_folder_is_opened_again_with_its_own_configuration(smoke_outputs, folder):
-    before = manifests(smoke_outputs)
-    again = pipeline.compose([f"run={folder}", "stages=[report]"])
-    assert pipeline.run(again)["preset"] == "smoke"
+def test_a_run_folder_is_opened_again_with_its_own_configuration(smoke_outputs, folder, monkeypatch, tmp_path):
+    before, saved = manifests(smoke_outputs), (folder / ".hydra/config.yaml").read_text()
+    monkeypatch.chdir(tmp_path)
+    assert pipeline.run(pipeline.compose([f"run={folder}", "stages=[report]"]))["preset"] == "smoke"
+    assert pipeline.compose([f"run={folder}"]).stages == list(STAGES)
     assert manifests(smoke_outputs) == before
+    assert (folder / ".hydra/config.yaml").read_text() == saved
+
+
+def test_a_kd_teacher_of_the_same_name_is_still_another(smoke_outputs, tmp_path):
+    other = smoke(smoke_outputs, "teacher@kd_teacher=tiny-random", "kd_teacher.litgpt.n_layer=2")
+    ours, theirs = (
+        distill.step(Context(config, log=print), "student").recipe.inputs for config in (smoke(smoke_outputs), other)
+    )
+    assert ours["start"] == theirs["start"] and ours["teacher"] != theirs["teacher"]
 
 
 def test_a_given_subnetwork_is_cut_without_a_search(smoke_outputs, folder, tmp_path):
@@ -158,11 +171,11 @@ def test_a_damaged_artifact_is_named_and_not_used(smoke_outputs, tmp_path):
         pipeline.run(smoke(outputs))
 
 
-def test_random_starts_and_no_distillation(smoke_outputs, tmp_path):
-    outputs = tmp_path / "outputs"
-    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+def test_random_starts_and_no_distillation_need_no_search(tmp_path):
     overrides = ["distill.init=random_subnetwork", "distill.beta=0", "distill.alpha=1", "distill.tokens=512"]
-    result = pipeline.run(smoke(outputs, *overrides))
+    result = pipeline.run(smoke(tmp_path, *overrides))
+    assert result["search"]["strategy"] is None and result["flops"]["search"] == 0
+    assert not (tmp_path / "artifacts/search").exists()
     assert result["student"]["init"] == "random_subnetwork" and result["student"]["kd"] is False
     assert result["student"]["flops"]["teacher"] == 0
     assert result["student"]["parameters"] == result["control"]["parameters"]

@@ -243,10 +243,10 @@ def test_bf16_needs_zero(tmp_path):
         train(tmp_path, precision="bf16", stage=0)
 
 
-def test_extra_settings_reach_deepspeed(tmp_path):
+def test_settings_of_zero_reach_deepspeed(tmp_path):
     from pipeline.training.engine import Engine
 
-    deepspeed = DeepSpeedConfig(1, {"zero_optimization": {"reduce_bucket_size": 12345}})
+    deepspeed = DeepSpeedConfig(1, {"reduce_bucket_size": 12345})
     train(tmp_path)  # starts the process group
     engine = Engine(student(), settings(), deepspeed, batching(settings(), 1), "fp32", torch.device("cpu"))
     assert engine.module.zero_reduce_bucket_size() == 12345

@@ -1,0 +1,41 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from launchers.torchrun import check, command
+from pipeline.errors import SprigError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+
+
+def test_gpu_processes_must_have_a_gpu_each(two_gpus):
+    overrides = ["experiment=smoke", "distill.micro_batch=1"]
+    with pytest.raises(SprigError, match=r"4 processes on this machine but 2 GPUs: start at most 2, or set device=cpu"):
+        check(4, overrides)
+    check(2, overrides)
+    check(4, [*overrides, "device=cpu"])
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused_before_any_is_started():
+    with pytest.raises(SprigError, match=r"distill\.global_batch=4, distill\.micro_batch=1 and 3 processes"):
+        check(3, ["experiment=smoke", "distill.micro_batch=1", "device=cpu"])
+    assert "WORLD_SIZE" not in os.environ
+
+
+def test_the_command_hands_every_override_on():
+    assert command(2, ["experiment=smoke", "seed=1"])[-4:] == ["-m", "pipeline", "experiment=smoke", "seed=1"]
+    assert "--nproc-per-node=2" in command(2, [])
+
+
+def test_a_missing_number_of_processes_is_said():
+    finished = subprocess.run([sys.executable, "-m", "launchers.torchrun", "experiment=smoke"], capture_output=True)
+    assert finished.returncode == 1
+    assert b"usage: python -m launchers.torchrun PROCESSES" in finished.stderr
