@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from pipeline.errors import SprigError
-from pipeline.search.strategies import Scored
+from pipeline.search.strategies.protocol import Scored
 from pipeline.subnetwork.value import SubNetwork
 
 log = logging.getLogger("sprig")
 
 
 class Journal:
-    """Evaluations of one search, on disk and by sub-network.
+    """Evaluations of one search, on disk and by (sub-network's key, calibration blocks it was scored on).
 
     The first line names the search by its fingerprint. A line that a kill cut short is dropped, and said.
 
@@ -23,14 +23,14 @@ class Journal:
 
     def __init__(self, path: Path, fingerprint: str):
         self.path = path
-        self.known: dict[str, float] = {}
+        self.known: dict[tuple[str, int], float] = {}
         lines = self._whole_lines() if path.exists() else []
         if lines and lines[0].get("search") != fingerprint:
             raise SprigError(
                 f"{path} belongs to search {lines[0].get('search')}, not to {fingerprint}: remove it to begin anew."
             )
         for line in lines[1:]:
-            self.known[line["key"]] = _from_json(line["fitness"])
+            self.known[line["key"], line["blocks"]] = _from_json(line["fitness"])
         self._file = path.open("a", encoding="utf-8")
         if not lines:
             self._write({"search": fingerprint})
@@ -44,11 +44,12 @@ class Journal:
                 file.truncate(end)
         return [json.loads(line) for line in text[:end].splitlines()]
 
-    def add(self, scored: Scored, **facts) -> dict:
+    def add(self, scored: Scored, blocks: int, **facts) -> dict:
         """Appends one evaluation, durably; the line without the sub-network."""
         key = scored.subnetwork.key
-        self.known[key] = scored.fitness
-        line = {"key": key, "fitness": scored.fitness if scored.fitness < float("inf") else None, **facts}
+        self.known[key, blocks] = scored.fitness
+        fitness = scored.fitness if scored.fitness < float("inf") else None
+        line = {"key": key, "blocks": blocks, "fitness": fitness, **facts}
         self._write(line | {"subnetwork": scored.subnetwork.to_dict()})
         return line
 

@@ -65,9 +65,9 @@ def _search_facts(search: dict) -> list[list[str]]:
         return [["search", "none: nothing starts from one"]]
     random = search["random_best_fitness"]
     return [
-        ["search", f"{search['strategy']}, {search['evaluated']} candidates, {search['tokens']:,} tokens"],
+        ["search", f"{search['strategy']}, {search['evaluated']} evaluations, {search['tokens']:,} tokens"],
         ["best fitness", f"{search['best_fitness']:,.2f} ({search['fitness']} on calibration blocks)"],
-        ["best of as many random", "not asked for" if random is None else f"{random:,.2f}"],
+        ["best of random, on as many tokens", "not asked for" if random is None else f"{random:,.2f}"],
     ]
 
 

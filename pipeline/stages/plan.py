@@ -32,7 +32,7 @@ def check(context: Context) -> None:
     if config.search.strategy == Strategy.given:
         search.read_given(context)
     else:
-        context.space(Ordering.identity(architecture))
+        search.check_strategy(context, context.space(Ordering.identity(architecture)))
     if config.space.layers == Layers.rank and config.ordering.kind == OrderingKind.none:
         raise SprigError(
             "space.layers=rank needs to know which layers matter, but ordering.kind=none ranks none: use "
@@ -99,12 +99,12 @@ def table(context: Context) -> list[tuple[str, str]]:
     kd = context.kd_architecture if config.distill.beta > 0 else None
     kd_forward = flops_per_token(kd, length=length) if kd else 0
 
-    count = search.evaluations(config.search)
-    searched = count * config.search.blocks * length
+    count, searched = search.expected(config.search, length)
+    search_flops = min(forward * searched, config.search.limit.flops or forward * searched)
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
     trained, runs = distill.budget(context), len(evaluate.roles(context))
     training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
-    baseline = f", and as many random ones ({forward * searched:.3g} FLOPs)" if config.search.random_baseline else ""
+    baseline = f", and random ones on as many ({search_flops:.3g} FLOPs)" if config.search.random_baseline else ""
 
     teacher_bytes = parameters(teacher) * WEIGHT_BYTES[config.teacher.dtype]
     kd_bytes = parameters(kd) * WEIGHT_BYTES[(config.kd_teacher or config.teacher).dtype] if kd else 0
@@ -126,7 +126,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         ("student", f"{depth[0]} to {depth[-1]} layers, width {width[0]} to {width[-1]}, about {size:,} parameters"),
         ("FLOPs a token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
         ("order", f"{ordered:,} tokens, {order.flops_of_a_token(context) * ordered:.3g} FLOPs"),
-        ("search", f"{count:,} candidates, {searched:,} tokens, {forward * searched:.3g} FLOPs{baseline}"),
+        ("search", f"{count:,} evaluations, {searched:,} tokens, {search_flops:.3g} FLOPs{baseline}"),
         ("distill", f"{runs} x {trained:,} tokens, each {training}"),
         ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
         ("memory a process, search", f"{_bytes(teacher_bytes + 4 * size)} of weights"),

@@ -12,14 +12,14 @@ COLOURS = {"student": "#1b7837", "control": "#762a83", "search": "#1b7837", "ran
 LABELS = {"search": "search", "random_search": "best of random"}
 
 
-def draw(folder: Path, evaluated: dict[str, list[dict]], curves: dict[str, list], summary: dict, tokens: int) -> None:
+def draw(folder: Path, evaluated: dict[str, list[dict]], curves: dict[str, list], summary: dict) -> None:
     """Writes training.png and, where there was a search, search.png and bin.png.
 
-    `evaluated` has each search's journal, `curves` each model's validation curve [(tokens, nats a token), ...];
-    `tokens` is what one evaluation predicts.
+    `evaluated` has each search's evaluations on all blocks, with the `tokens` evaluated up to each; `curves` each
+    model's validation curve [(tokens, nats a token), ...].
     """
     if "search" in evaluated:
-        _save(folder / "search.png", lambda axes: _search(axes, evaluated, tokens))
+        _save(folder / "search.png", lambda axes: _search(axes, evaluated))
         _save(folder / "bin.png", lambda axes: _bin(axes, evaluated["search"], summary["bin"]))
     _save(folder / "training.png", lambda axes: _training(axes, curves, summary["teacher"]["perplexity"]))
 
@@ -32,10 +32,10 @@ def _save(path: Path, plot) -> None:
         figure.savefig(path, dpi=140, metadata={"Software": None})
 
 
-def _search(axes: Axes, evaluated: dict[str, list[dict]], tokens: int) -> None:
+def _search(axes: Axes, evaluated: dict[str, list[dict]]) -> None:
     for name, journal in evaluated.items():
         fitness = np.array([line["fitness"] for line in journal])
-        cost = tokens * np.arange(1, len(fitness) + 1)
+        cost = np.array([line["tokens"] for line in journal])
         finite = np.isfinite(fitness)
         axes.scatter(cost[finite], fitness[finite], s=10, alpha=0.35, color=COLOURS[name], linewidths=0)
         axes.step(cost, np.minimum.accumulate(fitness), where="post", color=COLOURS[name], label=LABELS[name])

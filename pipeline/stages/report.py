@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import accumulate
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_atomically, write_json
@@ -31,17 +32,24 @@ def step(context: Context) -> Step:
         artifacts = {each.role: context.made(each.recipe) for each in steps}
         summary = summarise(context, artifacts)
         evaluated = {
-            role: journals.read(artifacts[role] / search.JOURNAL)
+            role: _fully_scored(context, journals.read(artifacts[role] / search.JOURNAL))
             for role in ("search", "random_search")
             if role in artifacts
         }
         curves = {role: distill.curve(artifacts[f"distilled_{role}"]) for role in evaluate.roles(context)}
-        plots.draw(folder, evaluated, curves, summary, context.config.search.blocks * context.config.data.block_size)
+        plots.draw(folder, evaluated, curves, summary)
         result = json.loads((artifacts["evaluation"] / evaluate.RESULT).read_text())
         write_json(folder / SUMMARY, summary)
         write_atomically(folder / PAGE, page(summary, result))
 
     return Step(STAGE, "report", recipe, make)
+
+
+def _fully_scored(context: Context, journal: list[dict]) -> list[dict]:
+    """The evaluations on all blocks, which can be compared, each with all `tokens` that were evaluated up to it."""
+    spent = accumulate(line["blocks"] * context.config.data.block_size for line in journal)
+    lines = [line | {"tokens": tokens} for line, tokens in zip(journal, spent, strict=True)]
+    return [line for line in lines if line["blocks"] == context.config.search.blocks]
 
 
 def _labels(context: Context) -> dict:

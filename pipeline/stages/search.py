@@ -3,39 +3,76 @@
 import json
 import time
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
-from pipeline.config import SearchConfig
+from pipeline.config import LimitConfig, OrderingKind, SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.errors import SprigError
 from pipeline.search import journal as journals
+from pipeline.search.budget import Budget
 from pipeline.search.evaluator import Evaluator
 from pipeline.search.loop import search
-from pipeline.search.strategies import Evolution, Given, RandomSearch, Strategy
+from pipeline.search.strategies.given import Given
+from pipeline.search.strategies.protocol import Strategy
+from pipeline.search.strategies.registry import make as make_strategy
+from pipeline.search.strategies.registry import scores
 from pipeline.stages import order, prepare
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork, check
 
-STAGE, VERSION = "search", 1
+STAGE, VERSION = "search", 2
 JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json", "seconds.txt"
-# Which keys determine each strategy's walk; the others are out of its fingerprint.
+# Which keys determine each strategy's walk; the others are out of its fingerprint. Seed and limit only matter to those
+# that have more than one candidate.
+GENERATIONS = ("start", "population", "generations", "limit", "seed")
+RATES = ("mutation.gene_rate", "mutation.global_rate")
 WALK = {
-    Kind.evolution: ("population", "parents", "crossover", "mutation", "generations"),
-    Kind.random: ("evaluations",),
+    Kind.evolution: (*GENERATIONS, "parents", "crossover", "mutation"),
+    Kind.one_plus_lambda: (*GENERATIONS, "offspring", "swaps", "selection"),
+    Kind.regularized_evolution: (*GENERATIONS, "offspring", "tournament", *RATES),
+    Kind.local: (*GENERATIONS, "offspring"),
+    Kind.random: ("evaluations", "limit", "seed"),
+    Kind.uniform: (),
+    Kind.first_layers: (),
+    Kind.importance: (),
     Kind.given: (),
 }
-RANDOM_ASK = 16  # candidates the random strategy asks for at a time
 
 
-def evaluations(config: SearchConfig) -> int:
-    """How many candidates the strategy asks for, where the space does not run out of new ones."""
-    if config.strategy == Kind.evolution:
-        offspring = config.crossover.offspring + config.mutation.offspring
-        return config.population + config.generations * offspring
-    return config.evaluations if config.strategy == Kind.random else 1
+def expected(config: SearchConfig, block_size: int) -> tuple[int, int]:
+    """Evaluations and tokens of a search, where neither limit.flops nor the end of the space stops it earlier."""
+    counted = scores(config)
+    evaluations = sum(counted.values())
+    tokens = sum(blocks * candidates for blocks, candidates in counted.items()) * block_size
+    # In a multi-step selection evaluations differ in tokens, so that a limit on the one bounds the other loosely.
+    return min(evaluations, config.limit.evaluations or evaluations), min(tokens, config.limit.tokens or tokens)
+
+
+def check_strategy(context: Context, space: Space) -> None:
+    """Whether the space has what the strategy starts from, and the limit lets it score one candidate.
+
+    Raises:
+        SprigError: it does not, and the cure.
+    """
+    config, length = context.config.search, context.config.data.block_size
+    if Kind.importance in (config.strategy, *config.start) and context.config.ordering.kind == OrderingKind.none:
+        raise SprigError(
+            "search importance needs to know what matters, but ordering.kind=none ranks nothing: use "
+            "ordering=importance, or another search.strategy or search.start."
+        )
+    make_strategy(config, space, context.config.seed)
+    least = config.blocks * length
+    if config.limit.tokens is not None and config.limit.tokens < least:
+        raise SprigError(
+            f"search.limit.tokens={config.limit.tokens:,} is below one evaluation of {config.blocks} blocks x {length} "
+            f"= {least:,} tokens: raise it, or lower search.blocks."
+        )
 
 
 def read_given(context: Context) -> SubNetwork:
@@ -65,7 +102,8 @@ def read_given(context: Context) -> SubNetwork:
     return given
 
 
-def recipe(context: Context, config: SearchConfig) -> Recipe:
+def recipe(context: Context, config: SearchConfig, model: Recipe | None = None) -> Recipe:
+    """`model` is a search whose evaluated tokens this one spends, instead of a number of its own."""
     teacher = prepare.teacher_step(context, context.config.teacher).recipe
     tokens = prepare.tokens_step(context).recipe
     inputs = {
@@ -73,16 +111,17 @@ def recipe(context: Context, config: SearchConfig) -> Recipe:
         "tokens": tokens.fingerprint,
         "ordering": order.fingerprint(context),
     }
-    own = {
-        key: value
-        for key, value in part(config).items()
-        if key in ("strategy", "blocks", "batch", *WALK[config.strategy])
-    }
+    walk = WALK[config.strategy]
+    if model is not None:
+        inputs["search"] = model.fingerprint
+        walk = tuple(key for key in walk if key != "evaluations")
+    plain = part(config) | {"seed": context.config.seed}
+    own = {key: reduce(getitem, key.split("."), plain) for key in ("strategy", "blocks", "batch", *walk)}
     own |= {"precision": context.precision}
     if config.strategy == Kind.given:
         own |= {"subnetwork": read_given(context).to_dict()}
     else:
-        own |= {"space": part(context.config.space), "bin": edges(context), "seed": context.config.seed}
+        own |= {"space": part(context.config.space), "bin": edges(context)}
     return Recipe(STAGE, VERSION, own, inputs)
 
 
@@ -91,13 +130,20 @@ def step(context: Context) -> Step:
 
 
 def baseline_step(context: Context) -> Step | None:
-    """Best of n random, n being the search's own evaluations; None where the preset does not ask for it."""
+    """Best of n random on as many tokens as the search evaluates; None where the preset does not ask for it.
+
+    Where the configuration alone says how many those are, searches that spend the same share one baseline. A limited or
+    multi-step search is counted once it is done.
+    """
     config = context.config.search
     if not config.random_baseline:
         return None
-    return _step(
-        context, replace(config, strategy=Kind.random, path=None, evaluations=evaluations(config)), "random_search"
+    counted = scores(config)
+    baseline = replace(
+        config, strategy=Kind.random, path=None, start=[], limit=LimitConfig(), evaluations=sum(counted.values())
     )
+    known = config.limit == LimitConfig() and list(counted) == [config.blocks]
+    return _step(context, baseline, "random_search", None if known else step(context).recipe)
 
 
 def edges(context: Context) -> dict:
@@ -105,19 +151,24 @@ def edges(context: Context) -> dict:
     return {"low": context.bin.low, "high": context.bin.high, "count": context.bin.count}
 
 
-def _strategy(context: Context, config: SearchConfig, space: Space | None) -> Strategy:
+def _strategy(context: Context, config: SearchConfig, ordering: Ordering) -> Strategy:
     if config.strategy == Kind.given:
-        return Given(read_given(context))
-    if config.strategy == Kind.random:
-        return RandomSearch(space, config.evaluations, RANDOM_ASK, context.config.seed)
-    return Evolution(space, config, context.config.seed)
+        return Given(read_given(context), config)
+    return make_strategy(config, context.space(ordering), context.config.seed)
 
 
-def _step(context: Context, config: SearchConfig, role: str) -> Step:
-    own = recipe(context, config)
+def _spending(context: Context, config: SearchConfig, model: Recipe) -> SearchConfig:
+    """As many random candidates as the tokens of a finished search pay for."""
+    tokens = json.loads((context.made(model) / COSTS).read_text())["tokens"]
+    return replace(config, evaluations=max(tokens // (config.blocks * context.config.data.block_size), 1))
+
+
+def _step(context: Context, config: SearchConfig, role: str, model: Recipe | None = None) -> Step:
+    own = recipe(context, config, model)
 
     def make(folder: Path) -> None:
         architecture, length = context.architecture, context.config.data.block_size
+        spent_as = config if model is None else _spending(context, config, model)
         teacher = prepare.teacher_step(context, context.config.teacher).recipe
         tokens = prepare.tokens_step(context).recipe
         ordering = order.load(context)
@@ -125,27 +176,27 @@ def _step(context: Context, config: SearchConfig, role: str) -> Step:
         evaluator = Evaluator(
             context.teacher(teacher, context.config.teacher), ordering, blocks, context.precision, config.batch
         )
-        space = None if config.strategy == Kind.given else context.space(ordering)
+        budget = Budget(spent_as.limit, length, lambda sub: flops_per_token(architecture, sub, length=length))
         journal = journals.Journal(folder / JOURNAL, own.fingerprint)
         best = search(
-            _strategy(context, config, space),
+            _strategy(context, spent_as, ordering),
             _Timed(evaluator, folder / TIMES),
             lambda sub: parameters(architecture, sub, context.bin.count),
             journal,
-            evaluations(config),
+            budget,
+            config.blocks,
+            expected(spent_as, length)[0],
             lambda line: context.log({"role": role} | line),
         )
         journal.close()
         write_json(folder / WINNER, best.subnetwork.to_dict())
-        evaluated = journals.read(folder / JOURNAL)
-        flops = sum(flops_per_token(architecture, line["subnetwork"], length=length) for line in evaluated)
         write_json(
             folder / COSTS,
             {
                 "strategy": config.strategy,
-                "evaluated": len(evaluated),
-                "tokens": len(evaluated) * evaluator.tokens,
-                "flops": flops * evaluator.tokens,
+                "evaluated": budget.spent.evaluations,
+                "tokens": budget.spent.tokens,
+                "flops": budget.spent.flops,
                 "best_fitness": best.fitness,
                 "seconds": sum(map(float, (folder / TIMES).read_text().split())),
             },
@@ -160,9 +211,9 @@ class _Timed:
     def __init__(self, evaluate: Evaluator, path: Path):
         self.evaluate, self.path = evaluate, path
 
-    def __call__(self, subnetwork: SubNetwork) -> float:
+    def __call__(self, subnetwork: SubNetwork, blocks: int) -> float:
         started = time.perf_counter()
-        fitness = self.evaluate(subnetwork)
+        fitness = self.evaluate(subnetwork, blocks)
         with self.path.open("a") as file:
             file.write(f"{time.perf_counter() - started:.4f}\n")
         return fitness

@@ -112,7 +112,7 @@ class Fitter:
             if first >= last:
                 first, last = _nearest_run(costs.attention, budget - costs.neuron * neurons[0])
             choice = first + int(u * (last - first))
-            width = _nearest(neurons, (budget - costs.attention[choice]) / costs.neuron)
+            width = nearest(neurons, (budget - costs.attention[choice]) / costs.neuron)
             carried = budget - costs.attention[choice] - costs.neuron * width
             drawn.append([*costs.options[choice], width])
         return drawn
@@ -142,8 +142,7 @@ class Fitter:
                         continue
                     slope = repeats * self._slope(draft.n_embd, row, gene)
                     here = bisect_left(grid, row[gene])
-                    first = bisect_left(grid, row[gene] - (total - low) // slope)
-                    last = bisect_right(grid, row[gene] + (high - total) // slope)
+                    first, last = self._run(grid, row[gene], total, slope)
                     way = range(first, here) if total > high else range(here + 1, last)
                     choices = range(first, last) or way
                     if not choices:
@@ -153,13 +152,28 @@ class Fitter:
                     row[gene], moved = value, True
         return low <= total <= high
 
+    def landing(self, draft: Draft, index: int, gene: int) -> list[int]:
+        """The values of one gene of row `index` that land in the bin while all others stay, ascending."""
+        row, grid = draft.rows[index], self.grids[gene]
+        first, last = self._run(grid, row[gene], self.total(draft), self.slope(draft, index, gene))
+        return grid[first:last]
+
+    def slope(self, draft: Draft, index: int, gene: int) -> int:
+        """Parameters of the whole model for one more unit of a gene of row `index`."""
+        return len(draft.layers) // len(draft.rows) * self._slope(draft.n_embd, draft.rows[index], gene)
+
+    def _run(self, grid: list[int], value: int, total: int, slope: int) -> tuple[int, int]:
+        """First and end of the entries that land in the bin in place of `value`, where the count is `total`."""
+        first = bisect_left(grid, value - (total - self.bin.low) // slope)
+        return first, bisect_right(grid, value + (self.bin.high - total) // slope)
+
     def _slope(self, n_embd: int, row: list[int], gene: int) -> int:
         grown = [*row]
         grown[gene] += 1
         return layer_parameters(self.architecture, n_embd, *grown) - layer_parameters(self.architecture, n_embd, *row)
 
 
-def _nearest(grid: list[int], value: float) -> int:
+def nearest(grid: list[int], value: float) -> int:
     """The entry of an ascending list that is nearest to a value."""
     above = bisect_left(grid, value)
     return min(grid[max(above - 1, 0) : above + 1], key=lambda entry: abs(entry - value))
@@ -167,5 +181,5 @@ def _nearest(grid: list[int], value: float) -> int:
 
 def _nearest_run(values: list[int], value: float) -> tuple[int, int]:
     """First and end of the run of equal entries that is nearest to a value, in an ascending list."""
-    nearest = _nearest(values, value)
-    return bisect_left(values, nearest), bisect_right(values, nearest)
+    entry = nearest(values, value)
+    return bisect_left(values, entry), bisect_right(values, entry)

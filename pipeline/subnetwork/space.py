@@ -19,7 +19,8 @@ SEEDS = 2**32
 class Space:
     """The sub-networks of a teacher that a configuration allows and whose count lies in a bin.
 
-    `grids` maps each dimension to its values, ascending. Every draw comes from the generator that is passed in.
+    `grids` maps each dimension to its values, ascending; `uniform` spaces share one row of genes among all layers,
+    `fine` ones have index seeds. Every draw comes from the generator that is passed in.
     """
 
     def __init__(self, architecture: Architecture, config: SpaceConfig, bin: Bin, ordering: Ordering | None):
@@ -28,10 +29,10 @@ class Space:
             raise SprigError("space.layers=rank needs an ordering of the layers: set ordering.kind=importance.")
         self.architecture, self.config, self.bin = architecture, config, bin
         self.grids = make_grids(architecture, config)
-        self._ordering = ordering
-        self._fine = config.granularity == Granularity.fine
-        self._uniform = config.sharing == Sharing.uniform
-        self._fitter = Fitter(architecture, self.grids, bin)
+        self.ordering = ordering
+        self.fine = config.granularity == Granularity.fine
+        self.uniform = config.sharing == Sharing.uniform
+        self.fitter = Fitter(architecture, self.grids, bin)
         self._find_shapes()
         self.sample(np.random.default_rng(0))  # a bin between the grid's steps shows itself here
 
@@ -84,11 +85,11 @@ class Space:
             (sub.head_pairs, sub.attention_scale, sub.ordering)
             == (config.head_pairs, config.attention_scale, self._ordering_name)
             and sub.n_layer in grids["n_layer"]
-            and (config.layers == Layers.subset or list(sub.layers) == self._layers(sub.n_layer))
+            and (config.layers == Layers.subset or list(sub.layers) == self.layers_of(sub.n_layer))
             and sub.n_embd in grids["n_embd"]
             and all(getattr(gene, name) in grids[name] for gene in set(sub.genes) for name in GENES)
-            and (not self._uniform or len(set(sub.genes)) == 1)
-            and all((seed is not None) == self._fine for seed in seeds)
+            and (not self.uniform or len(set(sub.genes)) == 1)
+            and all((seed is not None) == self.fine for seed in seeds)
             and self.bin.contains(parameters(self.architecture, sub, self.bin.count))
         )
 
@@ -103,16 +104,16 @@ class Space:
             depth = _pick(self._depths, rng)
             width = _pick(self._widths_of[depth], rng)
             layers = self._draw_layers(depth, rng)
-            rows = self._fitter.draw_rows(width, depth, 1 if self._uniform else depth, rng)
+            rows = self.fitter.draw_rows(width, depth, 1 if self.uniform else depth, rng)
             # Budgets alone would starve members whose layers sit at the ends of their range: a random share of the
             # genes is drawn again, and has to find room among itself.
             redrawn = (
-                [] if self._uniform else self._redraw(rows, rng.random((depth, len(GENES))) < rng.random() ** 2, rng)
+                [] if self.uniform else self._redraw(rows, rng.random((depth, len(GENES))) < rng.random() ** 2, rng)
             )
             draft = Draft(layers, width, rows, [self._draw_seed(rng) for _ in rows], self._draw_seed(rng))
-            if self._fitter.fit(draft, redrawn, rng):
-                return self._freeze(draft)
-            missed.append(self._fitter.total(draft))
+            if self.fitter.fit(draft, redrawn, rng):
+                return self.freeze(draft)
+            missed.append(self.fitter.total(draft))
         raise self._unreachable(missed)
 
     def mutate(self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float) -> SubNetwork:
@@ -133,9 +134,9 @@ class Space:
     def _mutant(
         self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float
     ) -> SubNetwork | None:
-        draft = self._thaw(parent)
+        draft = self.thaw(parent)
         rows, genes = len(draft.rows), len(draft.rows) * len(GENES)
-        rates = np.full(2 + genes + (rows + 1 if self._fine else 0), gene_rate)
+        rates = np.full(2 + genes + (rows + 1 if self.fine else 0), gene_rate)
         rates[:2] = global_rate
         chosen = rng.random(len(rates)) < rates
         if not chosen.any():
@@ -162,9 +163,9 @@ class Space:
     def _rebuilt(self, draft: Draft, layers: list[int], width: int, rng: np.random.Generator) -> Draft:
         """The draft with other layers and width: kept layers keep their genes, others are drawn as in `sample`."""
         rows, seeds = draft.rows, draft.seeds
-        if not self._uniform and layers != draft.layers:
+        if not self.uniform and layers != draft.layers:
             old = dict(zip(draft.layers, zip(rows, seeds, strict=True), strict=True))
-            new = self._fitter.draw_rows(width, len(layers), len(layers), rng)
+            new = self.fitter.draw_rows(width, len(layers), len(layers), rng)
             pairs = [
                 old[layer] if layer in old else (row, self._draw_seed(rng))
                 for layer, row in zip(layers, new, strict=True)
@@ -188,10 +189,10 @@ class Space:
             common, others = set(a.layers) & set(b.layers), sorted(set(a.layers) ^ set(b.layers))
             layers = sorted([*common, *rng.permutation(others)[: depth - len(common)].tolist()])
         else:
-            layers = self._layers(depth)
+            layers = self.layers_of(depth)
         of_a, of_b = self._by_layer(a), self._by_layer(b)
         rows, seeds = [], []
-        for layer in of_a if self._uniform else layers:
+        for layer in of_a if self.uniform else layers:
             pair = of_a.get(layer, of_b.get(layer)), of_b.get(layer, of_a.get(layer))
             sides = rng.integers(2, size=len(GENES) + 1).tolist()
             *row, seed = (pair[side][number] for number, side in enumerate(sides))
@@ -202,24 +203,24 @@ class Space:
 
     def _by_layer(self, sub: SubNetwork) -> dict[int, list[int | None]]:
         """Genes and seed of each teacher layer; under the one key 0 where all layers share them."""
-        draft = self._thaw(sub)
-        keys = [0] if self._uniform else draft.layers
+        draft = self.thaw(sub)
+        keys = [0] if self.uniform else draft.layers
         return {key: [*row, seed] for key, row, seed in zip(keys, draft.rows, draft.seeds, strict=True)}
 
     @property
     def _ordering_name(self) -> str:
-        return self._ordering.fingerprint if self._ordering else "none"
+        return self.ordering.fingerprint if self.ordering else "none"
 
-    def _layers(self, depth: int) -> list[int]:
-        """The layers that this depth means where layers are not searched."""
+    def layers_of(self, depth: int) -> list[int]:
+        """The layers that this depth means where layers are not searched; the first ones where they are."""
         if self.config.layers == Layers.rank:
-            return sorted(self._ordering.layers[:depth].tolist())
+            return sorted(self.ordering.layers[:depth].tolist())
         return list(range(depth))
 
     def _draw_layers(self, depth: int, rng: np.random.Generator, kept: list[int] | None = None) -> list[int]:
         """Layers of a new depth. A searched set keeps as many of `kept` as it can, but gives at least one away."""
         if self.config.layers != Layers.subset:
-            return self._layers(depth)
+            return self.layers_of(depth)
         stay = rng.permutation(kept or [])[: max(min(len(kept or []), depth) - 1, 0)].tolist()
         others = [layer for layer in range(self.architecture.n_layer) if layer not in stay]
         return sorted([*stay, *rng.permutation(others)[: depth - len(stay)].tolist()])
@@ -228,26 +229,28 @@ class Space:
         """Draws the chosen genes uniformly from their grids, in place. chosen: (rows, genes), of bool."""
         places = np.argwhere(chosen).tolist()
         for row, gene in places:
-            rows[row][gene] = _pick(self._fitter.grids[gene], rng)
+            rows[row][gene] = _pick(self.fitter.grids[gene], rng)
         return places
 
     def _draw_seed(self, rng: np.random.Generator) -> int | None:
-        return int(rng.integers(SEEDS)) if self._fine else None
+        return int(rng.integers(SEEDS)) if self.fine else None
 
     def _fitted(self, draft: Draft, free: list[list[int]], rng: np.random.Generator) -> SubNetwork | None:
-        return self._freeze(draft) if self._fitter.fit(draft, free, rng) else None
+        return self.freeze(draft) if self.fitter.fit(draft, free, rng) else None
 
-    def _thaw(self, sub: SubNetwork) -> Draft:
-        genes = sub.genes[:1] if self._uniform else sub.genes
+    def thaw(self, sub: SubNetwork) -> Draft:
+        """A member, open to changes; `freeze` closes it again."""
+        genes = sub.genes[:1] if self.uniform else sub.genes
         rows = [[getattr(gene, name) for name in GENES] for gene in genes]
         return Draft(list(sub.layers), sub.n_embd, rows, [gene.index_seed for gene in genes], sub.index_seed)
 
-    def _freeze(self, draft: Draft) -> SubNetwork:
+    def freeze(self, draft: Draft) -> SubNetwork:
+        """The sub-network of a draft whose count is in the bin: that is not checked here."""
         genes = tuple(LayerGenes(*row, seed) for row, seed in zip(draft.rows, draft.seeds, strict=True))
         return SubNetwork(
             layers=tuple(draft.layers),
             n_embd=draft.n_embd,
-            genes=genes * len(draft.layers) if self._uniform else genes,
+            genes=genes * len(draft.layers) if self.uniform else genes,
             head_pairs=str(self.config.head_pairs),
             attention_scale=str(self.config.attention_scale),
             ordering=self._ordering_name,

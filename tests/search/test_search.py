@@ -1,132 +1,111 @@
-"""The search walks one way for one seed, whatever kills it, and evaluates nothing twice."""
+"""What every search keeps to: its journal, its limits, and one way for one seed, whatever kills it."""
 
 import json
 import math
-from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
+from toy import BLOCKS, LENGTH, SPACE, TEACHER, Counted, configure, fitness, make_budget, walk
 
-from pipeline.config import BinConfig, CrossoverConfig, MutationConfig, SearchConfig, Sizes, SpaceConfig
+from pipeline.config import FROM_A_POPULATION, BinConfig, LimitConfig, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.search.journal import Journal, read
 from pipeline.search.loop import search
-from pipeline.search.strategies import Evolution, Given, RandomSearch
-from pipeline.subnetwork.architecture import Architecture
+from pipeline.search.strategies.given import Given
+from pipeline.search.strategies.registry import scores
 from pipeline.subnetwork.bins import make_bin
-from pipeline.subnetwork.counting import parameters
+from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.space import Space
 
-TEACHER = Architecture(
-    name="toy",
-    family="llama",
-    n_layer=4,
-    n_embd=32,
-    n_head=4,
-    n_query_groups=2,
-    head_size=8,
-    intermediate_size=64,
-    vocab_size=50,
-    padded_vocab_size=64,
-    context=32,
-    tied=True,
-    bias=False,
-    attention_bias=False,
-    lm_head_bias=False,
-    layer_norm=False,
-    gated_mlp=True,
-    qk_norm=False,
-    rotary_percentage=1.0,
-    rope_base=10000,
-)
-CONFIG = SearchConfig(
-    population=10,
-    parents=4,
-    crossover=CrossoverConfig(offspring=5),
-    mutation=MutationConfig(offspring=5),
-    generations=5,
-)
-COUNT = 10 + 5 * 10
+SEARCHES = [*map(str, FROM_A_POPULATION), "random"]
 
 
-@pytest.fixture(scope="module")
-def space() -> Space:
-    config = SpaceConfig(step=Sizes(n_embd=8, intermediate_size=16, head_size=2))
-    return Space(TEACHER, config, make_bin(BinConfig(low=12_000, high=16_000)), None)
-
-
-def fitness(sub) -> float:
-    """Any fixed landscape: more MLP in early layers is better, fewer layers too."""
-    weights = sum(gene.intermediate_size / (1 + layer) for layer, gene in zip(sub.layers, sub.genes, strict=True))
-    return 1000 / weights + sub.n_layer
-
-
-class Counted:
-    def __init__(self, dies_at: int | None = None):
-        self.calls, self.dies_at = [], dies_at
-
-    def __call__(self, sub) -> float:
-        if len(self.calls) == self.dies_at:
-            raise KeyboardInterrupt
-        self.calls.append(sub.key)
-        return fitness(sub)
-
-
-def walk(strategy, path, evaluate):
-    journal = Journal(path, "abc")
-    try:
-        return search(strategy, evaluate, lambda sub: parameters(TEACHER, sub), journal, COUNT, lambda line: None)
-    finally:
-        journal.close()
-
-
-def test_evolution_evaluates_what_is_configured_once_each_and_only_in_the_bin(space, tmp_path):
-    evaluate = Counted()
-    best = walk(Evolution(space, CONFIG, seed=0), tmp_path / "journal", evaluate)
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_a_search_scores_what_is_configured_once_each_and_only_in_the_bin(tmp_path, kind):
+    evaluate, config = Counted(), configure(kind)
+    budget = make_budget(config.limit)
+    best = walk(config, tmp_path / "journal", evaluate, budget=budget)
     lines = read(tmp_path / "journal")
-    assert len(lines) == len(set(evaluate.calls)) == len(evaluate.calls) == COUNT
-    assert all(space.contains(line["subnetwork"]) for line in lines)
-    assert best.fitness == min(fitness(line["subnetwork"]) for line in lines)
+    assert [(line["key"], line["blocks"]) for line in lines] == evaluate.calls
+    assert len(set(evaluate.calls)) == len(lines) == sum(scores(config).values()) == budget.spent.evaluations
+    counted = np.unique([line["blocks"] for line in lines], return_counts=True)
+    assert dict(zip(*map(np.ndarray.tolist, counted), strict=True)) == scores(config)
+    assert all(SPACE.contains(line["subnetwork"]) for line in lines)
+    assert all(line["parameters"] == parameters(TEACHER, line["subnetwork"]) for line in lines)
+    whole = [fitness(line["subnetwork"], BLOCKS) for line in lines if line["blocks"] == BLOCKS]
+    assert best.fitness == min(whole) == fitness(best.subnetwork, BLOCKS)
 
 
-def test_evolution_beats_random_at_equal_evaluations(tmp_path):
-    config = SpaceConfig(step=Sizes(intermediate_size=4, head_size=2), hold=["n_layer", "n_embd"])
-    rugged = Space(TEACHER, config, make_bin(BinConfig(low=16_000, high=18_000)), None)
-
-    def distance(sub) -> float:
-        wanted = (12, 60, 24, 48)
-        return sum(abs(gene.intermediate_size - size) for gene, size in zip(sub.genes, wanted, strict=True))
-
-    longer = replace(CONFIG, generations=19)
-    count, wins = 200, 0
-    for seed in range(5):
-        evolved = walk(Evolution(rugged, longer, seed), tmp_path / f"evolution{seed}", distance)
-        drawn = walk(RandomSearch(rugged, count, 16, seed), tmp_path / f"random{seed}", distance)
-        wins += evolved.fitness < drawn.fitness
-    assert wins >= 4
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_the_seed_alone_decides_the_way(tmp_path, kind):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        walk(configure(kind), tmp_path / name, seed=seed)
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b != c
 
 
 @pytest.mark.parametrize("dies_at", [0, 3, 10, 17, 59])
-@pytest.mark.parametrize("kind", ["evolution", "random"])
-def test_a_killed_search_goes_on_to_the_same_journal(space, tmp_path, dies_at, kind):
-    def strategy():
-        return Evolution(space, CONFIG, 3) if kind == "evolution" else RandomSearch(space, COUNT, 16, 3)
-
-    whole = walk(strategy(), tmp_path / "whole", fitness)
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_a_killed_search_goes_on_to_the_same_journal(tmp_path, dies_at, kind):
+    config = configure(kind)
+    whole = walk(config, tmp_path / "whole", seed=3)
     with pytest.raises(KeyboardInterrupt):
-        walk(strategy(), tmp_path / "killed", Counted(dies_at))
-    resumed = Counted()
-    assert walk(strategy(), tmp_path / "killed", resumed) == whole
-    assert len(resumed.calls) == COUNT - dies_at
+        walk(config, tmp_path / "killed", Counted(dies_at), seed=3)
+    resumed, budget = Counted(), make_budget(config.limit)
+    assert walk(config, tmp_path / "killed", resumed, seed=3, budget=budget) == whole
+    assert len(resumed.calls) == sum(scores(config).values()) - dies_at
+    assert budget.spent.evaluations == sum(scores(config).values())
     assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
-def test_a_line_cut_by_a_kill_is_dropped_and_said(space, tmp_path, caplog):
-    walk(RandomSearch(space, 8, 8, 0), tmp_path / "whole", fitness)
+@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize(("name", "most"), [("evaluations", 23), ("tokens", 2_500), ("flops", 60_000_000)])
+def test_a_limit_stops_the_same_way_short(tmp_path, kind, name, most):
+    """A limited search is the beginning of the unlimited one; one more evaluation would have been too much."""
+    walk(configure(kind), tmp_path / "whole")
+    config = configure(kind, limit=LimitConfig(**{name: most}))
+    budget = make_budget(config.limit)
+    walk(config, tmp_path / "limited", budget=budget)
+    whole, limited = read(tmp_path / "whole"), read(tmp_path / "limited")
+    assert len(limited) < len(whole) and limited == whole[: len(limited)]
+    assert vars(budget.spent) == spent(limited)
+    assert spent(limited)[name] <= most < spent(whole[: len(limited) + 1])[name]
+
+
+def spent(lines: list[dict]) -> dict[str, int]:
+    tokens = [line["blocks"] * LENGTH for line in lines]
+    flops = [flops_per_token(TEACHER, line["subnetwork"], length=LENGTH) for line in lines]
+    return {
+        "evaluations": len(lines),
+        "tokens": sum(tokens),
+        "flops": sum(a * b for a, b in zip(tokens, flops, strict=True)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["one_plus_lambda", "random"])
+def test_a_limit_below_one_whole_evaluation_is_an_error(tmp_path, kind):
+    config = configure(kind, limit=LimitConfig(tokens=BLOCKS * LENGTH - 1))
+    with pytest.raises(SprigError, match="before one candidate was scored on all 8 blocks: raise the limit"):
+        walk(config, tmp_path / "journal")
+
+
+def test_a_killed_search_with_a_limit_ends_where_the_uninterrupted_one_does(tmp_path):
+    config = configure("one_plus_lambda", limit=LimitConfig(tokens=2_500))
+    walk(config, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        walk(config, tmp_path / "killed", Counted(dies_at=12))
+    walk(config, tmp_path / "killed")
+    assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_line_cut_by_a_kill_is_dropped_and_said(tmp_path, caplog):
+    config = configure("random", evaluations=8)
+    walk(config, tmp_path / "whole")
     torn = (tmp_path / "whole").read_bytes()[:-20]
     (tmp_path / "torn").write_bytes(torn)
     evaluate = Counted()
-    walk(RandomSearch(space, 8, 8, 0), tmp_path / "torn", evaluate)
+    walk(config, tmp_path / "torn", evaluate)
     assert len(evaluate.calls) == 1
     assert "cut short" in caplog.text
     assert (tmp_path / "torn").read_bytes() == (tmp_path / "whole").read_bytes()
@@ -138,32 +117,47 @@ def test_a_journal_of_another_search_is_refused(tmp_path):
         Journal(tmp_path / "journal", "xyz")
 
 
-def test_a_loss_that_is_not_finite_never_wins(space, tmp_path):
-    calls = iter(range(100))
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_a_loss_that_is_not_finite_never_wins(tmp_path, kind):
+    calls = count()
 
-    def evaluate(sub):
-        return math.inf if next(calls) == 0 else fitness(sub)
+    def evaluate(sub, blocks):
+        return math.inf if next(calls) % 3 == 0 else fitness(sub, blocks)
 
-    best = walk(RandomSearch(space, 8, 8, 0), tmp_path / "journal", evaluate)
+    best = walk(configure(kind), tmp_path / "journal", evaluate)
     lines = read(tmp_path / "journal")
     assert math.isinf(lines[0]["fitness"])
     assert math.isfinite(best.fitness)
     assert "Infinity" not in (tmp_path / "journal").read_text()
 
 
-def test_no_finite_loss_at_all_is_an_error(space, tmp_path):
+def test_no_finite_loss_at_all_is_an_error(tmp_path):
     with pytest.raises(SprigError, match="None of 8 candidates has a finite loss"):
-        walk(RandomSearch(space, 8, 8, 0), tmp_path / "journal", lambda sub: math.inf)
+        walk(configure("random", evaluations=8), tmp_path / "journal", lambda sub, blocks: math.inf)
 
 
-def test_a_space_that_runs_out_of_new_members_ends_the_search(tmp_path):
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_a_space_that_runs_out_of_new_members_ends_the_search(tmp_path, kind):
     config = SpaceConfig(hold=["n_embd", "head_size", "n_query_groups", "heads_per_group", "intermediate_size"])
     tiny = Space(TEACHER, config, make_bin(BinConfig(low=1, high=10**9)), None)  # four depths
-    walk(Evolution(tiny, CONFIG, 0), tmp_path / "journal", fitness)
-    assert len(read(tmp_path / "journal")) == 4
+    walk(configure(kind), tmp_path / "journal", space=tiny)
+    assert len({line["key"] for line in read(tmp_path / "journal")}) == 4
 
 
-def test_given_scores_the_one_that_is_given(space, tmp_path):
-    sub = space.sample(np.random.default_rng(0))
-    assert walk(Given(sub), tmp_path / "journal", fitness).subnetwork == sub
-    assert json.loads((tmp_path / "journal").read_text().splitlines()[1])["parameters"] == parameters(TEACHER, sub)
+def test_given_scores_the_one_that_is_given(tmp_path):
+    sub, config = SPACE.sample(np.random.default_rng(0)), configure("random")
+    journal = Journal(tmp_path / "journal", "abc")
+    best = search(
+        Given(sub, config),
+        fitness,
+        lambda sub: parameters(TEACHER, sub),
+        journal,
+        make_budget(config.limit),
+        BLOCKS,
+        1,
+        lambda line: None,
+    )
+    journal.close()
+    assert best.subnetwork == sub
+    (line,) = map(json.loads, (tmp_path / "journal").read_text().splitlines()[1:])
+    assert line["parameters"] == parameters(TEACHER, sub) and line["blocks"] == BLOCKS

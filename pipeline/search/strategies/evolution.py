@@ -1,0 +1,48 @@
+"""The paper's search (method 4): elitist parents, crossover and mutation, only inside the bin."""
+
+import numpy as np
+
+from pipeline.config import SearchConfig
+from pipeline.search.strategies.protocol import EVOLUTION, Ask, Draw, Novelty, Scored, by_fitness
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork
+
+
+class Evolution:
+    """A generation asks for children of two parents and mutants of one, the parents being the best candidates of all
+    generations (AutoFormer's scheme)."""
+
+    def __init__(self, space: Space, config: SearchConfig, seed: int, starts: list[SubNetwork]):
+        self.space, self.config, self.seed, self.starts = space, config, seed, starts
+        self.novelty = Novelty(space)
+        self.generation = 0
+        self.best: list[Scored] = []
+
+    def ask(self) -> Ask:
+        if self.generation > self.config.generations:
+            return Ask([], self.config.blocks)
+        rng = np.random.default_rng([self.seed, EVOLUTION, self.generation])
+        if self.generation == 0:
+            candidates = self.novelty.first(self.starts, self.config.population, rng)
+        else:
+            candidates = self.novelty.candidates(self._offspring(rng), rng)
+        return Ask(candidates, self.config.blocks)
+
+    def tell(self, scored: list[Scored]) -> None:
+        self.generation += 1
+        self.best = by_fitness(self.best + scored)[: self.config.parents]
+
+    def _offspring(self, rng: np.random.Generator) -> list[Draw]:
+        parents = [each.subnetwork for each in self.best]
+        mutation = self.config.mutation
+
+        def parent() -> SubNetwork:
+            return parents[rng.integers(len(parents))]
+
+        def child() -> SubNetwork:
+            return self.space.crossover(parent(), parent(), rng)
+
+        def mutant() -> SubNetwork:
+            return self.space.mutate(parent(), rng, mutation.gene_rate, mutation.global_rate)
+
+        return [child] * self.config.crossover.offspring + [mutant] * mutation.offspring

@@ -1,0 +1,76 @@
+"""The one interface of all search strategies: `ask` names the next candidates, `tell` brings their fitness.
+
+Every draw comes from a generator seeded by (seed, purpose, counter), so the trajectory depends on nothing but the seed
+and the fitness values: a resumed search walks the same way.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork
+
+# Purposes of the generators; 3 and 4 are extraction's.
+EVOLUTION, RANDOM, ONE_PLUS_LAMBDA, REGULARIZED, LOCAL = 1, 2, 5, 6, 7
+NOVELTY_ATTEMPTS = 100  # draws before a space counts as exhausted near a parent
+
+Draw = Callable[[], SubNetwork]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Candidates to score on the same number of calibration blocks."""
+
+    candidates: list[SubNetwork]
+    blocks: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate with its fitness: its perplexity, lower is better; inf where the loss was not finite."""
+
+    subnetwork: SubNetwork
+    fitness: float
+
+
+class Strategy(Protocol):
+    def ask(self) -> Ask:
+        """The next candidates, none of which was asked before on as many blocks; none when the search is over."""
+
+    def tell(self, scored: list[Scored]) -> None:
+        """The fitness of what was asked last, in ask order; fewer where the search's limit was reached."""
+
+
+def by_fitness(scored: Iterable[Scored]) -> list[Scored]:
+    """Best first; equal fitness keeps ask order."""
+    return sorted(scored, key=lambda each: each.fitness)
+
+
+class Novelty:
+    """Hands out every candidate once."""
+
+    def __init__(self, space: Space):
+        self.space = space
+        self.seen: set[SubNetwork] = set()
+
+    def candidates(self, draws: Iterable[Draw], rng: np.random.Generator) -> list[SubNetwork]:
+        """One new candidate a draw. A duplicate is drawn again, after many attempts replaced by a random sample, and
+        left out where samples are duplicates, too."""
+        found = (self._new(draw) or self._new(lambda: self.space.sample(rng)) for draw in draws)
+        return [candidate for candidate in found if candidate is not None]
+
+    def first(self, starts: list[SubNetwork], count: int, rng: np.random.Generator) -> list[SubNetwork]:
+        """A first generation: the given starts, random samples for the rest."""
+        given: list[Draw] = [lambda start=start: start for start in starts]
+        return self.candidates([*given, *[lambda: self.space.sample(rng)] * (count - len(starts))], rng)
+
+    def _new(self, draw: Draw) -> SubNetwork | None:
+        for _ in range(NOVELTY_ATTEMPTS):
+            candidate = draw()
+            if candidate not in self.seen:
+                self.seen.add(candidate)
+                return candidate
+        return None

@@ -1,0 +1,63 @@
+"""Every strategy by its name in the configuration."""
+
+from pipeline.config import SearchConfig
+from pipeline.config import Strategy as Kind
+from pipeline.search.strategies.evolution import Evolution
+from pipeline.search.strategies.first_layers import first_layers
+from pipeline.search.strategies.given import Given
+from pipeline.search.strategies.importance import importance
+from pipeline.search.strategies.local import Local
+from pipeline.search.strategies.one_plus_lambda import OnePlusLambda
+from pipeline.search.strategies.protocol import Strategy
+from pipeline.search.strategies.random import RandomSearch
+from pipeline.search.strategies.regularized_evolution import RegularizedEvolution
+from pipeline.search.strategies.uniform import uniform
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork
+
+RULES = {Kind.uniform: uniform, Kind.first_layers: first_layers, Kind.importance: importance}
+POPULATIONS = {
+    Kind.evolution: Evolution,
+    Kind.one_plus_lambda: OnePlusLambda,
+    Kind.regularized_evolution: RegularizedEvolution,
+    Kind.local: Local,
+}
+
+
+def make(config: SearchConfig, space: Space, seed: int) -> Strategy:
+    """The configured strategy, of all but `given`.
+
+    Raises:
+        SprigError: the space has no member that a one-candidate strategy, or a start, would choose.
+    """
+    if config.strategy in RULES:
+        return Given(RULES[config.strategy](space), config)
+    if config.strategy == Kind.random:
+        return RandomSearch(space, config, seed)
+    return POPULATIONS[config.strategy](space, config, seed, starts(config, space))
+
+
+def starts(config: SearchConfig, space: Space) -> list[SubNetwork]:
+    """The members that a first generation begins with. Raises SprigError as `make`."""
+    return [RULES[Kind(start)](space) for start in config.start]
+
+
+def scores(config: SearchConfig) -> dict[int, int]:
+    """How many candidates the strategy has scored on how many blocks {blocks: candidates}, where neither a limit nor
+    the end of the space stops it."""
+    if config.strategy == Kind.random:
+        return {config.blocks: config.evaluations}
+    if config.strategy not in POPULATIONS:
+        return {config.blocks: 1}
+    if config.strategy == Kind.evolution:
+        offspring = config.crossover.offspring + config.mutation.offspring
+    else:
+        offspring = config.offspring
+    if config.strategy != Kind.one_plus_lambda:
+        return {config.blocks: config.population + config.generations * offspring}
+    first, later = config.population, offspring
+    counted = {}
+    for blocks, survivors in zip(config.step_blocks(), [*config.selection.survivors, 0], strict=True):
+        counted[blocks] = first + config.generations * later
+        first, later = min(first, survivors), min(later, survivors)
+    return counted

@@ -1,0 +1,93 @@
+"""Sub-networks of one shape for all layers, whose size one factor sets: what `uniform` and `importance` choose by."""
+
+from collections.abc import Callable, Collection
+from itertools import pairwise
+
+import numpy as np
+
+from pipeline.errors import SprigError
+from pipeline.subnetwork.fitting import Draft, nearest
+from pipeline.subnetwork.grids import DIMENSIONS, GENES
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork
+
+MLP = GENES.index("intermediate_size")
+
+
+def scaled(name: str, space: Space, dimensions: Collection[str], layers_of: Callable[[int], list[int]]) -> SubNetwork:
+    """The teacher with `dimensions` scaled by one factor, each to the nearest value of its grid, the others as large
+    as the space allows; `layers_of` maps a depth to teacher layers. `name` is what an error calls this choice.
+
+    Every shape on that line is looked at, with the MLP width that lands in the bin nearest to its own. The shape whose
+    MLP moved least wins, then the one nearest to the bin's centre. Where no MLP width lands, the shape nearest to the
+    centre is fitted like a mutant, with fixed draws.
+
+    Raises:
+        SprigError: the space is fine, or the bin lies between the steps of that line.
+    """
+    refuse_fine(name, space)
+    shapes = [_draft(space, dimensions, layers_of, factor) for factor in _factors(space, dimensions)]
+    landed = [
+        (abs(width - draft.rows[0][MLP]), number, width)
+        for number, draft in enumerate(shapes)
+        if (widths := space.fitter.landing(draft, 0, MLP))
+        for width in [nearest(widths, draft.rows[0][MLP])]
+    ]
+    if landed:
+        for _, number, width in landed:
+            shapes[number].rows[0][MLP] = width
+        _, number, _ = min(landed, key=lambda found: (found[0], _distance(space, shapes[found[1]])))
+        return _frozen(space, shapes[number])
+    near = min(shapes, key=lambda draft: _distance(space, draft))
+    if not space.uniform:
+        near = _per_layer(near)
+    missed = space.fitter.total(near)
+    if not space.fitter.fit(near, [], np.random.default_rng(0)):
+        raise SprigError(
+            f"{name} scales teacher {space.architecture.name} to {missed:,} parameters where bin {space.bin} begins or "
+            "ends: widen the bin, or lower space.step."
+        )
+    return space.freeze(near)
+
+
+def refuse_fine(name: str, space: Space) -> None:
+    """Raises SprigError where the space has no first entries, which the choice called `name` keeps."""
+    if space.fine:
+        raise SprigError(
+            f"{name} keeps first entries, but space.granularity=fine keeps random ones: it needs "
+            "space.granularity=coarse."
+        )
+
+
+def _factors(space: Space, dimensions: Collection[str]) -> list[float]:
+    """One factor for each shape on the line: between any two factors at which a dimension goes to its next value."""
+    turns = {
+        (low + high) / 2 / getattr(space.architecture, name)
+        for name in dimensions
+        for low, high in pairwise(space.grids[name])
+    }
+    return [(low + high) / 2 for low, high in pairwise([0.0, *sorted(turns), 2.0])]
+
+
+def _draft(space: Space, dimensions: Collection[str], layers_of: Callable[[int], list[int]], factor: float) -> Draft:
+    sizes = {
+        name: nearest(space.grids[name], factor * getattr(space.architecture, name))
+        if name in dimensions
+        else space.grids[name][-1]
+        for name in DIMENSIONS
+    }
+    row = [sizes[gene] for gene in GENES]
+    return Draft(layers_of(sizes["n_layer"]), sizes["n_embd"], [row], [None], None)
+
+
+def _distance(space: Space, draft: Draft) -> int:
+    return abs(space.fitter.total(draft) - space.bin.center)
+
+
+def _per_layer(draft: Draft) -> Draft:
+    depth = len(draft.layers)
+    return Draft(draft.layers, draft.n_embd, [[*draft.rows[0]] for _ in range(depth)], [None] * depth, None)
+
+
+def _frozen(space: Space, draft: Draft) -> SubNetwork:
+    return space.freeze(draft if space.uniform else _per_layer(draft))

@@ -1,0 +1,175 @@
+"""What makes each strategy what it is."""
+
+from itertools import pairwise
+
+import pytest
+from toy import BLOCKS, LENGTH, SPACE, TEACHER, Counted, configure, fitness, walk
+
+from pipeline.config import FROM_A_POPULATION, BinConfig, LimitConfig, MutationConfig, Sizes, SpaceConfig
+from pipeline.errors import SprigError
+from pipeline.search.journal import read
+from pipeline.search.strategies.protocol import Scored
+from pipeline.search.strategies.registry import POPULATIONS, RULES, make, starts
+from pipeline.subnetwork.bins import make_bin
+from pipeline.subnetwork.grids import GENES
+from pipeline.subnetwork.space import Space
+
+SEPARABLE = Space(
+    TEACHER,
+    SpaceConfig(step=Sizes(intermediate_size=4, head_size=2), hold=["n_layer", "n_embd"]),
+    make_bin(BinConfig(low=16_000, high=18_000)),
+    None,
+)
+
+
+def distance(sub, blocks: int) -> float:
+    """A separable landscape, exact on any number of blocks."""
+    return sum(abs(gene.intermediate_size - size) for gene, size in zip(sub.genes, (12, 60, 24, 48), strict=True))
+
+
+@pytest.mark.parametrize("kind", FROM_A_POPULATION)
+def test_a_search_beats_best_of_random_at_equal_tokens(tmp_path, kind):
+    limit, wins = LimitConfig(tokens=200 * BLOCKS * LENGTH), 0
+    drawn = configure("random", evaluations=10_000, limit=limit)
+    for seed in range(5):
+        searched = walk(configure(kind, generations=100, limit=limit), tmp_path / f"{seed}", distance, SEPARABLE, seed)
+        baseline = walk(drawn, tmp_path / f"random{seed}", distance, SEPARABLE, seed)
+        wins += searched.fitness < baseline.fitness
+    assert wins >= 4
+
+
+def test_the_strategies_that_go_on_from_a_population_are_listed_in_both_places():
+    assert tuple(POPULATIONS) == FROM_A_POPULATION
+
+
+@pytest.mark.parametrize("kind", FROM_A_POPULATION)
+def test_starts_come_first_and_samples_fill_the_generation(tmp_path, kind):
+    config = configure(kind, start=["uniform"])
+    (uniform,) = starts(config, SPACE)
+    walk(config, tmp_path / "journal")
+    lines = read(tmp_path / "journal")
+    assert lines[0]["subnetwork"] == uniform == RULES["uniform"](SPACE)
+    assert len({line["key"] for line in lines[: config.population]}) == config.population
+
+
+@pytest.mark.parametrize("kind", FROM_A_POPULATION)
+def test_a_start_that_no_sample_beats_is_searched_around(tmp_path, kind):
+    """Mutants of the start take part in later generations: the best of them are nearer to it than samples are."""
+    (start,) = starts(configure(kind, start=["uniform"]), SPACE)
+
+    def unlike(sub, blocks):
+        return genes_apart(sub, start)
+
+    config = configure(kind, start=["uniform"], mutation=MutationConfig(offspring=5, gene_rate=0.1, global_rate=0.0))
+    walk(config, tmp_path / "journal", unlike)
+    lines = read(tmp_path / "journal")
+    sampled, later = lines[1 : config.population], lines[config.population :]
+    assert min(map(of_line(unlike), later)) < min(map(of_line(unlike), sampled))
+
+
+def genes_apart(a, b) -> int:
+    """Genes in which two sub-networks differ; all where their layers or widths do."""
+    if (a.layers, a.n_embd) != (b.layers, b.n_embd):
+        return 1 + TEACHER.n_layer * len(GENES)
+    pairs = zip(a.genes, b.genes, strict=True)
+    return sum(getattr(x, name) != getattr(y, name) for x, y in pairs for name in GENES)
+
+
+def of_line(landscape):
+    return lambda line: landscape(line["subnetwork"], line["blocks"])
+
+
+def test_local_asks_for_neighbours_of_the_best_so_far(tmp_path):
+    config = configure("local", generations=20)
+    walk(config, tmp_path / "journal", distance, SEPARABLE)
+    lines, best = read(tmp_path / "journal"), None
+    for first in range(0, len(lines), 10):  # population and offspring are 10
+        generation = lines[first : first + 10]
+        if best is not None:
+            assert all(genes_apart(line["subnetwork"], best["subnetwork"]) in (1, 2) for line in generation)
+        best = min([*([best] if best else []), *generation], key=lambda line: line["fitness"])
+
+
+def test_one_plus_lambda_scores_the_best_of_each_step_on_more_blocks(tmp_path):
+    config = configure("one_plus_lambda")
+    walk(config, tmp_path / "journal")
+    lines, parent = read(tmp_path / "journal"), None
+    assert [line["blocks"] for line in lines[:17]] == [2] * 10 + [4] * 5 + [8] * 2
+    for first in range(0, len(lines), 17):
+        steps = lines[first : first + 10], lines[first + 10 : first + 15], lines[first + 15 : first + 17]
+        for (scored, left), survivors in zip(pairwise(steps), (5, 2), strict=True):
+            ranked = sorted(scored, key=lambda line: line["fitness"])
+            assert [line["key"] for line in left] == [line["key"] for line in ranked[:survivors]]
+        if parent is not None:
+            mutants = [line["subnetwork"] for line in steps[0]]
+            assert {(sub.layers, sub.n_embd) for sub in mutants} == {(parent.layers, parent.n_embd)}
+        ended = [line for line in lines[: first + 17] if line["blocks"] == BLOCKS]
+        parent = min(ended, key=lambda line: line["fitness"])["subnetwork"]
+
+
+def test_one_plus_lambda_without_steps_scores_all_on_all_blocks(tmp_path):
+    evaluate = Counted()
+    walk(configure("one_plus_lambda", selection=configure("local").selection), tmp_path / "journal", evaluate)
+    assert {blocks for _, blocks in evaluate.calls} == {BLOCKS} and len(evaluate.calls) == 60
+
+
+def test_regularized_evolution_lets_the_oldest_die_however_good():
+    strategy = make(configure("regularized_evolution", population=10, offspring=4), SPACE, seed=0)
+    for first in range(3):
+        asked = strategy.ask().candidates
+        assert len(asked) == (4 if first else 10)
+        strategy.tell([Scored(sub, float(first)) for sub in asked])
+    ages = [each.fitness for each in strategy.population]
+    assert ages == [0.0] * 2 + [1.0] * 4 + [2.0] * 4
+
+
+def test_regularized_evolution_takes_the_best_of_a_tournament_among_all_as_parent(monkeypatch):
+    config = configure("regularized_evolution", tournament=10, offspring=1)
+    strategy, parents = make(config, SPACE, seed=0), []
+    asked = strategy.ask().candidates
+    strategy.tell([Scored(sub, fitness(sub, BLOCKS)) for sub in asked])
+    mutate = SPACE.mutate
+    monkeypatch.setattr(SPACE, "mutate", lambda parent, *rest: parents.append(parent) or mutate(parent, *rest))
+    strategy.ask()
+    assert parents[0] == min(asked, key=lambda sub: fitness(sub, BLOCKS))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "changes", "said"),
+    [
+        ("random", {"start": ["uniform"]}, "search.strategy=random takes no search.start"),
+        ("evolution", {"start": ["uniform", "uniform"]}, "must name each at most once"),
+        ("regularized_evolution", {"tournament": 11}, "search.tournament=11 exceeds search.population=10"),
+        ("one_plus_lambda", {"blocks": 2}, r"of search.blocks=2 are \[1, 1, 2\] blocks"),
+        ("local", {"offspring": 0}, "search.offspring=0 must be above 0"),
+        ("local", {"swaps": 0}, "search.swaps=0 must be above 0"),
+    ],
+)
+def test_what_a_strategy_cannot_be_given(strategy, changes, said):
+    with pytest.raises(SprigError, match=said):
+        configure(strategy, **changes)
+
+
+def selection(blocks, survivors):
+    return type(configure("local").selection)(blocks=blocks, survivors=survivors)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "survivors", "said"),
+    [
+        ([], [], "the last one 1"),
+        ([0.5], [], "the last one 1"),
+        ([1.5, 1.0], [2], "shares above 0 and at most 1"),
+        ([0.5, 1.0], [], "a number for each but the last"),
+        ([0.25, 0.5, 1.0], [2, 3], "none above the one before"),
+        ([0.5, 1.0], [0], "above 0"),
+    ],
+)
+def test_what_a_selection_cannot_be(blocks, survivors, said):
+    with pytest.raises(SprigError, match=said):
+        selection(blocks, survivors)
+
+
+def test_limits_are_above_zero():
+    with pytest.raises(SprigError, match=r"search.limit.tokens=0 must be above 0"):
+        LimitConfig(tokens=0)

@@ -1,0 +1,121 @@
+"""A toy space and a fixed landscape for the tests of this folder, and a search over them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.config import (
+    BinConfig,
+    CrossoverConfig,
+    LimitConfig,
+    MutationConfig,
+    SearchConfig,
+    SelectionConfig,
+    Sizes,
+    SpaceConfig,
+    Strategy,
+)
+from pipeline.search.budget import Budget
+from pipeline.search.journal import Journal
+from pipeline.search.loop import search
+from pipeline.search.strategies.protocol import Scored
+from pipeline.search.strategies.registry import make, scores
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.bins import make_bin
+from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.space import Space
+
+TEACHER = Architecture(
+    name="toy",
+    family="llama",
+    n_layer=4,
+    n_embd=32,
+    n_head=4,
+    n_query_groups=2,
+    head_size=8,
+    intermediate_size=64,
+    vocab_size=50,
+    padded_vocab_size=64,
+    context=32,
+    tied=True,
+    bias=False,
+    attention_bias=False,
+    lm_head_bias=False,
+    layer_norm=False,
+    gated_mlp=True,
+    qk_norm=False,
+    rotary_percentage=1.0,
+    rope_base=10000,
+)
+BLOCKS, LENGTH = 8, 16
+SPACE = Space(
+    TEACHER,
+    SpaceConfig(step=Sizes(n_embd=8, intermediate_size=4, head_size=2)),
+    make_bin(BinConfig(low=12_000, high=16_000)),
+    None,
+)
+
+
+def configure(strategy: str, **changes) -> SearchConfig:
+    """A short search: 10 candidates, then 5 generations of 10."""
+    standard = {
+        "population": 10,
+        "generations": 5,
+        "offspring": 10,
+        "parents": 4,
+        "tournament": 4,
+        "crossover": CrossoverConfig(offspring=5),
+        "mutation": MutationConfig(offspring=5),
+        "evaluations": 60,
+        "blocks": BLOCKS,
+    }
+    if strategy == "one_plus_lambda":
+        standard["selection"] = SelectionConfig(blocks=[0.25, 0.5, 1.0], survivors=[5, 2])
+    return SearchConfig(strategy=Strategy(strategy), **standard | changes)
+
+
+def fitness(sub, blocks: int) -> float:
+    """More MLP in early layers is better, fewer layers too; fewer blocks blur it."""
+    weights = sum(gene.intermediate_size / (1 + layer) for layer, gene in zip(sub.layers, sub.genes, strict=True))
+    return 1000 / weights + sub.n_layer + int(sub.key, 16) % 7 / 7 * (BLOCKS - blocks)
+
+
+class Counted:
+    """Notes what it is asked for; as a killed process would, dies at a call."""
+
+    def __init__(self, dies_at: int | None = None, landscape: Callable = fitness):
+        self.calls, self.dies_at, self.landscape = [], dies_at, landscape
+
+    def __call__(self, sub, blocks: int) -> float:
+        if len(self.calls) == self.dies_at:
+            raise KeyboardInterrupt
+        self.calls.append((sub.key, blocks))
+        return self.landscape(sub, blocks)
+
+
+def make_budget(limit: LimitConfig) -> Budget:
+    return Budget(limit, LENGTH, lambda sub: flops_per_token(TEACHER, sub, length=LENGTH))
+
+
+def walk(
+    config: SearchConfig,
+    path: Path,
+    evaluate: Callable = fitness,
+    space: Space = SPACE,
+    seed: int = 0,
+    budget: Budget | None = None,
+) -> Scored:
+    """The winner of one search, whose journal is `path`."""
+    journal = Journal(path, "abc")
+    try:
+        return search(
+            make(config, space, seed),
+            evaluate,
+            lambda sub: parameters(TEACHER, sub),
+            journal,
+            budget or make_budget(config.limit),
+            config.blocks,
+            sum(scores(config).values()),
+            lambda line: None,
+        )
+    finally:
+        journal.close()
