@@ -1,0 +1,82 @@
+"""Stage search: what is in a fingerprint, what a limited search costs, and what the report makes of it."""
+
+import json
+
+import pytest
+from conftest import smoke
+
+import pipeline
+from pipeline.config import Strategy
+from pipeline.search import journal
+from pipeline.stages import search
+from pipeline.stages.context import Context
+
+RACE = ["search=one_plus_lambda", "search.offspring=6", "search.generations=2", "search.start=[importance]"]
+LAYERS = ["space.layers=subset"]
+
+
+def fingerprints(outputs, *overrides) -> tuple[str, str]:
+    context = Context(smoke(outputs, *overrides), lambda line: None)
+    return search.step(context).recipe.fingerprint, search.baseline_step(context).recipe.fingerprint
+
+
+def test_every_strategy_has_its_walk():
+    assert set(search.WALK) == set(Strategy)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "matters", "does_not"),
+    [
+        ("evolution", "parents=2", "offspring=3"),
+        ("evolution", "start=[uniform]", "swaps=2"),
+        ("one_plus_lambda", "swaps=2", "mutation.gene_rate=0.9"),
+        ("one_plus_lambda", "selection.survivors=[5,1]", "tournament=2"),
+        ("regularized_evolution", "mutation.gene_rate=0.9", "mutation.offspring=2"),
+        ("regularized_evolution", "tournament=2", "parents=2"),
+        ("local", "offspring=3", "mutation.gene_rate=0.9"),
+        ("random", "evaluations=7", "population=9"),
+        ("random", "limit.tokens=1_000", "generations=9"),
+        ("uniform", "blocks=3", "limit.tokens=1_000"),
+    ],
+)
+def test_the_fingerprint_has_what_determines_the_walk(tmp_path, strategy, matters, does_not):
+    base = [f"search={strategy}", "search.tournament=3"]
+    plain, _ = fingerprints(tmp_path, *base)
+    assert fingerprints(tmp_path, *base, f"search.{does_not}")[0] == plain
+    assert fingerprints(tmp_path, *base, f"search.{matters}")[0] != plain
+
+
+def test_the_seed_is_not_in_a_choice_without_draws(tmp_path):
+    assert fingerprints(tmp_path, "search=uniform")[0] == fingerprints(tmp_path, "search=uniform", "seed=1")[0]
+    assert fingerprints(tmp_path, "search=local")[0] != fingerprints(tmp_path, "search=local", "seed=1")[0]
+
+
+def test_searches_of_equal_cost_share_a_baseline_but_limited_ones_have_their_own(tmp_path):
+    _, plain = fingerprints(tmp_path)
+    assert fingerprints(tmp_path, "search.mutation.gene_rate=0.9")[1] == plain
+    assert fingerprints(tmp_path, "search.generations=2")[1] != plain
+    assert fingerprints(tmp_path, "search.limit.flops=1_000_000")[1] != plain
+
+
+def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
+    """The whole path: 24 evaluations of 1, 2 and 4 blocks, cut off by the limit, then random on as many tokens."""
+    limit = 40 * 32
+    summary = pipeline.run(
+        smoke(tmp_path, *RACE, *LAYERS, f"search.limit.tokens={limit}", "distill.tokens=512", "distill.validations=2")
+    )
+    folder = next(tmp_path.glob("smoke/latest/artifacts"))
+    raced, drawn = (journal.read(folder / role / search.JOURNAL) for role in ("search", "random_search"))
+    costs = json.loads((folder / "search" / search.COSTS).read_text())
+    tokens = [line["blocks"] * 32 for line in raced]
+    assert summary["search"]["tokens"] == costs["tokens"] == sum(tokens) <= limit
+    assert summary["search"]["evaluated"] == len(raced)
+    assert {line["blocks"] for line in raced} == {1, 2, 4}
+    assert len(drawn) == sum(tokens) // (4 * 32) and {line["blocks"] for line in drawn} == {4}
+    whole = [line["fitness"] for line in raced if line["blocks"] == 4]
+    assert summary["search"]["best_fitness"] == min(whole)
+    assert summary["search"]["random_best_fitness"] == min(line["fitness"] for line in drawn)
+    assert summary["flops"]["search"] == costs["flops"]
+    assert (
+        f"one_plus_lambda, {len(raced)} evaluations, {sum(tokens):,} tokens"
+        in (folder.parent / "report.md").read_text()
+    )
