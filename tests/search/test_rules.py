@@ -107,7 +107,7 @@ def test_a_searched_set_of_layers_has_all_of_them(rule, sharing):
         (first_layers, {"granularity": Granularity.fine}, "needs space.granularity=coarse"),
         (first_layers, {"layers": Layers.rank}, "needs space.layers=prefix or subset"),
         (first_layers, {"max": Sizes(n_embd=128)}, "space.max.n_embd=128: it needs space.max.n_embd=null"),
-        (first_layers, {"tolerance": 0.001}, "at its nearest depth, 6 layers of teacher toy, outside bin"),
+        (first_layers, {"tolerance": 0.001}, "at its nearest depth, 6, outside bin"),
         (importance, {"granularity": Granularity.fine, "layers": Layers.rank}, "needs space.granularity=coarse"),
         (importance, {"layers": Layers.prefix}, "space.layers=prefix: it needs space.layers=rank or subset"),
         (importance, {"layers": Layers.subset, "ordering": None}, "and ordering=importance"),

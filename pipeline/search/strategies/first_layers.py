@@ -34,8 +34,8 @@ def first_layers(space: Space) -> SubNetwork:
     )
     if not space.bin.contains(count := space.fitter.total(draft)):
         raise SprigError(
-            f"first_layers has {count:,} parameters at its nearest depth, {len(draft.layers)} layers of teacher "
-            f"{space.architecture.name}, outside bin {space.bin}: it needs a bin that holds a number of whole layers."
+            f"first_layers of teacher {space.architecture.name} has {count:,} parameters at its nearest depth, "
+            f"{len(draft.layers)}, outside bin {space.bin}: it needs a bin that holds a number of whole layers."
         )
     return space.freeze(draft)
 
