@@ -1,5 +1,6 @@
 """Reads a transformers model folder (config.json, safetensors or PyTorch weights) as litgpt names it."""
 
+import operator
 import pickle
 from functools import cached_property, partial
 from pathlib import Path
@@ -65,7 +66,7 @@ class HuggingFaceFolder:
     @cached_property
     def config(self) -> Config:
         family = self._plain.get("model_type")
-        if family not in _FAMILIES:
+        if family not in tuple(_FAMILIES):  # what is no text may not be hashable
             raise SprigError(
                 f"{self.folder} is of model_type {family!r}; supported are {', '.join(_FAMILIES)}: use one of these."
             )
@@ -168,16 +169,19 @@ def _rope(plain: dict[str, Any], base_key: str) -> dict[str, Any]:
 
 
 def _common(plain: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "name": plain["model_type"],
-        "block_size": plain["max_position_embeddings"],
-        "n_layer": plain["num_hidden_layers"],
-        "n_embd": plain["hidden_size"],
-        "n_head": plain["num_attention_heads"],
-        "intermediate_size": plain["intermediate_size"],
-        "vocab_size": plain["vocab_size"],
-        "padded_vocab_size": plain["vocab_size"],
+    names = {
+        "block_size": "max_position_embeddings",
+        "n_layer": "num_hidden_layers",
+        "n_embd": "hidden_size",
+        "n_head": "num_attention_heads",
+        "intermediate_size": "intermediate_size",
+        "vocab_size": "vocab_size",
+        "padded_vocab_size": "vocab_size",
     }
+    sizes = {ours: operator.index(plain[theirs]) for ours, theirs in names.items()}
+    if min(sizes.values()) < 1:
+        raise ValueError(f"a size is {min(sizes.values())}")
+    return {"name": plain["model_type"], **sizes}
 
 
 def _gpt_neox(plain: dict[str, Any]) -> Config:
