@@ -109,6 +109,10 @@ class _Log:
         self.tokens, self.shown = 0, {}
 
     def __call__(self, line: dict) -> None:
+        if "resumed" in line:
+            self.tokens = line["tokens"]
+            self.progress.begin_at(self.tokens)
+            return
         self.context.log({"role": f"distilled_{self.role}"} | line)
         if "validation_nll" in line:
             self.shown["validation"] = f"{line['validation_nll']:.3f}"
