@@ -94,9 +94,9 @@ class Context:
             )
         return folder
 
-    def student(self, recipe: Recipe) -> GPT:
-        """A student of the store, in fp32, on this run's device."""
-        return checkpoint.load(self.made(recipe), self.device)
+    def student(self, recipe: Recipe, device: torch.device) -> GPT:
+        """A student of the store, in fp32."""
+        return checkpoint.load(self.made(recipe), device)
 
     def teacher(self, recipe: Recipe, config: TeacherConfig) -> GPT:
         """A frozen teacher in its own dtype; the last one loaded is kept, for the stages that follow."""
