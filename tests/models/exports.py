@@ -1,14 +1,18 @@
 """Students of tiny random teachers in every shape that an export must hold."""
 
 import dataclasses
+from pathlib import Path
 
 import tiny
 import torch
 from litgpt import GPT, Config
 
+from pipeline.config import ExportForm
+from pipeline.models.export import folder
 from pipeline.models.extraction import extract
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.student import build
+from pipeline.models.tokenizer import write_bytes
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
@@ -54,3 +58,17 @@ def with_heads(sub: SubNetwork, *sizes: int) -> SubNetwork:
 
 def tokens(rows: int = 2, length: int = 24) -> torch.Tensor:
     return torch.randint(0, 256, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def tokenizer(tmp_path: Path) -> Path:
+    place = tmp_path / "tokenizer"
+    place.mkdir()
+    write_bytes(place)
+    return place
+
+
+def export(student: GPT, tokenizer: Path, form: str = "auto") -> tuple[ExportForm, Path]:
+    """Exports into a folder beside the tokenizer's; the form that was taken, and the folder."""
+    to = tokenizer.parent / "exports" / form
+    taken = folder.export(student, tokenizer, to, ExportForm(form), tokens(), lambda form: f"{form}\n")
+    return taken, to

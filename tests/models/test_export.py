@@ -9,18 +9,14 @@ from pathlib import Path
 import exports
 import pytest
 import torch
-import transformers
 from litgpt import GPT
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.config import ExportForm
 from pipeline.errors import SprigError
 from pipeline.evaluation.sampling import continue_greedily
-from pipeline.models import sources
-from pipeline.models.export import check, folder, own
 from pipeline.models.families import is_tied
-from pipeline.models.tokenizer import Tokenizer, write_bytes
+from pipeline.models.tokenizer import Tokenizer
 
 FAMILIES = ("gpt_neox", "llama", "llama3", "qwen2", "qwen3")
 STOCK = {
@@ -35,16 +31,7 @@ OWN = "SprigForCausalLM"
 
 @pytest.fixture
 def tokenizer(tmp_path) -> Path:
-    place = tmp_path / "tokenizer"
-    place.mkdir()
-    write_bytes(place)
-    return place
-
-
-def export(student: GPT, tokenizer: Path, form: str = "auto") -> tuple[ExportForm, Path]:
-    to = tokenizer.parent / "exports" / form
-    taken = folder.export(student, tokenizer, to, ExportForm(form), exports.tokens(), lambda form: f"{form}\n")
-    return taken, to
+    return exports.tokenizer(tmp_path)
 
 
 def load(to: Path, **options) -> PreTrainedModel:
@@ -71,7 +58,7 @@ def assert_same(student: GPT, model: PreTrainedModel) -> None:
 def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied, cut_head, tokenizer):
     sub = (exports.uniform if shape == "uniform" else exports.layerwise)(family, cut_head)
     student = exports.student(family, sub, tied)
-    taken, to = export(student, tokenizer, "own" if shape == "own" else "auto")
+    taken, to = exports.export(student, tokenizer, "own" if shape == "own" else "auto")
     # Llama 3.1's frequencies are no power law: a cut head keeps its place among all of them, with zeros for the others.
     zeros = shape == "padded" or (family == "llama3" and cut_head)
     assert taken == ("own" if shape == "own" else "padded" if zeros else "stock")
@@ -95,7 +82,7 @@ def test_every_run_of_pairs_fits_a_stock_class(family, pairs, scale, tokenizer):
     sub = exports.layerwise(family, True, head_pairs=pairs, attention_scale=scale)
     student = exports.student(family, sub, tied=False)
     assert len({gene.head_size for gene in sub.genes}) == 3
-    taken, to = export(student, tokenizer)
+    taken, to = exports.export(student, tokenizer)
     assert taken == ExportForm.padded
     assert_same(student, load(to))
 
@@ -104,27 +91,27 @@ def test_every_run_of_pairs_fits_a_stock_class(family, pairs, scale, tokenizer):
 def test_broken_pairs(family, tokenizer):
     """`plain` gives each head size frequencies of its own: one size is stock, several need the own file."""
     uniform = exports.student(family, exports.uniform(family, True, head_pairs="plain"), tied=False)
-    taken, to = export(uniform, tokenizer)
+    taken, to = exports.export(uniform, tokenizer)
     assert taken == ExportForm.stock
     assert_same(uniform, load(to))
     student = exports.student(family, exports.layerwise(family, True, head_pairs="plain"), tied=False)
     with pytest.raises(SprigError, match=r"rotary frequencies from layer to layer: use export\.form=own"):
-        export(student, tokenizer, "padded")
-    assert_same(student, load(export(student, tokenizer, "own")[1]))
+        exports.export(student, tokenizer, "padded")
+    assert_same(student, load(exports.export(student, tokenizer, "own")[1]))
 
 
 def test_the_smallest_head_that_holds_all_pairs_is_taken(tokenizer):
     """2 and 4 of 8 pairs, strided: the last of every four lie among the last of every two."""
     sub = exports.with_heads(exports.layerwise("llama", True, head_pairs="strided"), 4, 8, 8)
-    _, to = export(exports.student("llama", sub, tied=False), tokenizer)
+    _, to = exports.export(exports.student("llama", sub, tied=False), tokenizer)
     assert json.loads((to / "config.json").read_text())["head_dim"] == 8
 
 
 def test_a_norm_on_heads_of_several_sizes_needs_the_own_file(tokenizer):
     student = exports.student("qwen3", exports.with_heads(exports.layerwise("qwen3", True), 10, 4, 14), tied=True)
     with pytest.raises(SprigError, match=r"norms q and k over heads .* use export\.form=own"):
-        export(student, tokenizer, "padded")
-    taken, to = export(student, tokenizer)
+        exports.export(student, tokenizer, "padded")
+    taken, to = exports.export(student, tokenizer)
     assert taken == ExportForm.own
     assert_same(student, load(to))
 
@@ -133,29 +120,29 @@ def test_neox_heads_that_do_not_fill_the_width(tokenizer):
     """Padded where the width has a divisor that holds them, else the own file."""
     fits = exports.student("gpt_neox", exports.with_heads(exports.uniform("gpt_neox", False), 24, 24), tied=False)
     with pytest.raises(SprigError, match=r"needs zeros .* use export\.form=padded"):
-        export(fits, tokenizer, "stock")
-    taken, to = export(fits, tokenizer)
+        exports.export(fits, tokenizer, "stock")
+    taken, to = exports.export(fits, tokenizer)
     assert taken == ExportForm.padded
     assert json.loads((to / "config.json").read_text())["num_attention_heads"] == 4
     assert_same(fits, load(to))
     wide = exports.student("gpt_neox", exports.with_heads(exports.uniform("gpt_neox", True), 24, 24), tied=False)
     with pytest.raises(SprigError, match=r"3 x 1 heads of 24, .* heads x head size = width, 48 here"):
-        export(wide, tokenizer, "padded")
-    assert export(wide, tokenizer, "own")[0] == ExportForm.own
+        exports.export(wide, tokenizer, "padded")
+    assert exports.export(wide, tokenizer, "own")[0] == ExportForm.own
 
 
 def test_a_head_with_a_bias_needs_the_own_file(tokenizer):
     student = exports.student("qwen2", exports.uniform("qwen2", True), tied=False, lm_head_bias=True)
     with pytest.raises(SprigError, match=r"bias in its head.* use export\.form=own"):
-        export(student, tokenizer, "stock")
-    assert_same(student, load(export(student, tokenizer)[1]))
+        exports.export(student, tokenizer, "stock")
+    assert_same(student, load(exports.export(student, tokenizer)[1]))
 
 
 def test_a_serial_neox_and_condensed_positions(tokenizer):
     for family, changes in (("gpt_neox", {"parallel_residual": False}), ("llama", {"rope_condense_ratio": 4})):
         student = exports.student(family, exports.layerwise(family, True), tied=False, **changes)
         for form in ("padded", "own"):
-            taken, to = export(student, tokenizer, form)
+            taken, to = exports.export(student, tokenizer, form)
             assert_same(student, load(to))
             to.rename(to.with_name(f"{taken} {family}"))
 
@@ -164,7 +151,7 @@ def test_a_serial_neox_and_condensed_positions(tokenizer):
 @torch.no_grad()
 def test_the_own_file_with_padded_batches_hidden_states_loss_and_gradients(attention, tokenizer):
     student = exports.student("llama", exports.layerwise("llama", True), tied=True)
-    model = load(export(student, tokenizer, "own")[1], attn_implementation=attention)
+    model = load(exports.export(student, tokenizer, "own")[1], attn_implementation=attention)
     assert model.config._attn_implementation == attention
     tokens = exports.tokens(1)
     expected = student(tokens)[..., :257]
@@ -184,7 +171,7 @@ def test_the_own_file_with_padded_batches_hidden_states_loss_and_gradients(atten
 
 def test_the_own_file_saves_itself_and_loads_in_bf16(tokenizer):
     student = exports.student("llama", exports.layerwise("llama", True), tied=True)
-    model = load(export(student, tokenizer, "own")[1])
+    model = load(exports.export(student, tokenizer, "own")[1])
     again = tokenizer.parent / "again"
     model.save_pretrained(again)
     assert_same(student, load(again))
@@ -215,7 +202,7 @@ def test_a_fresh_process_without_sprig(tokenizer, tmp_path):
         cut_head = family != "llama3" or form != "stock"
         sub = (exports.uniform if form == "stock" else exports.layerwise)(family, cut_head)
         student = exports.student(family, sub, tied=number % 2 == 0)
-        _, to = export(student, tokenizer, form)
+        _, to = exports.export(student, tokenizer, form)
         students[str(to.rename(tmp_path / f"{family}-{form}"))] = student
     torch.save(exports.tokens(), tmp_path / "tokens.pt")
     subprocess.run([sys.executable, "-I", "-c", ALONE, *students], cwd=tmp_path, check=True, timeout=300)
@@ -226,88 +213,3 @@ def test_a_fresh_process_without_sprig(tokenizer, tmp_path):
         torch.testing.assert_close(logits, student(exports.tokens())[..., :257].detach(), atol=1e-4, rtol=0)
         assert continued.tolist() == continue_greedily(student, prompt, 32, eos_id=256, precision="fp32")
         assert words == Tokenizer(tokenizer).encode("Fellow citizens")
-
-
-def test_what_lies_in_the_folder(tokenizer):
-    _, to = export(exports.student("llama", exports.uniform("llama", True), tied=True), tokenizer)
-    stock = {"model.safetensors", "config.json", "generation_config.json", "README.md"}
-    stock |= {"tokenizer.json", "tokenizer_config.json"}
-    assert {path.name for path in to.iterdir()} == stock
-    assert (to / "README.md").read_text() == "stock\n"
-    assert [path.name for path in to.parent.iterdir()] == [to.name]
-    plain = json.loads((to / "config.json").read_text())
-    assert plain["eos_token_id"] == 256 and plain["rope_parameters"]["rope_type"] == "linear"
-    assert transformers.GenerationConfig.from_pretrained(to).eos_token_id == 256
-    words = AutoTokenizer.from_pretrained(to)
-    assert words.eos_token_id == 256 and words.model_max_length == 64
-    assert words.decode(words("Zwölf, and  twice\n12").input_ids) == "Zwölf, and  twice\n12"
-
-
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen2", "qwen3"])
-def test_a_stock_export_comes_back_as_a_teacher(family, tokenizer):
-    """With the same logits: nothing of it is lost on the way out and in."""
-    student = exports.student(family, exports.uniform(family, True), tied=True)
-    _, to = export(student, tokenizer, "stock")
-    back = sources.HuggingFaceFolder(to)
-    assert back.tied and back.config.n_embd == student.config.n_embd
-    config = sources.TeacherConfig(name="back", source="hf", path=str(to))
-    sources.convert(config, tokenizer.parent / "back")
-    model = sources.checkpoint.load(tokenizer.parent / "back", "cpu")
-    expected = student(exports.tokens())[..., :257]
-    torch.testing.assert_close(model(exports.tokens()), expected, atol=1e-4, rtol=0)
-
-
-def test_an_export_that_computes_something_else_is_not_published(tokenizer, monkeypatch):
-    student = exports.student("llama", exports.uniform("llama", True), tied=False)
-    right = folder.stock.state_dict
-
-    def wrong(*arguments):
-        state = right(*arguments)
-        state["model.layers.1.self_attn.o_proj.weight"] += 0.01
-        return state
-
-    monkeypatch.setattr(folder.stock, "state_dict", wrong)
-    with pytest.raises(SprigError, match=r"logits part from the student's at block 0, token 0, by [\d.e-]+ where"):
-        export(student, tokenizer)
-    assert list((tokenizer.parent / "exports").iterdir()) == []
-
-
-def test_logits_that_are_no_numbers_are_noticed(tokenizer):
-    student = exports.student("llama", exports.uniform("llama", True), tied=False)
-    _, to = export(student, tokenizer)
-    state = load_file(to / "model.safetensors")
-    state["lm_head.weight"][7] = torch.nan
-    save_file(state, to / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SprigError, match="block 0, token 0, by nan"):
-        check.check(student, to, Tokenizer(tokenizer), exports.tokens())
-
-
-def test_another_tokenizer_is_noticed(tokenizer):
-    student = exports.student("llama", exports.uniform("llama", True), tied=False)
-    _, to = export(student, tokenizer)
-    words = json.loads((to / "tokenizer.json").read_text())
-    words["normalizer"] = {"type": "Prepend", "prepend": "!"}
-    (to / "tokenizer.json").write_text(json.dumps(words))
-    with pytest.raises(SprigError, match=r"reads the tokenizer of .* in another way"):
-        check.check(student, to, Tokenizer(tokenizer), exports.tokens())
-
-
-def test_a_folder_that_exists_is_left_alone(tokenizer):
-    student = exports.student("llama", exports.uniform("llama", True), tied=False)
-    (tokenizer.parent / "exports" / "auto").mkdir(parents=True)
-    with pytest.raises(SprigError, match=r"export\.to=.*auto exists: name a folder that does not, or remove it"):
-        export(student, tokenizer)
-    assert list((tokenizer.parent / "exports" / "auto").iterdir()) == []
-
-
-def test_without_transformers(tokenizer, monkeypatch):
-    student = exports.student("llama", exports.uniform("llama", True), tied=False)
-    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SprigError, match=r"transformers, which is not here: pip install 'sprig-lm\[export\]'"):
-        export(student, tokenizer)
-
-
-def test_the_own_file_needs_only_torch_and_transformers():
-    lines = own.MODELING.read_text().splitlines()
-    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
-    assert imported == {"torch", "transformers"}
