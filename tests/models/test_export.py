@@ -17,6 +17,7 @@ from pipeline.errors import SprigError
 from pipeline.evaluation.sampling import continue_greedily
 from pipeline.models.families import is_tied
 from pipeline.models.tokenizer import Tokenizer
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 FAMILIES = ("gpt_neox", "llama", "llama3", "qwen2", "qwen3")
 STOCK = {
@@ -129,6 +130,16 @@ def test_neox_heads_that_do_not_fill_the_width(tokenizer):
     with pytest.raises(SprigError, match=r"3 x 1 heads of 24, .* heads x head size = width, 48 here"):
         exports.export(wide, tokenizer, "padded")
     assert exports.export(wide, tokenizer, "own")[0] == ExportForm.own
+
+
+def test_a_share_of_rotary_entries_that_rounds_down(tokenizer):
+    """26 rotary entries of 184: transformers takes int(184 * share), and 184 * (26 / 184) is below 26."""
+    assert int(184 * (26 / 184)) == 25
+    sub = SubNetwork((0, 2), 184, (LayerGenes(1, 1, 104, 40),) * 2)
+    student = exports.student("gpt_neox", sub, tied=False, n_embd=184, n_head=1, head_size=128)
+    taken, to = exports.export(student, tokenizer)
+    assert taken == ExportForm.padded
+    assert_same(student, load(to))
 
 
 def test_a_head_with_a_bias_needs_the_own_file(tokenizer):
