@@ -26,6 +26,7 @@ def test_what_lies_in_the_folder(tokenizer):
     stock = {"model.safetensors", "config.json", "generation_config.json", "README.md"}
     stock |= {"tokenizer.json", "tokenizer_config.json"}
     assert {path.name for path in to.iterdir()} == stock
+    assert len({path.stat().st_mode for path in to.iterdir()}) == 1
     assert (to / "README.md").read_text() == "stock\n"
     assert [path.name for path in to.parent.iterdir()] == [to.name]
     plain = json.loads((to / "config.json").read_text())

@@ -81,6 +81,8 @@ def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path
     special = {"bos_token_id": None, "eos_token_id": entries.eos_id, "pad_token_id": entries.eos_id}
     save_torch_state_dict(state, folder)
     _write_json(folder / "config.json", config | special)
+    for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
+        file.chmod((folder / "config.json").stat().st_mode)
     _write_json(folder / "generation_config.json", {"do_sample": False} | special)
     shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
     named = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
