@@ -51,7 +51,7 @@ A language model of {student["parameters"]:,} parameters, cut out of {summary["t
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("{name}"{trust})
-tokenizer = AutoTokenizer.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}"{trust})
 ```
 
 ## Figures

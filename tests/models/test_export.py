@@ -198,7 +198,7 @@ torch.set_num_threads(1)
 tokens, results = torch.load("tokens.pt"), {}
 for folder in sys.argv[1:]:
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-    words = AutoTokenizer.from_pretrained(folder)("Fellow citizens")["input_ids"]
+    words = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)("Fellow citizens")["input_ids"]
     with torch.no_grad():
         results[folder] = model(tokens).logits, model.generate(tokens[:1, :10], max_new_tokens=32)[0, 10:], words
 torch.save(results, "results.pt")

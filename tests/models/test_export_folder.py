@@ -86,6 +86,14 @@ def test_another_tokenizer_is_noticed(tokenizer):
         check.check(student, to, Tokenizer(tokenizer), exports.tokens())
 
 
+def test_the_own_file_is_checked_without_a_question_at_the_terminal(tokenizer, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(question) or "n")
+    student = exports.student("llama", exports.layerwise("llama", True), tied=False)
+    exports.export(student, tokenizer, "own")
+    assert not asked
+
+
 def test_a_folder_that_exists_is_left_alone(tokenizer):
     student = exports.student("llama", exports.uniform("llama", True), tied=False)
     (tokenizer.parent / "exports" / "auto").mkdir(parents=True)

@@ -45,7 +45,9 @@ def check(student: GPT, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> N
                 "try another export.form."
             )
     text = tokenizer.decode(blocks[0].tolist())
-    ours, theirs = tokenizer.encode(text), AutoTokenizer.from_pretrained(folder).encode(text, add_special_tokens=False)
+    # Trusted too, or transformers would ask at the terminal: it looks into the model's configuration first.
+    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    ours, theirs = tokenizer.encode(text), loaded.encode(text, add_special_tokens=False)
     if ours != theirs:
         raise SprigError(
             f"The export is not published: transformers reads the tokenizer of {tokenizer.path} in another way "
