@@ -5,12 +5,14 @@ Sprig's closed form, which shows what construction alone saves, and, plainly, by
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
 from litgpt import GPT, Config
 from litgpt.model import Block
+from omegaconf import OmegaConf
 
 from benchmarks.harness import alternate, arguments, report
 from pipeline.config import BinConfig, Granularity, Layers, Sharing, SpaceConfig
@@ -21,6 +23,7 @@ from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
+CONF = Path(__file__).parents[1] / "conf"
 TEACHER = "pythia-6.9b"
 REPETITIONS, SECONDS = 5, {"construction": 1.0, "closed_form": 1.0, "built": 6.0}
 
@@ -35,7 +38,9 @@ def plain_draw(space: Space, rng: np.random.Generator) -> SubNetwork:
         seed = int(rng.integers(2**32)) if space.config.granularity == Granularity.fine else None
         return LayerGenes(*(pick(name) for name in GENES), seed)
 
-    layers = tuple(range(pick("n_layer")))
+    depth, most = pick("n_layer"), space.architecture.n_layer
+    subset = space.config.layers == Layers.subset
+    layers = tuple(sorted(rng.permutation(most)[:depth].tolist()) if subset else range(depth))
     uniform = space.config.sharing == Sharing.uniform
     chosen = (genes(),) * len(layers) if uniform else tuple(genes() for _ in layers)
     return SubNetwork(layers, pick("n_embd"), chosen)
@@ -74,7 +79,8 @@ def rate(draw: Callable[[], bool], seconds: float) -> float:
 def measure(granularity: Granularity, sharing: Sharing) -> dict[str, float]:
     """Samples in the bin per second, by method."""
     bin = make_bin(BinConfig(center=405_334_016))
-    config = SpaceConfig(granularity=granularity, sharing=sharing, layers=Layers.subset)
+    shipped = OmegaConf.load(CONF / "space" / f"{granularity}-{sharing}.yaml")
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SpaceConfig), shipped))
     architecture = architecture_of(Config.from_name(TEACHER), tied=False)
     space, rng = Space(architecture, config, bin, None), np.random.default_rng(0)
     draws = {
@@ -95,15 +101,16 @@ def main() -> None:
             found = measure(granularity, sharing)
             # A method that found nothing in most of its repetitions found fewer than one a repetition.
             bounds = {name: max(value, 1 / SECONDS[name]) for name, value in found.items()}
-            marks = {name: "" if value else "<" for name, value in found.items()}
+            is_bound = {name: value == 0 for name, value in found.items()}
             ours = found["construction"]
             row = [f"{granularity} {sharing}", f"{ours:,.0f}"]
             for peer in ("closed_form", "built"):
-                more = ">" if marks[peer] else ""
-                row += [f"{marks[peer]}{bounds[peer]:,.2f}", f"{more}{ours / bounds[peer]:,.0f}x"]
+                less, more = ("<", ">") if is_bound[peer] else ("", "")
+                row += [f"{less}{bounds[peer]:,.2f}", f"{more}{ours / bounds[peer]:,.0f}x"]
             rows.append(row)
             prefix = f"{granularity}_{sharing}"
-            figures |= {f"{prefix}_{name}_per_second": value for name, value in found.items()}
+            figures |= {f"{prefix}_{name}_per_second": value for name, value in bounds.items()}
+            figures |= {f"{prefix}_{name}_is_upper_bound": bound for name, bound in is_bound.items()}
             figures |= {f"{prefix}_ratio_to_{name}": ours / bounds[name] for name in ("closed_form", "built")}
     report(
         f"Samples per second in the bin of 410M, teacher {TEACHER}, one process, medians of {REPETITIONS}",

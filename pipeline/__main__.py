@@ -53,8 +53,8 @@ def _guarded(work: Callable[[], object], debug: bool) -> None:
             raise
         place = error.filename or "the outputs folder"
         _fail(
-            f"{place} {OUT_OF_REACH[error.errno]}: what was finished is kept; make room there, or choose another "
-            "outputs=, and run the same command again.",
+            f"{place} {OUT_OF_REACH[error.errno]}: what was finished is kept; mend that, or choose another outputs=, "
+            "and run the same command again.",
             error,
             debug,
         )

@@ -15,7 +15,7 @@ from pipeline import config
 from pipeline.config import Config, register, to_objects
 from pipeline.errors import SprigError
 
-OF_ONE_COMMAND = ("stages", "plan", "debug", "device")  # what a reopened run does not take over
+OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export")  # what a reopened run does not take over
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 

@@ -15,6 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pipeline.errors import SprigError
 
 STAGES = ("prepare", "order", "search", "extract", "distill", "evaluate", "report")
+ON_REQUEST = ("export",)  # stages that only run when they are named
 
 
 class Source(StrEnum):
@@ -117,6 +118,13 @@ class Init(StrEnum):
 class ScheduleKind(StrEnum):
     cosine = "cosine"
     wsd = "wsd"
+
+
+class ExportForm(StrEnum):
+    auto = "auto"
+    stock = "stock"
+    padded = "padded"
+    own = "own"
 
 
 class TrackerKind(StrEnum):
@@ -479,6 +487,16 @@ class EvaluateConfig:
 
 
 @dataclass
+class ExportConfig:
+    """The student as a Hugging Face folder. Nothing here changes a run, so nothing here is in a fingerprint."""
+
+    to: str | None = None  # the folder to make
+    # stock: its family's own class; padded: the same with exact zeros; own: a modelling file that travels with it;
+    # auto: the first of these that can hold the student
+    form: ExportForm = ExportForm.auto
+
+
+@dataclass
 class TrackerConfig:
     kind: TrackerKind = TrackerKind.none
     project: str = "sprig"
@@ -509,11 +527,17 @@ class Config:
     distill: DistillConfig = MISSING
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
     def __post_init__(self):
+        known = STAGES + ON_REQUEST
         for stage in self.stages:
-            _check(stage in STAGES, f"stages names {stage!r}; the stages are {', '.join(STAGES)}.")
+            _check(stage in known, f"stages names {stage!r}; the stages are {', '.join(known)}.")
+        _check(
+            "export" not in self.stages or self.export.to is not None,
+            "stages names export, but export.to is null: name the folder to make, export.to=FOLDER.",
+        )
 
 
 def register() -> None:

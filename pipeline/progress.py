@@ -56,6 +56,10 @@ class Progress:
         elif self._last > self._began and self.done > self._said:
             self._show()
 
+    def begin_at(self, done: int) -> None:
+        """`done` units were there before this process began, known only now: they are left out of the rate."""
+        self.start = self.done = done
+
     def advance(self, count: int = 1, **fields: object) -> None:
         """`count` more units are done; `fields` are shown behind them until they are given anew."""
         self.done += count

@@ -1,4 +1,4 @@
-"""Which of how many processes this is, by the variables that torchrun, DeepSpeed and Slurm's starters set."""
+"""Which of how many processes this is, by the variables that torchrun and DeepSpeed's starter set."""
 
 import os
 

@@ -1,6 +1,7 @@
 """The documents of a data set, read through the `datasets` library."""
 
 import codecs
+import errno
 import glob
 import logging
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ import datasets
 import pyarrow
 
 from pipeline.config import DataConfig, DataSource
-from pipeline.data.files import local_files
+from pipeline.data.files import local_files, opened
 from pipeline.errors import SprigError
 
 BATCH = 64  # rows that are read at one time
+# Never of the texts: those were opened before. `datasets` writes what it reads into `scratch`.
+_OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 BUILDERS = {DataSource.text: "text", DataSource.jsonl: "json", DataSource.parquet: "parquet"}
 
 
@@ -102,7 +105,7 @@ def _builder_arguments(data: DataConfig) -> dict:
 
 
 def _blank(path: Path) -> bool:
-    with path.open("rb") as file:
+    with opened(path) as file:
         return all(not chunk.strip() for chunk in iter(lambda: file.read(1 << 16), b""))
 
 
@@ -118,12 +121,15 @@ def _no_column(data: DataConfig, there: list[str]) -> SprigError:
 
 @contextmanager
 def _explained(data: DataConfig) -> Iterator[None]:
-    """Turns what reading may raise into one sentence."""
+    """Turns what reading may raise into one sentence. Raises OSError where the place that is written to refuses."""
     try:
         yield
     # RuntimeError is what the library lets through where there is no network, TypeError for JSON that is no table.
     except (OSError, ValueError, TypeError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise _explanation(data, error.__cause__ or error) from error
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in _OF_THE_PLACE:
+            raise cause from None
+        raise _explanation(data, cause) from error
     except pyarrow.ArrowException as error:
         raise _explanation(data, error) from error
 

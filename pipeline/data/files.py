@@ -3,7 +3,10 @@
 import glob
 import hashlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.config import DataConfig, DataSource
 from pipeline.errors import SprigError
@@ -29,9 +32,19 @@ def file_hashes(data: DataConfig) -> list[list[str]]:
     """[name, SHA-256] of every local file, in reading order. Raises SprigError as `local_files`."""
     hashes = []
     for name, path in local_files(data):
-        with path.open("rb") as file:
+        with opened(path) as file:
             hashes.append([name, hashlib.file_digest(file, "sha256").hexdigest()])
     return hashes
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file of a data set, to be read. Raises SprigError where that is not allowed, or fails."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise SprigError(f"data.path: {path} cannot be read ({error.strerror}): correct its rights.") from None
 
 
 def _package_folder(package: str) -> Path:

@@ -203,19 +203,15 @@ def _pack(
     with Progress("pack", len(lengths), "documents") as progress:
         for name, numbers in members.items():
             tokens = int(lengths[numbers].sum()) - 1
-            checksum = hashlib.sha256()
             with (folder / f"{name}.bin").open("wb") as file:
                 for number in numbers:
                     # End-of-text joins documents: there is none behind the last one.
                     end = ends[number] - (number == numbers[-1])
-                    content = stream[ends[number] - lengths[number] : end].tobytes()
-                    file.write(content)
-                    checksum.update(content)
+                    file.write(stream[ends[number] - lengths[number] : end].tobytes())
                     progress.advance()
             splits[name] = {
                 "documents": len(numbers),
                 "tokens": tokens,
                 "blocks": (tokens - 1) // data.block_size,
-                "sha256": checksum.hexdigest(),
             }
     return splits

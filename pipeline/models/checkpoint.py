@@ -6,17 +6,38 @@ import shutil
 from pathlib import Path
 
 import torch
+import yaml
 from litgpt import GPT, Config
 from litgpt.utils import save_config
 
 from pipeline.errors import SprigError
 from pipeline.models.families import is_tied
 from pipeline.models.student import build
+from pipeline.models.writing import writing
 from pipeline.subnetwork.value import SubNetwork
 
 WEIGHTS, CONFIG, SUBNETWORK = "lit_model.pth", "model_config.yaml", "subnetwork.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "generation_config.json")
+# What a broken folder makes torch, pickle, yaml and litgpt's Config raise.
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    EOFError,
+    pickle.UnpicklingError,
+    yaml.YAMLError,
+)
 _HEAD, _EMBEDDING = "lm_head.weight", "transformer.wte.weight"
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line and without a full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:
@@ -30,6 +51,7 @@ def save(model: GPT, folder: Path, sub: SubNetwork | None, tokenizer: Path) -> N
 
     Raises:
         SprigError: the tokenizer's folder has no tokenizer.json.
+        OSError: the disk is full, or may not be written.
     """
     if not (tokenizer / "tokenizer.json").is_file():
         raise SprigError(f"{tokenizer} has no tokenizer.json, which every checkpoint needs: name a tokenizer's folder.")
@@ -37,7 +59,8 @@ def save(model: GPT, folder: Path, sub: SubNetwork | None, tokenizer: Path) -> N
     weights = {name: _compact(tensor) for name, tensor in model.state_dict().items()}
     if is_tied(model):
         weights[_HEAD] = weights[_EMBEDDING]
-    torch.save(weights, folder / WEIGHTS)
+    with writing(folder / WEIGHTS), (folder / WEIGHTS).open("wb") as file:
+        torch.save(weights, file)
     save_config(model.config, folder)
     if sub is not None:
         (folder / SUBNETWORK).write_text(json.dumps(sub.to_dict(), indent=1) + "\n")
@@ -53,14 +76,13 @@ def load(folder: Path, device: torch.device | str, dtype: torch.dtype = torch.fl
         SprigError: a file is missing or unreadable, or the weights do not fit the config.
     """
     path = Path(folder) / SUBNETWORK
-    sub = SubNetwork.from_dict(json.loads(path.read_text())) if path.is_file() else None
     try:
+        sub = SubNetwork.from_dict(json.loads(path.read_text())) if path.is_file() else None
         config = Config.from_file(Path(folder) / CONFIG)
         weights = torch.load(Path(folder) / WEIGHTS, map_location="cpu", mmap=True, weights_only=True)
         tied = weights[_HEAD].data_ptr() == weights[_EMBEDDING].data_ptr()
         model = build(config, sub, tied, device, dtype)
         model.load_state_dict(weights)
-    except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise SprigError(f"{folder} is not a checkpoint that Sprig can load: {reason}. Make it anew.") from error
+    except (SprigError, *UNREADABLE) as error:
+        raise SprigError(f"{folder} is not a checkpoint that Sprig can load: {reason(error)}. Make it anew.") from error
     return model

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, is_tied
-from pipeline.models.student import LayerwiseGPT, build, tie
+from pipeline.models.student import LayerwiseGPT, assemble
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.selection import LayerSelection, Ordering, Selection, select
 from pipeline.subnetwork.value import SubNetwork, check
@@ -40,8 +40,7 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection) -> GPT:
         raise SprigError(f"{teacher.config.name} is a layer-wise student: only uniform models can be teachers.")
     tied = is_tied(teacher)
     architecture = architecture_of(teacher.config, tied)
-    device, dtype = teacher.transformer.wte.weight.device, teacher.transformer.wte.weight.dtype
-    student = build(teacher.config, sub, tied, device, dtype)
+    device = teacher.transformer.wte.weight.device
 
     width = _index(selection.embedding, architecture.n_embd, device)
     weights = {
@@ -66,11 +65,7 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection) -> GPT:
                 queries *= math.sqrt(gene.head_size / architecture.head_size)
         weights |= {f"transformer.h.{number}.{name}": tensor for name, tensor in block.items()}
 
-    # Assigning spares a second copy of every weight, but gives tied names a parameter each: hence the second tie.
-    student.load_state_dict(weights, assign=True)
-    if tied:
-        tie(student)
-    return student.train(teacher.training)
+    return assemble(teacher.config, sub, tied, weights).train(teacher.training)
 
 
 def _index(entries: np.ndarray, size: int, device: torch.device) -> Tensor | None:

@@ -1,6 +1,6 @@
 """Reads a transformers model folder (config.json, safetensors or PyTorch weights) as litgpt names it."""
 
-import json
+import operator
 import pickle
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models import tokenizer
+from pipeline.models.checkpoint import reason
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -38,10 +39,9 @@ def download(name: str, revision: str | None, weights: bool) -> Path:
         if weights and not any(folder.glob("*.safetensors")):
             fetch(allow_patterns=["*.json", "*.bin"])
     except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise SprigError(
-            f"teacher.path={name} is no folder here, and the hub does not give it (revision {revision}): {reason} "
-            "Correct the name, or bring the model's folder here and set teacher.path to it."
+            f"teacher.path={name} is no folder here, and the hub does not give it (revision {revision}): "
+            f"{reason(error)}. Correct the name, or bring the model's folder here and set teacher.path to it."
         ) from error
     return folder
 
@@ -61,12 +61,12 @@ class HuggingFaceFolder:
         file = self.folder / "config.json"
         if not file.is_file():
             raise SprigError(f"{file} does not exist: set teacher.path to a transformers model folder.")
-        return _read_json(file)
+        return tokenizer.read_json(file)
 
     @cached_property
     def config(self) -> Config:
         family = self._plain.get("model_type")
-        if family not in _FAMILIES:
+        if family not in tuple(_FAMILIES):  # what is no text may not be hashable
             raise SprigError(
                 f"{self.folder} is of model_type {family!r}; supported are {', '.join(_FAMILIES)}: use one of these."
             )
@@ -74,12 +74,16 @@ class HuggingFaceFolder:
             return _FAMILIES[family][0](self._plain)
         except KeyError as error:
             raise SprigError(f"{self.folder / 'config.json'} lacks {error}: fetch it again.") from None
+        except (TypeError, ValueError, AttributeError, AssertionError, ArithmeticError) as error:
+            raise SprigError(
+                f"{self.folder / 'config.json'} describes no model ({reason(error)}): fetch it again."
+            ) from None
         except SprigError as error:
             raise SprigError(f"{self.folder / 'config.json'}: {error}") from None
 
     @property
     def tied(self) -> bool:
-        return self._plain.get("tie_word_embeddings", False)
+        return bool(self._plain.get("tie_word_embeddings", False))
 
     @property
     def files(self) -> list[Path]:
@@ -91,7 +95,7 @@ class HuggingFaceFolder:
         for name in _WEIGHTS:
             index = self.folder / f"{name}.index.json"
             if index.is_file():
-                files = [self.folder / shard for shard in sorted(set(_read_json(index)["weight_map"].values()))]
+                files = [self.folder / shard for shard in _shards(index)]
             else:
                 files = [self.folder / name]
             if index.is_file() or files[0].is_file():
@@ -113,17 +117,19 @@ class HuggingFaceFolder:
                 copy(self.config, *before, state, _read(file), dtype=dtype)
             except KeyError as error:
                 raise SprigError(f"{file} holds {error}, which no plain {self._plain['model_type']} has.") from None
+            except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
+                raise SprigError(f"{file} does not fit config.json ({reason(error)}): fetch them again.") from None
         return {name: weight for name, weight in state.items() if weight is not None}
 
     def write_tokenizer(self, folder: Path) -> None:
         tokenizer.copy(self.folder, folder)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SprigError(f"{file} is not JSON ({error}): fetch it again.") from None
+def _shards(index: Path) -> list[str]:
+    shards = tokenizer.read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise SprigError(f"{index} names no shards under weight_map: fetch it again.")
+    return sorted(set(shards.values()))
 
 
 def _read(file: Path) -> dict[str, Tensor]:
@@ -132,8 +138,7 @@ def _read(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise SprigError(f"{file} is cut short or no weight file ({reason}): fetch it again.") from error
+        raise SprigError(f"{file} is cut short or no weight file ({reason(error)}): fetch it again.") from error
 
 
 def _demand(plain: dict[str, Any], key: str, supported: Any, absent: Any) -> None:
@@ -164,16 +169,19 @@ def _rope(plain: dict[str, Any], base_key: str) -> dict[str, Any]:
 
 
 def _common(plain: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "name": plain["model_type"],
-        "block_size": plain["max_position_embeddings"],
-        "n_layer": plain["num_hidden_layers"],
-        "n_embd": plain["hidden_size"],
-        "n_head": plain["num_attention_heads"],
-        "intermediate_size": plain["intermediate_size"],
-        "vocab_size": plain["vocab_size"],
-        "padded_vocab_size": plain["vocab_size"],
+    names = {
+        "block_size": "max_position_embeddings",
+        "n_layer": "num_hidden_layers",
+        "n_embd": "hidden_size",
+        "n_head": "num_attention_heads",
+        "intermediate_size": "intermediate_size",
+        "vocab_size": "vocab_size",
+        "padded_vocab_size": "vocab_size",
     }
+    sizes = {ours: operator.index(plain[theirs]) for ours, theirs in names.items()}
+    if min(sizes.values()) < 1:
+        raise ValueError(f"a size is {min(sizes.values())}")
+    return {"name": plain["model_type"], **sizes}
 
 
 def _gpt_neox(plain: dict[str, Any]) -> Config:

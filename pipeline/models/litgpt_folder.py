@@ -1,7 +1,6 @@
 """Reads a litgpt checkpoint folder: one that litgpt wrote, or a uniform student of Sprig's."""
 
 import json
-import pickle
 from functools import cached_property
 from pathlib import Path
 
@@ -33,24 +32,38 @@ class LitGPTFolder:
     def config(self) -> Config:
         try:
             config = Config.from_file(self.files[1])
-        except (TypeError, ValueError, AssertionError) as error:
-            raise SprigError(f"{self.files[1]} is no litgpt configuration ({error}): make it anew.") from None
-        sub = self.folder / checkpoint.SUBNETWORK
-        if sub.is_file() and not is_stock(config, SubNetwork.from_dict(json.loads(sub.read_text()))):
+        except checkpoint.UNREADABLE as error:
+            raise SprigError(
+                f"{self.files[1]} is no litgpt configuration ({checkpoint.reason(error)}): make it anew."
+            ) from None
+        if (self.folder / checkpoint.SUBNETWORK).is_file() and not is_stock(config, self._student()):
             raise SprigError(
                 f"{self.folder} is a layer-wise student, and a teacher's layers are all alike: cut a student of a "
                 "uniform space (space=coarse-uniform) to use it as a teacher."
             )
         return config
 
+    def _student(self) -> SubNetwork:
+        file = self.folder / checkpoint.SUBNETWORK
+        try:
+            return SubNetwork.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        except (SprigError, ValueError) as error:
+            raise SprigError(
+                f"{file} is no sub-network of a student ({checkpoint.reason(error)}): make it anew."
+            ) from None
+
     @cached_property
     def _state(self) -> dict[str, Tensor]:
         try:
             state = torch.load(self.files[0], map_location="cpu", mmap=True, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0]
-            raise SprigError(f"{self.files[0]} is cut short or no weight file ({reason}): make it anew.") from None
-        return state.get("model", state)  # litgpt's own training wraps it
+            state = state.get("model", state)  # litgpt's own training wraps it
+            if strange := [name for name, weight in state.items() if not isinstance(weight, Tensor)]:
+                raise TypeError(f"{strange[0]!r} is no tensor")
+        except checkpoint.UNREADABLE as error:
+            raise SprigError(
+                f"{self.files[0]} is cut short or no weight file ({checkpoint.reason(error)}): make it anew."
+            ) from None
+        return state
 
     @cached_property
     def tied(self) -> bool:

@@ -1,5 +1,6 @@
 """Importance: which neurons, heads, v entries, embedding entries and layers come first, from activations."""
 
+import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -119,5 +120,5 @@ def load(folder: Path) -> Ordering:
     try:
         with np.load(Path(folder) / "ordering.npz", allow_pickle=False) as file:
             return Ordering(str(file["fingerprint"]), **{name: file[name] for name in _ARRAYS})
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SprigError(f"{folder} holds no ordering that Sprig can read: {error}. Make it anew.") from error

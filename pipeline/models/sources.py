@@ -14,7 +14,7 @@ from litgpt import Config
 from litgpt.config import name_to_config
 from torch import Tensor
 
-from pipeline.config import Source, TeacherConfig
+from pipeline.config import Dtype, Source, TeacherConfig
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, student, tokenizer
 from pipeline.models.families import architecture_of
@@ -25,7 +25,7 @@ from pipeline.models.tokenizer import Tokenizer
 from pipeline.subnetwork.architecture import Architecture
 
 RANDOM_SEED = 0  # a constant, so that a random teacher is the same one whatever the run's seed
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
 _HEAD, _EMBEDDING, _HEAD_BIAS = "lm_head.weight", "transformer.wte.weight", "lm_head.bias"
 
 
@@ -121,9 +121,9 @@ def convert(teacher: TeacherConfig, folder: Path) -> None:
         _write_tokenizer(teacher, original, Path(temporary))
         config = _settled(teacher, original.config, Tokenizer(Path(temporary)))
         tied = _tied(teacher, original)
-        model = student.build(config, None, tied, dtype=_DTYPES[teacher.dtype.value])
         state = _fitted(teacher, original, config, tied)
-        expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        outline = student.build(config, None, tied, device="meta")
+        expected = {name: tuple(weight.shape) for name, weight in outline.state_dict().items()}
         found = {name: tuple(weight.shape) for name, weight in state.items()}
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
@@ -131,10 +131,7 @@ def convert(teacher: TeacherConfig, folder: Path) -> None:
                     f"Teacher {teacher.name}'s {name} has shape {found.get(name, 'missing')} where its configuration "
                     f"says {expected.get(name, 'none')}: the files do not belong together, fetch them again."
                 )
-        model.load_state_dict(state, assign=True)
-        if tied:
-            student.tie(model)
-        checkpoint.save(model, folder, None, Path(temporary))
+        checkpoint.save(student.assemble(config, None, tied, state), folder, None, Path(temporary))
 
 
 def _path(teacher: TeacherConfig) -> Path:
@@ -225,7 +222,7 @@ def _tied(teacher: TeacherConfig, original: Original) -> bool:
 
 def _fitted(teacher: TeacherConfig, original: Original, config: Config, tied: bool) -> dict[str, Tensor]:
     """The weights with trimmed vocabulary rows, and with head and embedding tied or untied as asked."""
-    state = original.weights(_DTYPES[teacher.dtype.value])
+    state = original.weights(DTYPES[teacher.dtype])
     if original.tied:
         state.setdefault(_HEAD, state[_EMBEDDING])
     for name in (_EMBEDDING, _HEAD, _HEAD_BIAS):

@@ -108,18 +108,36 @@ def build(
     Raises:
         SprigError: the family is not supported.
     """
+    return _finished(_outline(config, sub, tied).to(dtype).to_empty(device=device), tied)
+
+
+def assemble(config: Config, sub: SubNetwork | None, tied: bool, weights: dict[str, Tensor]) -> GPT:
+    """As `build`, with these weights, on their device and in their dtype. The model takes them over without a copy.
+
+    Raises:
+        SprigError: the family is not supported.
+    """
+    model = _outline(config, sub, tied)
+    model.load_state_dict(weights, assign=True)
+    return _finished(model, tied)
+
+
+def _outline(config: Config, sub: SubNetwork | None, tied: bool) -> GPT:
+    """The model without memory for its weights."""
     architecture_of(config, tied)  # rejects what is not supported
     with torch.device("meta"):
         if sub is None:
-            model = GPT(config)
-        elif is_stock(config, sub):
-            model = GPT(_layer_config(config, sub, sub.genes[0]))
-        else:
-            model = LayerwiseGPT(config, sub)
-    model = model.to(dtype).to_empty(device=device)
-    model.reset_parameters()
+            return GPT(config)
+        if is_stock(config, sub):
+            return GPT(_layer_config(config, sub, sub.genes[0]))
+        return LayerwiseGPT(config, sub)
+
+
+def _finished(model: GPT, tied: bool) -> GPT:
+    """The model with its ties and with rope tables in fp32, beside its weights."""
     if tied:
         tie(model)
+    model.cos, model.sin = model.rope_cache(device=model.transformer.wte.weight.device)
     return model
 
 

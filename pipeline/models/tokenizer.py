@@ -82,9 +82,7 @@ def copy(source: Path, folder: Path) -> None:
     file = files(source)[0]
     end = _end_of_text(file.parent, _read(file))
     shutil.copyfile(file, folder / "tokenizer.json")
-    _write_json(
-        folder / "tokenizer_config.json", _read_json(file.parent / "tokenizer_config.json") | {"eos_token": end}
-    )
+    _write_json(folder / "tokenizer_config.json", read_json(file.parent / "tokenizer_config.json") | {"eos_token": end})
 
 
 def write(tokenizer: tokenizers.Tokenizer, eos_token: str, folder: Path) -> None:
@@ -113,13 +111,17 @@ def _read(file: Path) -> tokenizers.Tokenizer:
         raise SprigError(f"{file} is not a tokenizer ({error}): set teacher.tokenizer to one that is.") from None
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file. Raises SprigError where it is none."""
     if not file.is_file():
         return {}
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SprigError(f"{file} is not JSON ({error}): fetch it again.") from None
+    if not isinstance(content, dict):
+        raise SprigError(f"{file} holds a JSON {type(content).__name__} where an object is due: fetch it again.")
+    return content
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
@@ -127,16 +129,16 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def _end_of_text(folder: Path, tokenizer: tokenizers.Tokenizer) -> str:
-    named, *numbered = (_read_json(folder / name) for name in _SAY_END_OF_TEXT)
+    named, *numbered = (read_json(folder / name) for name in _SAY_END_OF_TEXT)
     token = named.get("eos_token")
     if isinstance(token, dict):
-        token = token["content"]
+        token = token.get("content")
     for plain in numbered:
         if token is None:
             number = plain.get("eos_token_id")
-            number = number[0] if isinstance(number, list) else number
-            token = None if number is None else tokenizer.id_to_token(number)
-    if token is None or tokenizer.token_to_id(token) is None:
+            number = number[0] if isinstance(number, list) and number else number
+            token = tokenizer.id_to_token(number) if type(number) is int and number >= 0 else None
+    if not isinstance(token, str) or tokenizer.token_to_id(token) is None:
         raise SprigError(
             f"{folder} names {token!r} as the token that ends a text, unknown to its tokenizer: set eos_token in "
             "tokenizer_config.json to one of its tokens."

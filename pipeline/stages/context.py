@@ -9,7 +9,7 @@ import torch
 from litgpt import GPT
 
 from pipeline.artifacts import Recipe, Store, digest
-from pipeline.config import Config, Device, Dtype, Precision, TeacherConfig, to_plain
+from pipeline.config import Config, Device, Precision, TeacherConfig, to_plain
 from pipeline.data import prepare as data
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
@@ -20,8 +20,6 @@ from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin, make_bin
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
-
-DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -96,15 +94,15 @@ class Context:
             )
         return folder
 
-    def student(self, recipe: Recipe) -> GPT:
-        """A student of the store, in fp32, on this run's device."""
-        return checkpoint.load(self.made(recipe), self.device)
+    def student(self, recipe: Recipe, device: torch.device) -> GPT:
+        """A student of the store, in fp32."""
+        return checkpoint.load(self.made(recipe), device)
 
     def teacher(self, recipe: Recipe, config: TeacherConfig) -> GPT:
         """A frozen teacher in its own dtype; the last one loaded is kept, for the stages that follow."""
         if recipe.fingerprint not in self._teachers:
             self._teachers = {}  # before the next one is loaded: two may not fit
-            model = checkpoint.load(self.made(recipe), self.device, DTYPES[config.dtype])
+            model = checkpoint.load(self.made(recipe), self.device, sources.DTYPES[config.dtype])
             self._teachers = {recipe.fingerprint: model.eval().requires_grad_(False)}
         return self._teachers[recipe.fingerprint]
 

@@ -4,6 +4,8 @@ import json
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from pipeline.artifacts import Recipe
 from pipeline.config import TeacherConfig
 from pipeline.models import checkpoint
@@ -72,7 +74,7 @@ def step(context: Context, role: str) -> Step:
         validation = context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
         with Progress(f"distill {role}", total=budget(context), unit="tokens") as progress:
             trained = distill(
-                context.student(start),
+                context.student(start, torch.device("cpu")),  # the copy that trains moves to the device
                 context.teacher(teacher, kd_config) if config.distill.beta > 0 else None,
                 context.blocks(tokens, "train"),
                 config.distill,
@@ -109,6 +111,10 @@ class _Log:
         self.tokens, self.shown = 0, {}
 
     def __call__(self, line: dict) -> None:
+        if "resumed" in line:
+            self.tokens = line["tokens"]
+            self.progress.begin_at(self.tokens)
+            return
         self.context.log({"role": f"distilled_{self.role}"} | line)
         if "validation_nll" in line:
             self.shown["validation"] = f"{line['validation_nll']:.3f}"

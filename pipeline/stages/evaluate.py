@@ -42,7 +42,7 @@ def step(context: Context) -> Step:
                 if name == "teacher":
                     model = context.teacher(teacher, context.config.teacher)
                 else:
-                    model = context.student(trained[name])
+                    model = context.student(trained[name], context.device)
                 nll = mean_nll(model, blocks, config.batch, context.precision)
                 new = continue_greedily(model, prompt, config.sample_tokens, tokenizer.eos_id, context.precision)
                 result[name] = {"nll": nll, "perplexity": math.exp(nll), "sample": tokenizer.decode(new)}

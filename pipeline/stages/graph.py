@@ -1,4 +1,7 @@
-"""The run: prepare -> order -> search -> extract -> distill -> evaluate -> report, each made once and found again."""
+"""The run: prepare -> order -> search -> extract -> distill -> evaluate -> report, each made once and found again.
+
+Export runs on request, after them.
+"""
 
 import json
 import logging
@@ -13,7 +16,7 @@ from rich.table import Table
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
 from pipeline.ranks import rank
-from pipeline.stages import distill, page, plan, prepare, report, search
+from pipeline.stages import distill, export, page, plan, prepare, report, search
 from pipeline.stages.context import Context, Step
 from pipeline.stages.tracker import Tracker
 from pipeline.training.metrics import METRICS
@@ -33,6 +36,8 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     tracker = Tracker()
     context = Context(config, tracker.log)
     plan.check(context)
+    if export.STAGE in config.stages:
+        export.check(config)
     if config.plan:
         if rank() == 0:
             _show("What this run would do", ["", ""], plan.table(context))
@@ -48,6 +53,8 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
                 _make(context, step, folder, tracker)
         if last.stage in config.stages:
             summary = _close(context, last, folder)
+        if export.STAGE in config.stages and rank() == 0:
+            export.run(context)
     finally:
         tracker.finish(summary)
         log.removeHandler(handler)

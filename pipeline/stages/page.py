@@ -36,7 +36,7 @@ def rows(summary: dict) -> list[list[str]]:
 HEADER = ["model", "start", "parameters", "perplexity", "tokens", "FLOPs"]
 
 
-def _markdown_table(header: list[str], body: list[list[str]]) -> str:
+def markdown_table(header: list[str], body: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *body)]
     return "\n".join(lines)
 
@@ -60,7 +60,7 @@ def saving_sentence(saving: dict | None) -> str:
     return f"The student reached {target} with a saving of {saving['tokens']:.2f}x in tokens and {total}."
 
 
-def _search_facts(search: dict) -> list[list[str]]:
+def search_facts(search: dict) -> list[list[str]]:
     if search["strategy"] is None:
         return [["search", "none: nothing starts from one"]]
     random = search["random_best_fitness"]
@@ -85,7 +85,7 @@ def page(summary: dict, evaluation: dict) -> str:
         ["text", f"{summary['data']['name']}, blocks of {summary['data']['block_size']} tokens"],
         ["bin", f"{summary['bin']['low']:,} to {summary['bin']['high']:,} parameters ({summary['bin']['count']})"],
         ["space, ordering", f"{summary['space']}, {summary['ordering']}"],
-        *_search_facts(search),
+        *search_facts(search),
         ["learning rate", ", ".join(f"{r} {summary[r]['lr']:g}" for r in ("student", "control") if summary[r])],
         ["FLOPs of ordering, search", f"{flops['order']:.3g}, {flops['search']:.3g}"],
         ["seed, precision", f"{summary['seed']}, {summary['precision']}"],
@@ -98,7 +98,7 @@ def page(summary: dict, evaluation: dict) -> str:
 
 {saving_sentence(summary["saving"])}
 
-{_markdown_table(HEADER, rows(summary))}
+{markdown_table(HEADER, rows(summary))}
 
 Perplexity is exp(mean nats a token), on the same {summary["data"]["validation_blocks"]} validation blocks for every
 model. FLOPs are of training, the teacher's included.
@@ -106,13 +106,13 @@ model. FLOPs are of training, the teacher's included.
 ![Validation perplexity against tokens](training.png)
 
 {SEARCH_PLOTS if search["strategy"] else ""}
-{_markdown_table(["", ""], facts)}
+{markdown_table(["", ""], facts)}
 
 ## One text, continued
 
 > {evaluation["prompt"]}
 
-{_markdown_table(["model", "continuation"], samples)}
+{markdown_table(["model", "continuation"], samples)}
 
 How to run it again: `overrides.yaml` and `config.yaml` in the run folder's `.hydra`.
 """

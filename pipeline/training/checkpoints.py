@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pipeline.artifacts import sync_folder, write_json
+from pipeline.models.writing import writing
 from pipeline.ranks import rank
 from pipeline.training.distributed import broadcast
 from pipeline.training.engine import Engine
@@ -27,7 +28,7 @@ log = logging.getLogger("sprig")
 
 
 @dataclass(frozen=True)
-class Progress:
+class Position:
     """How far a training is: optimizer steps done, and the bytes that metrics.jsonl had then."""
 
     step: int = 0
@@ -40,19 +41,24 @@ def _folders(root: Path) -> list[Path]:
     return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name), reverse=True)
 
 
-def save(engine: Engine, root: Path, progress: Progress) -> None:
-    """Writes a checkpoint in one rename and removes the older ones. All ranks call it, rank 0 writes."""
+def save(engine: Engine, root: Path, position: Position) -> None:
+    """Writes a checkpoint in one rename and removes the older ones. All ranks call it, rank 0 writes.
+
+    Raises:
+        OSError: the disk is full, or may not be written.
+    """
     state = {f"{kind}/{name}": value.cpu() for kind, name, value in tensors(engine) if rank() == 0}
     if rank() != 0:
         return
-    folder = root / "checkpoints" / str(progress.step)
+    folder = root / "checkpoints" / str(position.step)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in state.items()}, partial / _TENSORS)
+    with writing(partial / _TENSORS):
+        save_file({name: value.contiguous() for name, value in state.items()}, partial / _TENSORS)
     with (partial / _TENSORS).open("rb") as file:
         os.fsync(file.fileno())
-    write_json(partial / _PROGRESS, asdict(progress))
+    write_json(partial / _PROGRESS, asdict(position))
     sync_folder(partial)
     shutil.rmtree(folder, ignore_errors=True)  # unreadable, or it would not be written again
     partial.rename(folder)
@@ -66,22 +72,22 @@ def latest(root: Path) -> Path | None:
     for folder in _folders(root):
         try:
             with safe_open(folder / _TENSORS, "pt"):
-                Progress(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
+                Position(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
             return folder
         except (OSError, SafetensorError, ValueError, TypeError) as error:
             log.warning("Checkpoint %s cannot be read (%s): taking the one before it.", folder, error)
     return None
 
 
-def resume(engine: Engine, root: Path) -> Progress:
+def resume(engine: Engine, root: Path) -> Position:
     """Puts the newest readable checkpoint into the engine; how far it is (nowhere, where there is none).
 
     All ranks call it; rank 0 chooses.
     """
     folder = broadcast(latest(root) if rank() == 0 else None)
     if folder is None:
-        return Progress()
-    progress = Progress(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
+        return Position()
+    position = Position(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
     with safe_open(folder / _TENSORS, "pt") as file:
-        restore(engine, lambda kind, name: file.get_tensor(f"{kind}/{name}"), progress.step)
-    return progress
+        restore(engine, lambda kind, name: file.get_tensor(f"{kind}/{name}"), position.step)
+    return position

@@ -6,18 +6,16 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import torch
 from litgpt import GPT
-from torch import Tensor
 
 from pipeline.config import DeepSpeedConfig, DistillConfig
+from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.ranks import rank, world_size
 from pipeline.training import checkpoints
-from pipeline.training.checkpoints import Progress
+from pipeline.training.checkpoints import Position
 from pipeline.training.distributed import start
 from pipeline.training.engine import Engine, batching
 from pipeline.training.losses import check_vocabularies, distillation_loss
@@ -27,16 +25,6 @@ from pipeline.training.schedules import learning_rate
 from pipeline.training.state import tensors
 
 logger = logging.getLogger("sprig")
-
-
-class Blocks(Protocol):
-    """Token blocks; `take` gives (n, block_size + 1) token ids."""
-
-    block_size: int
-
-    def __len__(self) -> int: ...
-
-    def take(self, numbers: np.ndarray) -> Tensor: ...
 
 
 def steps_of(config: DistillConfig, block_size: int) -> int:
@@ -77,20 +65,23 @@ def distill(
     for a point of the validation curve, the first at token 0; and `checkpoints/`, which are the caller's to remove.
 
     Args:
-        student: its fp32 weights are where training starts, and are overwritten with where it ends. A copy trains.
+        student: its fp32 weights are where training starts, and are overwritten with where it ends. It is moved to the
+            CPU, so that the copy which trains is the only one on the device.
         teacher: moved to the device and frozen; not needed where config.beta is 0.
         lr: the peak learning rate.
         precision: "fp32", "bf16-mixed" or "bf16" (DeepSpeed's own, from ZeRO stage 1 up).
         validate: the mean validation NLL in nats of the model that it is given. All ranks call it together, without
             gradients, in evaluation mode and under `precision`. The model's submodules must be called as modules: under
             ZeRO-3 that is what gathers their weights.
-        log: called on rank 0 with every metrics line as it comes, steps with "tokens_per_second" added.
+        log: called on rank 0 with every metrics line as it comes, steps with "tokens_per_second" added. Where a
+            checkpoint is gone on from, the first call is {"step", "tokens", "resumed": True}: what was trained before.
 
     Returns:
-        The student handed in, trained, on every rank.
+        The student handed in, trained, on the CPU, on every rank.
 
     Raises:
-        SprigError: budget, batch sizes, ranks, devices or vocabularies do not fit, or the loss is no longer finite.
+        SprigError: budget, batch sizes, ranks, devices or vocabularies do not fit, or the training or validation loss
+            is no longer finite.
     """
     steps = steps_of(config, blocks.block_size)
     batches = batching(config, world_size())
@@ -98,6 +89,7 @@ def distill(
     if config.beta > 0:
         check_vocabularies(student, teacher)
         teacher = teacher.to(device).eval().requires_grad_(False)
+    student = student.to("cpu")
     engine = Engine(copy.deepcopy(student).to(device), config, deepspeed, batches, precision, device)
     begun = checkpoints.resume(engine, folder)
     metrics = Metrics(folder, begun.metrics_bytes, log)
@@ -105,8 +97,16 @@ def distill(
     batch_tokens = config.global_batch * blocks.block_size
     budget = steps * batch_tokens
     validate_at, save_at = _points(steps, config.validations), _points(steps, config.checkpoints)
+
+    def validated(step: int) -> None:
+        nll = engine.evaluate(validate)
+        _check_finite(step, folder, {"validation loss": nll})
+        metrics.write({"step": step, "tokens": step * batch_tokens, "validation_nll": nll})
+
     if begun.step == 0:
-        metrics.write({"step": 0, "tokens": 0, "validation_nll": engine.evaluate(validate)})
+        validated(0)
+    elif rank() == 0:
+        log({"step": begun.step, "tokens": begun.step * batch_tokens, "resumed": True})
     for step in range(begun.step + 1, steps + 1):
         started = time.perf_counter()
         tokens = step * batch_tokens
@@ -117,13 +117,13 @@ def distill(
             lambda model, part: distillation_loss(model, teacher, part, config),
             rate,
         )
-        _check_finite(values, step, folder)
+        _check_finite(step, folder, values)
         speed = batch_tokens / (time.perf_counter() - started)
         metrics.write({"step": step, "tokens": tokens, **values, "lr": rate}, tokens_per_second=speed)
         if step in validate_at:
-            metrics.write({"step": step, "tokens": tokens, "validation_nll": engine.evaluate(validate)})
+            validated(step)
         if step in save_at:
-            checkpoints.save(engine, folder, Progress(step, metrics.sync()))
+            checkpoints.save(engine, folder, Position(step, metrics.sync()))
     with torch.no_grad():
         given = dict(student.named_parameters())
         for _, name, value in tensors(engine, kinds=("weight",)):
@@ -143,13 +143,14 @@ def _announce(steps: int, done: int, config: DistillConfig, blocks: Blocks) -> N
         logger.info("%d blocks of training text for %d: it is gone through %.1f times.", len(blocks), wanted, epochs)
 
 
-def _check_finite(values: dict, step: int, folder: Path) -> None:
+def _check_finite(step: int, folder: Path, values: dict[str, float]) -> None:
     if all(math.isfinite(value) for value in values.values()):
         return
     last = checkpoints.latest(folder)
+    found = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
     raise SprigError(
-        f"At step {step} the loss is {values['loss']} and the gradient's norm {values['grad_norm']}: lower the "
-        f"learning rate or use precision=fp32. The last good checkpoint is {last or 'the start, none was written yet'}."
+        f"At step {step} these are not finite: {found}. Lower the learning rate or use precision=fp32. The last good "
+        f"checkpoint is {last or 'the start, none was written yet'}."
     )
 
 

@@ -1,14 +1,17 @@
 """What is wrong with a text is said in one sentence, with the cure, and nothing is left behind."""
 
+import errno
 import json
 import os
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from pipeline.config import DataConfig, DataSource
 from pipeline.data.blocks import Blocks
+from pipeline.data.files import opened
 from pipeline.data.prepare import identify, prepare
 from pipeline.errors import SprigError
 from pipeline.models.tokenizer import Tokenizer, write_bytes
@@ -151,12 +154,36 @@ def test_one_block_exactly_and_one_token_less(refuse, tokenizer, tmp_path):
 
 @pytest.mark.parametrize("streamed", [{}, {"streaming": True, "max_tokens": 1000}])
 def test_hub_without_a_network(refuse, monkeypatch, streamed):
-    import datasets
-
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     sentence = refuse({}, path="some/dataset", source="hub", subset="small", **streamed)
     assert "some/dataset (subset small, split train) could not be read from the hub" in sentence
     assert "network" in sentence and "local files" in sentence
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_place_that_cannot_be_written_is_not_the_texts_fault(number, wrapped, tokenizer, tmp_path, monkeypatch):
+    """As `datasets` fails when it writes what it reads; the entrypoint explains these."""
+
+    def load_dataset(*_, **__):
+        error = OSError(number, os.strerror(number))
+        if wrapped:
+            raise datasets.exceptions.DatasetGenerationError("An error occurred") from error
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    (tmp_path / "a.txt").write_text("words")
+    data = DataConfig(name="mine", source=DataSource.text, path=str(tmp_path / "a.txt"), block_size=16)
+    with pytest.raises(OSError) as caught:
+        prepare(data, tokenizer, tmp_path)
+    assert caught.value.errno == number
+
+
+def test_a_text_that_may_not_be_read_is_named(tmp_path):
+    with pytest.raises(SprigError, match=r"texts cannot be read \(Is a directory\): correct its rights"):
+        (tmp_path / "texts").mkdir()
+        with opened(tmp_path / "texts"):
+            pass
 
 
 def test_identity_of_a_text_that_is_not_there(tmp_path):

@@ -1,7 +1,6 @@
 """Prepared blocks against a plain reading of the same text."""
 
 import glob
-import hashlib
 import importlib.util
 import json
 import os
@@ -97,12 +96,10 @@ def test_index_says_what_the_files_are(tokenizer, tmp_path):
     index = json.loads((tmp_path / "out" / "index.json").read_text())
     assert (index["block_size"], index["eos_id"], index["vocab_size"], index["dtype"]) == (16, 256, 257, "<u2")
     for split, tokens in splits.items():
-        content = (tmp_path / "out" / f"{split}.bin").read_bytes()
         assert index["splits"][split] == {
             "documents": len(documents(tokens)),
-            "tokens": len(content) // 2,
+            "tokens": len(tokens),
             "blocks": len(Blocks(tmp_path / "out", split)),
-            "sha256": hashlib.sha256(content).hexdigest(),
         }
     assert sorted(os.listdir(tmp_path / "out")) == ["calibration.bin", "index.json", "train.bin", "validation.bin"]
 

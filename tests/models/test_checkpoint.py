@@ -1,17 +1,24 @@
 import dataclasses
+import errno
 import json
+import os
+import resource
+from contextlib import contextmanager
 
 import pytest
 import tiny
 import torch
 from litgpt import GPT, Config
-from litgpt.utils import check_valid_checkpoint_dir
+from litgpt.utils import check_valid_checkpoint_dir, save_config
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.models.extraction import extract
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.student import LayerwiseGPT
+from pipeline.models.writing import writing
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
@@ -24,6 +31,30 @@ def tokenizer(tmp_path):
     (folder / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
     (folder / "config.json").write_text("{}")
     return folder
+
+
+BROKEN_CONFIGS = (
+    b"",
+    b"a: [",
+    b"\xff\xfe",
+    b"- 1",
+    b"text",
+    b"name: null",
+    b"n_layer: x",
+    b"n_head: 7\nn_embd: 8",
+    b"a: 1",
+)
+
+
+@contextmanager
+def files_of_at_most(size):
+    """What writes beyond it is refused by the system itself, with errno.EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def student(family, layerwise, pairs="last"):
@@ -101,6 +132,34 @@ def test_the_dtype_is_the_readers_choice(tmp_path, tokenizer):
     assert loaded.lm_head.weight.dtype == torch.bfloat16 and is_tied(loaded)
 
 
+def test_a_write_that_the_system_refuses_keeps_its_number(tmp_path, tokenizer):
+    with pytest.raises(OSError) as caught, files_of_at_most(20_000):
+        checkpoint.save(tiny.teacher("llama"), tmp_path / "model", None, tokenizer)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "model" / "lit_model.pth"))
+    file = tmp_path / "x.safetensors"
+    with pytest.raises(OSError) as caught, files_of_at_most(20_000), writing(file):
+        save_file({"x": torch.zeros(20_000)}, file)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(file))
+
+
+def test_a_full_disk_is_known_however_it_is_told(tmp_path):
+    class Full:
+        def write(self, content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def flush(self):
+            pass
+
+    with pytest.raises(OSError) as caught, writing(tmp_path):
+        torch.save({"x": torch.zeros(20_000)}, Full())
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+    with pytest.raises(OSError) as caught, writing(tmp_path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(RuntimeError, match="another failure"), writing(tmp_path):
+        raise RuntimeError("another failure")
+
+
 def test_what_cannot_be_loaded_is_one_sentence(tmp_path, tokenizer):
     with pytest.raises(SprigError, match=r"no tokenizer\.json"):
         checkpoint.save(tiny.teacher("llama"), tmp_path / "model", None, tmp_path)
@@ -111,6 +170,22 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path, tokenizer):
     whole = (folder / "lit_model.pth").read_bytes()
     for broken in (whole[: len(whole) // 2], b"not weights", b""):
         (folder / "lit_model.pth").write_bytes(broken)
+        with pytest.raises(SprigError, match="not a checkpoint"):
+            checkpoint.load(folder, "cpu")
+    (folder / "lit_model.pth").write_bytes(whole)
+    for content in BROKEN_CONFIGS:
+        (folder / "model_config.yaml").write_bytes(content)
+        with pytest.raises(SprigError, match="not a checkpoint") as caught:
+            checkpoint.load(folder, "cpu")
+        assert "\n" not in str(caught.value)
+    save_config(tiny.config("llama"), folder)
+    for content in ("", "{", "[]", '{"layers": [0]}', "\ud800"):
+        (folder / "subnetwork.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+        with pytest.raises(SprigError, match="not a checkpoint"):
+            checkpoint.load(folder, "cpu")
+    (folder / "subnetwork.json").unlink()
+    for strange in ([1], {"lm_head.weight": 1}, {}):
+        torch.save(strange, folder / "lit_model.pth")
         with pytest.raises(SprigError, match="not a checkpoint"):
             checkpoint.load(folder, "cpu")
     checkpoint.save(tiny.teacher("gpt_neox"), tmp_path / "other", None, tokenizer)

@@ -1,11 +1,12 @@
 """Conversions against transformers' own models: tiny, random, every family and feature."""
 
+import contextlib
 import json
 
 import pytest
 import torch
 from litgpt import GPT, Config
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
@@ -245,3 +246,48 @@ def test_a_hub_model_without_a_network(monkeypatch, tmp_path):
     with pytest.raises(SprigError, match="is no folder here"):
         sources.convert(hub, tmp_path / "ours")
     assert sources.identify(hub)["path"] == "nobody/nothing"
+
+
+@pytest.mark.parametrize("name", ["llama", "neox"])
+def test_any_broken_value_of_a_config_is_one_sentence_or_harmless(name, tmp_path):
+    make(name).save_pretrained(tmp_path / "theirs")
+    config = teacher(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "config.json"
+    whole = json.loads(file.read_text())
+    refused = 0
+    for key in whole:
+        for value in (None, "x", [], [1], {}, {"rope_type": []}, -1, 0, 1.5, True):
+            file.write_text(json.dumps(whole | {key: value}))
+            try:
+                sources.describe(config)
+            except SprigError as error:
+                assert "\n" not in str(error)
+                refused += 1
+        file.write_text(json.dumps({other: value for other, value in whole.items() if other != key}))
+        with contextlib.suppress(SprigError):
+            sources.describe(config)
+    assert refused > 50
+    for content in ("[]", "null", '"text"', "", "\x00"):
+        file.write_text(content)
+        with pytest.raises(SprigError, match=r"config\.json (is not JSON|holds a JSON)"):
+            sources.describe(config)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_a_broken_index_of_shards_is_one_sentence(content, tmp_path):
+    make("llama").save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(SprigError, match=r"index\.json (holds a JSON list|names no shards)"):
+        sources.convert(teacher(tmp_path / "theirs"), tmp_path / "ours")
+
+
+def test_weights_of_other_shapes_are_one_sentence(tmp_path):
+    """GPT-NeoX's attention is put in another order, which other shapes do not survive."""
+    make("neox").save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("query_key_value.weight"))
+    for strange in (torch.zeros(7), torch.zeros(7, 5), torch.zeros(()), torch.zeros(2, 3, 4)):
+        save_file(weights | {name: strange}, file)
+        with pytest.raises(SprigError, match=r"model\.safetensors does not fit config\.json|has shape"):
+            sources.convert(teacher(tmp_path / "theirs"), tmp_path / "ours")

@@ -119,8 +119,10 @@ def test_it_survives_its_file(tmp_path):
     loaded = ordering.load(tmp_path / "order")
     assert loaded.fingerprint == "print"
     assert all(np.array_equal(getattr(loaded, name), getattr(order, name)) for name in NAMES)
-    (tmp_path / "order" / "ordering.npz").write_bytes(b"PK")
-    with pytest.raises(SprigError, match="holds no ordering"):
-        ordering.load(tmp_path / "order")
+    content = (tmp_path / "order" / "ordering.npz").read_bytes()
+    for broken in (content[: len(content) // 2], content[:-1], b"PK", b""):
+        (tmp_path / "order" / "ordering.npz").write_bytes(broken)
+        with pytest.raises(SprigError, match="holds no ordering"):
+            ordering.load(tmp_path / "order")
     with pytest.raises(SprigError, match="holds no ordering"):
         ordering.load(tmp_path)

@@ -1,22 +1,19 @@
 """Sampling, mutation and crossover stay in the bin, reach all of it, and starve nothing."""
 
+import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from architectures import PYTHIA_6_9B, SMOLLM2_135M, TOY, TOY_STEPS, every_subnetwork, sizes
-from omegaconf import OmegaConf
 
-from pipeline.config import BinConfig, Count, Granularity, Layers, Sharing, Sizes, SpaceConfig
-from pipeline.errors import SprigError
-from pipeline.subnetwork.bins import Bin, make_bin
+from pipeline.config import Count, Granularity, Layers, Sharing, Sizes, SpaceConfig
+from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.grids import GENES
-from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
-from pipeline.subnetwork.value import SubNetwork, check, whole
+from pipeline.subnetwork.value import LayerGenes, SubNetwork, check, whole
 
 SPACES = [(granularity, sharing) for granularity in Granularity for sharing in Sharing]
 CONF = Path(__file__).parents[2] / "conf"
@@ -61,7 +58,7 @@ def _check_in_bin(teacher, granularity, sharing, number):
         assert bin.low <= parameters(architecture, sub) <= bin.high
         assert found.contains(sub)
         assert sub.uniform or sharing == Sharing.layerwise
-        assert SubNetwork.from_dict(sub.to_dict()) == sub  # plain Python numbers, ready for JSON
+        assert SubNetwork.from_dict(json.loads(json.dumps(sub.to_dict()))) == sub
     assert all(mutant != parent for mutant, parent in zip(mutants, samples, strict=True))
     if sharing == Sharing.layerwise:
         assert len(set(samples)) > 0.99 * number
@@ -128,12 +125,27 @@ def test_no_gene_value_of_any_layer_is_starved():
 
 
 def test_depths_and_widths_that_fit_are_drawn_evenly():
-    found, rng = space(PYTHIA_6_9B, Bin(405_334_016, 385_067_316, 425_600_716)), np.random.default_rng(0)
-    depths = Counter(found.sample(rng).n_layer for _ in range(6400))
-    # 2,000 draws a depth would spread by 14; six standard deviations either side of the mean of 6400 / depths.
-    mean = 6400 / len(depths)
-    assert len(depths) > 30
-    assert all(abs(count - mean) < 6 * mean**0.5 for count in depths.values())
+    bin = Bin(405_334_016, 385_067_316, 425_600_716)
+    found, rng = space(PYTHIA_6_9B, bin), np.random.default_rng(0)
+    ends = [[found.grids[name][end] for name in GENES] for end in (0, -1)]
+
+    def fits(depth, width):
+        least, most = (
+            parameters(PYTHIA_6_9B, SubNetwork(tuple(range(depth)), width, (LayerGenes(*genes),) * depth))
+            for genes in ends
+        )
+        return least <= bin.high and most >= bin.low
+
+    shapes = [(sub.n_layer, sub.n_embd) for sub in (found.sample(rng) for _ in range(6400))]
+    widths = {depth: [width for width in found.grids["n_embd"] if fits(depth, width)] for depth in range(1, 33)}
+    expected = dict.fromkeys(widths, 6400 / 32)  # 200 draws a depth, with a standard deviation of 14
+    assert expected.keys() == {depth for depth, fitting in widths.items() if fitting}
+    drawn = Counter(depth for depth, _ in shapes)
+    assert all(abs(drawn[depth] - mean) < 6 * mean**0.5 for depth, mean in expected.items())
+    # Where a width stands among those that fit its depth, in quarters: 1,600 draws each, standard deviation 35.
+    places = [(widths[depth].index(width) + rng.random()) / len(widths[depth]) for depth, width in shapes]
+    quarters = np.histogram(places, 4, (0, 1))[0]
+    assert (abs(quarters - 1600) < 6 * 35).all()
 
 
 # --- mutation and crossover inherit
@@ -198,115 +210,3 @@ def test_crossover_mixes_by_teacher_layer():
                     sources[name, given.index(getattr(gene, name))] += 1
     for name in (*GENES, "index_seed"):
         assert 0.4 < sources[name, 0] / (sources[name, 0] + sources[name, 1]) < 0.6
-
-
-# --- depth, seeds, what a sub-network carries
-
-
-def test_rank_keeps_the_most_influential_layers():
-    ordering = replace(
-        Ordering.identity(SMOLLM2_135M), fingerprint="measured", layers=np.random.default_rng(5).permutation(30)
-    )
-    found, rng = space(layers=Layers.rank, ordering=ordering), np.random.default_rng(0)
-    for _ in range(50):
-        sub = found.mutate(found.sample(rng), rng, 0.2, 1.0)
-        assert set(sub.layers) == set(ordering.layers[: sub.n_layer].tolist())
-        assert sub.ordering == "measured"
-    with pytest.raises(SprigError, match=r"layers=rank needs an ordering"):
-        space(layers=Layers.rank)
-
-
-def test_prefix_keeps_the_first_layers():
-    found, rng = space(), np.random.default_rng(0)
-    for _ in range(50):
-        sub = found.mutate(found.sample(rng), rng, 0.2, 1.0)
-        assert sub.layers == tuple(range(sub.n_layer))
-
-
-@pytest.mark.parametrize("sharing", Sharing)
-def test_seeds_of_fine_spaces(sharing):
-    rng = np.random.default_rng(0)
-    coarse, fine = (space(granularity=granularity, sharing=sharing) for granularity in Granularity)
-    assert {gene.index_seed for gene in coarse.sample(rng).genes} == {None}
-    sub = fine.sample(rng)
-    seeds = {gene.index_seed for gene in sub.genes}
-    assert len(seeds) == (1 if sharing == Sharing.uniform else sub.n_layer)
-    assert all(type(seed) is int and 0 <= seed < 2**32 for seed in {*seeds, sub.index_seed})
-    mutants = [fine.mutate(sub, rng, 0.5, 0.0) for _ in range(100)]
-    assert 30 < sum(mutant.index_seed != sub.index_seed for mutant in mutants) < 70
-
-
-def test_contains_refuses_what_is_elsewhere():
-    found = space()
-    sub = found.sample(np.random.default_rng(3))
-    gene = sub.genes[0]
-    assert found.contains(sub)
-    for other in (
-        replace(sub, head_pairs="first"),
-        replace(sub, attention_scale="own"),
-        replace(sub, ordering="measured"),
-        replace(sub, index_seed=1),
-        replace(sub, n_embd=sub.n_embd - 1),
-        replace(sub, layers=tuple(layer + 1 for layer in sub.layers)),
-        replace(sub, genes=(replace(gene, intermediate_size=gene.intermediate_size - 1), *sub.genes[1:])),
-        replace(sub, genes=(replace(gene, head_size=66), *sub.genes[1:])),
-        whole(SMOLLM2_135M),
-    ):
-        assert not found.contains(other)
-    assert not space(sharing=Sharing.uniform).contains(sub)
-
-
-def test_the_same_generator_gives_the_same_subnetworks():
-    def history(found):
-        rng = np.random.default_rng(7)
-        subs = [found.sample(rng) for _ in range(5)]
-        return [*subs, found.mutate(subs[0], rng, 0.2, 0.4), found.crossover(*subs[1:3], rng)]
-
-    used = space()
-    used.sample(np.random.default_rng(1))
-    assert history(used) == history(space())
-
-
-# --- bins that cannot be reached
-
-
-def test_a_bin_out_of_reach_says_what_is_in_reach():
-    tiny = replace(SMOLLM2_135M, name="tiny", n_layer=2)
-    with pytest.raises(
-        SprigError, match=r"bin 385,067,316\.\.425,600,716 cannot be reached from teacher tiny"
-    ) as error:
-        space(tiny, Bin(405_334_016, 385_067_316, 425_600_716))
-    least, most = space(tiny, Bin(0, 1, 10**9)).reach()
-    assert f"({parameters(tiny):,})" in str(error.value)
-    assert f"it reaches {least:,}..{most:,}" in str(error.value)
-    assert most == parameters(tiny)
-
-
-def test_reach_is_exact():
-    counts = [parameters(TOY, sub) for sub in every_subnetwork(toy_config())]
-    assert Space(TOY, toy_config(), Bin(0, 1, 10**6), None).reach() == (min(counts), max(counts))
-
-
-@pytest.mark.parametrize("sharing", Sharing)
-def test_a_bin_between_the_steps_says_so(sharing):
-    counts = {parameters(TOY, sub) for sub in every_subnetwork(toy_config(sharing=sharing))}
-    gap = next(number for number in range(min(counts), max(counts)) if number not in counts)
-    with pytest.raises(SprigError, match=r"nothing was found between"):
-        Space(TOY, toy_config(sharing=sharing), Bin(gap, gap, gap), None)
-
-
-@pytest.mark.parametrize("name", ["coarse-uniform", "coarse-layerwise", "fine-uniform", "fine-layerwise"])
-def test_shipped_bins_and_spaces_fit_their_teachers(name):
-    def shipped(schema, file):
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(CONF / file)))
-
-    config = shipped(SpaceConfig, f"space/{name}.yaml")
-    assert name == f"{config.granularity}-{config.sharing}"
-    for teacher, bin in (
-        (SMOLLM2_135M, "smollm2-half"),
-        (PYTHIA_6_9B, "pythia-410m"),
-        (PYTHIA_6_9B, "pythia-1b"),
-        (PYTHIA_6_9B, "pythia-2.8b"),
-    ):
-        found = Space(teacher, config, make_bin(shipped(BinConfig, f"bin/{bin}.yaml")), None)
-        assert found.contains(found.sample(np.random.default_rng(0)))

@@ -93,8 +93,9 @@ def reference():
     return lines, model.state_dict()
 
 
-def test_equals_a_plain_loop(one_rank):
-    folder, weights = one_rank
+@pytest.mark.parametrize("stage", range(4))
+def test_equals_a_plain_loop(stage, one_rank, tmp_path):
+    folder, weights = one_rank if stage == 0 else (tmp_path, train(tmp_path, stage=stage).state_dict())
     lines, expected = reference()
     assert max(line["grad_norm"] for line in lines) > 0.5, "clipping must take part"
     assert_near(step_lines(folder), lines)
@@ -148,11 +149,33 @@ def test_an_interrupted_run_ends_the_same_to_the_bit(stage, one_rank, tmp_path):
     assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
 
+def test_what_was_trained_before_is_told_first(tmp_path):
+    interrupt(tmp_path)
+    lines = []
+    train(tmp_path, log=lines.append)
+    assert lines[0] == {"step": 4, "tokens": 256, "resumed": True}
+    assert [line["step"] for line in lines[1:] if "loss" in line] == [5, 6]
+    assert not any("resumed" in line for line in metrics(tmp_path))
+
+
+def test_one_copy_trains_and_the_student_waits_on_the_cpu(tmp_path):
+    seen, given = [], student()
+    before = given.lm_head.weight.data_ptr()
+
+    def validate(model):
+        seen.append(model.lm_head.weight.data_ptr())
+        return 1.0
+
+    trained = train(tmp_path, given=given, validate=validate)
+    assert trained is given and given.lm_head.weight.data_ptr() == before and before not in seen
+    assert {parameter.device.type for parameter in given.parameters()} == {"cpu"}
+
+
 def test_a_finished_training_is_not_done_again(one_rank, tmp_path):
     shutil.copytree(one_rank[0], tmp_path / "again")
     lines = []
     weights = train(tmp_path / "again", lives=0, log=lines.append).state_dict()
-    assert not lines
+    assert lines == [{"step": STEPS, "tokens": 64 * STEPS, "resumed": True}]
     assert_same_weights(weights, one_rank[1])
     assert metrics(tmp_path / "again") == metrics(one_rank[0])
 
@@ -208,6 +231,17 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(tmp_
         train(tmp_path, config=settings(checkpoints=STEPS), lr=1e25)
     for line in step_lines(tmp_path):
         assert np.isfinite(line["loss"])
+
+
+@pytest.mark.parametrize("after, last", [(0, "the start, none was written yet"), (2, r"\S*checkpoints/1")])
+def test_a_validation_that_is_not_finite_stops_too(after, last, tmp_path):
+    def validate(model):
+        return float("nan") if calls.append(model) or len(calls) > after else 5.0
+
+    calls = []
+    with pytest.raises(SprigError, match=rf"At step \d these are not finite: validation loss nan\..* is {last}\.$"):
+        train(tmp_path, config=settings(checkpoints=STEPS, validations=STEPS), validate=validate)
+    assert [line["validation_nll"] for line in metrics(tmp_path) if "validation_nll" in line] == [5.0] * after
 
 
 def test_a_budget_below_one_batch():

@@ -1,6 +1,7 @@
 """A tiny tied student with grouped queries, its wider teacher, and token blocks: what the training tests share."""
 
 import json
+from functools import partial
 
 import numpy as np
 import torch
@@ -69,10 +70,25 @@ def settings(**changes) -> DistillConfig:
     return DistillConfig(**plain | changes)
 
 
-def train(folder, *, config=None, stage=0, lives=float("inf"), precision="fp32", lr=LR, log=lambda line: None):
+def validation_nll(model: GPT, precision: str) -> float:
+    return mean_nll(model, TinyBlocks.tokens[:6], 4, precision)
+
+
+def train(
+    folder,
+    *,
+    config=None,
+    stage=0,
+    lives=float("inf"),
+    precision="fp32",
+    lr=LR,
+    log=lambda line: None,
+    given=None,
+    validate=None,
+):
     config = config or settings()
     return distill(
-        student(),
+        given or student(),
         teacher() if config.beta > 0 else None,
         TinyBlocks(lives),
         config,
@@ -82,7 +98,7 @@ def train(folder, *, config=None, stage=0, lives=float("inf"), precision="fp32",
         precision=precision,
         device=torch.device("cpu"),
         folder=folder,
-        validate=lambda model: mean_nll(model, TinyBlocks.tokens[:6], 4, precision),
+        validate=validate or partial(validation_nll, precision=precision),
         log=log,
     )
 

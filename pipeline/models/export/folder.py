@@ -1,0 +1,103 @@
+"""A student as a transformers folder: written beside its place, checked there, and only then moved to it."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import save_torch_state_dict
+from litgpt import GPT
+from torch import Tensor
+
+from pipeline.config import ExportForm
+from pipeline.errors import SprigError
+from pipeline.models.export import own, stock
+from pipeline.models.export.blocks import sizes
+from pipeline.models.export.check import check, require_transformers
+from pipeline.models.export.padding import target
+from pipeline.models.tokenizer import Tokenizer
+
+
+def refuse_existing(to: Path) -> None:
+    """Raises SprigError where there is something already: an export overwrites nothing."""
+    if to.exists() or to.is_symlink():
+        raise SprigError(f"export.to={to} exists: name a folder that does not, or remove it.")
+
+
+def export(
+    student: GPT, tokenizer: Path, to: Path, form: ExportForm, blocks: Tensor, card: Callable[[ExportForm], str]
+) -> ExportForm:
+    """Publishes the student (fp32, on the CPU) at `to`, with the tokenizer of folder `tokenizer`.
+
+    `blocks` (n, T) are the tokens that it is checked on; `card` gives README.md for the form that was taken.
+
+    Returns:
+        The form: what was asked for, or the first of stock, padded and own that can hold the student.
+
+    Raises:
+        SprigError: the form cannot hold the student, `to` exists, or transformers is missing or computes other logits.
+    """
+    refuse_existing(to)
+    require_transformers()
+    taken, config, state = _in_form(student, form)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".unchecked-") as beside:
+        # transformers keeps a copy of a modelling file by its folder's name: one name, or the copies would pile up.
+        unchecked = Path(beside) / "sprig_export"
+        unchecked.mkdir()
+        _write(unchecked, config, state, tokenizer)
+        if taken == ExportForm.own:
+            shutil.copyfile(own.MODELING, unchecked / own.MODELING.name)
+        (unchecked / "README.md").write_text(card(taken), encoding="utf-8")
+        check(student.eval(), unchecked, Tokenizer(tokenizer), blocks)
+        refuse_existing(to)  # once more: checking takes its time
+        unchecked.rename(to)
+    return taken
+
+
+def _in_form(student: GPT, form: ExportForm) -> tuple[ExportForm, dict, dict[str, Tensor]]:
+    """The form that is taken, its config.json and its weights."""
+    if form != ExportForm.own:
+        try:
+            common = target(student)
+            unpadded = all(sizes(block) == common.sizes for block in student.transformer.h)
+            if form == ExportForm.stock and not unpadded:
+                raise SprigError(
+                    f"{student.config.name} needs zeros to fit a stock class, which export.form=stock does not add: "
+                    "use export.form=padded, or own."
+                )
+            taken = ExportForm.stock if unpadded else ExportForm.padded
+            return taken, stock.config_json(student, common), stock.state_dict(student, common)
+        except SprigError:
+            if form != ExportForm.auto:
+                raise
+    return ExportForm.own, own.config_json(student), own.state_dict(student)
+
+
+def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path) -> None:
+    """Weights in shards of at most 5 GB, configurations and tokenizer."""
+    entries = Tokenizer(tokenizer)
+    special = {"bos_token_id": None, "eos_token_id": entries.eos_id, "pad_token_id": entries.eos_id}
+    save_torch_state_dict(state, folder)
+    _write_json(folder / "config.json", config | special)
+    for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
+        file.chmod((folder / "config.json").stat().st_mode)
+    _write_json(folder / "generation_config.json", {"do_sample": False} | special)
+    shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
+    named = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
+    _write_json(
+        folder / "tokenizer_config.json",
+        # Another class would build its own tokenizer from the vocabulary alone, whatever tokenizer.json says.
+        named
+        | {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": named["eos_token"],
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": config["max_position_embeddings"],
+        },
+    )
+
+
+def _write_json(file: Path, content: dict) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

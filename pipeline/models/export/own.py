@@ -1,0 +1,58 @@
+"""A student as it is, with a modelling file of its own that travels with it."""
+
+from pathlib import Path
+
+from litgpt import GPT
+from torch import Tensor
+
+from pipeline.models.export.blocks import frequencies, sizes, weights
+from pipeline.models.export.stock import common_config, ends, flat
+from pipeline.models.families import architecture_of, is_tied
+
+MODELING = Path(__file__).with_name("modeling_sprig.py")
+_ATTENTION = ("q", "k", "v", "out", "q_norm", "k_norm")
+_MLP = ("gate", "up", "down")
+
+
+def config_json(model: GPT) -> dict:
+    """config.json for SprigForCausalLM."""
+    config = model.config
+    architecture = architecture_of(config, is_tied(model))
+    blocks = [sizes(block) for block in model.transformer.h]
+    return common_config(model) | {
+        "architectures": ["SprigForCausalLM"],
+        "model_type": "sprig",
+        "auto_map": {
+            "AutoConfig": f"{MODELING.stem}.SprigConfig",
+            "AutoModelForCausalLM": f"{MODELING.stem}.SprigForCausalLM",
+        },
+        "layers": [
+            {
+                "num_attention_heads": block.groups * block.heads,
+                "num_key_value_heads": block.groups,
+                "head_dim": block.head_size,
+                "intermediate_size": block.neurons,
+            }
+            for block in blocks
+        ],
+        "rope_frequencies": {str(size): each for size, each in frequencies(model).items()},
+        "norm": "layer" if architecture.layer_norm else "rms",
+        "norm_eps": config.norm_eps,
+        "bias": architecture.bias,
+        "attention_bias": architecture.attention_bias,
+        "head_bias": architecture.lm_head_bias,
+        "gated_mlp": architecture.gated_mlp,
+        "qk_norm": architecture.qk_norm,
+        "parallel_residual": config.parallel_residual,
+    }
+
+
+def state_dict(model: GPT) -> dict[str, Tensor]:
+    """Weights under the names of SprigForCausalLM; a tied head is left out."""
+    state = ends(model, "embed_tokens", "norm", "lm_head")
+    for number, block in enumerate(model.transformer.h):
+        for name, tensor in flat(weights(block)).items():
+            module = name.partition(".")[0]
+            place = "attention." if module in _ATTENTION else "mlp." if module in _MLP else ""
+            state[f"layers.{number}.{place}{name}"] = tensor
+    return state

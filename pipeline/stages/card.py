@@ -1,0 +1,84 @@
+"""The model card of an exported student, written from the run's summary."""
+
+import re
+
+from pipeline.config import ExportForm, Source, TeacherConfig
+from pipeline.stages.page import HEADER, markdown_table, rows, search_facts
+from pipeline.subnetwork.value import SubNetwork
+
+_FORMS = {
+    ExportForm.stock: "It is a stock model of its family.",
+    ExportForm.padded: "Its layers are padded with exact zeros to the common sizes of a stock model of its family: the "
+    "files hold more parameters than the model has.",
+    ExportForm.own: "It brings its own modelling file, `modeling_sprig.py`, in which layers may differ in their sizes: "
+    "read it before you trust it.",
+}
+
+
+def card(name: str, form: ExportForm, summary: dict, sub: SubNetwork, teacher: TeacherConfig) -> str:
+    """README.md of the folder `name`: a head for the hub's machines, then lineage, training and figures."""
+    student, flops, data = summary["student"], summary["flops"], summary["data"]
+    training = "pretrained with knowledge distillation" if student["kd"] else "pretrained"
+    trust = ", trust_remote_code=True" if form == ExportForm.own else ""
+    facts = [
+        ["teacher", f"{summary['teacher']['name']}, {summary['teacher']['parameters']:,} parameters"],
+        ["teacher's licence", teacher.license or "not stated"],
+        ["start", student["init"]],
+        ["kept layers of the teacher", ", ".join(map(str, sub.layers))],
+        ["sub-network", f"{sub.key}, width {sub.n_embd}, {summary['space']} space, ordering {summary['ordering']}"],
+        ["bin", f"{summary['bin']['low']:,} to {summary['bin']['high']:,} parameters ({summary['bin']['count']})"],
+        *search_facts(summary["search"]),
+        ["text", f"{data['name']}, blocks of {data['block_size']} tokens"],
+        ["training tokens, learning rate", f"{student['tokens']:,}, {student['lr']:g}"],
+        ["FLOPs of ordering, search", f"{flops['order']:.3g}, {flops['search']:.3g}"],
+        [
+            "FLOPs of training: student, teacher",
+            f"{student['flops']['student']:.3g}, {student['flops']['teacher']:.3g}",
+        ],
+        ["seed, precision", f"{summary['seed']}, {summary['precision']}"],
+        ["made by", f"Sprig, preset {summary['preset']}, `{student['artifact']}`"],
+    ]
+    return f"""---
+{_head(teacher)}
+---
+
+# {name}
+
+A language model of {student["parameters"]:,} parameters, cut out of {summary["teacher"]["name"]} and {training} on
+{student["tokens"]:,} tokens. {_FORMS[form]}
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{name}"{trust})
+tokenizer = AutoTokenizer.from_pretrained("{name}"{trust})
+```
+
+## Figures
+
+{markdown_table(HEADER, rows(summary))}
+
+Perplexity is exp(mean nats a token), on the same {data["validation_blocks"]} validation blocks of {data["name"]} for
+all models; `student` is this one. FLOPs are of training, the teacher's included.
+
+## Lineage
+
+{markdown_table(["", ""], facts)}
+
+{_licence(teacher)}
+"""
+
+
+def _head(teacher: TeacherConfig) -> str:
+    lines = [f"license: {teacher.license or 'unknown'}", "library_name: transformers", "pipeline_tag: text-generation"]
+    if teacher.source == Source.hf and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", teacher.path):
+        lines.append(f"base_model: {teacher.path}")
+    return "\n".join([*lines, "tags: [sprig, distillation, pruning]"])
+
+
+def _licence(teacher: TeacherConfig) -> str:
+    if teacher.license is None:
+        return (
+            "The teacher's licence is not stated in the run's configuration: find it out before you pass this model on."
+        )
+    return f"The weights derive from the teacher's, so its licence applies: {teacher.license}."

@@ -1,0 +1,56 @@
+"""Stage export, on request: the student of a finished run as a Hugging Face folder, outside the store."""
+
+import json
+import logging
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.models import checkpoint
+from pipeline.models.export import folder
+from pipeline.stages import distill, prepare, report
+from pipeline.stages.card import card
+from pipeline.stages.context import Context
+from pipeline.subnetwork.value import SubNetwork
+
+STAGE = "export"
+BLOCKS = 4  # validation blocks that the export is compared on
+
+log = logging.getLogger("sprig")
+
+
+def check(config: Config) -> None:
+    """Before anything runs: is there room for the export.
+
+    Raises:
+        SprigError: `export.to` exists.
+    """
+    folder.refuse_existing(_target(config))
+
+
+def _target(config: Config) -> Path:
+    # No shell expands the ~ of export.to=~/model.
+    return Path(config.export.to).expanduser()
+
+
+def run(context: Context) -> None:
+    """Writes, checks and publishes the export of the run's student; see pipeline.models.export.folder.
+
+    Raises:
+        SprigError: the run has no finished student or no report, or as folder.export.
+    """
+    config = context.config
+    trained = context.made(distill.step(context, "student").recipe)
+    summary = json.loads((context.made(report.step(context).recipe) / report.SUMMARY).read_text(encoding="utf-8"))
+    tokens = prepare.tokens_step(context).recipe
+    blocks = context.evenly(tokens, "validation", min(BLOCKS, config.evaluate.blocks), "evaluate.blocks")
+    sub = SubNetwork.from_dict(json.loads((trained / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))
+    to = _target(config)
+    form = folder.export(
+        checkpoint.load(trained, "cpu"),
+        trained,
+        to,
+        config.export.form,
+        blocks[:, :-1],
+        lambda form: card(to.name, form, summary, sub, config.teacher),
+    )
+    log.info("%s: the student (form %s), compared with the original on %d blocks", to, form, len(blocks))

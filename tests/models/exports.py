@@ -1,0 +1,74 @@
+"""Students of tiny random teachers in every shape that an export must hold."""
+
+import dataclasses
+from pathlib import Path
+
+import tiny
+import torch
+from litgpt import GPT, Config
+
+from pipeline.config import ExportForm
+from pipeline.models.export import folder
+from pipeline.models.extraction import extract
+from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.student import build
+from pipeline.models.tokenizer import write_bytes
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
+
+# The byte tokenizer's vocabulary, with rows of padding, and room for 32 more tokens. No stock class has a head bias.
+_CHANGES = {"block_size": 64, "vocab_size": 257, "padded_vocab_size": 288, "lm_head_bias": False}
+
+
+def teacher(family: str, tied: bool, **changes) -> GPT:
+    model = tiny.randomize(build(Config(**tiny.CONFIGS[family] | _CHANGES | changes), None, tied))
+    with torch.no_grad():  # never the likeliest token: 32 are compared
+        model.lm_head.weight[256] = 0
+    return model
+
+
+def uniform(family: str, cut_head: bool, **changes) -> SubNetwork:
+    """Two layers alike, of less width; GPT-NeoX's heads x head size are its width."""
+    if family == "gpt_neox":
+        gene, width = LayerGenes(3, 1, 16 if cut_head else 32, 40), 48 if cut_head else 96
+    else:
+        gene, width = LayerGenes(2, 2, 10 if cut_head else 16, 24), 40
+    return SubNetwork((0, 2), width, (gene, gene), **changes)
+
+
+def layerwise(family: str, cut_head: bool, **changes) -> SubNetwork:
+    """Three layers that differ in all sizes; with qk-norm not in the head size, which padding could not follow."""
+    heads = {"gpt_neox": (24, 8, 16), "qwen3": (10, 10, 10)}.get(family, (10, 4, 14))
+    full = 32 if family == "gpt_neox" else 16
+    heads = heads if cut_head else (full,) * 3
+    per_group = (1, 1, 1) if family == "gpt_neox" else (2, 1, 2)
+    genes = zip((2, 3, 1), per_group, heads, (24, 16, 40), strict=True)
+    return SubNetwork((0, 1, 2), 96 if family == "gpt_neox" else 40, tuple(LayerGenes(*g) for g in genes), **changes)
+
+
+def student(family: str, sub: SubNetwork, tied: bool, **changes) -> GPT:
+    whole = teacher(family, tied, **changes)
+    return extract(whole, sub, Ordering.identity(architecture_of(whole.config, is_tied(whole)))).eval()
+
+
+def with_heads(sub: SubNetwork, *sizes: int) -> SubNetwork:
+    genes = (dataclasses.replace(gene, head_size=size) for gene, size in zip(sub.genes, sizes, strict=True))
+    return dataclasses.replace(sub, genes=tuple(genes))
+
+
+def tokens(rows: int = 2, length: int = 24) -> torch.Tensor:
+    return torch.randint(0, 256, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def tokenizer(tmp_path: Path) -> Path:
+    place = tmp_path / "tokenizer"
+    place.mkdir()
+    write_bytes(place)
+    return place
+
+
+def export(student: GPT, tokenizer: Path, form: str = "auto") -> tuple[ExportForm, Path]:
+    """Exports into a folder beside the tokenizer's; the form that was taken, and the folder."""
+    to = tokenizer.parent / "exports" / form
+    taken = folder.export(student, tokenizer, to, ExportForm(form), tokens(), lambda form: f"{form}\n")
+    return taken, to

@@ -1,0 +1,226 @@
+"""Exports against the students that they were made of: transformers' own classes, padded ones, and the own file."""
+
+import json
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import exports
+import pytest
+import torch
+from litgpt import GPT
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from pipeline.config import ExportForm
+from pipeline.errors import SprigError
+from pipeline.evaluation.sampling import continue_greedily
+from pipeline.models.families import is_tied
+from pipeline.models.tokenizer import Tokenizer
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
+
+FAMILIES = ("gpt_neox", "llama", "llama3", "qwen2", "qwen3")
+STOCK = {
+    "gpt_neox": "GPTNeoXForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "llama3": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+OWN = "SprigForCausalLM"
+
+
+@pytest.fixture
+def tokenizer(tmp_path) -> Path:
+    return exports.tokenizer(tmp_path)
+
+
+def load(to: Path, **options) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(to, trust_remote_code=True, **options).eval()
+
+
+@torch.no_grad()
+def assert_same(student: GPT, model: PreTrainedModel) -> None:
+    """The same logits on whole blocks, and the same 32 tokens with a KV cache that grows by one each."""
+    tokens = exports.tokens()
+    expected = student(tokens)[..., :257]
+    assert expected.std() > 0.5  # flat logits would agree by chance
+    torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=0)
+    prompt = tokens[0, :10].tolist()
+    ours = continue_greedily(student, prompt, 32, eos_id=256, precision="fp32")
+    theirs = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, 10, dtype=int), max_new_tokens=32)
+    assert len(ours) == 32 and theirs[0, 10:].tolist() == ours
+
+
+@pytest.mark.parametrize("cut_head", [False, True], ids=["full head", "cut head"])
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("shape", ["uniform", "padded", "own"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied, cut_head, tokenizer):
+    sub = (exports.uniform if shape == "uniform" else exports.layerwise)(family, cut_head)
+    student = exports.student(family, sub, tied)
+    taken, to = exports.export(student, tokenizer, "own" if shape == "own" else "auto")
+    # Llama 3.1's frequencies are no power law: a cut head keeps its place among all of them, with zeros for the others.
+    zeros = shape == "padded" or (family == "llama3" and cut_head)
+    assert taken == ("own" if shape == "own" else "padded" if zeros else "stock")
+    model = load(to)
+    assert type(model).__name__ == (OWN if shape == "own" else STOCK[family])
+    assert_same(student, model)
+    ends = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    assert (ends[0] is ends[1]) == is_tied(student) == tied
+    assert model.dtype == torch.float32 and model.config.vocab_size == 257
+    if taken != ExportForm.padded:
+        padding_rows = 31 * sub.n_embd * (1 if tied else 2)
+        ours = sum(parameter.numel() for parameter in student.parameters()) - padding_rows
+        assert sum(parameter.numel() for parameter in model.parameters()) == ours
+
+
+@pytest.mark.parametrize("scale", ["teacher", "own"])
+@pytest.mark.parametrize("pairs", ["last", "strided", "first"])
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "llama3"])
+def test_every_run_of_pairs_fits_a_stock_class(family, pairs, scale, tokenizer):
+    """Head sizes of 3, 2 and 1 pairs of GPT-NeoX's 4; of 5, 2 and 7 of Llama's 8."""
+    sub = exports.layerwise(family, True, head_pairs=pairs, attention_scale=scale)
+    student = exports.student(family, sub, tied=False)
+    assert len({gene.head_size for gene in sub.genes}) == 3
+    taken, to = exports.export(student, tokenizer)
+    assert taken == ExportForm.padded
+    assert_same(student, load(to))
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama"])
+def test_broken_pairs(family, tokenizer):
+    """`plain` gives each head size frequencies of its own: one size is stock, several need the own file."""
+    uniform = exports.student(family, exports.uniform(family, True, head_pairs="plain"), tied=False)
+    taken, to = exports.export(uniform, tokenizer)
+    assert taken == ExportForm.stock
+    assert_same(uniform, load(to))
+    student = exports.student(family, exports.layerwise(family, True, head_pairs="plain"), tied=False)
+    with pytest.raises(SprigError, match=r"rotary frequencies from layer to layer: use export\.form=own"):
+        exports.export(student, tokenizer, "padded")
+    assert_same(student, load(exports.export(student, tokenizer, "own")[1]))
+
+
+def test_the_smallest_head_that_holds_all_pairs_is_taken(tokenizer):
+    """2 and 4 of 8 pairs, strided: the last of every four lie among the last of every two."""
+    sub = exports.with_heads(exports.layerwise("llama", True, head_pairs="strided"), 4, 8, 8)
+    _, to = exports.export(exports.student("llama", sub, tied=False), tokenizer)
+    assert json.loads((to / "config.json").read_text())["head_dim"] == 8
+
+
+def test_a_norm_on_heads_of_several_sizes_needs_the_own_file(tokenizer):
+    student = exports.student("qwen3", exports.with_heads(exports.layerwise("qwen3", True), 10, 4, 14), tied=True)
+    with pytest.raises(SprigError, match=r"norms q and k over heads .* use export\.form=own"):
+        exports.export(student, tokenizer, "padded")
+    taken, to = exports.export(student, tokenizer)
+    assert taken == ExportForm.own
+    assert_same(student, load(to))
+
+
+def test_neox_heads_that_do_not_fill_the_width(tokenizer):
+    """Padded where the width has a divisor that holds them, else the own file."""
+    fits = exports.student("gpt_neox", exports.with_heads(exports.uniform("gpt_neox", False), 24, 24), tied=False)
+    with pytest.raises(SprigError, match=r"needs zeros .* use export\.form=padded"):
+        exports.export(fits, tokenizer, "stock")
+    taken, to = exports.export(fits, tokenizer)
+    assert taken == ExportForm.padded
+    assert json.loads((to / "config.json").read_text())["num_attention_heads"] == 4
+    assert_same(fits, load(to))
+    wide = exports.student("gpt_neox", exports.with_heads(exports.uniform("gpt_neox", True), 24, 24), tied=False)
+    with pytest.raises(SprigError, match=r"3 x 1 heads of 24, .* heads x head size = width, 48 here"):
+        exports.export(wide, tokenizer, "padded")
+    assert exports.export(wide, tokenizer, "own")[0] == ExportForm.own
+
+
+def test_a_share_of_rotary_entries_that_rounds_down(tokenizer):
+    """26 rotary entries of 184: transformers takes int(184 * share), and 184 * (26 / 184) is below 26."""
+    assert int(184 * (26 / 184)) == 25
+    sub = SubNetwork((0, 2), 184, (LayerGenes(1, 1, 104, 40),) * 2)
+    student = exports.student("gpt_neox", sub, tied=False, n_embd=184, n_head=1, head_size=128)
+    taken, to = exports.export(student, tokenizer)
+    assert taken == ExportForm.padded
+    assert_same(student, load(to))
+
+
+def test_a_head_with_a_bias_needs_the_own_file(tokenizer):
+    student = exports.student("qwen2", exports.uniform("qwen2", True), tied=False, lm_head_bias=True)
+    with pytest.raises(SprigError, match=r"bias in its head.* use export\.form=own"):
+        exports.export(student, tokenizer, "stock")
+    assert_same(student, load(exports.export(student, tokenizer)[1]))
+
+
+def test_a_serial_neox_and_condensed_positions(tokenizer):
+    for family, changes in (("gpt_neox", {"parallel_residual": False}), ("llama", {"rope_condense_ratio": 4})):
+        student = exports.student(family, exports.layerwise(family, True), tied=False, **changes)
+        for form in ("padded", "own"):
+            taken, to = exports.export(student, tokenizer, form)
+            assert_same(student, load(to))
+            to.rename(to.with_name(f"{taken} {family}"))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_the_own_file_with_padded_batches_hidden_states_loss_and_gradients(attention, tokenizer):
+    student = exports.student("llama", exports.layerwise("llama", True), tied=True)
+    model = load(exports.export(student, tokenizer, "own")[1], attn_implementation=attention)
+    assert model.config._attn_implementation == attention
+    tokens = exports.tokens(1)
+    expected = student(tokens)[..., :257]
+    left = torch.cat([torch.full((1, 5), 256), tokens], dim=1)
+    batch = model(torch.cat([left, exports.tokens(2, 29)[1:]]), attention_mask=(torch.arange(29) >= 5).expand(2, 29))
+    torch.testing.assert_close(batch.logits[:1, 5:], expected, atol=1e-4, rtol=0)
+    output = model(tokens, labels=tokens, output_hidden_states=True)
+    nll = torch.nn.functional.cross_entropy(expected[0, :-1], tokens[0, 1:])
+    torch.testing.assert_close(output.loss, nll, atol=1e-4, rtol=0)
+    assert len(output.hidden_states) == 4
+    torch.testing.assert_close(model.lm_head(output.hidden_states[-1]), output.logits)
+    model.train().gradient_checkpointing_enable()
+    with torch.enable_grad():
+        model(tokens, labels=tokens).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_the_own_file_saves_itself_and_loads_in_bf16(tokenizer):
+    student = exports.student("llama", exports.layerwise("llama", True), tied=True)
+    model = load(exports.export(student, tokenizer, "own")[1])
+    again = tokenizer.parent / "again"
+    model.save_pretrained(again)
+    assert_same(student, load(again))
+    assert load(again, dtype=torch.bfloat16)(exports.tokens()).logits.dtype == torch.bfloat16
+
+
+ALONE = """
+import sys
+sys.modules.update(pipeline=None, litgpt=None)
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+torch.set_num_threads(1)
+tokens, results = torch.load("tokens.pt"), {}
+for folder in sys.argv[1:]:
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    words = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)("Fellow citizens")["input_ids"]
+    with torch.no_grad():
+        results[folder] = model(tokens).logits, model.generate(tokens[:1, :10], max_new_tokens=32)[0, 10:], words
+torch.save(results, "results.pt")
+assert [name for name in sys.modules if name.split(".")[0] == "pipeline"] == ["pipeline"]
+"""
+
+
+def test_a_fresh_process_without_sprig(tokenizer, tmp_path):
+    """Every family and form, heads cut and tied and untied in turn, in one process: starting it is what takes long."""
+    students = {}
+    for number, (family, form) in enumerate(product(FAMILIES, ("stock", "padded", "own"))):
+        cut_head = family != "llama3" or form != "stock"
+        sub = (exports.uniform if form == "stock" else exports.layerwise)(family, cut_head)
+        student = exports.student(family, sub, tied=number % 2 == 0)
+        _, to = exports.export(student, tokenizer, form)
+        students[str(to.rename(tmp_path / f"{family}-{form}"))] = student
+    torch.save(exports.tokens(), tmp_path / "tokens.pt")
+    subprocess.run([sys.executable, "-I", "-c", ALONE, *students], cwd=tmp_path, check=True, timeout=300)
+    results = torch.load(tmp_path / "results.pt")
+    prompt = exports.tokens()[0, :10].tolist()
+    for to, student in students.items():
+        logits, continued, words = results[to]
+        torch.testing.assert_close(logits, student(exports.tokens())[..., :257].detach(), atol=1e-4, rtol=0)
+        assert continued.tolist() == continue_greedily(student, prompt, 32, eos_id=256, precision="fp32")
+        assert words == Tokenizer(tokenizer).encode("Fellow citizens")

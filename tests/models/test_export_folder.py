@@ -1,0 +1,115 @@
+"""What lies in an exported folder, and what is never published."""
+
+import json
+from pathlib import Path
+
+import exports
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from pipeline.errors import SprigError
+from pipeline.models import sources
+from pipeline.models.export import check, folder, own
+from pipeline.models.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def tokenizer(tmp_path) -> Path:
+    return exports.tokenizer(tmp_path)
+
+
+def test_what_lies_in_the_folder(tokenizer):
+    _, to = exports.export(exports.student("llama", exports.uniform("llama", True), tied=True), tokenizer)
+    stock = {"model.safetensors", "config.json", "generation_config.json", "README.md"}
+    stock |= {"tokenizer.json", "tokenizer_config.json"}
+    assert {path.name for path in to.iterdir()} == stock
+    assert len({path.stat().st_mode for path in to.iterdir()}) == 1
+    assert (to / "README.md").read_text() == "stock\n"
+    assert [path.name for path in to.parent.iterdir()] == [to.name]
+    plain = json.loads((to / "config.json").read_text())
+    assert plain["eos_token_id"] == 256 and plain["rope_parameters"]["rope_type"] == "linear"
+    assert transformers.GenerationConfig.from_pretrained(to).eos_token_id == 256
+    words = AutoTokenizer.from_pretrained(to)
+    assert words.eos_token_id == 256 and words.model_max_length == 64
+    assert words.decode(words("Zwölf, and  twice\n12").input_ids) == "Zwölf, and  twice\n12"
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen2", "qwen3"])
+def test_a_stock_export_comes_back_as_a_teacher(family, tokenizer):
+    """With the same logits: nothing of it is lost on the way out and in."""
+    student = exports.student(family, exports.uniform(family, True), tied=True)
+    _, to = exports.export(student, tokenizer, "stock")
+    back = sources.HuggingFaceFolder(to)
+    assert back.tied and back.config.n_embd == student.config.n_embd
+    config = sources.TeacherConfig(name="back", source="hf", path=str(to))
+    sources.convert(config, tokenizer.parent / "back")
+    model = sources.checkpoint.load(tokenizer.parent / "back", "cpu")
+    expected = student(exports.tokens())[..., :257]
+    torch.testing.assert_close(model(exports.tokens()), expected, atol=1e-4, rtol=0)
+
+
+def test_an_export_that_computes_something_else_is_not_published(tokenizer, monkeypatch):
+    student = exports.student("llama", exports.uniform("llama", True), tied=False)
+    right = folder.stock.state_dict
+
+    def wrong(*arguments):
+        state = right(*arguments)
+        state["model.layers.1.self_attn.o_proj.weight"] += 0.01
+        return state
+
+    monkeypatch.setattr(folder.stock, "state_dict", wrong)
+    with pytest.raises(SprigError, match=r"logits part from the student's at block 0, token 0, by [\d.e-]+ where"):
+        exports.export(student, tokenizer)
+    assert list((tokenizer.parent / "exports").iterdir()) == []
+
+
+def test_logits_that_are_no_numbers_are_noticed(tokenizer):
+    student = exports.student("llama", exports.uniform("llama", True), tied=False)
+    _, to = exports.export(student, tokenizer)
+    state = load_file(to / "model.safetensors")
+    state["lm_head.weight"][7] = torch.nan
+    save_file(state, to / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SprigError, match="block 0, token 0, by nan"):
+        check.check(student, to, Tokenizer(tokenizer), exports.tokens())
+
+
+def test_another_tokenizer_is_noticed(tokenizer):
+    student = exports.student("llama", exports.uniform("llama", True), tied=False)
+    _, to = exports.export(student, tokenizer)
+    words = json.loads((to / "tokenizer.json").read_text())
+    words["normalizer"] = {"type": "Prepend", "prepend": "!"}
+    (to / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(SprigError, match=r"reads the tokenizer of .* in another way"):
+        check.check(student, to, Tokenizer(tokenizer), exports.tokens())
+
+
+def test_the_own_file_is_checked_without_a_question_at_the_terminal(tokenizer, monkeypatch):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(question) or "n")
+    student = exports.student("llama", exports.layerwise("llama", True), tied=False)
+    exports.export(student, tokenizer, "own")
+    assert not asked
+
+
+def test_a_folder_that_exists_is_left_alone(tokenizer):
+    student = exports.student("llama", exports.uniform("llama", True), tied=False)
+    (tokenizer.parent / "exports" / "auto").mkdir(parents=True)
+    with pytest.raises(SprigError, match=r"export\.to=.*auto exists: name a folder that does not, or remove it"):
+        exports.export(student, tokenizer)
+    assert list((tokenizer.parent / "exports" / "auto").iterdir()) == []
+
+
+def test_without_transformers(tokenizer, monkeypatch):
+    student = exports.student("llama", exports.uniform("llama", True), tied=False)
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SprigError, match=r"transformers, which is not here: pip install 'sprig-lm\[export\]'"):
+        exports.export(student, tokenizer)
+
+
+def test_the_own_file_needs_only_torch_and_transformers():
+    lines = own.MODELING.read_text().splitlines()
+    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert imported == {"torch", "transformers"}

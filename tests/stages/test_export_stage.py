@@ -1,0 +1,84 @@
+"""Stage export on the smoke run: what transformers alone makes of the folder, and what is refused."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import smoke
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+import pipeline
+from pipeline.data.blocks import Blocks
+from pipeline.errors import SprigError
+
+
+@pytest.fixture(scope="module")
+def run(smoke_outputs) -> Path:
+    return smoke_outputs / "smoke" / "latest"
+
+
+def export(run: Path, to: Path, *overrides: str) -> None:
+    pipeline.run(pipeline.compose([f"run={run}", "stages=[export]", f"export.to={to}", *overrides]))
+
+
+@pytest.mark.parametrize("form", ["auto", "own"])
+@torch.no_grad()
+def test_transformers_alone_gives_the_summarys_perplexity(run, form, tmp_path):
+    before = sorted(run.parents[1].glob("artifacts/*/*")), (run / ".hydra/config.yaml").read_text(), run.resolve()
+    export(run, tmp_path / "model", f"export.form={form}")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", trust_remote_code=True).eval()
+    assert type(model).__name__ == {"auto": "LlamaForCausalLM", "own": "SprigForCausalLM"}[form]
+    summary = json.loads((run / "summary.json").read_text())
+    tokens = Blocks(run / "artifacts/tokens", "validation").evenly(summary["data"]["validation_blocks"])
+    nll = F.cross_entropy(model(tokens[:, :-1]).logits.double().flatten(0, 1), tokens[:, 1:].flatten())
+    assert math.exp(nll) == pytest.approx(summary["student"]["final_perplexity"], rel=1e-3)
+    after = sorted(run.parents[1].glob("artifacts/*/*")), (run / ".hydra/config.yaml").read_text(), run.resolve()
+    assert before == after, "an export is no part of a run"
+    assert pipeline.compose([f"run={run}"]).export.to is None
+
+
+def test_the_card_says_where_the_model_comes_from(run, tmp_path):
+    export(run, tmp_path / "model", "teacher.license=apache-2.0")
+    card, summary = (tmp_path / "model/README.md").read_text(), json.loads((run / "summary.json").read_text())
+    student = summary["student"]
+    assert card.startswith("---\nlicense: apache-2.0\n") and "# model\n" in card
+    for said in (
+        "tiny-random",
+        f"{student['parameters']:,} parameters",
+        f"{student['tokens']:,} tokens",
+        f"{student['final_perplexity']:,.2f}",
+        f"{summary['control']['final_perplexity']:,.2f}",
+        f"{summary['bin']['low']:,} to {summary['bin']['high']:,}",
+        f"{summary['search']['evaluated']} candidates",
+        f"{student['flops']['student']:.3g}, {student['flops']['teacher']:.3g}",
+        student["artifact"],
+        "its licence applies: apache-2.0",
+    ):
+        assert said in card
+    export(run, tmp_path / "other")
+    assert "licence is not stated" in (tmp_path / "other/README.md").read_text()
+
+
+def test_a_target_that_exists_is_refused_before_any_work(run, tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(SprigError, match=r"export\.to=.*model exists"):
+        pipeline.run(smoke(tmp_path / "outputs", "stages=[prepare,export]", f"export.to={tmp_path / 'model'}"))
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_run_without_a_finished_student(smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    shutil.rmtree((outputs / "smoke/latest/artifacts/distilled_student").resolve())
+    with pytest.raises(SprigError, match=r"Stage distill was never run .* stages=\[distill"):
+        export(outputs / "smoke/latest", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_export_needs_a_target():
+    with pytest.raises(SprigError, match=r"export\.to is null: name the folder to make, export\.to=FOLDER"):
+        pipeline.compose(["experiment=smoke", "stages=[export]"])
