@@ -53,7 +53,7 @@ def test_the_card_says_where_the_model_comes_from(run, tmp_path):
         f"{student['final_perplexity']:,.2f}",
         f"{summary['control']['final_perplexity']:,.2f}",
         f"{summary['bin']['low']:,} to {summary['bin']['high']:,}",
-        f"{summary['search']['evaluated']} candidates",
+        f"{summary['search']['evaluated']} evaluations",
         f"{student['flops']['student']:.3g}, {student['flops']['teacher']:.3g}",
         student["artifact"],
         "its licence applies: apache-2.0",
