@@ -1,0 +1,49 @@
+"""The typed schema of every configuration key: types and ranges. Imports no torch, so that `--help` is quick.
+
+Unknown keys and wrong types fail when Hydra composes; ranges fail in `__post_init__`, when the composed configuration
+becomes objects. What needs a teacher or a text to be judged is checked in the stages' plans.
+"""
+
+from pipeline.config.choices import (
+    AttentionScale,
+    Count,
+    DataSource,
+    Device,
+    Dtype,
+    ExportForm,
+    Granularity,
+    HeadPairs,
+    Init,
+    Layers,
+    OrderingKind,
+    Precision,
+    SampleBy,
+    ScheduleKind,
+    Sharing,
+    Source,
+    Start,
+    Strategy,
+    TrackerKind,
+)
+from pipeline.config.distill import ControlConfig, DeepSpeedConfig, DistillConfig, ScheduleConfig
+from pipeline.config.inputs import DataConfig, TeacherConfig
+from pipeline.config.run import (
+    ON_REQUEST,
+    STAGES,
+    Config,
+    EvaluateConfig,
+    ExportConfig,
+    TrackerConfig,
+    register,
+    to_objects,
+    to_plain,
+)
+from pipeline.config.search import (
+    FROM_A_POPULATION,
+    CrossoverConfig,
+    LimitConfig,
+    MutationConfig,
+    SearchConfig,
+    SelectionConfig,
+)
+from pipeline.config.subnetworks import BinConfig, OrderingConfig, Sizes, SpaceConfig

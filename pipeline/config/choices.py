@@ -1,0 +1,117 @@
+"""The words that configuration keys take where only some words make sense."""
+
+from enum import Enum, StrEnum
+
+
+class Source(StrEnum):
+    gguf = "gguf"
+    hf = "hf"
+    litgpt = "litgpt"
+    random = "random"
+
+
+class Dtype(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+# The functional form, because "bf16-mixed" is no Python identifier.
+Precision = Enum("Precision", {name: name for name in ("auto", "fp32", "bf16-mixed", "bf16")}, type=str)
+
+
+class DataSource(StrEnum):
+    text = "text"
+    jsonl = "jsonl"
+    parquet = "parquet"
+    hub = "hub"
+
+
+class SampleBy(StrEnum):
+    document = "document"
+    paragraph = "paragraph"
+    line = "line"
+
+
+class Granularity(StrEnum):
+    coarse = "coarse"
+    fine = "fine"
+
+
+class Sharing(StrEnum):
+    uniform = "uniform"
+    layerwise = "layerwise"
+
+
+class Layers(StrEnum):
+    prefix = "prefix"
+    rank = "rank"
+    subset = "subset"
+
+
+class HeadPairs(StrEnum):
+    last = "last"
+    strided = "strided"
+    first = "first"
+    plain = "plain"
+
+
+class AttentionScale(StrEnum):
+    teacher = "teacher"
+    own = "own"
+
+
+class Count(StrEnum):
+    total = "total"
+    non_embedding = "non_embedding"
+
+
+class OrderingKind(StrEnum):
+    none = "none"
+    importance = "importance"
+
+
+class Strategy(StrEnum):
+    evolution = "evolution"
+    one_plus_lambda = "one_plus_lambda"
+    regularized_evolution = "regularized_evolution"
+    local = "local"
+    random = "random"
+    uniform = "uniform"
+    first_layers = "first_layers"
+    importance = "importance"
+    given = "given"
+
+
+class Start(StrEnum):
+    uniform = "uniform"
+    first_layers = "first_layers"
+    importance = "importance"
+
+
+class Init(StrEnum):
+    searched = "searched"
+    random_subnetwork = "random_subnetwork"
+    random_weights = "random_weights"
+
+
+class ScheduleKind(StrEnum):
+    cosine = "cosine"
+    wsd = "wsd"
+
+
+class ExportForm(StrEnum):
+    auto = "auto"
+    stock = "stock"
+    padded = "padded"
+    own = "own"
+
+
+class TrackerKind(StrEnum):
+    none = "none"
+    wandb = "wandb"

@@ -1,0 +1,90 @@
+"""Pretraining with knowledge distillation, and how DeepSpeed lays it out."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from pipeline.config.checks import fraction, positive, require
+from pipeline.config.choices import Init, ScheduleKind
+
+
+@dataclass
+class ScheduleConfig:
+    kind: ScheduleKind = ScheduleKind.cosine
+    warmup: float = 0.05  # share of the token budget
+    decay: float = 0.2  # wsd: share of the token budget
+    floor: float = 0.1  # last learning rate as a share of the peak
+
+    def __post_init__(self):
+        fraction("distill.schedule", self, "warmup", "decay", "floor")
+        require(
+            self.kind != ScheduleKind.wsd or self.warmup + self.decay <= 1,
+            f"distill.schedule.warmup={self.warmup} and distill.schedule.decay={self.decay} overlap: "
+            "their sum must be at most 1.",
+        )
+
+
+@dataclass
+class ControlConfig:
+    """The control: same shape, budget, loss and schedule, another start and its own learning rate."""
+
+    enabled: bool = True
+    init: Init = Init.random_weights
+    lr: float = 1e-3
+
+    def __post_init__(self):
+        positive("distill.control", self, "lr")
+
+
+@dataclass
+class DistillConfig:
+    """Pretraining with knowledge distillation: loss = alpha * CE + beta * T^2 * KL(teacher || student)."""
+
+    init: Init = Init.searched
+    tokens: int = MISSING  # token budget, rounded down to whole batches
+    lr: float = 3e-4
+    alpha: float = 0.0
+    beta: float = 1.0
+    temperature: float = 1.0
+    global_batch: int = 8  # blocks an optimizer step, over all ranks
+    micro_batch: int = 8  # blocks a forward pass of one rank
+    chunk_tokens: int = 512  # tokens whose logits exist at one time
+    weight_decay: float = 0.1
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-8
+    clip: float = 1.0
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    control: ControlConfig = field(default_factory=ControlConfig)
+    validations: int = 10  # points of the validation curve after the start
+    checkpoints: int = 10  # checkpoints over the token budget
+
+    def __post_init__(self):
+        positive("distill", self, "tokens", "lr", "temperature", "global_batch", "micro_batch", "chunk_tokens")
+        positive("distill", self, "eps", "clip", "validations", "checkpoints")
+        require(
+            min(self.alpha, self.beta, self.weight_decay) >= 0 and self.alpha + self.beta > 0,
+            f"distill.alpha={self.alpha}, distill.beta={self.beta} and distill.weight_decay={self.weight_decay} must "
+            "not be negative, nor alpha and beta both 0.",
+        )
+        require(
+            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            f"distill.betas={list(self.betas)} must be AdamW's two, each at least 0 and below 1.",
+        )
+
+
+@dataclass
+class DeepSpeedConfig:
+    """How DeepSpeed shards; nothing here changes a result beyond rounding, so nothing here is in a fingerprint."""
+
+    zero_stage: int = 0
+    # Merged into DeepSpeed's zero_optimization as it is: buckets, overlap, offload.
+    zero_optimization: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        require(self.zero_stage in range(4), f"deepspeed.zero_stage={self.zero_stage} must be 0, 1, 2 or 3.")
+        require(
+            "stage" not in self.zero_optimization,
+            f"deepspeed.zero_optimization.stage={self.zero_optimization.get('stage')} is set beside "
+            f"deepspeed.zero_stage={self.zero_stage}: use deepspeed.zero_stage alone.",
+        )

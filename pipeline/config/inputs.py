@@ -1,0 +1,66 @@
+"""What a run starts from: teachers and text."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from pipeline.config.checks import positive, require
+from pipeline.config.choices import DataSource, Dtype, SampleBy, Source
+
+
+@dataclass
+class TeacherConfig:
+    """Where a pretrained teacher comes from."""
+
+    name: str = MISSING
+    source: Source = MISSING
+    path: str | None = None  # file or folder; a hub name for `hf`; relative to `package` where that is set
+    package: str | None = None  # an installed Python package that holds `path`
+    revision: str | None = None  # hub revision
+    # A litgpt config name, or an inline litgpt config. `random` builds it; `hf` plans with it before any download.
+    litgpt: Any = None
+    tokenizer: str | None = None  # null: comes with the source; "bytes"; or a folder or file with a tokenizer.json
+    dtype: Dtype = Dtype.fp32  # of the weights in memory and in the converted checkpoint
+    tied: bool | None = None  # embedding and head share weights; null: as the files say (`random`: no)
+    padded_vocab_size: int | None = None  # trims the embedding's padding rows to this many
+    license: str | None = None
+
+    def __post_init__(self):
+        positive("teacher", self, "padded_vocab_size")
+        needs = "litgpt" if self.source == Source.random else "path"
+        require(
+            getattr(self, needs) is not None,
+            f"teacher.source={self.source} needs teacher.{needs}, which is null: set it in the teacher's config.",
+        )
+
+
+@dataclass
+class DataConfig:
+    """Text, and how it becomes packed token blocks."""
+
+    name: str = MISSING
+    source: DataSource = MISSING
+    path: Any = None  # a file, a folder, a glob, a list of these, or a hub name
+    package: str | None = None  # an installed Python package that `path` is relative to
+    subset: str | None = None  # the hub data set's configuration
+    split: str = "train"
+    text_key: str = "text"
+    sample_by: SampleBy = SampleBy.document  # what one document is, in text files
+    streaming: bool = False
+    max_tokens: int | None = None  # stop reading here; required when streaming
+    block_size: int = MISSING  # targets of a block: it holds block_size + 1 tokens
+    validation: float = 0.05  # share of the documents
+    calibration: float = 0.05
+    seed: int = 0
+    workers: int = 2
+
+    def __post_init__(self):
+        positive("data", self, "max_tokens", "block_size", "workers")
+        require(
+            self.validation > 0 and self.calibration > 0 and self.validation + self.calibration < 1,
+            f"data.validation={self.validation} and data.calibration={self.calibration} must be above 0 and leave a "
+            "share for training: their sum must be below 1.",
+        )
+        require(not self.streaming or self.max_tokens is not None, "data.streaming=true needs data.max_tokens.")
+        require(self.path is not None, "data.path is null: name a file, a folder, a glob, or a hub data set.")

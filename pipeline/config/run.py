@@ -1,0 +1,110 @@
+"""One run: all groups together, and the way from what Hydra composed to typed objects."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from pipeline.config.checks import positive, require
+from pipeline.config.choices import Device, ExportForm, Precision, TrackerKind
+from pipeline.config.distill import DeepSpeedConfig, DistillConfig
+from pipeline.config.inputs import DataConfig, TeacherConfig
+from pipeline.config.search import SearchConfig
+from pipeline.config.subnetworks import BinConfig, OrderingConfig, SpaceConfig
+from pipeline.errors import SprigError
+
+STAGES = ("prepare", "order", "search", "extract", "distill", "evaluate", "report")
+ON_REQUEST = ("export",)  # stages that only run when they are named
+
+
+@dataclass
+class EvaluateConfig:
+    blocks: int = 32  # validation blocks, evenly spaced over the validation split
+    batch: int = 8
+    prompt: str = "The purpose of education is"
+    sample_tokens: int = 32
+
+    def __post_init__(self):
+        positive("evaluate", self, "blocks", "batch")
+        require(self.sample_tokens >= 0, f"evaluate.sample_tokens={self.sample_tokens} must not be negative.")
+        require(bool(self.prompt.strip()), "evaluate.prompt is blank: give the models a few words to continue.")
+
+
+@dataclass
+class ExportConfig:
+    """The student as a Hugging Face folder. Nothing here changes a run, so nothing here is in a fingerprint."""
+
+    to: str | None = None  # the folder to make
+    # stock: its family's own class; padded: the same with exact zeros; own: a modelling file that travels with it;
+    # auto: the first of these that can hold the student
+    form: ExportForm = ExportForm.auto
+
+
+@dataclass
+class TrackerConfig:
+    kind: TrackerKind = TrackerKind.none
+    project: str = "sprig"
+    mode: str | None = None  # wandb's own: online, offline; null is offline where there is no key
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    preset: str = "custom"
+    run_name: str | None = None
+    run: str | None = None  # reopens this run folder with its own configuration
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    seed: int = 0
+    device: Device = Device.auto
+    precision: Precision = Precision.auto
+    plan: bool = False
+    debug: bool = False
+    outputs: str = "outputs"
+    teacher: TeacherConfig = MISSING
+    kd_teacher: TeacherConfig | None = None  # null: the same teacher
+    data: DataConfig = MISSING
+    space: SpaceConfig = field(default_factory=SpaceConfig)
+    bin: BinConfig = MISSING
+    ordering: OrderingConfig = field(default_factory=OrderingConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    distill: DistillConfig = MISSING
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+
+    def __post_init__(self):
+        known = STAGES + ON_REQUEST
+        for stage in self.stages:
+            require(stage in known, f"stages names {stage!r}; the stages are {', '.join(known)}.")
+        require(
+            "export" not in self.stages or self.export.to is not None,
+            "stages names export, but export.to is null: name the folder to make, export.to=FOLDER.",
+        )
+
+
+def register() -> None:
+    """Makes the schema known to Hydra, as the base that conf/config.yaml builds on."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def to_objects(composed: DictConfig) -> Config:
+    """The composed configuration as typed objects, ranges checked.
+
+    Raises:
+        SprigError: a value is missing (`???`), of a wrong type, unknown, or out of range.
+    """
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), composed))
+    except MissingMandatoryValue as error:
+        raise SprigError(f"{error.full_key} has no value (???): set it on the command line or in a preset.") from None
+    except OmegaConfBaseException as error:
+        raise SprigError(f"{error.full_key}: {str(error).splitlines()[0]}.") from None
+
+
+def to_plain(config: Any) -> Any:
+    """A configuration, or a part of it, as JSON-ready dictionaries, lists, strings and numbers."""
+    return OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)

@@ -1,0 +1,76 @@
+"""Which sub-networks a run may choose: space, bin and ordering."""
+
+from dataclasses import dataclass, field
+
+from pipeline.config.checks import fraction, positive, require
+from pipeline.config.choices import AttentionScale, Count, Granularity, HeadPairs, Layers, OrderingKind, Sharing
+
+
+@dataclass
+class Sizes:
+    """One value for each dimension that a sub-network chooses; null leaves the default."""
+
+    n_layer: int | None = None
+    n_embd: int | None = None
+    n_query_groups: int | None = None
+    heads_per_group: int | None = None
+    head_size: int | None = None
+    intermediate_size: int | None = None
+
+    def __post_init__(self):
+        positive("space.(step|min|max)", self, *self.__dataclass_fields__)
+
+
+@dataclass
+class SpaceConfig:
+    """Which sub-networks may be chosen (paper, method 3)."""
+
+    granularity: Granularity = Granularity.coarse
+    sharing: Sharing = Sharing.layerwise
+    layers: Layers = Layers.prefix
+    head_pairs: HeadPairs = HeadPairs.last
+    attention_scale: AttentionScale = AttentionScale.teacher
+    step: Sizes = field(default_factory=Sizes)
+    min: Sizes = field(default_factory=Sizes)
+    max: Sizes = field(default_factory=Sizes)
+    hold: list[str] = field(default_factory=list)  # dimensions kept at the teacher's size
+
+    def __post_init__(self):
+        for name in self.hold:
+            require(
+                name in Sizes.__dataclass_fields__,
+                f"space.hold names {name!r}; the dimensions are {', '.join(Sizes.__dataclass_fields__)}.",
+            )
+
+
+@dataclass
+class BinConfig:
+    """The parameter bin: centre and tolerance, or low and high."""
+
+    center: int | None = None
+    tolerance: float = 0.05
+    low: int | None = None
+    high: int | None = None
+    count: Count = Count.total
+
+    def __post_init__(self):
+        positive("bin", self, "center", "low", "high")
+        fraction("bin", self, "tolerance")
+        edges = (self.low is not None) + (self.high is not None)
+        require(
+            (self.center is not None and edges == 0) or (self.center is None and edges == 2),
+            f"bin.center={self.center}, bin.low={self.low}, bin.high={self.high}: give either the centre (with "
+            "bin.tolerance) or both low and high, the other null.",
+        )
+
+
+@dataclass
+class OrderingConfig:
+    """Which entries count as the first ones."""
+
+    kind: OrderingKind = OrderingKind.importance
+    blocks: int = 16  # calibration blocks that activations are measured on
+    batch: int = 8  # blocks a forward pass
+
+    def __post_init__(self):
+        positive("ordering", self, "blocks", "batch")
