@@ -15,7 +15,15 @@ from pipeline import config
 from pipeline.config import Config, register, to_objects
 from pipeline.errors import SprigError
 
-OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export")  # what a reopened run does not take over
+OF_ONE_COMMAND = (
+    "stages",
+    "plan",
+    "debug",
+    "device",
+    "export",
+    "prompt",
+    "sample",
+)  # what a reopened run does not take over
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
@@ -23,13 +31,15 @@ def compose(overrides: list[str]) -> Config:
     """The configuration of a command line, such as ["experiment=quickstart", "distill.tokens=50_000"].
 
     `run=FOLDER` among them reopens that run with its own configuration; the others then change single values, not
-    groups.
+    groups. `prompt=TEXT` is taken as it stands: its commas, colons and brackets are no grammar.
 
     Raises:
         SprigError: a key is unknown, mistyped or missing, a value is of a wrong type or out of range, or a group has no
             such choice.
     """
     reopened = [override.removeprefix("run=") for override in overrides if override.startswith("run=")]
+    prompts = [override.removeprefix("prompt=") for override in overrides if override.startswith("prompt=")]
+    overrides = [override for override in overrides if not override.startswith("prompt=")]
     try:
         if reopened:
             composed = _reopen(Path(reopened[-1]), overrides)
@@ -39,6 +49,8 @@ def compose(overrides: list[str]) -> Config:
                 composed = hydra_compose("config", overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise SprigError(_sentence(error)) from None
+    if prompts:
+        composed.prompt = prompts[-1]
     return to_objects(composed)
 
 

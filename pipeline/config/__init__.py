@@ -33,6 +33,7 @@ from pipeline.config.run import (
     Config,
     EvaluateConfig,
     ExportConfig,
+    SampleConfig,
     TrackerConfig,
     register,
     to_objects,

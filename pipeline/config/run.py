@@ -16,7 +16,7 @@ from pipeline.config.subnetworks import BinConfig, OrderingConfig, SpaceConfig
 from pipeline.errors import SprigError
 
 STAGES = ("prepare", "order", "search", "extract", "distill", "evaluate", "report")
-ON_REQUEST = ("export",)  # stages that only run when they are named
+ON_REQUEST = ("export", "sample")  # stages that only run when they are named
 
 
 @dataclass
@@ -43,6 +43,19 @@ class ExportConfig:
 
 
 @dataclass
+class SampleConfig:
+    """How a run's models continue `prompt`. Nothing here changes a run, so nothing here is in a fingerprint."""
+
+    tokens: int = 64  # at most so many, fewer where a model ends its text
+    temperature: float = 0.0  # 0 takes the likeliest token each time; above, tokens are drawn
+    seed: int = 0  # of the draws; the run's own would name another run
+
+    def __post_init__(self):
+        positive("sample", self, "tokens")
+        require(self.temperature >= 0, f"sample.temperature={self.temperature} must not be negative.")
+
+
+@dataclass
 class TrackerConfig:
     kind: TrackerKind = TrackerKind.none
     project: str = "sprig"
@@ -56,6 +69,7 @@ class Config:
     preset: str = "custom"
     run_name: str | None = None
     run: str | None = None  # reopens this run folder with its own configuration
+    prompt: str | None = None  # the text that stage sample continues
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     seed: int = 0
     device: Device = Device.auto
@@ -74,6 +88,7 @@ class Config:
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
     def __post_init__(self):
@@ -83,6 +98,11 @@ class Config:
         require(
             "export" not in self.stages or self.export.to is not None,
             "stages names export, but export.to is null: name the folder to make, export.to=FOLDER.",
+        )
+        require(
+            "sample" not in self.stages or bool((self.prompt or "").strip()),
+            f"stages names sample, but prompt is {'null' if self.prompt is None else 'blank'}: give the text to "
+            'continue, prompt="Once upon a time".',
         )
 
 

@@ -1,6 +1,8 @@
 """The student as a model: stock litgpt where litgpt's config can express it, else one config per block."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -51,7 +53,7 @@ def is_stock(config: Config, sub: SubNetwork) -> bool:
 
 
 class LayerwiseGPT(GPT):
-    """A litgpt GPT whose blocks have sizes of their own; it has no KV cache.
+    """A litgpt GPT whose blocks have sizes of their own.
 
     `config` is the teacher's with the student's n_layer and n_embd. The buffers `cos` and `sin`, (context, sum of the
     rotary entries of all distinct head sizes), hold each head size's table side by side, so that litgpt's own code
@@ -146,24 +148,46 @@ def tie(model: GPT) -> None:
     model.lm_head.weight = model.transformer.wte.weight
 
 
-def hidden_states(model: GPT, tokens: Tensor) -> Tensor:
+@contextmanager
+def kv_cache(model: GPT, length: int) -> Iterator[None]:
+    """Room for the keys and values of one text of up to `length` tokens, for `hidden_states` with a `start`."""
+    weight = model.transformer.wte.weight
+    try:
+        for block in model.transformer.h:
+            rotary = block.config.rope_n_elem
+            block.attn.kv_cache = block.attn.build_kv_cache(1, length, rotary, weight.device, weight.dtype)
+        yield
+    finally:
+        model.clear_kv_cache()
+
+
+def hidden_states(model: GPT, tokens: Tensor, start: int | None = None) -> Tensor:
     """Tokens (B, T) to hidden states (B, T, n_embd) after the final norm, before the head.
+
+    With `start` the tokens stand at places start, start + 1, ... of a text whose earlier ones the KV cache holds.
 
     Raises:
         SprigError: the blocks are longer than the model's context.
     """
-    length = tokens.size(1)
+    first = start or 0
+    length = first + tokens.size(1)
     if length > model.max_seq_length:
         raise SprigError(
             f"Blocks of {length} tokens exceed the context of {model.config.name}, {model.max_seq_length}: "
             "lower data.block_size."
         )
-    cos, sin = model.cos[None, :length], model.sin[None, :length]
+    cos, sin = model.cos[None, first:length], model.sin[None, first:length]
+    cached = ()
+    if start is not None:
+        places = torch.arange(first, length, device=tokens.device)
+        # Without a mask attention is causal, which is right where the cache is empty.
+        mask = torch.arange(length, device=tokens.device) <= places[:, None] if start else None
+        cached = (mask, places, length)
     blocks = model.transformer.h
     columns = model.rope_columns if isinstance(model, LayerwiseGPT) else [slice(None)] * len(blocks)
     x = model.transformer.wte(tokens)
     for block, entries in zip(blocks, columns, strict=True):
-        x = block(x, cos[..., entries], sin[..., entries])
+        x = block(x, cos[..., entries], sin[..., entries], *cached)
     return model.transformer.ln_f(x)
 
 

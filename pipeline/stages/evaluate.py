@@ -4,13 +4,13 @@ import math
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
-from pipeline.evaluation.sampling import continue_greedily
+from pipeline.evaluation.sampling import continue_text
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.stages import distill, prepare
 from pipeline.stages.context import Context, Step, part
 
-STAGE, VERSION = "evaluate", 1
+STAGE, VERSION = "evaluate", 2
 RESULT = "evaluation.json"
 
 
@@ -44,7 +44,7 @@ def step(context: Context) -> Step:
                 else:
                     model = context.student(trained[name], context.device)
                 nll = mean_nll(model, blocks, config.batch, context.precision)
-                new = continue_greedily(model, prompt, config.sample_tokens, tokenizer.eos_id, context.precision)
+                new = continue_text(model, prompt, config.sample_tokens, tokenizer.eos_id, context.precision)
                 result[name] = {"nll": nll, "perplexity": math.exp(nll), "sample": tokenizer.decode(new)}
                 progress.advance(1)
         write_json(folder / RESULT, {"prompt": config.prompt, "tokens": blocks[:, 1:].numel(), "models": result})

@@ -1,6 +1,6 @@
 """The run: prepare -> order -> search -> extract -> distill -> evaluate -> report, each made once and found again.
 
-Export runs on request, after them.
+Export and sample run on request, after them.
 """
 
 import json
@@ -16,7 +16,7 @@ from rich.table import Table
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
 from pipeline.ranks import rank
-from pipeline.stages import distill, export, page, plan, prepare, report, search
+from pipeline.stages import distill, export, page, plan, prepare, report, sample, search
 from pipeline.stages.context import Context, Step
 from pipeline.stages.tracker import Tracker
 from pipeline.training.metrics import METRICS
@@ -53,8 +53,9 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
                 _make(context, step, folder, tracker)
         if last.stage in config.stages:
             summary = _close(context, last, folder)
-        if export.STAGE in config.stages and rank() == 0:
-            export.run(context)
+        for stage in (export, sample):
+            if stage.STAGE in config.stages and rank() == 0:
+                stage.run(context)
     finally:
         tracker.finish(summary)
         log.removeHandler(handler)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.config import ExportForm
 from pipeline.errors import SprigError
-from pipeline.evaluation.sampling import continue_greedily
+from pipeline.evaluation.sampling import continue_text
 from pipeline.models.families import is_tied
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
@@ -47,7 +47,7 @@ def assert_same(student: GPT, model: PreTrainedModel) -> None:
     assert expected.std() > 0.5  # flat logits would agree by chance
     torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=0)
     prompt = tokens[0, :10].tolist()
-    ours = continue_greedily(student, prompt, 32, eos_id=256, precision="fp32")
+    ours = continue_text(student, prompt, 32, eos_id=256, precision="fp32")
     theirs = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, 10, dtype=int), max_new_tokens=32)
     assert len(ours) == 32 and theirs[0, 10:].tolist() == ours
 
@@ -222,5 +222,5 @@ def test_a_fresh_process_without_sprig(tokenizer, tmp_path):
     for to, student in students.items():
         logits, continued, words = results[to]
         torch.testing.assert_close(logits, student(exports.tokens())[..., :257].detach(), atol=1e-4, rtol=0)
-        assert continued.tolist() == continue_greedily(student, prompt, 32, eos_id=256, precision="fp32")
+        assert continued.tolist() == continue_text(student, prompt, 32, eos_id=256, precision="fp32")
         assert words == Tokenizer(tokenizer).encode("Fellow citizens")

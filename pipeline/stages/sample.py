@@ -1,0 +1,47 @@
+"""Stage sample, on request: a text that teacher, student and control of a finished run continue, side by side."""
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.evaluation.sampling import continue_text
+from pipeline.stages import distill, evaluate, prepare
+from pipeline.stages.context import Context
+
+STAGE = "sample"
+
+
+def run(context: Context) -> dict[str, str]:
+    """Prints and returns each model's continuation of `prompt`.
+
+    Raises:
+        SprigError: a model of the run is not finished.
+    """
+    config = context.config
+    recipes = {role: distill.step(context, role).recipe for role in evaluate.roles(context)}
+    for recipe in recipes.values():  # all of them, before the first is loaded
+        context.made(recipe)
+    teacher = prepare.teacher_step(context, config.teacher).recipe
+    tokenizer = context.tokenizer(teacher)
+    prompt = tokenizer.encode(config.prompt)
+    continued = {}
+    for name in ("teacher", *recipes):
+        if name == "teacher":
+            model = context.teacher(teacher, config.teacher)
+        else:
+            model = context.student(recipes[name], context.device)
+        new = continue_text(
+            model,
+            prompt,
+            config.sample.tokens,
+            tokenizer.eos_id,
+            context.precision,
+            config.sample.temperature,
+            torch.Generator().manual_seed(config.sample.seed),
+        )
+        continued[name] = tokenizer.decode(new)
+    table = Table(*continued)
+    table.add_row(*map(Text, continued.values()))  # a model's brackets are no markup
+    Console().print(Text(config.prompt), table)
+    return continued
