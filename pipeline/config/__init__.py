@@ -15,6 +15,7 @@ from pipeline.config.choices import (
     HeadPairs,
     Init,
     Layers,
+    Loss,
     OrderingKind,
     Precision,
     SampleBy,

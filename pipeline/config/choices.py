@@ -100,6 +100,13 @@ class Init(StrEnum):
     random_weights = "random_weights"
 
 
+class Loss(StrEnum):
+    forward_kl = "forward_kl"
+    reverse_kl = "reverse_kl"
+    js = "js"
+    ce = "ce"
+
+
 class ScheduleKind(StrEnum):
     cosine = "cosine"
     wsd = "wsd"

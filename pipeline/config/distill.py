@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.config.checks import fraction, positive, require
-from pipeline.config.choices import Init, ScheduleKind
+from pipeline.config.choices import Init, Loss, ScheduleKind
 
 
 @dataclass
@@ -39,17 +39,21 @@ class ControlConfig:
 
 @dataclass
 class DistillConfig:
-    """Pretraining with knowledge distillation: loss = alpha * CE + beta * T^2 * KL(teacher || student)."""
+    """Pretraining with knowledge distillation: loss = alpha * CE + beta * T^2 * D(teacher, student)."""
 
     init: Init = Init.searched
     tokens: int = MISSING  # token budget, rounded down to whole batches
     lr: float = 3e-4
+    # D: forward_kl, KL(teacher || student); reverse_kl, KL(student || teacher); js, the generalised Jensen-Shannon
+    # divergence. ce: cross-entropy alone, without a teacher, whatever alpha and beta are.
+    loss: Loss = Loss.forward_kl
+    js_weight: float = 0.5  # js: the teacher's share in the mixture that both are compared with
     alpha: float = 0.0
     beta: float = 1.0
     temperature: float = 1.0
     global_batch: int = 8  # blocks an optimizer step, over all ranks
     micro_batch: int = 8  # blocks a forward pass of one rank
-    chunk_tokens: int = 512  # tokens whose logits exist at one time
+    chunk_tokens: int = 256  # tokens whose logits exist at one time
     weight_decay: float = 0.1
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = 1e-8
@@ -67,10 +71,20 @@ class DistillConfig:
             f"distill.alpha={self.alpha}, distill.beta={self.beta} and distill.weight_decay={self.weight_decay} must "
             "not be negative, nor alpha and beta both 0.",
         )
+        require(0 < self.js_weight < 1, f"distill.js_weight={self.js_weight} must lie between 0 and 1, both excluded.")
         require(
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             f"distill.betas={list(self.betas)} must be AdamW's two, each at least 0 and below 1.",
         )
+
+    @property
+    def distils(self) -> bool:
+        """Whether a teacher takes part."""
+        return self.loss != Loss.ce and self.beta > 0
+
+    @property
+    def ce_weight(self) -> float:
+        return 1.0 if self.loss == Loss.ce else self.alpha
 
 
 @dataclass

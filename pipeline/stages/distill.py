@@ -38,7 +38,7 @@ def budget(context: Context) -> int:
 
 def kd_step(context: Context) -> Step | None:
     """The preparation of a KD teacher other than the one that is cut; None where it is the same, or there is none."""
-    if context.config.distill.beta == 0 or context.config.kd_teacher is None:
+    if not context.config.distill.distils or context.config.kd_teacher is None:
         return None
     return prepare.teacher_step(context, context.config.kd_teacher, "kd_teacher")
 
@@ -51,7 +51,7 @@ def step(context: Context, role: str) -> Step:
     inputs = {"start": start.fingerprint, "tokens": tokens.fingerprint}
     kd_config: TeacherConfig = config.kd_teacher or config.teacher
     teacher = prepare.teacher_step(context, kd_config).recipe
-    if config.distill.beta > 0:
+    if config.distill.distils:
         inputs["teacher"] = teacher.fingerprint
     recipe = Recipe(
         STAGE,
@@ -75,7 +75,7 @@ def step(context: Context, role: str) -> Step:
         with Progress(f"distill {role}", total=budget(context), unit="tokens") as progress:
             trained = distill(
                 context.student(start, torch.device("cpu")),  # the copy that trains moves to the device
-                context.teacher(teacher, kd_config) if config.distill.beta > 0 else None,
+                context.teacher(teacher, kd_config) if config.distill.distils else None,
                 context.blocks(tokens, "train"),
                 config.distill,
                 lr=learning_rate(context, role),

@@ -68,7 +68,7 @@ def _make(context: Context, step: Step, folder: Path, tracker: Tracker) -> None:
     log.info("%s %s (%s): %s", step.stage, step.role, step.recipe.fingerprint, "is there" if found else "begins")
     artifact = context.store.obtain(step.recipe, step.make, step.agree)
     if step.role == prepare.TOKENS:
-        plan.check_blocks(context)
+        plan.check_prepared(context)
     if rank() == 0:
         _link(folder / "artifacts" / step.role, artifact)
         _collect_metrics(context, folder)

@@ -38,7 +38,7 @@ def check(context: Context) -> None:
             "space.layers=rank needs to know which layers matter, but ordering.kind=none ranks none: use "
             "ordering=importance, or space.layers=prefix."
         )
-    if config.distill.beta > 0:
+    if config.distill.distils:
         _check_kd(context)
     distill.budget(context)
     batching(config.distill, world_size())
@@ -65,13 +65,16 @@ def _check_kd(context: Context) -> None:
         )
 
 
-def check_blocks(context: Context) -> None:
-    """Once the text is there: does every stage find the blocks that it asks for.
+def check_prepared(context: Context) -> None:
+    """Once teachers and text are there: does every stage find the blocks that it asks for, and every model the tokens.
 
     Raises:
-        SprigError: as Context.evenly.
+        SprigError: as Context.evenly and Tokenizer.check_same.
     """
     config, tokens = context.config, prepare.tokens_step(context).recipe
+    if (kd := distill.kd_step(context)) is not None:
+        teacher = prepare.teacher_step(context, config.teacher).recipe
+        context.tokenizer(teacher).check_same(context.tokenizer(kd.recipe))
     context.evenly(tokens, "calibration", config.search.blocks, "search.blocks")
     context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
     if config.ordering.kind != OrderingKind.none:
@@ -96,7 +99,7 @@ def table(context: Context) -> list[tuple[str, str]]:
     depth = sorted(sub.n_layer for sub in students)
     width = sorted(sub.n_embd for sub in students)
     teacher_forward = flops_per_token(teacher, length=length)
-    kd = context.kd_architecture if config.distill.beta > 0 else None
+    kd = context.kd_architecture if config.distill.distils else None
     kd_forward = flops_per_token(kd, length=length) if kd else 0
 
     count, searched = search.expected(config.search, length)

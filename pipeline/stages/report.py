@@ -148,10 +148,10 @@ def _model(context: Context, role: str, artifacts: dict[str, Path], result: dict
     sub = SubNetwork.from_dict(json.loads((folder / "subnetwork.json").read_text()))
     curve = distill.curve(folder)
     tokens, length = curve[-1][0], config.data.block_size
-    teacher = flops_per_token(context.kd_architecture, length=length) if config.distill.beta > 0 else 0
+    teacher = flops_per_token(context.kd_architecture, length=length) if config.distill.distils else 0
     return {
         "init": str(extract.init_of(context, role)),
-        "kd": config.distill.beta > 0,
+        "kd": config.distill.distils,
         "parameters": parameters(context.architecture, sub),
         "n_layer": sub.n_layer,
         "untrained_perplexity": math.exp(curve[0][1]),

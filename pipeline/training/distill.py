@@ -61,13 +61,14 @@ def distill(
 
     Called by every rank of a torchrun job alike, or by a lone process. `folder` then holds `metrics.jsonl`, whose lines
     are {"step", "tokens", "loss", "ce", "kl", "lr", "grad_norm"} for an optimizer step (loss and its parts are those of
-    the step's batch before its update, in nats; grad_norm is before clipping) and {"step", "tokens", "validation_nll"}
-    for a point of the validation curve, the first at token 0; and `checkpoints/`, which are the caller's to remove.
+    the step's batch before its update, in nats, kl being the divergence of `config.loss`; grad_norm is before clipping)
+    and {"step", "tokens", "validation_nll"} for a point of the validation curve, the first at token 0; and
+    `checkpoints/`, which are the caller's to remove.
 
     Args:
         student: its fp32 weights are where training starts, and are overwritten with where it ends. It is moved to the
             CPU, so that the copy which trains is the only one on the device.
-        teacher: moved to the device and frozen; not needed where config.beta is 0.
+        teacher: moved to the device and frozen; not needed where config.distils is false.
         lr: the peak learning rate.
         precision: "fp32", "bf16-mixed" or "bf16" (DeepSpeed's own, from ZeRO stage 1 up).
         validate: the mean validation NLL in nats of the model that it is given. All ranks call it together, without
@@ -86,7 +87,7 @@ def distill(
     steps = steps_of(config, blocks.block_size)
     batches = batching(config, world_size())
     device = start(device)
-    if config.beta > 0:
+    if config.distils:
         check_vocabularies(student, teacher)
         teacher = teacher.to(device).eval().requires_grad_(False)
     student = student.to("cpu")

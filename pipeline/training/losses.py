@@ -1,18 +1,28 @@
 """The distillation loss, a chunk of tokens at a time, so that no (tokens x vocabulary) logits ever exist whole.
 
-loss = alpha * CE + beta * T^2 * KL(teacher || student), the forward KL at temperature T (Hinton et al. 2015). A chunk's
-logits are dropped after its forward pass and computed again in the backward pass.
+loss = alpha * CE + beta * T^2 * D(teacher, student), D the divergence of distill.loss at temperature T. T^2 makes up
+for the 1/T^2 by which softer distributions shrink the gradient of every D (Hinton et al. 2015, section 2.1).
+distill.loss=ce is CE alone, whatever alpha and beta are.
+
+The gradients of hidden states and head are computed with the loss, while a chunk's logits are there: nothing is kept
+for the backward pass, and nothing is computed twice.
 """
+
+from collections.abc import Callable
 
 import torch
 from litgpt import GPT
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from pipeline.config import DistillConfig
 from pipeline.errors import SprigError
 from pipeline.models.student import hidden_states
+from pipeline.training.divergences import divergence_of
+
+# (which tokens, the student's log-probabilities (n, V) at the temperature, used up) to a divergence's value (n,) and
+# its gradient (n, V) with respect to the student's logits divided by the temperature.
+Reference = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
 
 
 def check_vocabularies(student: GPT, teacher: GPT) -> None:
@@ -28,56 +38,131 @@ def check_vocabularies(student: GPT, teacher: GPT) -> None:
 def distillation_loss(
     student: GPT, teacher: GPT | None, tokens: Tensor, config: DistillConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scalars (loss, CE, KL), means over the targets in nats; CE and KL carry no gradient, and KL has no T^2 factor.
+    """Scalars (loss, CE, D), means over the targets in nats; CE and D carry no gradient, and D has no T^2 factor.
 
     Args:
         tokens: (B, T+1) blocks; position t predicts token t+1.
-        teacher: not run, and may be None, where config.beta is 0; KL is 0 then.
+        teacher: not run, and may be None, where config.distils is false; D is 0 then.
     """
     inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
-    teacher_head, teacher_hidden = None, None
-    if config.beta > 0:
-        with torch.no_grad():
-            teacher_head, teacher_hidden = teacher.lm_head, hidden_states(teacher, inputs).flatten(0, 1)
+    reference = teacher_reference(teacher, inputs, config) if config.distils else None
     hidden = hidden_states(student, inputs).flatten(0, 1)
-    return chunked_loss(
-        student.lm_head, hidden, targets, student.config.vocab_size, config, teacher_head, teacher_hidden
+    return chunked_loss(student.lm_head, hidden, targets, student.config.vocab_size, config, reference)
+
+
+@torch.no_grad()
+def teacher_reference(teacher: GPT, inputs: Tensor, config: DistillConfig) -> Reference:
+    """The divergence from a teacher that reads along, inputs (B, T)."""
+    return head_reference(
+        teacher.lm_head, hidden_states(teacher, inputs).flatten(0, 1), teacher.config.vocab_size, config
     )
 
 
+def head_reference(head: nn.Module, hidden: Tensor, vocab_size: int, config: DistillConfig) -> Reference:
+    """The divergence from a teacher's final hidden states (N, E) under its head."""
+    divergence = divergence_of(config)
+
+    def reference(part: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(hidden[part])[:, :vocab_size].float()
+        return divergence(log_q, log_probabilities(logits, config.temperature))
+
+    return reference
+
+
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature) over the last dimension, in the place of the logits."""
+    logits = logits.div_(temperature)
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+
+
 def chunked_loss(
-    head: nn.Module,
+    head: nn.Linear,
     hidden: Tensor,
     targets: Tensor,
     vocab_size: int,
     config: DistillConfig,
-    teacher_head: nn.Module | None = None,
-    teacher_hidden: Tensor | None = None,
+    reference: Reference | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`distillation_loss` from the final hidden states: hidden (N, E), targets (N,), teacher_hidden (N, E_teacher).
+    """`distillation_loss` from the final hidden states (N, E) and targets (N,); without a reference it is CE alone.
 
-    Rows of the heads beyond `vocab_size` are padding and stay out of every softmax, which is taken in fp32.
+    Rows of the head beyond `vocab_size` are padding and stay out of every softmax, which is taken in fp32.
     """
-    temperature = config.temperature
 
-    def chunk(hidden: Tensor, targets: Tensor, teacher_hidden: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        logits = head(hidden)[:, :vocab_size].float()
-        tempered = F.log_softmax(logits / temperature, dim=-1)
-        log_p = tempered if temperature == 1 else F.log_softmax(logits, dim=-1)
-        ce = F.nll_loss(log_p if config.alpha > 0 else log_p.detach(), targets, reduction="sum")
-        if teacher_hidden is None:
-            return config.alpha * ce, ce.detach(), torch.zeros_like(ce)
-        with torch.no_grad():
-            theirs = F.log_softmax(teacher_head(teacher_hidden)[:, :vocab_size].float() / temperature, dim=-1)
-        kl = F.kl_div(tempered, theirs, log_target=True, reduction="sum")
-        return config.alpha * ce + config.beta * temperature**2 * kl, ce.detach(), kl.detach()
+    def forward(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return _HeadLoss.apply(hidden, head.weight, head.bias, targets, vocab_size, config, reference)
 
-    sums = torch.zeros(3, device=hidden.device).unbind()
-    for start in range(0, len(targets), config.chunk_tokens):
-        part = slice(start, start + config.chunk_tokens)
-        arguments = hidden[part], targets[part], None if teacher_hidden is None else teacher_hidden[part]
-        # Reentrant checkpointing dies under ZeRO 2 and 3 ("already been reduced"). Nothing here draws random numbers.
-        parts = checkpoint(chunk, *arguments, use_reentrant=False, preserve_rng_state=False)
-        sums = tuple(total + value for total, value in zip(sums, parts, strict=True))
-    loss, ce, kl = (total / len(targets) for total in sums)
-    return loss, ce, kl
+    # Inside the head's own call, because that is where ZeRO-3 has gathered its weights.
+    head.forward = forward
+    try:
+        return head(hidden)
+    finally:
+        del head.forward
+
+
+class _HeadLoss(torch.autograd.Function):
+    """(loss, CE, D) of hidden states under a linear head; its arguments are those of `chunked_loss`."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, vocab_size, config, reference):
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        rows = weight[:vocab_size].to(dtype)
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight, dtype=torch.float32)  # a sum over chunks: bf16 would lose the last ones
+        d_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
+        sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
+        for start in range(0, len(targets), config.chunk_tokens):
+            part = slice(start, start + config.chunk_tokens)
+            states = hidden[part].to(dtype)
+            logits = states @ rows.T
+            if bias is not None:
+                logits += bias[:vocab_size].to(dtype)
+            values, gradient = _chunk(logits.float(), targets[part], part, config, reference)
+            sums += values
+            if d_bias is not None:
+                d_bias[:vocab_size] += gradient.sum(0)
+            gradient = gradient.to(dtype)
+            d_hidden[part] = gradient @ rows
+            if dtype == torch.float32:
+                d_weight[:vocab_size].addmm_(gradient.T, states)
+            else:
+                d_weight[:vocab_size] += gradient.T @ states
+            del logits, gradient  # before the next chunk's are made
+        ctx.gradients, ctx.tokens = (d_hidden, d_weight, d_bias), len(targets)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        ce, divergence = (sums / len(targets)).float().unbind()
+        loss = config.ce_weight * ce
+        if reference is not None:
+            loss = loss + config.beta * config.temperature**2 * divergence
+        ctx.mark_non_differentiable(ce, divergence)
+        return loss, ce, divergence
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_loss, *_):
+        scale = d_loss / ctx.tokens
+        d_hidden, d_weight, d_bias = ctx.gradients
+        del ctx.gradients  # scaled in place, so they serve once
+        d_bias = None if d_bias is None else d_bias.mul_(scale).to(ctx.dtypes[1])
+        return d_hidden.mul_(scale), d_weight.mul_(scale).to(ctx.dtypes[1]), d_bias, None, None, None, None
+
+
+def _chunk(
+    logits: Tensor, targets: Tensor, part: slice, config: DistillConfig, reference: Reference | None
+) -> tuple[Tensor, Tensor]:
+    """The sums of CE and D over a chunk (2,), and the loss' gradient with respect to its logits, which are used up."""
+    normaliser = logits.logsumexp(1, keepdim=True)
+    ce = (normaliser - logits.gather(1, targets[:, None])).sum()
+    ce_gradient = None
+    if config.ce_weight > 0:
+        ce_gradient = logits.sub(normaliser).exp_() if reference else logits.sub_(normaliser).exp_()
+        ce_gradient.scatter_add_(1, targets[:, None], ce_gradient.new_full((len(targets), 1), -1))
+        ce_gradient.mul_(config.ce_weight)
+    if reference is None:
+        return torch.stack([ce, torch.zeros_like(ce)]), ce_gradient
+    log_q = logits.sub_(normaliser) if config.temperature == 1 else log_probabilities(logits, config.temperature)
+    values, gradient = reference(part, log_q)
+    gradient.mul_(config.beta * config.temperature)  # T^2 of the loss, 1/T of the softmax
+    if ce_gradient is not None:
+        gradient.add_(ce_gradient)
+    return torch.stack([ce, values.sum()]), gradient

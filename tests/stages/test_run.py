@@ -145,6 +145,20 @@ def test_a_kd_teacher_of_the_same_name_is_still_another(smoke_outputs, tmp_path)
     assert ours["start"] == theirs["start"] and ours["teacher"] != theirs["teacher"]
 
 
+def test_a_kd_teacher_of_another_token_map_is_refused_before_the_search(smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    tokenizer = outputs / "smoke/latest/artifacts/teacher"
+    swapped = json.loads((tokenizer / "tokenizer.json").read_text())
+    vocabulary = swapped["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(swapped))
+    shutil.copy(tokenizer / "tokenizer_config.json", tmp_path)
+    other = ["teacher@kd_teacher=tiny-random", f"kd_teacher.tokenizer={tmp_path}", "stages=[prepare,search]"]
+    with pytest.raises(SprigError, match=r"differ in 2 tokens: 'a' is 97 in one, 98 in the other"):
+        pipeline.run(smoke(outputs, *other))
+
+
 def test_a_given_subnetwork_is_cut_without_a_search(smoke_outputs, folder, tmp_path):
     outputs = tmp_path / "outputs"
     shutil.copytree(smoke_outputs, outputs, symlinks=True)
@@ -172,7 +186,7 @@ def test_a_damaged_artifact_is_named_and_not_used(smoke_outputs, tmp_path):
 
 
 def test_random_starts_and_no_distillation_need_no_search(tmp_path):
-    overrides = ["distill.init=random_subnetwork", "distill.beta=0", "distill.alpha=1", "distill.tokens=512"]
+    overrides = ["distill.init=random_subnetwork", "distill.loss=ce", "distill.tokens=512"]
     result = pipeline.run(smoke(tmp_path, *overrides))
     assert result["search"]["strategy"] is None and result["flops"]["search"] == 0
     assert not (tmp_path / "artifacts/search").exists()

@@ -1,4 +1,6 @@
-"""The chunked loss against the dense formula, written out here in float64."""
+"""The chunked loss against the dense formula, written out here in float64 for autograd to differentiate."""
+
+from functools import partial
 
 import pytest
 import torch
@@ -7,12 +9,12 @@ from torch import nn
 
 from pipeline.config import DistillConfig
 from pipeline.errors import SprigError
-from pipeline.training.losses import check_vocabularies, chunked_loss, distillation_loss
+from pipeline.training.losses import check_vocabularies, chunked_loss, distillation_loss, head_reference
 
-TOKENS, VOCABULARY, WIDTH, TEACHER_WIDTH = 423, 167, 24, 40
+VOCABULARY, WIDTH, TEACHER_WIDTH = 167, 24, 40
 
 
-def case(rows=176, bias=False):
+def case(tokens=423, rows=176, bias=False):
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -21,8 +23,8 @@ def case(rows=176, bias=False):
     head, teacher_head = nn.Linear(WIDTH, rows, bias=bias), nn.Linear(TEACHER_WIDTH, 192, bias=False)
     for parameter in (*head.parameters(), *teacher_head.parameters()):
         parameter.data = normal(*parameter.shape)
-    hidden, teacher_hidden = normal(TOKENS, WIDTH).requires_grad_(), normal(TOKENS, TEACHER_WIDTH) / 2
-    targets = torch.randint(VOCABULARY, (TOKENS,), generator=generator)
+    hidden, teacher_hidden = normal(tokens, WIDTH).requires_grad_(), normal(tokens, TEACHER_WIDTH) / 2
+    targets = torch.randint(VOCABULARY, (tokens,), generator=generator)
     return head, hidden, targets, teacher_head.requires_grad_(False), teacher_hidden
 
 
@@ -38,38 +40,65 @@ def dense(head, hidden, targets, teacher_head, teacher_hidden, config):
         powers = (values - values.max(dim=1, keepdim=True).values).exp()
         return powers / powers.sum(dim=1, keepdim=True)
 
-    ce = -softmax(logits)[range(TOKENS), targets].log().mean()
+    def kl(p, q):
+        return (p * (p / q).log()).sum(dim=1).mean()
+
+    ce = -softmax(logits)[range(len(targets)), targets].log().mean()
     p, q = softmax(theirs / config.temperature), softmax(logits / config.temperature)
-    kl = (p * (p / q).log()).sum(dim=1).mean()
-    loss = config.alpha * ce + config.beta * config.temperature**2 * kl
-    return (loss, ce, kl), torch.autograd.grad(loss, [hidden, *rest])
+    mixture = config.js_weight * p + (1 - config.js_weight) * q
+    distance = {
+        "forward_kl": lambda: kl(p, q),
+        "reverse_kl": lambda: kl(q, p),
+        "js": lambda: config.js_weight * kl(p, mixture) + (1 - config.js_weight) * kl(q, mixture),
+        "ce": lambda: torch.zeros(()),
+    }[config.loss]()
+    loss = ce if config.loss == "ce" else config.alpha * ce + config.beta * config.temperature**2 * distance
+    return (loss, ce, distance), torch.autograd.grad(loss, [hidden, *rest])
+
+
+def chunked(head, hidden, targets, teacher_head, teacher_hidden, config):
+    reference = head_reference(teacher_head, teacher_hidden, VOCABULARY, config) if config.distils else None
+    values = chunked_loss(head, hidden, targets, VOCABULARY, config, reference)
+    return values, torch.autograd.grad(values[0], [hidden, *head.parameters()])
 
 
 def config(**values):
     return DistillConfig(tokens=1, **values)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-@pytest.mark.parametrize("chunk", [50, 423, 1000])
-@pytest.mark.parametrize("alpha, beta, bias", [(0.0, 1.0, False), (0.3, 0.7, True)])
-def test_equals_the_dense_formula(temperature, chunk, alpha, beta, bias):
-    settings = config(alpha=alpha, beta=beta, temperature=temperature, chunk_tokens=chunk)
-    head, hidden, targets, teacher_head, teacher_hidden = case(bias=bias)
-    values = chunked_loss(head, hidden, targets, VOCABULARY, settings, teacher_head, teacher_hidden)
-    gradients = torch.autograd.grad(values[0], [hidden, *head.parameters()])
-    expected, expected_gradients = dense(head, hidden, targets, teacher_head, teacher_hidden, settings)
-    for value, wanted in zip((*values, *gradients), (*expected, *expected_gradients), strict=True):
-        torch.testing.assert_close(value.double(), wanted, rtol=2e-5, atol=2e-6)
+KINDS = [{"loss": "forward_kl"}, {"loss": "reverse_kl"}, *({"loss": "js", "js_weight": w} for w in (0.1, 0.5, 0.9))]
 
 
+@pytest.mark.parametrize("kind", [*KINDS, {"loss": "ce"}], ids=lambda kind: "-".join(map(str, kind.values())))
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_bf16_autocast_is_near_the_dense_formula(temperature):
-    settings = config(alpha=0.5, beta=0.5, temperature=temperature, chunk_tokens=100)
-    head, hidden, targets, teacher_head, teacher_hidden = case()
-    with torch.autocast("cpu", torch.bfloat16):
-        values = chunked_loss(head, hidden, targets, VOCABULARY, settings, teacher_head, teacher_hidden)
-    gradients = torch.autograd.grad(values[0], [hidden, head.weight])
-    expected, expected_gradients = dense(head, hidden, targets, teacher_head, teacher_hidden, settings)
+@pytest.mark.parametrize("alpha, beta", [(0.0, 1.0), (0.3, 0.7), (2.0, 0.5), (1.0, 0.0)])
+def test_equals_the_dense_formula(kind, temperature, alpha, beta):
+    settings = partial(config, alpha=alpha, beta=beta, temperature=temperature, **kind)
+    for tokens, chunk, bias in [(423, 50, False), (423, 1000, False), (167, 64, True), (167, 167, False)]:
+        given = case(tokens, bias=bias)
+        values, gradients = chunked(*given, settings(chunk_tokens=chunk))
+        expected, expected_gradients = dense(*given, settings())
+        if beta == 0:
+            expected = (*expected[:2], torch.zeros(()))
+        for value, wanted in zip((*values, *gradients), (*expected, *expected_gradients), strict=True):
+            torch.testing.assert_close(value.double(), wanted.double(), rtol=5e-5, atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_bf16_is_near_the_dense_formula(kind, temperature, autocast):
+    settings = config(alpha=0.5, beta=0.5, temperature=temperature, chunk_tokens=100, **kind)
+    given = case(bias=True)
+    expected, expected_gradients = dense(*given, settings)
+    if autocast:
+        with torch.autocast("cpu", torch.bfloat16):
+            values, gradients = chunked(*given, settings)
+    else:
+        head, hidden, targets, teacher_head, teacher_hidden = given
+        lower = head.bfloat16(), hidden.bfloat16(), targets, teacher_head.bfloat16(), teacher_hidden.bfloat16()
+        values, gradients = chunked(*lower, settings)
+    assert {gradient.dtype for gradient in gradients} == {torch.float32 if autocast else torch.bfloat16}
     for value, wanted in zip(values, expected, strict=True):
         torch.testing.assert_close(value.double(), wanted, rtol=1e-2, atol=0)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
@@ -79,32 +108,59 @@ def test_bf16_autocast_is_near_the_dense_formula(temperature):
 def test_padding_rows_change_nothing_and_get_no_gradient():
     settings = config(alpha=0.5, beta=0.5, chunk_tokens=100)
     head, *rest = case()
-    before = chunked_loss(head, *rest[:2], VOCABULARY, settings, *rest[2:])[0].item()
+    before = chunked(head, *rest, settings)[0][0]
     head.weight.data[VOCABULARY:] = 1e3
-    loss = chunked_loss(head, *rest[:2], VOCABULARY, settings, *rest[2:])[0]
-    loss.backward()
-    assert loss.item() == before
-    assert not head.weight.grad[VOCABULARY:].any()
-    assert head.weight.grad[:VOCABULARY].any(dim=1).all()
+    (loss, *_), (_, gradient) = chunked(head, *rest, settings)
+    assert loss == before
+    assert not gradient[VOCABULARY:].any()
+    assert gradient[:VOCABULARY].any(dim=1).all()
 
 
-def test_no_more_logits_than_a_chunk_exist_or_are_kept():
-    head, hidden, targets, teacher_head, teacher_hidden = case()
-    rows, kept = [], []
-    for module in (head, teacher_head):
-        module.register_forward_hook(lambda _module, _inputs, output: rows.append(len(output)))
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda t: t):
-        loss, *_ = chunked_loss(
-            head, hidden, targets, VOCABULARY, config(chunk_tokens=64), teacher_head, teacher_hidden
-        )
-    assert max(rows) == 64
-    assert VOCABULARY not in {shape[-1] for shape in kept if shape}
-    loss.backward()
-    assert max(rows) == 64
+class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+    """The largest tensor that any operation makes."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        made = function(*arguments, **keywords or {})
+        for tensor in torch.utils._pytree.tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
+        return made
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))
+def test_no_more_logits_than_a_chunk_exist_and_none_are_kept(kind):
+    kept = []
+    with Sizes() as sizes, torch.autograd.graph.saved_tensors_hooks(kept.append, lambda kept: kept):
+        chunked(*case(), config(alpha=0.5, beta=0.5, chunk_tokens=64, **kind))
+    assert sizes.largest == 423 * TEACHER_WIDTH > 64 * 192  # the teacher's hidden states
+    assert not kept
+
+
+def test_gradients_add_up_over_micro_batches_and_tied_weights():
+    """The head's own gradient beside the embedding's, twice, as an accumulating trainer leaves them."""
+    tokens = torch.randint(90, (4, 17), generator=torch.Generator().manual_seed(0))
+    model, other, settings = student(), student(), config(alpha=0.5, beta=0.5, chunk_tokens=7)
+    for part in tokens.split(2):
+        (distillation_loss(model, teacher(), part, settings)[0] / 2).backward()
+    logits = other(tokens[:, :-1])[..., :90].flatten(0, 1)
+    theirs = teacher()(tokens[:, :-1])[..., :90].flatten(0, 1).detach().softmax(1)
+    kl = (theirs * (theirs.log() - logits.log_softmax(1))).sum(1).mean()
+    (0.5 * nn.functional.cross_entropy(logits, tokens[:, 1:].flatten()) + 0.5 * kl).backward()
+    for (name, parameter), wanted in zip(model.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, wanted.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_head_is_left_as_it_was():
+    head, *rest = case()
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        chunked_loss(head, rest[0], torch.full((423,), 999), VOCABULARY, config(loss="ce"), None)
+    assert head(rest[0]).shape == (423, 176)
 
 
 def test_without_distillation_no_teacher_is_needed():
-    settings = config(alpha=1.0, beta=0.0)
+    settings = config(loss="ce")
     tokens = torch.randint(90, (3, 17), generator=torch.Generator().manual_seed(0))
     model = student()
     loss, ce, kl = distillation_loss(model, None, tokens, settings)
@@ -120,6 +176,12 @@ def test_a_student_equal_to_its_teacher_has_no_divergence():
     assert abs(loss) < 1e-6
     assert abs(kl) < 1e-6
     assert ce > 3
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_js_needs_both_sides(weight):
+    with pytest.raises(SprigError, match=r"distill.js_weight=.* must lie between 0 and 1"):
+        config(loss="js", js_weight=weight)
 
 
 def test_vocabularies_must_agree():

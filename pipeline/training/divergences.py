@@ -1,0 +1,52 @@
+"""How far a student is from its teacher at each token, with the gradient in closed form.
+
+A divergence takes the log-probabilities of student and teacher, (n, V) in fp32 and each at the temperature, and returns
+its value (n,) in nats and its gradient (n, V) with respect to the student's logits divided by the temperature. It works
+in place, and both of its arguments are used up: they are the largest tensors of a training.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pipeline.config import DistillConfig, Loss
+
+Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def forward_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(p || q) = sum p log(p/q), p the teacher's; its gradient is q - p (Hinton et al. 2015)."""
+    p = log_p.exp()
+    value = log_p.sub_(log_q).mul_(p).sum(1)
+    return value, log_q.exp_().sub_(p)
+
+
+def reverse_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(q || p) = sum q log(q/p); its gradient is q (log(q/p) - KL)."""
+    ratio = log_p.neg_().add_(log_q)
+    q = log_q.exp_()
+    value = (ratio * q).sum(1)
+    return value, ratio.sub_(value[:, None]).mul_(q)
+
+
+def js(log_q: Tensor, log_p: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+    """The generalised Jensen-Shannon divergence, w KL(p || m) + (1-w) KL(q || m) with m = w p + (1-w) q (Lin 1991).
+
+    At w = 1/2 it is the symmetric one. Its gradient is (1-w) q (log(q/m) - KL(q || m)).
+    """
+    log_m = torch.logaddexp(log_p + math.log(weight), log_q + math.log1p(-weight))
+    from_teacher = log_p.exp().mul_(log_p.sub_(log_m)).sum(1)
+    ratio = log_m.neg_().add_(log_q)
+    q = log_q.exp_()
+    from_student = (ratio * q).sum(1)
+    value = weight * from_teacher + (1 - weight) * from_student
+    return value, ratio.sub_(from_student[:, None]).mul_(q).mul_(1 - weight)
+
+
+def divergence_of(config: DistillConfig) -> Divergence:
+    """The configured one; config.distils must hold."""
+    named = {Loss.forward_kl: forward_kl, Loss.reverse_kl: reverse_kl, Loss.js: partial(js, weight=config.js_weight)}
+    return named[config.loss]
