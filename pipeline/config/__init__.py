@@ -11,6 +11,7 @@ from pipeline.config.choices import (
     Device,
     Dtype,
     ExportForm,
+    GGUFKind,
     Granularity,
     HeadPairs,
     Init,

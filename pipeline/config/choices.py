@@ -119,6 +119,12 @@ class ExportForm(StrEnum):
     own = "own"
 
 
+class GGUFKind(StrEnum):
+    none = "none"
+    f16 = "f16"
+    f32 = "f32"
+
+
 class TrackerKind(StrEnum):
     none = "none"
     wandb = "wandb"

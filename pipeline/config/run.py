@@ -8,7 +8,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from pipeline.config.checks import positive, require
-from pipeline.config.choices import Device, ExportForm, Precision, TrackerKind
+from pipeline.config.choices import Device, ExportForm, GGUFKind, Precision, TrackerKind
 from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.search import SearchConfig
@@ -40,6 +40,13 @@ class ExportConfig:
     # stock: its family's own class; padded: the same with exact zeros; own: a modelling file that travels with it;
     # auto: the first of these that can hold the student
     form: ExportForm = ExportForm.auto
+    gguf: GGUFKind = GGUFKind.none  # a GGUF file for llama.cpp in the folder too: its matrices' type
+
+    def __post_init__(self):
+        require(
+            self.gguf == GGUFKind.none or self.form != ExportForm.own,
+            f"export.gguf={self.gguf} needs a stock or padded student, but export.form=own: leave one of them out.",
+        )
 
 
 @dataclass

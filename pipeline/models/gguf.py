@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import tokenizers
 import torch
@@ -29,7 +30,13 @@ _BLOCK_NAMES = {
     "ffn_up.weight": "mlp.fc_2.weight",
     "ffn_down.weight": "mlp.proj.weight",
 }
-_SPECIAL = 3  # the token type of control tokens
+# How text is split before BPE, by llama.cpp's names.
+PRE_TOKENIZERS = {
+    "smollm": pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    ),
+    "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+}
 
 
 class GGUFFile:
@@ -66,8 +73,9 @@ class GGUFFile:
         heads, width = self._get("llama.attention.head_count"), self._get("llama.embedding_length")
         head_size = self._get("llama.attention.key_length", width // heads)
         tensors = self._header.tensors
+        scaling = self._get("llama.rope.scaling.type", "none")
         unsupported = {
-            "rotary scaling": self._get("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in tensors,
+            "rotary scaling": scaling not in ("none", "linear") or "rope_freqs.weight" in tensors,
             "a mixture of experts": self._get("llama.expert_count", 0) > 0,
             "values of another size than keys": self._get("llama.attention.value_length", head_size) != head_size,
         }
@@ -91,6 +99,7 @@ class GGUFFile:
             norm_class_name="RMSNorm",
             norm_eps=self._get("llama.attention.layer_norm_rms_epsilon"),
             rope_base=int(base) if base == int(base) else base,
+            rope_condense_ratio=self._get("llama.rope.scaling.factor") if scaling == "linear" else 1,
             rotary_percentage=self._get("llama.rope.dimension_count", head_size) / head_size,
             parallel_residual=False,
             bias=False,
@@ -128,24 +137,25 @@ class GGUFFile:
         """Builds tokenizer.json from the metadata.
 
         Raises:
-            SprigError: the file's tokenizer is not SmolLM's byte-level BPE.
+            SprigError: the file's tokenizer is no byte-level BPE that splits text in a known way.
         """
-        kind = (self._get("tokenizer.ggml.model"), self._get("tokenizer.ggml.pre", "default"))
-        if kind != ("gpt2", "smollm"):
+        kind, pre = self._get("tokenizer.ggml.model"), self._get("tokenizer.ggml.pre", "default")
+        if kind != "gpt2" or pre not in PRE_TOKENIZERS:
             raise SprigError(
-                f"{self.path} has a tokenizer of kind {'/'.join(kind)}, of GGUF files Sprig reads gpt2/smollm alone: "
-                "set teacher.tokenizer to a folder with the model's tokenizer.json."
+                f"{self.path} has a tokenizer of kind {kind}/{pre}, of GGUF files Sprig reads gpt2 with "
+                f"{', '.join(PRE_TOKENIZERS)} alone: set teacher.tokenizer to a folder with the model's tokenizer.json."
             )
         tokens = self._get("tokenizer.ggml.tokens")
         types = self._get("tokenizer.ggml.token_type")
-        merges = [tuple(merge.split(" ")) for merge in self._get("tokenizer.ggml.merges")]
+        merges = [
+            tuple(merge.split(" ")) for merge in self._get("tokenizer.ggml.merges", [])
+        ]  # the package writes no empty list
         built = tokenizers.Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
-        built.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
+        built.pre_tokenizer = PRE_TOKENIZERS[pre]
         built.decoder = decoders.ByteLevel()
-        special = [token for token, kind in zip(tokens, types, strict=True) if kind == _SPECIAL]
-        built.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+        for token, kind in zip(tokens, types, strict=True):
+            if kind in (gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED):
+                built.add_tokens([AddedToken(token, normalized=False, special=kind == gguf.TokenType.CONTROL)])
         tokenizer.write(built, tokens[self._get("tokenizer.ggml.eos_token_id")], folder)
 
 

@@ -2,7 +2,8 @@
 
 import re
 
-from pipeline.config import ExportForm, Source, TeacherConfig
+from pipeline.config import ExportForm, GGUFKind, Source, TeacherConfig
+from pipeline.models.export.gguf import file_name
 from pipeline.stages.page import HEADER, markdown_table, rows, search_facts
 from pipeline.subnetwork.value import SubNetwork
 
@@ -15,11 +16,12 @@ _FORMS = {
 }
 
 
-def card(name: str, form: ExportForm, summary: dict, sub: SubNetwork, teacher: TeacherConfig) -> str:
+def card(name: str, form: ExportForm, kind: GGUFKind, summary: dict, sub: SubNetwork, teacher: TeacherConfig) -> str:
     """README.md of the folder `name`: a head for the hub's machines, then lineage, training and figures."""
     student, flops, data = summary["student"], summary["flops"], summary["data"]
     training = "pretrained with knowledge distillation" if student["kd"] else "pretrained"
     trust = ", trust_remote_code=True" if form == ExportForm.own else ""
+    gguf = "" if kind == GGUFKind.none else f"\n`{file_name(name, kind)}` is the same model for llama.cpp.\n"
     facts = [
         ["teacher", f"{summary['teacher']['name']}, {summary['teacher']['parameters']:,} parameters"],
         ["teacher's licence", teacher.license or "not stated"],
@@ -53,7 +55,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("{name}"{trust})
 tokenizer = AutoTokenizer.from_pretrained("{name}"{trust})
 ```
-
+{gguf}
 ## Figures
 
 {markdown_table(HEADER, rows(summary))}

@@ -4,9 +4,9 @@ import json
 import logging
 from pathlib import Path
 
-from pipeline.config import Config
+from pipeline.config import Config, GGUFKind
 from pipeline.models import checkpoint
-from pipeline.models.export import folder
+from pipeline.models.export import folder, gguf
 from pipeline.stages import distill, prepare, report
 from pipeline.stages.card import card
 from pipeline.stages.context import Context
@@ -18,13 +18,15 @@ BLOCKS = 4  # validation blocks that the export is compared on
 log = logging.getLogger("sprig")
 
 
-def check(config: Config) -> None:
-    """Before anything runs: is there room for the export.
+def check(context: Context) -> None:
+    """Before anything runs: is there room for the export, and can it be what is asked for.
 
     Raises:
-        SprigError: `export.to` exists.
+        SprigError: `export.to` exists, or a GGUF file cannot hold the family.
     """
-    folder.refuse_existing(_target(config))
+    folder.refuse_existing(_target(context.config))
+    if context.config.export.gguf != GGUFKind.none:
+        gguf.refuse(context.architecture)
 
 
 def _target(config: Config) -> Path:
@@ -51,6 +53,7 @@ def run(context: Context) -> None:
         to,
         config.export.form,
         blocks[:, :-1],
-        lambda form: card(to.name, form, summary, sub, config.teacher),
+        lambda form: card(to.name, form, config.export.gguf, summary, sub, config.teacher),
+        config.export.gguf,
     )
     log.info("%s: the student (form %s), compared with the original on %d blocks", to, form, len(blocks))

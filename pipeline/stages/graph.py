@@ -37,7 +37,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     context = Context(config, tracker.log)
     plan.check(context)
     if export.STAGE in config.stages:
-        export.check(config)
+        export.check(context)
     if config.plan:
         if rank() == 0:
             _show("What this run would do", ["", ""], plan.table(context))

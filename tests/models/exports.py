@@ -7,7 +7,7 @@ import tiny
 import torch
 from litgpt import GPT, Config
 
-from pipeline.config import ExportForm
+from pipeline.config import ExportForm, GGUFKind
 from pipeline.models.export import folder
 from pipeline.models.extraction import extract
 from pipeline.models.families import architecture_of, is_tied
@@ -67,8 +67,8 @@ def tokenizer(tmp_path: Path) -> Path:
     return place
 
 
-def export(student: GPT, tokenizer: Path, form: str = "auto") -> tuple[ExportForm, Path]:
+def export(student: GPT, tokenizer: Path, form: str = "auto", kind: str = "none") -> tuple[ExportForm, Path]:
     """Exports into a folder beside the tokenizer's; the form that was taken, and the folder."""
     to = tokenizer.parent / "exports" / form
-    taken = folder.export(student, tokenizer, to, ExportForm(form), tokens(), lambda form: f"{form}\n")
+    taken = folder.export(student, tokenizer, to, ExportForm(form), tokens(), lambda form: f"{form}\n", GGUFKind(kind))
     return taken, to

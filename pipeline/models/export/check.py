@@ -1,13 +1,19 @@
 """Does transformers compute what the student computes? Nothing leaves the house before it does."""
 
 import importlib.util
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from litgpt import GPT
 from torch import Tensor
 
+from pipeline.config import GGUFKind
 from pipeline.errors import SprigError
+from pipeline.models.gguf import GGUFFile
+from pipeline.models.huggingface import HuggingFaceFolder
+from pipeline.models.student import assemble
 from pipeline.models.tokenizer import Tokenizer
 
 # Of the largest logit, and at least absolute: sums in fp32 in another order already differ by 2e-6 of it.
@@ -31,11 +37,44 @@ def check(student: GPT, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> N
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    vocabulary = student.config.vocab_size
+    _compare(lambda tokens: student(tokens)[..., :vocabulary], lambda tokens: model(tokens).logits, blocks)
+    text = tokenizer.decode(blocks[0].tolist())
+    # Trusted too, or transformers would ask at the terminal: it looks into the model's configuration first.
+    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    _compare_tokens(tokenizer, text, loaded.encode(text, add_special_tokens=False), "transformers reads")
+
+
+@torch.no_grad()
+def check_gguf(file: Path, kind: GGUFKind, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> None:
+    """Reads the GGUF file back and compares it with the checked folder, its matrices rounded to `kind`.
+
+    Raises:
+        SprigError: as `check`.
+    """
+    original = HuggingFaceFolder(folder)
+    weights = original.weights(torch.float32)
+    if kind == GGUFKind.f16:
+        weights = {name: each.half().float() if each.dim() == 2 else each for name, each in weights.items()}
+    back = GGUFFile(file)
+    ours, theirs = _model(original, weights), _model(back, back.weights(torch.float32))
+    _compare(ours, theirs, blocks)
+    text = tokenizer.decode(blocks[0].tolist())
+    with tempfile.TemporaryDirectory() as read:
+        back.write_tokenizer(Path(read))
+        _compare_tokens(tokenizer, text, Tokenizer(Path(read)).encode(text), "GGUF holds")
+
+
+def _model(original: HuggingFaceFolder | GGUFFile, weights: dict[str, Tensor]) -> GPT:
+    weights.setdefault("lm_head.weight", weights["transformer.wte.weight"])
+    return assemble(original.config, None, original.tied, weights).eval()
+
+
+def _compare(ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor], blocks: Tensor) -> None:
     for number, block in enumerate(blocks):
-        ours = student(block[None])[0, :, : student.config.vocab_size]
-        theirs = model(block[None]).logits[0]
-        allowed = TOLERANCE * max(1.0, ours.abs().max().item())
-        apart = (ours - theirs).abs().amax(dim=1)
+        expected, logits = ours(block[None])[0], theirs(block[None])[0]
+        allowed = TOLERANCE * max(1.0, expected.abs().max().item())
+        apart = (expected - logits).abs().amax(dim=1)
         # Written so that a NaN is a difference.
         if not bool((apart <= allowed).all()):
             token = int((~(apart <= allowed)).nonzero()[0])
@@ -44,12 +83,12 @@ def check(student: GPT, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> N
                 f"by {apart[token].item():.3g} where {allowed:.3g} is allowed: report this with the run's folder, or "
                 "try another export.form."
             )
-    text = tokenizer.decode(blocks[0].tolist())
-    # Trusted too, or transformers would ask at the terminal: it looks into the model's configuration first.
-    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    ours, theirs = tokenizer.encode(text), loaded.encode(text, add_special_tokens=False)
+
+
+def _compare_tokens(tokenizer: Tokenizer, text: str, theirs: list[int], who: str) -> None:
+    ours = tokenizer.encode(text)
     if ours != theirs:
         raise SprigError(
-            f"The export is not published: transformers reads the tokenizer of {tokenizer.path} in another way "
-            f"({len(theirs)} tokens where the student has {len(ours)}): give teacher.tokenizer another tokenizer.json."
+            f"The export is not published: {who} the tokenizer of {tokenizer.path} in another way ({len(theirs)} "
+            f"tokens where the student has {len(ours)}): give teacher.tokenizer another tokenizer.json."
         )

@@ -10,12 +10,13 @@ from huggingface_hub import save_torch_state_dict
 from litgpt import GPT
 from torch import Tensor
 
-from pipeline.config import ExportForm
+from pipeline.config import ExportForm, GGUFKind
 from pipeline.errors import SprigError
-from pipeline.models.export import own, stock
+from pipeline.models.export import gguf, own, stock
 from pipeline.models.export.blocks import sizes
-from pipeline.models.export.check import check, require_transformers
+from pipeline.models.export.check import check, check_gguf, require_transformers
 from pipeline.models.export.padding import target
+from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.tokenizer import Tokenizer
 
 
@@ -26,11 +27,18 @@ def refuse_existing(to: Path) -> None:
 
 
 def export(
-    student: GPT, tokenizer: Path, to: Path, form: ExportForm, blocks: Tensor, card: Callable[[ExportForm], str]
+    student: GPT,
+    tokenizer: Path,
+    to: Path,
+    form: ExportForm,
+    blocks: Tensor,
+    card: Callable[[ExportForm], str],
+    kind: GGUFKind = GGUFKind.none,
 ) -> ExportForm:
     """Publishes the student (fp32, on the CPU) at `to`, with the tokenizer of folder `tokenizer`.
 
-    `blocks` (n, T) are the tokens that it is checked on; `card` gives README.md for the form that was taken.
+    `blocks` (n, T) are the tokens that it is checked on; `card` gives README.md for the form that was taken. With a
+    GGUF `kind` the folder holds <name>-<kind>.gguf too.
 
     Returns:
         The form: what was asked for, or the first of stock, padded and own that can hold the student.
@@ -40,7 +48,9 @@ def export(
     """
     refuse_existing(to)
     require_transformers()
-    taken, config, state = _in_form(student, form)
+    if kind != GGUFKind.none:
+        gguf.refuse(architecture_of(student.config, is_tied(student)))
+    taken, config, state = _in_form(student, form, kind)
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=".unchecked-") as beside:
         # transformers keeps a copy of a modelling file by its folder's name: one name, or the copies would pile up.
@@ -51,12 +61,16 @@ def export(
             shutil.copyfile(own.MODELING, unchecked / own.MODELING.name)
         (unchecked / "README.md").write_text(card(taken), encoding="utf-8")
         check(student.eval(), unchecked, Tokenizer(tokenizer), blocks)
+        if kind != GGUFKind.none:
+            file = unchecked / gguf.file_name(to.name, kind)
+            gguf.write(file, to.name, config, state, tokenizer, kind)
+            check_gguf(file, kind, unchecked, Tokenizer(tokenizer), blocks)
         refuse_existing(to)  # once more: checking takes its time
         unchecked.rename(to)
     return taken
 
 
-def _in_form(student: GPT, form: ExportForm) -> tuple[ExportForm, dict, dict[str, Tensor]]:
+def _in_form(student: GPT, form: ExportForm, kind: GGUFKind) -> tuple[ExportForm, dict, dict[str, Tensor]]:
     """The form that is taken, its config.json and its weights."""
     if form != ExportForm.own:
         try:
@@ -70,7 +84,7 @@ def _in_form(student: GPT, form: ExportForm) -> tuple[ExportForm, dict, dict[str
             taken = ExportForm.stock if unpadded else ExportForm.padded
             return taken, stock.config_json(student, common), stock.state_dict(student, common)
         except SprigError:
-            if form != ExportForm.auto:
+            if form != ExportForm.auto or kind != GGUFKind.none:
                 raise
     return ExportForm.own, own.config_json(student), own.state_dict(student)
 
