@@ -3,3 +3,7 @@
 
 class SprigError(Exception):
     """An expected failure: one clear sentence that names the values and the cure. Shown without a traceback."""
+
+
+class Interrupted(SprigError):
+    """The run was told to end, by a signal; the same command goes on from there."""

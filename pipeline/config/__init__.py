@@ -27,7 +27,7 @@ from pipeline.config.choices import (
     Strategy,
     TrackerKind,
 )
-from pipeline.config.distill import ControlConfig, DeepSpeedConfig, DistillConfig, ScheduleConfig
+from pipeline.config.distill import CheckpointConfig, ControlConfig, DeepSpeedConfig, DistillConfig, ScheduleConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.run import (
     ON_REQUEST,

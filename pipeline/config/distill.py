@@ -38,6 +38,18 @@ class ControlConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """When a training is saved, and how much is kept. Nothing here changes a result, so none is in a fingerprint."""
+
+    tokens: int | None = None  # one after every so many tokens; null: a tenth of the budget
+    minutes: float | None = 30.0  # and after every so many minutes; null: never
+    keep: int = 2  # the newest so many
+
+    def __post_init__(self):
+        positive("distill.checkpoint", self, "tokens", "minutes", "keep")
+
+
+@dataclass
 class DistillConfig:
     """Pretraining with knowledge distillation: loss = alpha * CE + beta * T^2 * D(teacher, student)."""
 
@@ -60,12 +72,13 @@ class DistillConfig:
     clip: float = 1.0
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
-    validations: int = 10  # points of the validation curve after the start
-    checkpoints: int = 10  # checkpoints over the token budget
+    validations: int = 10  # points of the validation curve after the start, at most
+    validation_tokens: int | None = None  # instead: a point after every so many tokens, and the last
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self):
         positive("distill", self, "tokens", "lr", "temperature", "global_batch", "micro_batch", "chunk_tokens")
-        positive("distill", self, "eps", "clip", "validations", "checkpoints")
+        positive("distill", self, "eps", "clip", "validations", "validation_tokens")
         require(
             min(self.alpha, self.beta, self.weight_decay) >= 0 and self.alpha + self.beta > 0,
             f"distill.alpha={self.alpha}, distill.beta={self.beta} and distill.weight_decay={self.weight_decay} must "

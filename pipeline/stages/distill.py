@@ -16,12 +16,13 @@ from pipeline.stages import extract, prepare
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training import distributed
-from pipeline.training.distill import distill, steps_of
+from pipeline.training.distill import distill, steps_of, validation_steps
 from pipeline.training.metrics import METRICS
 
-STAGE, VERSION = "distill", 1
-# How the work is laid out, and what the extraction already holds; neither is part of what distillation is.
-IMMATERIAL = ("init", "control", "lr", "tokens", "micro_batch", "chunk_tokens", "checkpoints")
+STAGE, VERSION = "distill", 2
+# How the work is laid out, what the extraction already holds, and what is stated otherwise; none is part of what
+# distillation is.
+IMMATERIAL = ("init", "control", "lr", "tokens", "micro_batch", "chunk_tokens", "validations", "checkpoint")
 
 
 def learning_rate(context: Context, role: str) -> float:
@@ -31,9 +32,11 @@ def learning_rate(context: Context, role: str) -> float:
 
 def budget(context: Context) -> int:
     """Tokens that are trained on: the configured budget in whole batches."""
-    config = context.config
-    length = config.data.block_size
-    return steps_of(config.distill, length) * config.distill.global_batch * length
+    return steps_of(context.config.distill, context.config.data.block_size) * _batch_tokens(context)
+
+
+def _batch_tokens(context: Context) -> int:
+    return context.config.distill.global_batch * context.config.data.block_size
 
 
 def kd_step(context: Context) -> Step | None:
@@ -62,6 +65,7 @@ def step(context: Context, role: str) -> Step:
             "lr": learning_rate(context, role),
             "seed": config.seed,
             "precision": context.precision,
+            "validation_tokens": validation_steps(config.distill, config.data.block_size) * _batch_tokens(context),
             "validation_blocks": config.evaluate.blocks,
             "validation_batch": config.evaluate.batch,
         },
@@ -84,6 +88,7 @@ def step(context: Context, role: str) -> Step:
                 precision=context.precision,
                 device=context.device,
                 folder=folder,
+                run=recipe.fingerprint,
                 validate=partial(mean_nll, blocks=validation, batch=config.evaluate.batch, precision=context.precision),
                 log=_Log(context, role, progress),
             )

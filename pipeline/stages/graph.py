@@ -15,6 +15,7 @@ from rich.table import Table
 
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
+from pipeline.preemption import preemptible
 from pipeline.ranks import rank
 from pipeline.stages import distill, export, page, plan, prepare, report, sample, search
 from pipeline.stages.context import Context, Step
@@ -24,6 +25,7 @@ from pipeline.training.metrics import METRICS
 log = logging.getLogger("sprig")
 
 
+@preemptible()
 def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     """Runs the configured stages; what is already made is found, not made again.
 
@@ -32,6 +34,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
 
     Raises:
         SprigError: the configuration does not fit, or an input is missing or damaged; finished artifacts stay.
+        Interrupted: SIGTERM or SIGUSR1 came (see pipeline.preemption); the same call goes on from there.
     """
     tracker = Tracker()
     context = Context(config, tracker.log)

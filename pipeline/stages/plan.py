@@ -117,6 +117,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         part * size // (ranks if stage >= shared_from else 1) for part, shared_from in ((8, 1), (4, 2), (4, 3))
     )
     logits = config.distill.chunk_tokens * teacher.padded_vocab_size * 4
+    checkpoints = config.distill.checkpoint.keep + 1  # one more while it is written
     token_bytes = (config.data.max_tokens or trained) * (2 if teacher.vocab_size <= 1 << 16 else 4)
     return [
         ("teacher", f"{config.teacher.name}: {_shape(teacher)}"),
@@ -140,7 +141,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         (
             "disk",
             f"teacher {_bytes(teacher_bytes)}, tokens at least {_bytes(token_bytes)}, students "
-            f"{_bytes(2 * runs * 4 * size)}, checkpoints {_bytes(2 * CHECKPOINT_BYTES * size)}",
+            f"{_bytes(2 * runs * 4 * size)}, checkpoints {_bytes(checkpoints * CHECKPOINT_BYTES * size)}",
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training in `<folder>/checkpoints/<step>`, the newest two kept.
+"""Checkpoints of a training in `<folder>/checkpoints/<step>`, the newest few kept.
 
 A checkpoint is what `pipeline.training.state` yields, as safetensors, and a small JSON file. It fits any number of
 ranks and any ZeRO stage. There is no random state to keep: every draw comes from (seed, purpose, counter).
@@ -15,13 +15,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pipeline.artifacts import sync_folder, write_json
+from pipeline.errors import SprigError
 from pipeline.models.writing import writing
 from pipeline.ranks import rank
 from pipeline.training.distributed import broadcast
 from pipeline.training.engine import Engine
 from pipeline.training.state import restore, tensors
 
-KEPT = 2
 _TENSORS, _PROGRESS = "state.safetensors", "progress.json"
 
 log = logging.getLogger("sprig")
@@ -29,10 +29,17 @@ log = logging.getLogger("sprig")
 
 @dataclass(frozen=True)
 class Position:
-    """How far a training is: optimizer steps done, and the bytes that metrics.jsonl had then."""
+    """How far a training is.
+
+    Args:
+        step: optimizer steps done.
+        metrics_bytes: what metrics.jsonl had then.
+        run: the fingerprint of what is trained.
+    """
 
     step: int = 0
     metrics_bytes: int = 0
+    run: str = ""
 
 
 def _folders(root: Path) -> list[Path]:
@@ -41,8 +48,8 @@ def _folders(root: Path) -> list[Path]:
     return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name), reverse=True)
 
 
-def save(engine: Engine, root: Path, position: Position) -> None:
-    """Writes a checkpoint in one rename and removes the older ones. All ranks call it, rank 0 writes.
+def save(engine: Engine, root: Path, position: Position, keep: int) -> None:
+    """Writes a checkpoint in one rename and removes all but the newest `keep`. All ranks call it, rank 0 writes.
 
     Raises:
         OSError: the disk is full, or may not be written.
@@ -54,16 +61,20 @@ def save(engine: Engine, root: Path, position: Position) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with writing(partial / _TENSORS):
-        save_file({name: value.contiguous() for name, value in state.items()}, partial / _TENSORS)
-    with (partial / _TENSORS).open("rb") as file:
-        os.fsync(file.fileno())
-    write_json(partial / _PROGRESS, asdict(position))
+    try:
+        with writing(partial / _TENSORS):
+            save_file({name: value.contiguous() for name, value in state.items()}, partial / _TENSORS)
+        with (partial / _TENSORS).open("rb") as file:
+            os.fsync(file.fileno())
+        write_json(partial / _PROGRESS, asdict(position))
+    except OSError:  # what is half written would keep a full disk full
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     sync_folder(partial)
     shutil.rmtree(folder, ignore_errors=True)  # unreadable, or it would not be written again
     partial.rename(folder)
     sync_folder(folder.parent)
-    for old in _folders(root)[KEPT:]:
+    for old in _folders(root)[keep:]:
         shutil.rmtree(old)
 
 
@@ -72,22 +83,35 @@ def latest(root: Path) -> Path | None:
     for folder in _folders(root):
         try:
             with safe_open(folder / _TENSORS, "pt"):
-                Position(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
+                read_position(folder)
             return folder
         except (OSError, SafetensorError, ValueError, TypeError) as error:
             log.warning("Checkpoint %s cannot be read (%s): taking the one before it.", folder, error)
     return None
 
 
-def resume(engine: Engine, root: Path) -> Position:
+def read_position(folder: Path) -> Position:
+    """How far the training was that wrote this checkpoint."""
+    return Position(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
+
+
+def resume(engine: Engine, root: Path, run: str) -> Position:
     """Puts the newest readable checkpoint into the engine; how far it is (nowhere, where there is none).
 
     All ranks call it; rank 0 chooses.
+
+    Raises:
+        SprigError: the checkpoint is of another run.
     """
     folder = broadcast(latest(root) if rank() == 0 else None)
     if folder is None:
-        return Position()
-    position = Position(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
+        return Position(run=run)
+    position = read_position(folder)
+    if position.run != run:
+        raise SprigError(
+            f"Checkpoint {folder} is of run {position.run}, not of {run}: remove {folder.parent}, or put back the "
+            "right ones."
+        )
     with safe_open(folder / _TENSORS, "pt") as file:
         restore(engine, lambda kind, name: file.get_tensor(f"{kind}/{name}"), position.step)
     return position

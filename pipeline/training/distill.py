@@ -12,11 +12,12 @@ from litgpt import GPT
 
 from pipeline.config import DeepSpeedConfig, DistillConfig
 from pipeline.data.blocks import Blocks
-from pipeline.errors import SprigError
+from pipeline.errors import Interrupted, SprigError
+from pipeline.preemption import deferred
 from pipeline.ranks import rank, world_size
 from pipeline.training import checkpoints
 from pipeline.training.checkpoints import Position
-from pipeline.training.distributed import start
+from pipeline.training.distributed import any_rank, start
 from pipeline.training.engine import Engine, batching
 from pipeline.training.losses import check_vocabularies, distillation_loss
 from pipeline.training.metrics import Metrics
@@ -42,6 +43,18 @@ def steps_of(config: DistillConfig, block_size: int) -> int:
     return config.tokens // batch
 
 
+def validation_steps(config: DistillConfig, block_size: int) -> int:
+    """Optimizer steps from one point of the validation curve to the next; the last step has a point in any case."""
+    return _interval(config.validation_tokens, config.validations, config, block_size)
+
+
+def _interval(tokens: int | None, count: int, config: DistillConfig, block_size: int) -> int:
+    """Steps of `tokens`, to the nearest whole number; where that is None, of the budget's part in `count`."""
+    if tokens is None:
+        return math.ceil(steps_of(config, block_size) / count)
+    return max(1, round(tokens / (config.global_batch * block_size)))
+
+
 def distill(
     student: GPT,
     teacher: GPT | None,
@@ -54,6 +67,7 @@ def distill(
     precision: str,
     device: torch.device,
     folder: Path,
+    run: str,
     validate: Callable[[GPT], float],
     log: Callable[[dict], None],
 ) -> GPT:
@@ -71,6 +85,7 @@ def distill(
         teacher: moved to the device and frozen; not needed where config.distils is false.
         lr: the peak learning rate.
         precision: "fp32", "bf16-mixed" or "bf16" (DeepSpeed's own, from ZeRO stage 1 up).
+        run: the fingerprint of what is trained; checkpoints of another run are refused.
         validate: the mean validation NLL in nats of the model that it is given. All ranks call it together, without
             gradients, in evaluation mode and under `precision`. The model's submodules must be called as modules: under
             ZeRO-3 that is what gathers their weights.
@@ -81,8 +96,10 @@ def distill(
         The student handed in, trained, on the CPU, on every rank.
 
     Raises:
-        SprigError: budget, batch sizes, ranks, devices or vocabularies do not fit, or the training or validation loss
-            is no longer finite.
+        SprigError: budget, batch sizes, ranks, devices or vocabularies do not fit, a checkpoint in `folder` is of
+            another run, or the training or validation loss is no longer finite.
+        Interrupted: a signal came (see pipeline.preemption); the checkpoint of the step that was running is written.
+        OSError: a checkpoint could not be written, on a full disk say; those before it are whole.
     """
     steps = steps_of(config, blocks.block_size)
     batches = batching(config, world_size())
@@ -92,12 +109,13 @@ def distill(
         teacher = teacher.to(device).eval().requires_grad_(False)
     student = student.to("cpu")
     engine = Engine(copy.deepcopy(student).to(device), config, deepspeed, batches, precision, device)
-    begun = checkpoints.resume(engine, folder)
+    begun = checkpoints.resume(engine, folder, run)
     metrics = Metrics(folder, begun.metrics_bytes, log)
     _announce(steps, begun.step, config, blocks)
     batch_tokens = config.global_batch * blocks.block_size
     budget = steps * batch_tokens
-    validate_at, save_at = _points(steps, config.validations), _points(steps, config.checkpoints)
+    validate_every = validation_steps(config, blocks.block_size)
+    save_every = _interval(config.checkpoint.tokens, 10, config, blocks.block_size)
 
     def validated(step: int) -> None:
         nll = engine.evaluate(validate)
@@ -108,23 +126,33 @@ def distill(
         validated(0)
     elif rank() == 0:
         log({"step": begun.step, "tokens": begun.step * batch_tokens, "resumed": True})
-    for step in range(begun.step + 1, steps + 1):
-        started = time.perf_counter()
-        tokens = step * batch_tokens
-        numbers = block_numbers(len(blocks), seed, (step - 1) * config.global_batch, config.global_batch)
-        rate = learning_rate(tokens, budget, lr, config.schedule)
-        values = engine.step(
-            [blocks.take(part) for part in batches.share(numbers, rank())],
-            lambda model, part: distillation_loss(model, teacher, part, config),
-            rate,
-        )
-        _check_finite(step, folder, values)
-        speed = batch_tokens / (time.perf_counter() - started)
-        metrics.write({"step": step, "tokens": tokens, **values, "lr": rate}, tokens_per_second=speed)
-        if step in validate_at:
-            validated(step)
-        if step in save_at:
-            checkpoints.save(engine, folder, Position(step, metrics.sync()))
+    saved = time.monotonic()
+    with deferred() as signalled:
+        for step in range(begun.step + 1, steps + 1):
+            started = time.perf_counter()
+            tokens = step * batch_tokens
+            numbers = block_numbers(len(blocks), seed, (step - 1) * config.global_batch, config.global_batch)
+            rate = learning_rate(tokens, budget, lr, config.schedule)
+            values = engine.step(
+                [blocks.take(part) for part in batches.share(numbers, rank())],
+                lambda model, part: distillation_loss(model, teacher, part, config),
+                rate,
+            )
+            _check_finite(step, folder, values)
+            speed = batch_tokens / (time.perf_counter() - started)
+            metrics.write({"step": step, "tokens": tokens, **values, "lr": rate}, tokens_per_second=speed)
+            if step % validate_every == 0 or step == steps:
+                validated(step)
+            late = config.checkpoint.minutes is not None and time.monotonic() - saved > 60 * config.checkpoint.minutes
+            told, late = any_rank([signalled() is not None, late and rank() == 0], device)
+            if step % save_every == 0 or step == steps or told or late:
+                checkpoints.save(engine, folder, Position(step, metrics.sync(), run), config.checkpoint.keep)
+                saved = time.monotonic()
+            if told:
+                raise Interrupted(
+                    f"A signal ({signalled() or 'to another rank'}) ended the training after step {step} of {steps}; a "
+                    f"checkpoint is written, and the same command goes on from there."
+                )
     with torch.no_grad():
         given = dict(student.named_parameters())
         for _, name, value in tensors(engine, kinds=("weight",)):
@@ -153,8 +181,3 @@ def _check_finite(step: int, folder: Path, values: dict[str, float]) -> None:
         f"At step {step} these are not finite: {found}. Lower the learning rate or use precision=fp32. The last good "
         f"checkpoint is {last or 'the start, none was written yet'}."
     )
-
-
-def _points(steps: int, count: int) -> set[int]:
-    """At most `count` steps, evenly spaced, the last among them."""
-    return {max(1, round(steps * number / count)) for number in range(1, count + 1)}

@@ -54,6 +54,13 @@ def broadcast(value: Any) -> Any:
     return values[0]
 
 
+def any_rank(words: list[bool], device: torch.device) -> list[bool]:
+    """Which of these words are true on some rank, on every rank the same."""
+    flags = torch.tensor(words, dtype=torch.int32, device=device)
+    distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+    return flags.bool().tolist()
+
+
 def import_deepspeed(device: torch.device) -> ModuleType:
     """DeepSpeed, imported late because it takes seconds, for the device that the run uses, and with nothing to build.
 

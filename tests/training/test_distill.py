@@ -1,63 +1,39 @@
-"""The trainer against a plain PyTorch loop, over ZeRO stages, ranks and interruptions."""
-
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+"""The trainer against a plain PyTorch loop, and what it says and refuses."""
 
 import numpy as np
 import pytest
 import torch
-from tiny_training import LR, SEED, STEPS, TinyBlocks, metrics, settings, student, teacher, train
+from tiny_training import (
+    LR,
+    SEED,
+    STEPS,
+    TinyBlocks,
+    assert_near,
+    assert_same_weights,
+    metrics,
+    settings,
+    step_lines,
+    student,
+    teacher,
+    train,
+)
 from torch.nn import functional as F
 
-from pipeline.config import DeepSpeedConfig
+from pipeline.config import CheckpointConfig, DeepSpeedConfig
 from pipeline.errors import SprigError
 from pipeline.training.distill import steps_of
 from pipeline.training.engine import batching
 from pipeline.training.order import block_numbers
 from pipeline.training.schedules import learning_rate
 
-HERE = Path(__file__).parent
 STEP_KEYS = {"step", "tokens", "loss", "ce", "kl", "lr", "grad_norm"}
-
-
-def step_lines(folder) -> list[dict]:
-    return [line for line in metrics(folder) if "loss" in line]
-
-
-def assert_near(lines, wanted, relative=1e-5):
-    assert [line.keys() for line in lines] == [line.keys() for line in wanted]
-    for line, other in zip(lines, wanted, strict=True):
-        assert line == pytest.approx(other, rel=relative)
-
-
-def assert_same_weights(state, wanted, **tolerance):
-    assert state.keys() == wanted.keys()
-    for name, value in state.items():
-        torch.testing.assert_close(value, wanted[name], **tolerance or {"rtol": 0, "atol": 0}, msg=name)
+EVERY_STEP = CheckpointConfig(tokens=64)
 
 
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one_rank")
     return folder, train(folder).state_dict()
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two_ranks")
-    with pytest.raises(KeyboardInterrupt):
-        train(folder / "one_to_two", lives=9)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command += [str(HERE / "two_ranks.py"), str(folder)]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
-    return folder
 
 
 def reference():
@@ -111,53 +87,6 @@ def test_metrics_hold_steps_and_the_validation_curve(one_rank):
     assert lines[-1]["validation_nll"] < lines[0]["validation_nll"]
 
 
-@pytest.mark.parametrize("stage", range(4))
-def test_ranks_and_stages_agree(stage, one_rank, two_ranks):
-    assert_near(metrics(two_ranks / f"stage{stage}"), metrics(one_rank[0]))
-    weights = torch.load(two_ranks / f"stage{stage}.pth", weights_only=True)
-    assert_same_weights(weights, one_rank[1], rtol=1e-4, atol=1e-5)
-
-
-def test_a_checkpoint_moves_to_other_ranks_and_stages(one_rank, two_ranks):
-    assert_near(metrics(two_ranks / "one_to_two"), metrics(one_rank[0]))
-    assert [line["step"] for line in step_lines(two_ranks / "two_to_one")][-1] < STEPS
-    weights = train(two_ranks / "two_to_one", stage=0).state_dict()
-    assert_near(metrics(two_ranks / "two_to_one"), metrics(one_rank[0]))
-    assert_same_weights(weights, one_rank[1], rtol=1e-4, atol=1e-5)
-
-
-def test_two_ranks_refuse_what_they_cannot_divide(two_ranks):
-    for rank in range(2):
-        assert "2 processes do not fit" in (two_ranks / f"refused{rank}.txt").read_text()
-
-
-def interrupt(folder, **options):
-    with pytest.raises(KeyboardInterrupt):
-        train(folder, lives=2 * 4 + 1, **options)  # two micro-batches a step: in the middle of the fifth
-    assert [line["step"] for line in step_lines(folder)][-1] == 4
-
-
-@pytest.mark.parametrize("stage", [0, pytest.param(3, marks=pytest.mark.slow)])
-def test_an_interrupted_run_ends_the_same_to_the_bit(stage, one_rank, tmp_path):
-    interrupt(tmp_path / "cut", stage=stage)
-    weights = train(tmp_path / "cut", stage=stage).state_dict()
-    if stage:
-        whole, expected = tmp_path / "whole", train(tmp_path / "whole", stage=stage).state_dict()
-    else:
-        whole, expected = one_rank
-    assert_same_weights(weights, expected)
-    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-
-
-def test_what_was_trained_before_is_told_first(tmp_path):
-    interrupt(tmp_path)
-    lines = []
-    train(tmp_path, log=lines.append)
-    assert lines[0] == {"step": 4, "tokens": 256, "resumed": True}
-    assert [line["step"] for line in lines[1:] if "loss" in line] == [5, 6]
-    assert not any("resumed" in line for line in metrics(tmp_path))
-
-
 def test_one_copy_trains_and_the_student_waits_on_the_cpu(tmp_path):
     seen, given = [], student()
     before = given.lm_head.weight.data_ptr()
@@ -171,54 +100,6 @@ def test_one_copy_trains_and_the_student_waits_on_the_cpu(tmp_path):
     assert {parameter.device.type for parameter in given.parameters()} == {"cpu"}
 
 
-def test_a_finished_training_is_not_done_again(one_rank, tmp_path):
-    shutil.copytree(one_rank[0], tmp_path / "again")
-    lines = []
-    weights = train(tmp_path / "again", lives=0, log=lines.append).state_dict()
-    assert lines == [{"step": STEPS, "tokens": 64 * STEPS, "resumed": True}]
-    assert_same_weights(weights, one_rank[1])
-    assert metrics(tmp_path / "again") == metrics(one_rank[0])
-
-
-@pytest.mark.parametrize("file, keep", [("state.safetensors", 0.5), ("progress.json", 0.5), ("progress.json", None)])
-def test_a_torn_checkpoint_is_passed_over(file, keep, one_rank, tmp_path, caplog):
-    interrupt(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
-    torn = tmp_path / "checkpoints" / "4" / file
-    if keep is None:
-        torn.unlink()
-    else:
-        torn.write_bytes(torn.read_bytes()[: int(torn.stat().st_size * keep)])
-    weights = train(tmp_path).state_dict()
-    assert "checkpoints/4 cannot be read" in caplog.text
-    assert_same_weights(weights, one_rank[1])
-    assert (tmp_path / "metrics.jsonl").read_bytes() == (one_rank[0] / "metrics.jsonl").read_bytes()
-
-
-def test_the_newest_two_checkpoints_are_kept(one_rank):
-    assert sorted(path.name for path in (one_rank[0] / "checkpoints").iterdir()) == ["4", "6"]
-
-
-@pytest.mark.parametrize(
-    "precision, stage",
-    [
-        ("bf16-mixed", 0),
-        ("bf16", 1),
-        pytest.param("bf16-mixed", 3, marks=pytest.mark.slow),
-        pytest.param("bf16", 3, marks=pytest.mark.slow),
-    ],
-)
-def test_bf16_stays_near_fp32_and_resumes(precision, stage, one_rank, tmp_path):
-    interrupt(tmp_path / "cut", precision=precision, stage=stage)
-    weights = train(tmp_path / "cut", precision=precision, stage=stage).state_dict()
-    expected = train(tmp_path / "whole", precision=precision, stage=stage).state_dict()
-    assert_same_weights(weights, expected)
-    assert {value.dtype for value in weights.values()} == {torch.float32}
-    for line, wanted in zip(step_lines(tmp_path / "whole"), step_lines(one_rank[0]), strict=True):
-        assert line["loss"] == pytest.approx(wanted["loss"], rel=0.02)
-        assert line["loss"] != wanted["loss"]
-
-
 def test_without_distillation_there_is_no_teacher(tmp_path):
     train(tmp_path, config=settings(alpha=1.0, beta=0.0))
     assert all(line["kl"] == 0 and line["loss"] == line["ce"] for line in step_lines(tmp_path))
@@ -228,7 +109,7 @@ def test_without_distillation_there_is_no_teacher(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(tmp_path):
     with pytest.raises(SprigError, match=r"At step \d.*checkpoints/1\.$"):
-        train(tmp_path, config=settings(checkpoints=STEPS), lr=1e25)
+        train(tmp_path, config=settings(checkpoint=EVERY_STEP), lr=1e25)
     for line in step_lines(tmp_path):
         assert np.isfinite(line["loss"])
 
@@ -240,7 +121,7 @@ def test_a_validation_that_is_not_finite_stops_too(after, last, tmp_path):
 
     calls = []
     with pytest.raises(SprigError, match=rf"At step \d these are not finite: validation loss nan\..* is {last}\.$"):
-        train(tmp_path, config=settings(checkpoints=STEPS, validations=STEPS), validate=validate)
+        train(tmp_path, config=settings(checkpoint=EVERY_STEP, validations=STEPS), validate=validate)
     assert [line["validation_nll"] for line in metrics(tmp_path) if "validation_nll" in line] == [5.0] * after
 
 
@@ -248,28 +129,6 @@ def test_a_budget_below_one_batch():
     with pytest.raises(SprigError, match=r"distill.tokens=63 is below one batch of 4 blocks x 16 = 64 tokens"):
         steps_of(settings(tokens=63), 16)
     assert steps_of(settings(tokens=127), 16) == 1
-
-
-@pytest.mark.parametrize(
-    "batch, micro, ranks, message",
-    [
-        (8, 3, 1, r"global_batch=8, distill.micro_batch=3 and 1 processes .* multiple of 3 x 1 = 3; .* is 6"),
-        (8, 8, 2, r"would take 16 blocks. Please lower distill.micro_batch to at most 4"),
-        (2, 1, 3, r"would take 3 blocks. Please use fewer processes"),
-    ],
-)
-def test_batches_that_do_not_divide(batch, micro, ranks, message):
-    with pytest.raises(SprigError, match=message):
-        batching(settings(global_batch=batch, micro_batch=micro), ranks)
-
-
-@pytest.mark.parametrize("ranks, micro", [(1, 12), (2, 3), (3, 2), (4, 1)])
-def test_every_layout_sees_the_same_global_batch(ranks, micro):
-    numbers = np.arange(100, 112)
-    layout = batching(settings(global_batch=12, micro_batch=micro), ranks)
-    shares = [layout.share(numbers, rank) for rank in range(ranks)]
-    assert all(len(part) == micro for share in shares for part in share)
-    assert sorted(np.concatenate([part for share in shares for part in share])) == list(numbers)
 
 
 def test_bf16_needs_zero(tmp_path):
@@ -286,23 +145,3 @@ def test_settings_of_zero_reach_deepspeed(tmp_path):
     assert engine.module.zero_reduce_bucket_size() == 12345
     assert engine.module.zero_optimization_stage() == 1
     engine.close()
-
-
-@pytest.mark.slow
-def test_a_killed_process_goes_on_to_the_same_bits(one_rank, tmp_path):
-    program = """
-import sys, time
-from pathlib import Path
-from tiny_training import train
-train(Path(sys.argv[1]), log=lambda line: time.sleep(600 if line["step"] == 3 else 0))
-"""
-    lines = tmp_path / "metrics.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=HERE)
-    while process.poll() is None and not (lines.exists() and '"step": 3' in lines.read_text()):
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
-    weights = train(tmp_path).state_dict()
-    assert_same_weights(weights, one_rank[1])
-    assert lines.read_bytes() == (one_rank[0] / "metrics.jsonl").read_bytes()

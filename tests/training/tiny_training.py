@@ -4,15 +4,17 @@ import json
 from functools import partial
 
 import numpy as np
+import pytest
 import torch
 from litgpt import GPT, Config
 
-from pipeline.config import DeepSpeedConfig, DistillConfig
+from pipeline.config import CheckpointConfig, DeepSpeedConfig, DistillConfig
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.student import build, initialize
 from pipeline.training.distill import distill
 
 SEED, LR, STEPS = 3, 1e-2, 6
+SLOW_STEPS = 120  # of a training that is killed again and again
 
 
 def _model(width: int, rows: int, tied: bool, vocab_size: int) -> GPT:
@@ -66,8 +68,8 @@ class TinyBlocks:
 
 def settings(**changes) -> DistillConfig:
     plain = {"tokens": STEPS * 64 + 10, "alpha": 0.5, "beta": 0.5, "temperature": 2.0, "lr": LR, "global_batch": 4}
-    plain |= {"micro_batch": 2, "chunk_tokens": 7, "clip": 0.5, "validations": 3, "checkpoints": 3}
-    return DistillConfig(**plain | changes)
+    plain |= {"micro_batch": 2, "chunk_tokens": 7, "clip": 0.5, "validations": 3}
+    return DistillConfig(**plain | {"checkpoint": CheckpointConfig(tokens=128)} | changes)
 
 
 def validation_nll(model: GPT, precision: str) -> float:
@@ -85,6 +87,7 @@ def train(
     log=lambda line: None,
     given=None,
     validate=None,
+    run="tiny",
 ):
     config = config or settings()
     return distill(
@@ -98,6 +101,7 @@ def train(
         precision=precision,
         device=torch.device("cpu"),
         folder=folder,
+        run=run,
         validate=validate or partial(validation_nll, precision=precision),
         log=log,
     )
@@ -105,3 +109,25 @@ def train(
 
 def metrics(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def step_lines(folder) -> list[dict]:
+    return [line for line in metrics(folder) if "loss" in line]
+
+
+def assert_near(lines, wanted, relative=1e-5):
+    assert [line.keys() for line in lines] == [line.keys() for line in wanted]
+    for line, other in zip(lines, wanted, strict=True):
+        assert line == pytest.approx(other, rel=relative)
+
+
+def assert_same_weights(state, wanted, **tolerance):
+    assert state.keys() == wanted.keys()
+    for name, value in state.items():
+        torch.testing.assert_close(value, wanted[name], **tolerance or {"rtol": 0, "atol": 0}, msg=name)
+
+
+def interrupt(folder, **options):
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, lives=2 * 4 + 1, **options)  # two micro-batches a step: in the middle of the fifth
+    assert [line["step"] for line in step_lines(folder)][-1] == 4

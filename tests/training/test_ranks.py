@@ -1,0 +1,51 @@
+"""The trainer over ranks and ZeRO stages, one process group for every check."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import STEPS, assert_near, assert_same_weights, metrics, step_lines, train
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_rank")
+    return folder, train(folder).state_dict()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two_ranks")
+    with pytest.raises(KeyboardInterrupt):
+        train(folder / "one_to_two", lives=9)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command += [str(HERE / "two_ranks.py"), str(folder)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.parametrize("stage", range(4))
+def test_ranks_and_stages_agree(stage, one_rank, two_ranks):
+    assert_near(metrics(two_ranks / f"stage{stage}"), metrics(one_rank[0]))
+    weights = torch.load(two_ranks / f"stage{stage}.pth", weights_only=True)
+    assert_same_weights(weights, one_rank[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_moves_to_other_ranks_and_stages(one_rank, two_ranks):
+    assert_near(metrics(two_ranks / "one_to_two"), metrics(one_rank[0]))
+    assert [line["step"] for line in step_lines(two_ranks / "two_to_one")][-1] < STEPS
+    weights = train(two_ranks / "two_to_one", stage=0).state_dict()
+    assert_near(metrics(two_ranks / "two_to_one"), metrics(one_rank[0]))
+    assert_same_weights(weights, one_rank[1], rtol=1e-4, atol=1e-5)
+
+
+def test_two_ranks_refuse_what_they_cannot_divide(two_ranks):
+    for rank in range(2):
+        assert "2 processes do not fit" in (two_ranks / f"refused{rank}.txt").read_text()
