@@ -103,6 +103,11 @@ class Store:
         self._verified.add(folder)
         return folder
 
+    def begun(self, recipe: Recipe) -> Path | None:
+        """The folder in which an artifact is being made, or was when its process ended; None where there is none."""
+        partial = self._partial(self.path(recipe))
+        return partial if partial.exists() else None
+
     def obtain(
         self,
         recipe: Recipe,

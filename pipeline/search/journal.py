@@ -63,8 +63,9 @@ class Journal:
 
 
 def read(path: Path) -> list[dict]:
-    """The evaluations of a finished search, in ask order; a loss that was not finite reads as inf."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][1:]
+    """The evaluations of a search so far, in ask order; a loss that was not finite reads as inf."""
+    text = path.read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()][1:]
     return [
         line | {"fitness": _from_json(line["fitness"]), "subnetwork": SubNetwork.from_dict(line["subnetwork"])}
         for line in lines

@@ -130,6 +130,7 @@ class _Log:
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:
-    """The validation curve of a distilled model: (tokens, nats a token), from token 0 on."""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    """The validation curve of a model so far: (tokens, nats a token), from token 0 on."""
+    text = (folder / METRICS).read_text()
+    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
     return [(line["tokens"], line["validation_nll"]) for line in lines if "validation_nll" in line]

@@ -17,7 +17,7 @@ from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
 from pipeline.preemption import preemptible
 from pipeline.ranks import rank
-from pipeline.stages import distill, export, page, plan, prepare, report, sample, search
+from pipeline.stages import distill, export, html, page, plan, prepare, report, sample, search
 from pipeline.stages.context import Context, Step
 from pipeline.stages.tracker import Tracker
 from pipeline.training.metrics import METRICS
@@ -45,16 +45,19 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
         if rank() == 0:
             _show("What this run would do", ["", ""], plan.table(context))
         return None
-    last = report.step(context)
+    steps, last = report.inputs(context), report.step(context)
     folder = _run_folder(context, last)
     handler = _open(folder, config, overrides or [])
     summary = None
     try:
         tracker.start(config, folder)
-        for step in [*report.inputs(context), last]:
+        for step in steps:
             if step.stage in config.stages:
                 _make(context, step, folder, tracker)
+                _collect_metrics(context, steps, folder)
         if last.stage in config.stages:
+            if all(context.store.find(step.recipe) for step in steps):
+                _make(context, last, folder, tracker)
             summary = _close(context, last, folder)
         for stage in (export, sample):
             if stage.STAGE in config.stages and rank() == 0:
@@ -74,7 +77,6 @@ def _make(context: Context, step: Step, folder: Path, tracker: Tracker) -> None:
         plan.check_prepared(context)
     if rank() == 0:
         _link(folder / "artifacts" / step.role, artifact)
-        _collect_metrics(context, folder)
         for line in _metrics(context, step) if found else ():
             tracker.track(line)
 
@@ -125,23 +127,29 @@ def _metrics(context: Context, step: Step) -> list[dict]:
     ]
 
 
-def _collect_metrics(context: Context, folder: Path) -> None:
+def _collect_metrics(context: Context, steps: list[Step], folder: Path) -> None:
     """metrics.jsonl of the run: every evaluation of the search, then every step of each model, from the artifacts."""
-    lines = [json.dumps(line) for step in report.inputs(context) for line in _metrics(context, step)]
+    if rank() != 0:
+        return
+    lines = [json.dumps(line) for step in steps for line in _metrics(context, step)]
     write_atomically(folder / METRICS, "".join(f"{line}\n" for line in lines))
 
 
 def _close(context: Context, last: Step, folder: Path) -> dict:
-    """Copies the report into the run's folder, where people look for it, and shows the closing table."""
-    artifact = context.made(last.recipe)
-    summary = json.loads((artifact / report.SUMMARY).read_text(encoding="utf-8"))
+    """Puts the report into the run's folder, where people look for it, and shows the closing table."""
+    material = report.gather(context)
+    summary = material.summary
     if rank() == 0:
-        for path in artifact.iterdir():
-            if path.name != MANIFEST:
-                shutil.copyfile(path, folder / path.name)
+        if artifact := context.store.find(last.recipe):
+            for path in artifact.iterdir():
+                if path.name != MANIFEST:
+                    shutil.copyfile(path, folder / path.name)
+        else:
+            report.write(material, folder)
+        html.write(material, context.architecture, folder)
         _show(summary["preset"], page.HEADER, page.rows(summary))
-        log.info("%s", page.saving_sentence(summary["saving"]))
-        log.info("The report is %s", folder / report.PAGE)
+        log.info("%s", page.result_sentence(summary))
+        log.info("The report is %s and %s", folder / report.PAGE, html.PAGE)
     return summary
 
 

@@ -1,36 +1,35 @@
 """report.md and the closing table: a run's summary as people read it."""
 
-ROLES = ("teacher", "untrained", "student", "control")
+PLOTS = {
+    "training.png": "Validation perplexity against tokens",
+    "search.png": "Best fitness against evaluated tokens",
+    "bin.png": "Where in the bin the candidates lie",
+}
 
 
 def rows(summary: dict) -> list[list[str]]:
     """The closing table: one row a model, with parameters, perplexity, training tokens and training FLOPs."""
-    teacher, student, control = summary["teacher"], summary["student"], summary["control"]
+    teacher, student = summary["teacher"], summary["student"]
     table = [
-        ["teacher", teacher["name"], f"{teacher['parameters']:,}", f"{teacher['perplexity']:,.2f}", "", ""],
-        [
-            "untrained",
-            student["init"],
-            f"{student['parameters']:,}",
-            f"{student['untrained_perplexity']:,.2f}",
-            "0",
-            "0",
-        ],
+        _row("teacher", teacher["name"], teacher, "perplexity", "", ""),
+        _row("untrained", student["init"], student, "untrained_perplexity", "0", "0"),
     ]
-    for name, model in (("student", student), ("control", control)):
-        if model is not None:
-            flops = model["flops"]["student"] + model["flops"]["teacher"]
-            table.append(
-                [
-                    name,
-                    model["init"] + (" + KD" if model["kd"] else ""),
-                    f"{model['parameters']:,}",
-                    f"{model['final_perplexity']:,.2f}",
-                    f"{model['tokens']:,}",
-                    f"{flops:.3g}",
-                ]
-            )
+    for name in ("student", "control"):
+        if (model := summary[name]) is not None:
+            start = model["init"] + (" + KD" if model["kd"] else "")
+            flops = f"{model['flops']['student'] + model['flops']['teacher']:.3g}"
+            table.append(_row(name, start, model, "final_perplexity", f"{model['tokens']:,}", flops))
     return table
+
+
+def _row(name: str, start: str, model: dict, perplexity: str, tokens: str, flops: str) -> list[str]:
+    numbers = (number(model["parameters"], ","), number(model[perplexity], ",.2f"))
+    return [name, start, *numbers, tokens, flops]
+
+
+def number(value: float | None, form: str) -> str:
+    """What is not known, of a run that is still going, is left empty."""
+    return "" if value is None else format(value, form)
 
 
 HEADER = ["model", "start", "parameters", "perplexity", "tokens", "FLOPs"]
@@ -63,6 +62,8 @@ def saving_sentence(saving: dict | None) -> str:
 def search_facts(search: dict) -> list[list[str]]:
     if search["strategy"] is None:
         return [["search", "none: nothing starts from one"]]
+    if search["evaluated"] is None:
+        return [["search", f"{search['strategy']}, not finished"]]
     random = search["random_best_fitness"]
     return [
         ["search", f"{search['strategy']}, {search['evaluated']} evaluations, {search['tokens']:,} tokens"],
@@ -71,48 +72,58 @@ def search_facts(search: dict) -> list[list[str]]:
     ]
 
 
-SEARCH_PLOTS = """![Best fitness against evaluated tokens](search.png)
+def result_sentence(summary: dict) -> str:
+    """What came out, or how far a run is that is still going."""
+    return progress_sentence(summary) if summary["status"] == "running" else saving_sentence(summary["saving"])
 
-![Where in the bin the candidates lie](bin.png)
-"""
+
+def progress_sentence(summary: dict) -> str:
+    """How far a run is that is still going."""
+    return (
+        "This run is not finished: " + ", ".join(f"{role} {how}" for role, how in summary["unfinished"].items()) + "."
+    )
 
 
-def page(summary: dict, evaluation: dict) -> str:
-    """report.md. `evaluation` holds the prompt and each model's continuation."""
-    search, flops = summary["search"], summary["flops"]
-    facts = [
+def facts(summary: dict) -> list[list[str]]:
+    """How the run was set up, and what it spent before training, in rows of name and value."""
+    flops = summary["flops"]
+    return [
         ["teacher", summary["teacher"]["name"]],
         ["text", f"{summary['data']['name']}, blocks of {summary['data']['block_size']} tokens"],
         ["bin", f"{summary['bin']['low']:,} to {summary['bin']['high']:,} parameters ({summary['bin']['count']})"],
         ["space, ordering", f"{summary['space']}, {summary['ordering']}"],
-        *search_facts(search),
+        *search_facts(summary["search"]),
         ["learning rate", ", ".join(f"{r} {summary[r]['lr']:g}" for r in ("student", "control") if summary[r])],
         ["FLOPs of ordering, search", f"{flops['order']:.3g}, {flops['search']:.3g}"],
         ["seed, precision", f"{summary['seed']}, {summary['precision']}"],
-        ["student's artifact", f"`{summary['student']['artifact']}`"],
     ]
-    samples = [
-        [name, model["sample"].replace("\n", " ").replace("|", "\\|")] for name, model in evaluation["models"].items()
+
+
+NOTE = (
+    "Perplexity is exp(mean nats a token), on the same {} validation blocks for every model. FLOPs are of training, "
+    "the teacher's included."
+)
+
+
+def page(summary: dict, evaluation: dict | None, plots: list[str]) -> str:
+    """report.md. `evaluation` holds the prompt and each model's continuation; `plots` the images that there are."""
+    parts = [
+        f"# {summary['preset']}",
+        result_sentence(summary),
+        markdown_table(HEADER, rows(summary)),
+        NOTE.format(summary["data"]["validation_blocks"]),
+        *(f"![{PLOTS[name]}]({name})" for name in plots),
+        markdown_table(["", ""], [*facts(summary), ["student's artifact", f"`{summary['student']['artifact']}`"]]),
     ]
-    return f"""# {summary["preset"]}
-
-{saving_sentence(summary["saving"])}
-
-{markdown_table(HEADER, rows(summary))}
-
-Perplexity is exp(mean nats a token), on the same {summary["data"]["validation_blocks"]} validation blocks for every
-model. FLOPs are of training, the teacher's included.
-
-![Validation perplexity against tokens](training.png)
-
-{SEARCH_PLOTS if search["strategy"] else ""}
-{markdown_table(["", ""], facts)}
-
-## One text, continued
-
-> {evaluation["prompt"]}
-
-{markdown_table(["model", "continuation"], samples)}
-
-How to run it again: `overrides.yaml` and `config.yaml` in the run folder's `.hydra`.
-"""
+    if evaluation is not None:
+        samples = [
+            [name, model["sample"].replace("\n", " ").replace("|", "\\|")]
+            for name, model in evaluation["models"].items()
+        ]
+        parts += [
+            "## One text, continued",
+            f"> {evaluation['prompt']}",
+            markdown_table(["model", "continuation"], samples),
+        ]
+    parts.append("How to run it again: `overrides.yaml` and `config.yaml` in the run folder's `.hydra`.")
+    return "\n\n".join(parts) + "\n"

@@ -12,16 +12,21 @@ COLOURS = {"student": "#1b7837", "control": "#762a83", "search": "#1b7837", "ran
 LABELS = {"search": "search", "random_search": "best of random"}
 
 
-def draw(folder: Path, evaluated: dict[str, list[dict]], curves: dict[str, list], summary: dict) -> None:
-    """Writes training.png and, where there was a search, search.png and bin.png.
+def draw(folder: Path, evaluated: dict[str, list[dict]], curves: dict[str, list], summary: dict) -> list[str]:
+    """Writes training.png and, where there was a search, search.png and bin.png; the names of what it wrote.
 
     `evaluated` has each search's evaluations on all blocks, with the `tokens` evaluated up to each; `curves` each
-    model's validation curve [(tokens, nats a token), ...].
+    model's validation curve [(tokens, nats a token), ...]. A run that is still going may have none yet.
     """
-    if "search" in evaluated:
-        _save(folder / "search.png", lambda axes: _search(axes, evaluated))
-        _save(folder / "bin.png", lambda axes: _bin(axes, evaluated["search"], summary["bin"]))
-    _save(folder / "training.png", lambda axes: _training(axes, curves, summary["teacher"]["perplexity"]))
+    drawings = {}
+    if curves:
+        drawings["training.png"] = lambda axes: _training(axes, curves, summary["teacher"]["perplexity"])
+    if any(math.isfinite(line["fitness"]) for line in evaluated.get("search", [])):
+        drawings["search.png"] = lambda axes: _search(axes, evaluated)
+        drawings["bin.png"] = lambda axes: _bin(axes, evaluated["search"], summary["bin"])
+    for name, drawing in drawings.items():
+        _save(folder / name, drawing)
+    return list(drawings)
 
 
 def _save(path: Path, plot) -> None:
@@ -55,10 +60,11 @@ def _bin(axes: Axes, journal: list[dict], edges: dict) -> None:
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _training(axes: Axes, curves: dict[str, list], teacher: float) -> None:
+def _training(axes: Axes, curves: dict[str, list], teacher: float | None) -> None:
     for name, curve in curves.items():
         tokens, nll = zip(*curve, strict=True)
         axes.plot(tokens, np.exp(nll), marker="o", markersize=3, color=COLOURS[name], label=name)
-    axes.axhline(teacher, color="#555555", linestyle="--", linewidth=1, label="teacher")
+    if teacher is not None:
+        axes.axhline(teacher, color="#555555", linestyle="--", linewidth=1, label="teacher")
     axes.set(xlabel="training tokens", ylabel="validation perplexity", yscale="log", title="Distillation")
     axes.legend(frameon=False)

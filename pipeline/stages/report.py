@@ -1,22 +1,42 @@
-"""Stage report: summary.json, report.md and its plots, made from nothing but artifacts and configuration."""
+"""Stage report: summary.json, report.md and its plots, made from nothing but artifacts and configuration.
+
+A run that is still going has the same, of what there is, in its folder alone.
+"""
 
 import json
 import math
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_atomically, write_json
 from pipeline.evaluation.savings import Costs, savings
+from pipeline.models import checkpoint
 from pipeline.search import journal as journals
 from pipeline.stages import distill, evaluate, extract, order, plots, prepare, search
 from pipeline.stages.context import Context, Step
 from pipeline.stages.page import page
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.value import SubNetwork
+from pipeline.training.metrics import METRICS
 
 STAGE, VERSION = "report", 1
 SUMMARY, PAGE = "summary.json", "report.md"
 SCHEMA = 1
+COMPLETED, RUNNING = "completed", "running"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report shows. `done` has each finished artifact's folder by role; while a run is still going, the curves
+    reach as far as it has come."""
+
+    summary: dict
+    done: dict[str, Path]
+    evaluation: dict | None  # the prompt, and what each model makes of it
+    evaluated: dict[str, list[dict]]  # each search's evaluations on all blocks
+    curves: dict[str, list[tuple[int, float]]]  # each model's validation
+    subnetwork: SubNetwork | None  # the student's
 
 
 def step(context: Context) -> Step:
@@ -29,20 +49,53 @@ def step(context: Context) -> Step:
     )
 
     def make(folder: Path) -> None:
-        artifacts = {each.role: context.made(each.recipe) for each in steps}
-        summary = summarise(context, artifacts)
-        evaluated = {
-            role: _fully_scored(context, journals.read(artifacts[role] / search.JOURNAL))
-            for role in ("search", "random_search")
-            if role in artifacts
-        }
-        curves = {role: distill.curve(artifacts[f"distilled_{role}"]) for role in evaluate.roles(context)}
-        plots.draw(folder, evaluated, curves, summary)
-        result = json.loads((artifacts["evaluation"] / evaluate.RESULT).read_text())
-        write_json(folder / SUMMARY, summary)
-        write_atomically(folder / PAGE, page(summary, result))
+        for each in steps:
+            context.made(each.recipe)
+        write(gather(context), folder)
 
     return Step(STAGE, "report", recipe, make)
+
+
+def write(material: Material, folder: Path) -> None:
+    drawn = plots.draw(folder, material.evaluated, material.curves, material.summary)
+    write_json(folder / SUMMARY, material.summary)
+    write_atomically(folder / PAGE, page(material.summary, material.evaluation, drawn))
+
+
+def gather(context: Context) -> Material:
+    """What there is of this run.
+
+    Raises:
+        SprigError: an artifact was changed since it was published.
+    """
+    done, seen, unfinished = {}, {}, {}
+    for each in inputs(context):
+        if found := context.store.find(each.recipe):
+            done[each.role] = seen[each.role] = found
+        else:
+            begun = context.store.begun(each.recipe)
+            unfinished[each.role] = "begun" if begun else "not begun"
+            seen |= {each.role: begun} if begun else {}
+    evaluated = {
+        role: _fully_scored(context, journals.read(seen[role] / search.JOURNAL))
+        for role in ("search", "random_search")
+        if role in seen and (seen[role] / search.JOURNAL).exists()
+    }
+    curves = {
+        role: curve
+        for role in evaluate.roles(context)
+        if (folder := seen.get(f"distilled_{role}"))
+        and (folder / METRICS).exists()
+        and (curve := distill.curve(folder))
+    }
+    subnetworks = {
+        role: SubNetwork.from_dict(json.loads((done[f"extracted_{role}"] / checkpoint.SUBNETWORK).read_text()))
+        for role in evaluate.roles(context)
+        if f"extracted_{role}" in done
+    }
+    evaluation = json.loads((done["evaluation"] / evaluate.RESULT).read_text()) if "evaluation" in done else None
+    summary = _summarise(context, done, unfinished, evaluation, curves, subnetworks)
+    return Material(summary, done, evaluation, evaluated, curves, subnetworks.get("student"))
 
 
 def _fully_scored(context: Context, journal: list[dict]) -> list[dict]:
@@ -85,14 +138,27 @@ def inputs(context: Context) -> list[Step]:
     return [each for each in steps if each is not None]
 
 
-def summarise(context: Context, artifacts: dict[str, Path]) -> dict:
-    """The run in one dictionary, the same schema for every run. Perplexities over the same fixed validation blocks."""
+def _summarise(
+    context: Context,
+    done: dict[str, Path],
+    unfinished: dict[str, str],
+    evaluation: dict | None,
+    curves: dict[str, list],
+    subnetworks: dict[str, SubNetwork],
+) -> dict:
+    """The run in one dictionary, the same schema for every run; what is not known yet is null. Perplexities are over
+    the same fixed validation blocks."""
     config, length = context.config, context.config.data.block_size
-    models = json.loads((artifacts["evaluation"] / evaluate.RESULT).read_text())["models"]
-    found = _costs(artifacts.get("search"), search.COSTS)
-    baseline = _costs(artifacts.get("random_search"), search.COSTS)
-    ordering = _costs(artifacts.get("ordering"), order.COSTS)
-    trained = {role: _model(context, role, artifacts, models[role]) for role in evaluate.roles(context)}
+    perplexities = {name: each["perplexity"] for name, each in evaluation["models"].items()} if evaluation else {}
+    found = _costs(done.get("search"), search.COSTS)
+    if "search" in unfinished:
+        found = {"strategy": config.search.strategy}
+    baseline = _costs(done.get("random_search"), search.COSTS)
+    ordering = _costs(done.get("ordering"), order.COSTS)
+    trained = {
+        role: _model(context, role, done, subnetworks.get(role), curves.get(role, []), perplexities.get(role))
+        for role in evaluate.roles(context)
+    }
     flops = {
         "order": ordering.get("flops", 0),
         "search": found.get("flops", 0),
@@ -101,13 +167,14 @@ def summarise(context: Context, artifacts: dict[str, Path]) -> dict:
     labels = _labels(context)
     return {
         "schema": SCHEMA,
-        "status": "completed",
+        "status": RUNNING if unfinished else COMPLETED,
+        **({"unfinished": unfinished} if unfinished else {}),
         **labels,
         "precision": context.precision,
         "teacher": labels["teacher"]
         | {
             "parameters": parameters(context.architecture),
-            "perplexity": models["teacher"]["perplexity"],
+            "perplexity": perplexities.get("teacher"),
             "flops_per_token": flops_per_token(context.architecture, length=length),
         },
         "data": labels["data"] | {"validation_blocks": config.evaluate.blocks},
@@ -119,12 +186,12 @@ def summarise(context: Context, artifacts: dict[str, Path]) -> dict:
         "student": trained["student"],
         "control": trained.get("control"),
         "flops": flops,
-        "saving": _saving(trained, artifacts, flops),
+        "saving": _saving(trained, curves, flops) if all(f"distilled_{role}" in done for role in trained) else None,
         "downstream": {},
     }
 
 
-def _saving(trained: dict[str, dict], artifacts: dict[str, Path], flops: dict[str, int]) -> dict | None:
+def _saving(trained: dict[str, dict], curves: dict[str, list], flops: dict[str, int]) -> dict | None:
     if "control" not in trained:
         return None
     student, control = trained["student"], trained["control"]
@@ -135,33 +202,35 @@ def _saving(trained: dict[str, dict], artifacts: dict[str, Path], flops: dict[st
         control_per_token=control["flops"]["student"] // control["tokens"],
         teacher_per_token=student["flops"]["teacher"] // student["tokens"],
     )
-    curves = (distill.curve(artifacts[f"distilled_{role}"]) for role in ("student", "control"))
-    return savings(*curves, costs)
+    return savings(curves["student"], curves["control"], costs)
 
 
 def _costs(folder: Path | None, name: str) -> dict:
     return json.loads((folder / name).read_text()) if folder else {}
 
 
-def _model(context: Context, role: str, artifacts: dict[str, Path], result: dict) -> dict:
-    config, folder = context.config, artifacts[f"distilled_{role}"]
-    sub = SubNetwork.from_dict(json.loads((folder / "subnetwork.json").read_text()))
-    curve = distill.curve(folder)
-    tokens, length = curve[-1][0], config.data.block_size
+def _model(
+    context: Context,
+    role: str,
+    done: dict[str, Path],
+    sub: SubNetwork | None,
+    curve: list[tuple[int, float]],
+    perplexity: float | None,
+) -> dict:
+    config, folder = context.config, done.get(f"distilled_{role}")
+    tokens, length = curve[-1][0] if curve else 0, config.data.block_size
     teacher = flops_per_token(context.kd_architecture, length=length) if config.distill.distils else 0
+    # A backward pass costs two forward ones.
+    own = 3 * flops_per_token(context.architecture, sub, length=length) if sub else 0
     return {
         "init": str(extract.init_of(context, role)),
         "kd": config.distill.distils,
-        "parameters": parameters(context.architecture, sub),
-        "n_layer": sub.n_layer,
-        "untrained_perplexity": math.exp(curve[0][1]),
-        "final_perplexity": result["perplexity"],
+        "parameters": parameters(context.architecture, sub) if sub else None,
+        "n_layer": sub.n_layer if sub else None,
+        "untrained_perplexity": math.exp(curve[0][1]) if curve else None,
+        "final_perplexity": perplexity,
         "tokens": tokens,
         "lr": distill.learning_rate(context, role),
-        # A backward pass costs two forward ones.
-        "flops": {
-            "student": 3 * flops_per_token(context.architecture, sub, length=length) * tokens,
-            "teacher": teacher * tokens,
-        },
-        "artifact": f"artifacts/{distill.STAGE}/{folder.name}",
+        "flops": {"student": own * tokens, "teacher": teacher * tokens},
+        "artifact": f"artifacts/{distill.STAGE}/{folder.name}" if folder else None,
     }

@@ -1,0 +1,111 @@
+"""report.html: the report as one self-contained page, which needs no network."""
+
+import shlex
+from pathlib import Path
+
+import plotly.graph_objects as go
+import plotly.offline
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.artifacts import read_manifest, write_atomically
+from pipeline.stages import figures, page
+from pipeline.stages.report import RUNNING, Material
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.value import SubNetwork
+
+PAGE = "report.html"
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+
+
+def write(material: Material, teacher: Architecture, folder: Path) -> None:
+    """The page of a run's folder. Its links are relative to that folder; the same run gives the same bytes."""
+    write_atomically(folder / PAGE, render(material, teacher, folder))
+
+
+def render(material: Material, teacher: Architecture, folder: Path) -> str:
+    summary, hydra = material.summary, folder / ".hydra"
+    overrides = yaml.safe_load((hydra / "overrides.yaml").read_text(encoding="utf-8"))
+    return TEMPLATES.get_template("report.html.jinja").render(
+        title=summary["preset"],
+        running=summary["status"] == RUNNING,
+        headline=headline(summary),
+        detail=page.result_sentence(summary),
+        tiles=tiles(summary),
+        header=page.HEADER,
+        rows=page.rows(summary),
+        note=page.NOTE.format(summary["data"]["validation_blocks"]),
+        plots=[(title, _embed(figure, f"plot-{at}")) for at, (title, figure) in enumerate(_plots(material))],
+        anatomy=_anatomy(teacher, material.subnetwork) if material.subnetwork else None,
+        facts=page.facts(summary),
+        evaluation=material.evaluation,
+        artifacts=[_artifact(role, path) for role, path in material.done.items()],
+        commands=[shlex.join(["sprig", *overrides]), shlex.join(["sprig", f"run={folder}"])],
+        config=(hydra / "config.yaml").read_text(encoding="utf-8"),
+        plotly=Markup(plotly.offline.get_plotlyjs()),
+    )
+
+
+def headline(summary: dict) -> str:
+    """The result in one sentence with its numbers; of a run that is still going, what it is to make."""
+    teacher, student, control = summary["teacher"], summary["student"], summary["control"]
+    if student["final_perplexity"] is None:
+        return f"A student cut out of {teacher['name']}, to be trained and measured."
+    others = f"its teacher, {teacher['name']}, at {teacher['perplexity']:,.2f}"
+    if control is not None:
+        start = control["init"].replace("_", " ")
+        others = f"the control ({start}) stands at {control['final_perplexity']:,.2f}, {others}"
+    share = student["parameters"] / teacher["parameters"]
+    return (
+        f"A student of {student['parameters']:,} parameters, {share:.0%} of its teacher's, reaches a validation "
+        f"perplexity of {student['final_perplexity']:,.2f} after {student['tokens']:,} training tokens; {others}."
+    )
+
+
+def tiles(summary: dict) -> list[tuple[str, str]]:
+    """The numbers that people look for first, each with what it is."""
+    student, saving = summary["student"], summary["saving"]
+    shown = []
+    if student["final_perplexity"] is not None:
+        shown.append((f"{student['final_perplexity']:,.2f}", "perplexity of the student"))
+    if student["parameters"] is not None:
+        shown.append((f"{student['parameters'] / 1e6:,.1f}M", "parameters of the student"))
+    if saving is not None:
+        bound = "<\u2009" if saving["reached"] == "not reached" else ""
+        for key, what in (("tokens", "fewer tokens than the control"), ("total_flops", "fewer FLOPs, search included")):
+            if saving[key] is not None:
+                shown.append((f"{bound}{saving[key]:.2f}\u00d7", what))
+    return shown
+
+
+def _plots(material: Material) -> list[tuple[str, go.Figure]]:
+    journal, plots = material.evaluated.get("search", []), []
+    if material.curves:
+        plots.append(("Distillation", figures.training(material.curves, material.summary["teacher"]["perplexity"])))
+    if figures.finite(journal):
+        plots.append(("Search", figures.search(material.evaluated)))
+        plots.append(("Candidates in the bin", figures.candidates(journal, material.summary["bin"])))
+    return plots
+
+
+def _anatomy(teacher: Architecture, sub: SubNetwork) -> tuple[str, Markup]:
+    kept = f"{sub.n_layer} of {teacher.n_layer} layers at width {sub.n_embd} of {teacher.n_embd}"
+    return f"The student keeps {kept}.", _embed(figures.anatomy(teacher, sub), "anatomy")
+
+
+def _embed(figure: go.Figure, name: str) -> Markup:
+    config = {"displayModeBar": False, "responsive": True}
+    return Markup(figure.to_html(config=config, include_plotlyjs=False, full_html=False, div_id=name))
+
+
+def _artifact(role: str, folder: Path) -> dict:
+    manifest = read_manifest(folder)
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    return {"role": role, "made": f"{manifest['stage']}/{manifest['fingerprint']}", "size": f"{size / 1e6:,.1f} MB"}

@@ -1,0 +1,126 @@
+"""report.html: one page that needs nothing else, and the report of a run that is not finished."""
+
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import smoke
+
+import pipeline
+from pipeline.artifacts import MANIFEST
+from pipeline.errors import SprigError
+from pipeline.stages import figures, html, report
+from pipeline.stages.context import Context
+from pipeline.subnetwork.value import SubNetwork
+
+
+class Page(HTMLParser):
+    """The text that a reader sees, and what the page points at."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.text, self.targets, self.ids, self._hidden = "", [], [], False
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self._hidden = tag in ("script", "style")
+        self.targets += [value for name, value in attributes if name in ("src", "href")]
+        self.ids += [value for name, value in attributes if name == "id"]
+
+    def handle_endtag(self, tag):
+        self._hidden = False
+
+    def handle_data(self, data):
+        self.text += "" if self._hidden else data
+
+
+@pytest.fixture
+def outputs(smoke_outputs, tmp_path) -> Path:
+    shutil.copytree(smoke_outputs, tmp_path / "outputs", symlinks=True)
+    return tmp_path / "outputs"
+
+
+def test_the_page_says_the_result_and_points_at_nothing_outside_the_run(smoke_outputs):
+    folder = smoke_outputs / "smoke/latest"
+    page, summary = Page(folder / html.PAGE), json.loads((folder / "summary.json").read_text())
+    for value in ("final_perplexity", "parameters", "tokens"):
+        assert f"{summary['student'][value]:,.{2 if value == 'final_perplexity' else 0}f}" in page.text
+    for word in ("sprig ", "run=", "seed: 0", "The purpose of education is", "Anatomy"):
+        assert word in page.text
+    assert page.ids == ["plot-0", "plot-1", "plot-2", "anatomy"]
+    assert len(page.targets) == len(list((folder / "artifacts").iterdir())) - 1  # the report itself
+    assert all((folder / target).is_dir() for target in page.targets)
+
+
+def test_the_same_run_gives_the_same_bytes(smoke_outputs):
+    path = smoke_outputs / "smoke/latest" / html.PAGE
+    before = path.read_bytes()
+    pipeline.run(smoke(smoke_outputs))
+    assert path.read_bytes() == before
+
+
+def test_the_anatomy_has_the_sizes_of_every_kept_layer(smoke_outputs):
+    context = Context(smoke(smoke_outputs), print)
+    sub = SubNetwork.from_dict(
+        json.loads((smoke_outputs / "smoke/latest/artifacts/distilled_student/subnetwork.json").read_text())
+    )
+    whole_heads, heads, whole_neurons, neurons = figures.anatomy(context.architecture, sub).data
+    assert len(whole_heads.x) == len(whole_neurons.x) == context.architecture.n_layer
+    assert list(heads.y) == list(neurons.y) == list(sub.layers)
+    assert list(heads.x) == [gene.n_head * gene.head_size for gene in sub.genes]
+    assert list(neurons.x) == [gene.intermediate_size for gene in sub.genes]
+    dropped = next(layer for layer in range(context.architecture.n_layer) if layer not in sub.layers)
+    assert whole_neurons.hovertext[dropped] == f"layer {dropped}: dropped, of {whole_neurons.x[dropped]} neurons"
+
+
+def test_a_run_that_is_still_going_shows_what_there_is_and_publishes_nothing(outputs):
+    """As after a kill in the middle of the control's training, the last line of its metrics cut short."""
+    folder = outputs / "smoke/latest"
+    for role in ("evaluation", "report"):
+        shutil.rmtree((folder / "artifacts" / role).resolve())
+    control = (folder / "artifacts/distilled_control").resolve()
+    partial = control.with_name(control.name + ".partial")
+    control.rename(partial)
+    (partial / MANIFEST).unlink()
+    (partial / "lit_model.pth").unlink()
+    lines = (partial / "metrics.jsonl").read_text()
+    (partial / "metrics.jsonl").write_text(lines[: len(lines) // 2])
+
+    summary = pipeline.run(pipeline.compose([f"run={folder}", "stages=[report]"]))
+    assert summary == json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "running" and summary["saving"] is None
+    assert summary["unfinished"] == {"distilled_control": "begun", "evaluation": "not begun"}
+    assert summary["student"]["tokens"] == 4096 and 0 < summary["control"]["tokens"] < 4096
+    assert summary["student"]["final_perplexity"] is None
+    for text in (Page(folder / html.PAGE).text, (folder / report.PAGE).read_text()):
+        assert "This run is not finished: distilled_control begun, evaluation not begun." in text
+    assert not list(outputs.glob("artifacts/report/*/"))
+    with pytest.raises(SprigError, match=r"stages=\[report"):
+        pipeline.run(pipeline.compose([f"run={folder}", "stages=[export]", f"export.to={outputs / 'to'}"]))
+
+    partial.rename(control)  # begun anew: the control is trained, and the report is whole again
+    assert pipeline.run(pipeline.compose([f"run={folder}"]))["status"] == "completed"
+    assert "not finished" not in Page(folder / html.PAGE).text
+
+
+def test_a_search_that_is_still_going_is_drawn(outputs):
+    folder = outputs / "smoke/latest"
+    for stage in ("search", "extract", "distill", "evaluate", "report"):
+        for artifact in (outputs / "artifacts" / stage).iterdir():
+            if artifact.resolve() == (folder / "artifacts/search").resolve():
+                (artifact / MANIFEST).unlink()
+                artifact.rename(artifact.with_name(artifact.name + ".partial"))
+            elif artifact.is_dir():
+                shutil.rmtree(artifact)
+    summary = pipeline.run(pipeline.compose([f"run={folder}", "stages=[report]"]))
+    assert summary["search"]["strategy"] == "evolution" and summary["search"]["evaluated"] is None
+    assert summary["student"]["parameters"] is None and summary["teacher"]["parameters"] == 191_040
+    assert Page(folder / html.PAGE).ids == ["plot-0", "plot-1"]  # the search and the bin
+
+
+def test_a_run_of_which_nothing_is_made_yet(tmp_path):
+    summary = pipeline.run(smoke(tmp_path, "stages=[report]"))
+    assert summary["status"] == "running" and set(summary["unfinished"].values()) == {"not begun"}
+    assert (tmp_path / "smoke/latest" / html.PAGE).exists() and not (tmp_path / "artifacts").exists()
