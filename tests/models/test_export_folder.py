@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from pipeline.errors import SprigError
 from pipeline.models import sources
 from pipeline.models.export import check, folder, own
+from pipeline.models.ordering import importance
 from pipeline.models.tokenizer import Tokenizer
 
 
@@ -49,6 +50,19 @@ def test_a_stock_export_comes_back_as_a_teacher(family, tokenizer):
     model = sources.checkpoint.load(tokenizer.parent / "back", "cpu")
     expected = student(exports.tokens())[..., :257]
     torch.testing.assert_close(model(exports.tokens()), expected, atol=1e-4, rtol=0)
+
+
+def test_zeros_of_a_padded_teacher_are_what_is_cut_first(tokenizer):
+    """A padded student as the next teacher: its empty neurons and groups are ranked last."""
+    student = exports.student("llama", exports.layerwise("llama", True), tied=True)
+    _, to = exports.export(student, tokenizer, "padded")
+    sources.convert(sources.TeacherConfig(name="back", source="hf", path=str(to)), tokenizer.parent / "back")
+    model = sources.checkpoint.load(tokenizer.parent / "back", "cpu").eval()
+    ranked = importance(model, exports.tokens(), "fp32", 2, "ordering")
+    for number, block in enumerate(student.transformer.h):
+        for dimension, size in (("neurons", "intermediate_size"), ("groups", "n_query_groups")):
+            kept = getattr(block.config, size)
+            assert set(getattr(ranked, dimension)[number][:kept]) == set(range(kept))
 
 
 def test_an_export_that_computes_something_else_is_not_published(tokenizer, monkeypatch):
