@@ -109,6 +109,7 @@ class Loss(StrEnum):
 
 class ScheduleKind(StrEnum):
     cosine = "cosine"
+    linear = "linear"
     wsd = "wsd"
 
 

@@ -13,13 +13,18 @@ from pipeline.config.choices import Init, Loss, ScheduleKind
 class ScheduleConfig:
     kind: ScheduleKind = ScheduleKind.cosine
     warmup: float = 0.05  # share of the token budget
+    warmup_tokens: int | None = None  # instead
     decay: float = 0.2  # wsd: share of the token budget
     floor: float = 0.1  # last learning rate as a share of the peak
 
     def __post_init__(self):
         fraction("distill.schedule", self, "warmup", "decay", "floor")
         require(
-            self.kind != ScheduleKind.wsd or self.warmup + self.decay <= 1,
+            self.warmup_tokens is None or self.warmup_tokens >= 0,
+            f"distill.schedule.warmup_tokens={self.warmup_tokens} must not be negative.",
+        )
+        require(
+            self.kind != ScheduleKind.wsd or self.warmup_tokens is not None or self.warmup + self.decay <= 1,
             f"distill.schedule.warmup={self.warmup} and distill.schedule.decay={self.decay} overlap: "
             "their sum must be at most 1.",
         )

@@ -1,28 +1,35 @@
 """Stage distill: pretraining with knowledge distillation, of the student and of its control alike."""
 
 import json
+import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from litgpt import GPT
 
 from pipeline.artifacts import Recipe
-from pipeline.config import TeacherConfig
+from pipeline.config import ScheduleKind, TeacherConfig
 from pipeline.models import checkpoint
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
-from pipeline.stages import extract, prepare
+from pipeline.stages import extract, prepare, stable
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.value import SubNetwork
-from pipeline.training import distributed
+from pipeline.training import checkpoints, distributed
 from pipeline.training.distill import distill, steps_of, validation_steps
+from pipeline.training.engine import batching
 from pipeline.training.metrics import METRICS
+from pipeline.training.schedules import check_schedule, warmup_tokens
 
 STAGE, VERSION = "distill", 2
 # How the work is laid out, what the extraction already holds, and what is stated otherwise; none is part of what
 # distillation is.
 IMMATERIAL = ("init", "control", "lr", "tokens", "micro_batch", "chunk_tokens", "validations", "checkpoint")
+
+log = logging.getLogger("sprig")
 
 
 def learning_rate(context: Context, role: str) -> float:
@@ -37,6 +44,12 @@ def budget(context: Context) -> int:
 
 def _batch_tokens(context: Context) -> int:
     return context.config.distill.global_batch * context.config.data.block_size
+
+
+def check(context: Context) -> None:
+    """Raises SprigError where budget, batches and schedule do not fit one another."""
+    batching(context.config.distill, world_size())
+    check_schedule(context.config.distill.schedule, budget(context))
 
 
 def kd_step(context: Context) -> Step | None:
@@ -56,28 +69,34 @@ def step(context: Context, role: str) -> Step:
     teacher = prepare.teacher_step(context, kd_config).recipe
     if config.distill.distils:
         inputs["teacher"] = teacher.fingerprint
+    distillation = part(config.distill, *IMMATERIAL) | {
+        "lr": learning_rate(context, role),
+        "seed": config.seed,
+        "precision": context.precision,
+        "validation_tokens": validation_steps(config.distill, config.data.block_size) * _batch_tokens(context),
+        "validation_blocks": config.evaluate.blocks,
+        "validation_batch": config.evaluate.batch,
+    }
+    whole, agree = {"schedule": _schedule(context), "tokens": budget(context)}, _agree(context)
+    before_decay = stable.steps(config.distill.schedule, budget(context), _batch_tokens(context))
+    stable_tokens, phase = before_decay * _batch_tokens(context), None
+    if before_decay:
+        phase = stable.recipe(distillation, whole["schedule"], stable_tokens, inputs)
     recipe = Recipe(
-        STAGE,
-        VERSION,
-        part(config.distill, *IMMATERIAL)
-        | {
-            "tokens": budget(context),
-            "lr": learning_rate(context, role),
-            "seed": config.seed,
-            "precision": context.precision,
-            "validation_tokens": validation_steps(config.distill, config.data.block_size) * _batch_tokens(context),
-            "validation_blocks": config.evaluate.blocks,
-            "validation_batch": config.evaluate.batch,
-        },
-        inputs,
+        STAGE, VERSION, distillation | whole, inputs | ({"stable": phase.fingerprint} if phase is not None else {})
     )
 
-    def make(folder: Path) -> None:
+    def train(folder: Path, run: str, until: int | None, begin: Path | None, told: bool) -> GPT:
+        """`told`: the metrics of what `begin` holds have been logged."""
         if kd_step(context) is not None:
             context.tokenizer(start).check_same(context.tokenizer(teacher))
+        if begin is not None and not told and rank() == 0 and not (folder / METRICS).exists():
+            for line in (begin / METRICS).read_text(encoding="utf-8").splitlines():
+                context.log({"role": f"distilled_{role}"} | json.loads(line))
         validation = context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
-        with Progress(f"distill {role}", total=budget(context), unit="tokens") as progress:
-            trained = distill(
+        total = budget(context) if until is None else until * _batch_tokens(context)
+        with Progress(f"distill {role}", total=total, unit="tokens") as progress:
+            return distill(
                 context.student(start, torch.device("cpu")),  # the copy that trains moves to the device
                 context.teacher(teacher, kd_config) if config.distill.distils else None,
                 context.blocks(tokens, "train"),
@@ -88,19 +107,45 @@ def step(context: Context, role: str) -> Step:
                 precision=context.precision,
                 device=context.device,
                 folder=folder,
-                run=recipe.fingerprint,
+                run=run,
                 validate=partial(mean_nll, blocks=validation, batch=config.evaluate.batch, precision=context.precision),
                 log=_Log(context, role, progress),
+                begin=begin,
+                until=until,
             )
+
+    def make_stable(folder: Path) -> None:
+        train(folder, phase.fingerprint, before_decay, stable.shorter(context, phase), told=False)
+        if rank() == 0:
+            checkpoints.publish(folder, before_decay)
+
+    def make(folder: Path) -> None:
+        begin, shared = None, False
+        if phase is not None:
+            shared = context.store.find(phase) is not None
+            if shared:
+                log.info("The first %s tokens are those of stable phase %s.", f"{stable_tokens:,}", phase.fingerprint)
+            begin = context.store.obtain(phase, make_stable, agree)
+        trained = train(folder, recipe.fingerprint, None, begin, told=not shared)
         if rank() == 0:
             path = context.made(start) / checkpoint.SUBNETWORK
             sub = SubNetwork.from_dict(json.loads(path.read_text()))
             checkpoint.save(trained, folder, sub, tokenizer=context.made(start))
 
-    return Step(STAGE, f"distilled_{role}", recipe, make, _agree(context) if world_size() > 1 else None)
+    return Step(STAGE, f"distilled_{role}", recipe, make, agree)
 
 
-def _agree(context: Context):
+def _schedule(context: Context) -> dict:
+    """The schedule in tokens, and without what its kind has no use for."""
+    schedule = context.config.distill.schedule
+    unused = () if schedule.kind == ScheduleKind.wsd else ("decay",)
+    return part(schedule, "warmup", *unused) | {"warmup_tokens": warmup_tokens(schedule, budget(context))}
+
+
+def _agree(context: Context) -> Callable[[bool], bool] | None:
+    if world_size() == 1:
+        return None
+
     def agree(word: bool) -> bool:
         distributed.start(context.device)
         return distributed.broadcast(word)

@@ -10,7 +10,7 @@ from pipeline.stages import distill, evaluate, order, prepare, search
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
-from pipeline.training.engine import batching, check_precision
+from pipeline.training.engine import check_precision
 
 SAMPLES = 64  # sub-networks that stand for the space in an estimate
 WEIGHT_BYTES = {Dtype.fp32: 4, Dtype.bf16: 2}
@@ -40,8 +40,7 @@ def check(context: Context) -> None:
         )
     if config.distill.distils:
         _check_kd(context)
-    distill.budget(context)
-    batching(config.distill, world_size())
+    distill.check(context)
     check_precision(context.precision, config.deepspeed)
     gpus = torch.cuda.device_count()
     if context.device.type == "cuda" and local_world_size() > gpus and not config.plan:

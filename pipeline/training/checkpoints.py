@@ -20,6 +20,7 @@ from pipeline.models.writing import writing
 from pipeline.ranks import rank
 from pipeline.training.distributed import broadcast
 from pipeline.training.engine import Engine
+from pipeline.training.metrics import METRICS
 from pipeline.training.state import restore, tensors
 
 _TENSORS, _PROGRESS = "state.safetensors", "progress.json"
@@ -90,24 +91,35 @@ def latest(root: Path) -> Path | None:
     return None
 
 
+def publish(root: Path, step: int) -> None:
+    """Makes a step's checkpoint, with metrics.jsonl, what the folder is there for: the `begin` of another training."""
+    for name in (_TENSORS, _PROGRESS):
+        (root / "checkpoints" / str(step) / name).replace(root / name)
+
+
 def read_position(folder: Path) -> Position:
     """How far the training was that wrote this checkpoint."""
     return Position(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
 
 
-def resume(engine: Engine, root: Path, run: str) -> Position:
+def resume(engine: Engine, root: Path, run: str, begin: Path | None = None) -> Position:
     """Puts the newest readable checkpoint into the engine; how far it is (nowhere, where there is none).
 
-    All ranks call it; rank 0 chooses.
+    All ranks call it; rank 0 chooses. Where `root` has no checkpoint, `begin`, which `publish` has made, is the one;
+    its metrics are copied.
 
     Raises:
         SprigError: the checkpoint is of another run.
     """
-    folder = broadcast(latest(root) if rank() == 0 else None)
+    own = latest(root) if rank() == 0 else None
+    if begin is not None and own is None and rank() == 0:
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(begin / METRICS, root / METRICS)
+    folder, foreign = broadcast((own or begin, own is None))
     if folder is None:
         return Position(run=run)
     position = read_position(folder)
-    if position.run != run:
+    if position.run != run and not foreign:
         raise SprigError(
             f"Checkpoint {folder} is of run {position.run}, not of {run}: remove {folder.parent}, or put back the "
             "right ones."

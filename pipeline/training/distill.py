@@ -70,6 +70,8 @@ def distill(
     run: str,
     validate: Callable[[GPT], float],
     log: Callable[[dict], None],
+    begin: Path | None = None,
+    until: int | None = None,
 ) -> GPT:
     """Trains the student on `config.tokens` tokens, from the newest checkpoint in `folder` where there is one.
 
@@ -91,6 +93,8 @@ def distill(
             ZeRO-3 that is what gathers their weights.
         log: called on rank 0 with every metrics line as it comes, steps with "tokens_per_second" added. Where a
             checkpoint is gone on from, the first call is {"step", "tokens", "resumed": True}: what was trained before.
+        begin: a folder of checkpoints.publish, the same training up to some step: a fresh training goes on from there.
+        until: ends after this optimizer step instead of the last one, which is that of the schedule all the same.
 
     Returns:
         The student handed in, trained, on the CPU, on every rank.
@@ -102,6 +106,7 @@ def distill(
         OSError: a checkpoint could not be written, on a full disk say; those before it are whole.
     """
     steps = steps_of(config, blocks.block_size)
+    last = steps if until is None else until
     batches = batching(config, world_size())
     device = start(device)
     if config.distils:
@@ -109,9 +114,9 @@ def distill(
         teacher = teacher.to(device).eval().requires_grad_(False)
     student = student.to("cpu")
     engine = Engine(copy.deepcopy(student).to(device), config, deepspeed, batches, precision, device)
-    begun = checkpoints.resume(engine, folder, run)
+    begun = checkpoints.resume(engine, folder, run, begin)
     metrics = Metrics(folder, begun.metrics_bytes, log)
-    _announce(steps, begun.step, config, blocks)
+    _announce(last, begun.step, config, blocks)
     batch_tokens = config.global_batch * blocks.block_size
     budget = steps * batch_tokens
     validate_every = validation_steps(config, blocks.block_size)
@@ -128,7 +133,7 @@ def distill(
         log({"step": begun.step, "tokens": begun.step * batch_tokens, "resumed": True})
     saved = time.monotonic()
     with deferred() as signalled:
-        for step in range(begun.step + 1, steps + 1):
+        for step in range(begun.step + 1, last + 1):
             started = time.perf_counter()
             tokens = step * batch_tokens
             numbers = block_numbers(len(blocks), seed, (step - 1) * config.global_batch, config.global_batch)
@@ -145,12 +150,12 @@ def distill(
                 validated(step)
             late = config.checkpoint.minutes is not None and time.monotonic() - saved > 60 * config.checkpoint.minutes
             told, late = any_rank([signalled() is not None, late and rank() == 0], device)
-            if step % save_every == 0 or step == steps or told or late:
+            if step % save_every == 0 or step == last or told or late:
                 checkpoints.save(engine, folder, Position(step, metrics.sync(), run), config.checkpoint.keep)
                 saved = time.monotonic()
             if told:
                 raise Interrupted(
-                    f"A signal ({signalled() or 'to another rank'}) ended the training after step {step} of {steps}; a "
+                    f"A signal ({signalled() or 'to another rank'}) ended the training after step {step} of {last}; a "
                     f"checkpoint is written, and the same command goes on from there."
                 )
     with torch.no_grad():

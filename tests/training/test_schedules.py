@@ -4,7 +4,8 @@ from itertools import pairwise
 import pytest
 
 from pipeline.config import ScheduleConfig, ScheduleKind
-from pipeline.training.schedules import learning_rate
+from pipeline.errors import SprigError
+from pipeline.training.schedules import check_schedule, decay_start, learning_rate
 
 BUDGET, PEAK = 100_000, 3e-4
 
@@ -39,6 +40,32 @@ def test_wsd_is_stable_and_then_falls_as_one_minus_the_root():
     assert set(rates[5:81]) == {PEAK}
     assert rates[85] == pytest.approx(PEAK * (1 - math.sqrt(0.25)))
     assert rates[-1] == 0
+
+
+def test_linear_falls_straight():
+    rates = curve(kind=ScheduleKind.linear, warmup=0.2, floor=0.1)
+    assert rates[20:] == pytest.approx([PEAK * (1 - 0.9 * step / 80) for step in range(81)])
+
+
+def test_a_warm_up_in_tokens_does_not_follow_the_budget():
+    schedule = ScheduleConfig(kind=ScheduleKind.wsd, warmup_tokens=4000)
+    for budget in (BUDGET, 3 * BUDGET):
+        assert learning_rate(1000, budget, PEAK, schedule) == pytest.approx(PEAK / 4)
+        assert learning_rate(4000, budget, PEAK, schedule) == PEAK
+    assert decay_start(schedule, BUDGET) == 80_000
+
+
+@pytest.mark.parametrize(
+    "kind, tokens, message",
+    [
+        ("wsd", 80_001, r"80,001 tokens, but wsd's decay begins after 80,000: lower"),
+        ("cosine", 100_001, r"100,001 tokens, but there are 100,000: lower"),
+    ],
+)
+def test_a_warm_up_that_does_not_end(kind, tokens, message):
+    with pytest.raises(SprigError, match=message):
+        check_schedule(ScheduleConfig(kind=ScheduleKind[kind], warmup_tokens=tokens), BUDGET)
+    check_schedule(ScheduleConfig(kind=ScheduleKind[kind], warmup_tokens=tokens - 1), BUDGET)
 
 
 @pytest.mark.parametrize("kind", ScheduleKind)

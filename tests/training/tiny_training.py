@@ -88,6 +88,7 @@ def train(
     given=None,
     validate=None,
     run="tiny",
+    **options,
 ):
     config = config or settings()
     return distill(
@@ -104,6 +105,7 @@ def train(
         run=run,
         validate=validate or partial(validation_nll, precision=precision),
         log=log,
+        **options,
     )
 
 
