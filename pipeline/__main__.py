@@ -11,11 +11,12 @@ from omegaconf import DictConfig
 from rich.logging import RichHandler
 
 from pipeline import run
-from pipeline.composition import CONF, compose
+from pipeline.composition import CONF, compose, declares_sweep
 from pipeline.config import register, to_objects
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
 
+MULTIRUN = {"-m", "--multirun"}
 OUT_OF_REACH = {
     errno.ENOSPC: "is full",
     errno.EDQUOT: "is over its quota",
@@ -27,19 +28,30 @@ OUT_OF_REACH = {
 }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Runs the overrides of the command line; exit code 1 and one sentence where that cannot be done."""
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    overrides = [argument for argument in arguments if argument not in flags]
     _start_logging()
-    if any(argument.startswith("-") for argument in arguments):
-        if any(argument.startswith("run=") for argument in arguments):
-            sys.exit("sprig: run=FOLDER reopens one run: give it without --multirun and other options.")
-        # Hydra's parser takes no overrides behind a flag.
-        sys.argv[1:] = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+    if flags and any(override.startswith("run=") for override in overrides):
+        sys.exit("sprig: run=FOLDER reopens one run: give it without --multirun and other options.")
+    if flags & MULTIRUN and flags - MULTIRUN:
+        sys.exit(f"sprig: --multirun goes without {' '.join(sorted(flags - MULTIRUN))}.")
+    if flags - MULTIRUN:
         register()
-        _hydra()  # --help, --cfg, --multirun: Hydra's own
+        _hydra()  # --help, --cfg: Hydra's own
     else:
-        _guarded(lambda: run(compose(arguments), arguments), debug="debug=true" in arguments)
+        _guarded(lambda: _start(overrides, sweep=bool(flags)), debug="debug=true" in overrides)
+
+
+def _start(overrides: list[str], sweep: bool) -> None:
+    if sweep or declares_sweep(overrides):
+        from launchers.sweep.launcher import start
+
+        start(overrides)
+    else:
+        run(compose(overrides), overrides)
 
 
 def _guarded(work: Callable[[], object], debug: bool) -> None:

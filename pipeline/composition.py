@@ -2,12 +2,16 @@
 
 import difflib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,18 +44,28 @@ def compose(overrides: list[str]) -> Config:
     reopened = [override.removeprefix("run=") for override in overrides if override.startswith("run=")]
     prompts = [override.removeprefix("prompt=") for override in overrides if override.startswith("prompt=")]
     overrides = [override for override in overrides if not override.startswith("prompt=")]
-    try:
-        if reopened:
-            composed = _reopen(Path(reopened[-1]), overrides)
-        else:
-            register()
-            with initialize_config_dir(str(CONF), version_base="1.3"):
-                composed = hydra_compose("config", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise SprigError(_sentence(error)) from None
+    with hydra_session():
+        composed = _reopen(Path(reopened[-1]), overrides) if reopened else hydra_compose("config", overrides)
     if prompts:
         composed.prompt = prompts[-1]
     return to_objects(composed)
+
+
+@contextmanager
+def hydra_session() -> Iterator[GlobalHydra]:
+    """Hydra over conf/ and the schema; what it rejects becomes a SprigError of one sentence."""
+    register()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            yield GlobalHydra.instance()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SprigError(_sentence(error)) from None
+
+
+def declares_sweep(overrides: list[str]) -> bool:
+    """Whether the preset among the overrides is a sweep of its own (hydra.mode=MULTIRUN)."""
+    with hydra_session() as session:
+        return session.hydra.get_mode("config", list(overrides)) == RunMode.MULTIRUN
 
 
 def _reopen(folder: Path, overrides: list[str]) -> DictConfig:

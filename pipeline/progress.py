@@ -76,9 +76,9 @@ class Progress:
         of_total = "" if self.total is None else f"/{self.total:,}"
         parts = [f"{self.description} {self.done:,}{of_total} {self.unit}", f"{rate:,.{0 if rate >= 10 else 2}f}/s"]
         if self.total is not None and self.done >= self.total:
-            parts.append(f"{_clock(seconds)} in all")
+            parts.append(f"{clock(seconds)} in all")
         elif self.total is not None and rate > 0:
-            parts.append(f"{_clock((self.total - self.done) / rate)} left")
+            parts.append(f"{clock((self.total - self.done) / rate)} left")
         return ", ".join(parts + [f"{name} {value}" for name, value in self.fields.items()])
 
     def _show(self) -> None:
@@ -95,7 +95,8 @@ class Progress:
         return Text.assemble(("━" * filled, "green"), ("━" * (BAR_WIDTH - filled), "dim"), " ", self.status())
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """For example 0:07 or 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -6,6 +6,7 @@ becomes objects. What needs a teacher or a text to be judged is checked in the s
 
 from pipeline.config.choices import (
     AttentionScale,
+    Cluster,
     Count,
     DataSource,
     Device,
@@ -29,6 +30,7 @@ from pipeline.config.choices import (
 )
 from pipeline.config.distill import CheckpointConfig, ControlConfig, DeepSpeedConfig, DistillConfig, ScheduleConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
+from pipeline.config.launching import LauncherConfig
 from pipeline.config.run import (
     ON_REQUEST,
     STAGES,

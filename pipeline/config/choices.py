@@ -113,6 +113,11 @@ class ScheduleKind(StrEnum):
     wsd = "wsd"
 
 
+class Cluster(StrEnum):
+    local = "local"
+    slurm = "slurm"
+
+
 class ExportForm(StrEnum):
     auto = "auto"
     stock = "stock"

@@ -11,6 +11,7 @@ from pipeline.config.checks import positive, require
 from pipeline.config.choices import Device, ExportForm, GGUFKind, Precision, TrackerKind
 from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
+from pipeline.config.launching import register_launcher
 from pipeline.config.search import SearchConfig
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, SpaceConfig
 from pipeline.errors import SprigError
@@ -116,6 +117,7 @@ class Config:
 def register() -> None:
     """Makes the schema known to Hydra, as the base that conf/config.yaml builds on."""
     ConfigStore.instance().store(name="schema", node=Config)
+    register_launcher()
 
 
 def to_objects(composed: DictConfig) -> Config:

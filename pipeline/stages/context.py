@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from litgpt import GPT
 
-from pipeline.artifacts import Recipe, Store, digest
-from pipeline.config import Config, Device, Precision, TeacherConfig, to_plain
+from pipeline.artifacts import Recipe, Store
+from pipeline.config import Config, DataConfig, Device, Precision, TeacherConfig, to_plain
 from pipeline.data import prepare as data
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
@@ -42,9 +42,12 @@ def part(config: object, *without: str) -> dict:
 
 
 class Context:
-    """One run's configuration with what it needs at hand. Nothing heavy is loaded before it is asked for."""
+    """One run's configuration with what it needs at hand. Nothing heavy is loaded before it is asked for.
 
-    def __init__(self, config: Config, log: Callable[[dict], None]):
+    `identities` has the hashes of teachers' and texts' files: the jobs of a sweep share it, so that each is read once.
+    """
+
+    def __init__(self, config: Config, log: Callable[[dict], None], identities: dict[str, dict] | None = None):
         self.config, self.log = config, log
         self.store = Store(Path(config.outputs) / "artifacts")
         # A plan runs nothing, so it may be of a machine with other hardware.
@@ -53,7 +56,7 @@ class Context:
         planned = config.plan and config.precision != Precision.auto
         self.precision = config.precision.value if planned else resolve_precision(config.precision, self.device)
         self._teachers: dict[str, GPT] = {}
-        self._identities: dict[str, dict] = {}
+        self._identities: dict[str, dict] = {} if identities is None else identities
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -67,14 +70,17 @@ class Context:
     def bin(self) -> Bin:
         return make_bin(self.config.bin)
 
-    @cached_property
+    @property
     def data_identity(self) -> dict:
-        return data.identify(self.config.data)
+        return self._identity(self.config.data, data.identify)
 
     def identity_of(self, teacher: TeacherConfig) -> dict:
-        key = digest(to_plain(teacher))
+        return self._identity(teacher, sources.identify)
+
+    def _identity(self, config: DataConfig | TeacherConfig, identify: Callable[..., dict]) -> dict:
+        key = repr(config)
         if key not in self._identities:
-            self._identities[key] = sources.identify(teacher)
+            self._identities[key] = identify(config)
         return self._identities[key]
 
     def space(self, ordering: Ordering) -> Space:

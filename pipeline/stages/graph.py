@@ -46,7 +46,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
             _show("What this run would do", ["", ""], plan.table(context))
         return None
     steps, last = report.inputs(context), report.step(context)
-    folder = _run_folder(context, last)
+    folder = run_folder(context, last)
     handler = _open(folder, config, overrides or [])
     summary = None
     try:
@@ -89,7 +89,7 @@ def _link(link: Path, target: Path) -> None:
     temporary.replace(link)
 
 
-def _run_folder(context: Context, last: Step) -> Path:
+def run_folder(context: Context, last: Step) -> Path:
     """`<outputs>/<name>/<id>`: the id is a hash of all that determines the result, so the same command finds it."""
     config = context.config
     return Path(config.outputs) / (config.run_name or config.preset) / last.recipe.fingerprint[:8]

@@ -10,6 +10,7 @@ from pipeline.stages import distill, evaluate, order, prepare, search
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.engine import check_precision
 
 SAMPLES = 64  # sub-networks that stand for the space in an estimate
@@ -80,13 +81,9 @@ def check_prepared(context: Context) -> None:
         context.evenly(tokens, "calibration", config.ordering.blocks, "ordering.blocks")
 
 
-def table(context: Context) -> list[tuple[str, str]]:
-    """What a run would do: shapes, parameters, FLOPs of each stage, memory, disk and tokens, in rows of name and value.
-
-    Nothing is loaded and nothing is run, so it works for teachers whose weights are not here. Figures of the student
-    are the median over sampled sub-networks of the bin, or the given one's.
-    """
-    config, teacher, length = context.config, context.architecture, context.config.data.block_size
+def _typical(context: Context) -> tuple[list[SubNetwork], int, int]:
+    """Sub-networks that stand for what the search may find, with their median parameters and forward FLOPs a token."""
+    config, teacher = context.config, context.architecture
     if config.search.strategy == Strategy.given:
         students = [search.read_given(context)]
     else:
@@ -94,19 +91,52 @@ def table(context: Context) -> list[tuple[str, str]]:
         rng = np.random.default_rng(config.seed)
         students = [space.sample(rng) for _ in range(SAMPLES)]
     size = int(np.median([parameters(teacher, sub) for sub in students]))
-    forward = int(np.median([flops_per_token(teacher, sub, length=length) for sub in students]))
+    forward = int(np.median([flops_per_token(teacher, sub, length=config.data.block_size) for sub in students]))
+    return students, size, forward
+
+
+def flops(context: Context, forward: int | None = None) -> dict[str, int]:
+    """About how many FLOPs each step costs, by its role; a role that is not named costs next to none.
+
+    `forward`: FLOPs a token of the student, where they are known.
+    """
+    config, length = context.config, context.config.data.block_size
+    forward = _typical(context)[2] if forward is None else forward
+    kd_forward = flops_per_token(context.kd_architecture, length=length) if config.distill.distils else 0
+    searched = forward * search.expected(config.search, length)[1]
+    searched = min(searched, config.search.limit.flops or searched)
+    ordered = config.ordering.blocks * length * order.flops_of_a_token(context)
+    trained = (3 * forward + kd_forward) * distill.budget(context)
+    return {
+        "ordering": ordered if config.ordering.kind != OrderingKind.none else 0,
+        "search": searched,
+        "random_search": searched,
+        **{f"distilled_{role}": trained for role in evaluate.roles(context)},
+    }
+
+
+def table(context: Context) -> list[tuple[str, str]]:
+    """What a run would do: shapes, parameters, FLOPs of each stage, memory, disk and tokens, in rows of name and value.
+
+    Nothing is loaded and nothing is run, so it works for teachers whose weights are not here. Figures of the student
+    are the median over sampled sub-networks of the bin, or the given one's.
+    """
+    config, teacher, length = context.config, context.architecture, context.config.data.block_size
+    students, size, forward = _typical(context)
     depth = sorted(sub.n_layer for sub in students)
     width = sorted(sub.n_embd for sub in students)
     teacher_forward = flops_per_token(teacher, length=length)
     kd = context.kd_architecture if config.distill.distils else None
     kd_forward = flops_per_token(kd, length=length) if kd else 0
 
+    costs = flops(context, forward)
     count, searched = search.expected(config.search, length)
-    search_flops = min(forward * searched, config.search.limit.flops or forward * searched)
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
     trained, runs = distill.budget(context), len(evaluate.roles(context))
     training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
-    baseline = f", and random ones on as many ({search_flops:.3g} FLOPs)" if config.search.random_baseline else ""
+    baseline = ""
+    if config.search.random_baseline:
+        baseline = f", and random ones on as many ({costs['random_search']:.3g} FLOPs)"
 
     teacher_bytes = parameters(teacher) * WEIGHT_BYTES[config.teacher.dtype]
     kd_bytes = parameters(kd) * WEIGHT_BYTES[(config.kd_teacher or config.teacher).dtype] if kd else 0
@@ -128,8 +158,8 @@ def table(context: Context) -> list[tuple[str, str]]:
         ("space", f"{config.space.granularity} {config.space.sharing}, layers by {config.space.layers}"),
         ("student", f"{depth[0]} to {depth[-1]} layers, width {width[0]} to {width[-1]}, about {size:,} parameters"),
         ("FLOPs a token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
-        ("order", f"{ordered:,} tokens, {order.flops_of_a_token(context) * ordered:.3g} FLOPs"),
-        ("search", f"{count:,} evaluations, {searched:,} tokens, {search_flops:.3g} FLOPs{baseline}"),
+        ("order", f"{ordered:,} tokens, {costs['ordering']:.3g} FLOPs"),
+        ("search", f"{count:,} evaluations, {searched:,} tokens, {costs['search']:.3g} FLOPs{baseline}"),
         ("distill", f"{runs} x {trained:,} tokens, each {training}"),
         ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
         ("memory a process, search", f"{_bytes(teacher_bytes + 4 * size)} of weights"),

@@ -24,7 +24,7 @@ from pipeline.errors import SprigError
 from pipeline.ranks import rank
 
 LIBRARIES = ("sprig-lm", "torch", "litgpt", "deepspeed", "datasets", "tokenizers", "numpy")
-MANIFEST, CHECKPOINTS = "manifest.json", "checkpoints"
+MANIFEST, CHECKPOINTS, PARTIAL = "manifest.json", "checkpoints", ".partial"
 
 log = logging.getLogger("sprig")
 
@@ -146,7 +146,7 @@ class Store:
 
     @staticmethod
     def _partial(folder: Path) -> Path:
-        return folder.with_name(f"{folder.name}.partial")
+        return folder.with_name(f"{folder.name}{PARTIAL}")
 
 
 @contextmanager

@@ -1,0 +1,125 @@
+"""The jobs of a sweep: composed and checked before the first starts, each once."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from hydra.core.utils import env_override
+
+from pipeline.artifacts import MANIFEST
+from pipeline.composition import compose
+from pipeline.config import ON_REQUEST, Device, Precision
+from pipeline.errors import SprigError
+from pipeline.stages import plan, report
+from pipeline.stages.context import Context, Step
+from pipeline.stages.graph import run_folder
+
+Overrides = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the sweep. Its id is the run folder's: what determines the result, so a run of its own is the same."""
+
+    overrides: tuple[str, ...]
+    context: Context
+    last: Step
+
+    @property
+    def folder(self) -> Path:
+        return run_folder(self.context, self.last)
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """What it is asked to make, in order."""
+        steps = [*report.inputs(self.context), self.last]
+        return [step for step in steps if step.stage in self.context.config.stages]
+
+    @property
+    def id(self) -> str:
+        return self.folder.name
+
+    @property
+    def named(self) -> Overrides:
+        return named(self.overrides)
+
+    def label(self, axes: Iterable[str]) -> str:
+        """What tells it from the others."""
+        return label(self.overrides, axes)
+
+    def completed(self) -> bool:
+        """Whether every artifact that it is asked for is there, and the report where people look for it."""
+        store = self.context.store
+        reported = report.STAGE not in self.context.config.stages or (self.folder / report.SUMMARY).exists()
+        return reported and all((store.path(step.recipe) / MANIFEST).exists() for step in self.steps)
+
+
+def named(overrides: Sequence[str]) -> Overrides:
+    return {key: value for key, _, value in (override.partition("=") for override in overrides)}
+
+
+def label(overrides: Sequence[str], axes: Iterable[str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in named(overrides).items() if key in axes)
+
+
+def prepare(lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: int, elsewhere: bool) -> list[Job]:
+    """The jobs of these overrides, checked as `ranks` processes would, the identical ones once.
+
+    `elsewhere`: they run on other machines than this one, whose device and precision then say nothing.
+
+    Raises:
+        SprigError: a job cannot work (its overrides are named), the axes are empty or contradict the preset.
+    """
+    for key, values in axes.items():
+        if not values:
+            raise SprigError(f"Axis {key} of the sweep has no values: give it some, {key}=a,b.")
+    if not axes:
+        raise SprigError("The sweep has no axes: give at least one value after another, such as seed=0,1,2.")
+    identities: dict[str, dict] = {}
+    jobs = {}
+    count = {} if ranks == 1 else {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    for overrides in dict.fromkeys(map(tuple, lists)):
+        try:
+            with env_override(count):
+                plan.check(context := _context(overrides, identities, elsewhere))
+            jobs[overrides] = Job(overrides, context, report.step(context))
+        except SprigError as error:
+            raise SprigError(f"Job {label(overrides, axes)}: {error} No job was started.") from None
+    folders = {job.folder.parent: job for job in jobs.values()}
+    if len(folders) > 1:
+        raise SprigError(
+            f"A sweep is of one preset, but these axes give the run folders {' and '.join(map(str, folders))}: start a "
+            "sweep for each, or give all of them one preset=NAME."
+        )
+    _refuse_idle_axes(list(jobs.values()), axes)
+    return list({job.id: job for job in reversed(jobs.values())}.values())[::-1]
+
+
+def _context(overrides: tuple[str, ...], identities: dict[str, dict], elsewhere: bool) -> Context:
+    config = compose(list(overrides))
+    if requested := [stage for stage in config.stages if stage in ON_REQUEST]:
+        raise SprigError(
+            f"stages names {requested[0]}, which is for one run: sprig run=FOLDER stages=[{requested[0]}]."
+        )
+    if elsewhere and config.precision == Precision.auto:
+        raise SprigError(
+            "precision=auto would be this machine's, but the jobs run on others: set precision=bf16-mixed or fp32."
+        )
+    if elsewhere:  # as a plan, which judges no device of this machine
+        config = replace(config, plan=True, device=Device.cpu if config.device == Device.cpu else Device.cuda)
+    return Context(config, lambda line: None, identities)
+
+
+def _refuse_idle_axes(jobs: list[Job], axes: dict[str, list[str]]) -> None:
+    """An axis whose values all give the same run was set in vain: the preset does not use that key."""
+    for key, values in axes.items():
+        others: dict[tuple, set[str]] = {}
+        for job in jobs:
+            rest = tuple(override for override in job.overrides if not override.startswith(f"{key}="))
+            others.setdefault(rest, set()).add(job.id)
+        if len(set(values)) > 1 and all(len(ids) == 1 for ids in others.values()):
+            raise SprigError(
+                f"Axis {key}={','.join(values)} changes no result of {jobs[0].context.config.preset}: its values all "
+                "give the same run. Leave it out, or choose what uses it."
+            )

@@ -1,0 +1,108 @@
+"""`sprig -m`: Hydra's sweep of axes, on a launcher over submitit that resumes."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from launchers.sweep import clusters, pool, prices
+from launchers.sweep.board import Board
+from launchers.sweep.jobs import Job, prepare
+from launchers.sweep.record import COMPLETED, FAILED, NAME, Record
+from pipeline.composition import hydra_session
+from pipeline.config import Cluster, LauncherConfig
+from pipeline.errors import SprigError
+from pipeline.stages import sweep_report
+
+SWEEPS = "sweeps"  # the folder of all sweeps in outputs
+
+
+def start(overrides: list[str]) -> None:
+    """Runs the sweep of a command line or of its preset.
+
+    Raises:
+        SprigError: nothing was started, for a job cannot work; or some jobs failed, and the others are done.
+    """
+    with hydra_session() as session:
+        config = session.hydra.compose_config("config", overrides, RunMode.MULTIRUN, with_log_configuration=False)
+        context = HydraContext(session.config_loader(), Callbacks(config))
+        # Hydra itself would only make launchers of a package `hydra_plugins`, which it imports at every command.
+        launcher = SweepLauncher()
+        launcher.setup(hydra_context=context, task_function=None, config=config)
+    launcher.launch(launcher.combinations(), 0)
+
+
+class SweepLauncher(Launcher):
+    """Runs the jobs of a sweep through submitit; what is completed is skipped, what failed is run again."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction | None, config: DictConfig) -> None:
+        self.settings: LauncherConfig = OmegaConf.to_object(config.hydra.launcher)
+        self.command = ["sprig", "-m", *config.hydra.overrides.hydra, *config.hydra.overrides.task]
+        self.planned = config.plan
+        declared = config.hydra.sweeper.params or {}
+        parser = OverridesParser.create(config_loader=hydra_context.config_loader)
+        words = [*(f"{key}={value}" for key, value in declared.items()), *config.hydra.overrides.task]
+        final = {each.get_key_element(): each for each in parser.parse_overrides(words)}
+        self.axes = {key: _values(each) for key, each in final.items() if each.is_sweep_override() or key in declared}
+        # Everything else as it was typed, so that a job alone has the same command.
+        self.fixed = [each.input_line for key, each in final.items() if key not in self.axes]
+
+    def combinations(self) -> list[list[str]]:
+        """The overrides of every job: all combinations of the axes' values, the last axis the quickest."""
+        axes = [[f"{key}={value}" for value in values] for key, values in self.axes.items()]
+        return [[*self.fixed, *each] for each in product(*axes)]
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list:
+        """
+        Raises:
+            SprigError: a job cannot work, and none was started; or some failed, and the others are completed.
+        """
+        settings = self.settings
+        elsewhere = settings.cluster == Cluster.slurm
+        jobs = prepare(job_overrides, self.axes, max(1, settings.gpus_per_job or 1), elsewhere)
+        config = jobs[0].context.config
+        name = config.run_name or config.preset
+        folder = Path(config.outputs) / SWEEPS / name
+        todo = [job for job in jobs if not job.completed()]
+        if self.planned:
+            prices.show(jobs, self.axes)
+        elif settings.dry_run:
+            print(clusters.script(settings, folder, name, len(todo)))
+        else:
+            with clusters.only_here(folder):
+                record = Record(folder, name, self.command, self.axes, jobs)
+                self._run(jobs, todo, record)
+                _close(jobs, record)
+        return []
+
+    def _run(self, jobs: list[Job], todo: list[Job], record: Record) -> None:
+        make = clusters.slurm if self.settings.cluster == Cluster.slurm else clusters.local
+        with make(self.settings, record, todo) as place, Board(jobs, record, self.axes) as board:
+            record.save()
+            pool.run(todo, place, record, board, self.settings.fail_fast)
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    return [value for value in [override.input_line.partition("=")[2]] if value]
+
+
+def _close(jobs: list[Job], record: Record) -> None:
+    """The sweep's report; SprigError where jobs failed."""
+    states = {job.id: record.jobs[job.id] for job in jobs}
+    if any(state["status"] == COMPLETED for state in record.jobs.values()):
+        sweep_report.report(record.folder)
+    if failed := [state for state in states.values() if state["status"] == FAILED]:
+        first = failed[0]
+        overrides = " ".join(f"{key}={first['overrides'][key]}" for key in record.axes())
+        raise SprigError(
+            f"{len(failed)} of {len(jobs)} jobs failed, first {overrides}: {first['error'].splitlines()[-1].strip()} "
+            f"What the logs said last is in {record.folder / NAME}; the same command runs only what is not completed."
+        )

@@ -1,0 +1,78 @@
+"""sweep.json: what was asked for and what became of every job, over all starts of the sweep."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from launchers.sweep.jobs import Job
+from pipeline.artifacts import write_json
+from pipeline.errors import SprigError
+
+SCHEMA = 1
+NAME = "sweep.json"
+IMMATERIAL = ("outputs", "stages", "device", "debug", "run_name")  # what tells no two jobs apart
+COMPLETED, FAILED, INTERRUPTED, MISSING = "completed", "failed", "interrupted", "missing"
+
+
+class Record:
+    """The sweep's file. A job that has begun stands as interrupted until its end is known, so that after a kill the
+    file tells the truth."""
+
+    def __init__(self, folder: Path, name: str, command: list[str], declared: dict[str, list[str]], jobs: list[Job]):
+        """Takes the jobs into what earlier starts of the same sweep left; theirs stay.
+
+        Raises:
+            SprigError: the file is of another schema.
+        """
+        self.folder, self.name, self.command, self.declared = folder, name, command, declared
+        self.jobs: dict[str, dict[str, Any]] = {each["id"]: each for each in _read(folder)}
+        for job in jobs:
+            known = self.jobs.setdefault(job.id, {"id": job.id, "overrides": {}, "status": MISSING})
+            known["overrides"] = {key: value for key, value in job.named.items() if key not in IMMATERIAL}
+            known["folder"] = os.path.relpath(job.folder, folder)
+            for key in ("seconds", "error", "log", "submitted"):
+                known.setdefault(key, None)
+            if job.completed():
+                known |= {"status": COMPLETED, "error": None}
+            elif known["status"] == COMPLETED:  # its artifacts were removed since
+                known["status"] = MISSING
+
+    def set(self, job: Job, status: str, **fields: Any) -> None:
+        self.jobs[job.id] |= {"status": status, **fields}
+        self.save()
+
+    def save(self) -> None:
+        write_json(
+            self.folder / NAME,
+            {
+                "schema": SCHEMA,
+                "name": self.name,
+                "axes": self.axes(),
+                "command": self.command,
+                "jobs": list(self.jobs.values()),
+            },
+        )
+
+    def axes(self) -> dict[str, list[str]]:
+        """Every key that was declared as one, or that is not the same in all jobs."""
+        overrides = [job["overrides"] for job in self.jobs.values()]
+        axes = {key: list(dict.fromkeys(values)) for key, values in self.declared.items()}
+        for key in dict.fromkeys(key for each in overrides for key in each):
+            values = dict.fromkeys(each.get(key) for each in overrides)
+            if key in axes or len(values) > 1:
+                axes[key] = [value for value in values if value is not None]
+        return axes
+
+
+def _read(folder: Path) -> list[dict]:
+    path = folder / NAME
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["schema"] != SCHEMA:
+        raise SprigError(
+            f"{path} is of schema {found['schema']}, this is Sprig's {SCHEMA}: move the folder away and give the same "
+            "command again; what is finished is found, not made again."
+        )
+    return found["jobs"]

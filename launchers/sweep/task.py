@@ -1,0 +1,73 @@
+"""What runs in a job's own process, under submitit: the same command as the job alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import submitit
+from filelock import FileLock, Timeout
+
+
+@dataclass
+class Task:
+    """The overrides of one job. Several ranks are started by torchrun; `alive` is a lock that a sweep on this machine
+    holds as long as it lives."""
+
+    overrides: list[str]
+    environment: dict[str, str]
+    ranks: int = 1
+    alive: Path | None = None
+
+    def __call__(self) -> str | None:
+        """Runs the job; the sentence in which it failed, or None."""
+        os.environ.update(self.environment)  # before torch is imported
+        if self.alive is not None:
+            threading.Thread(target=_end_with, args=(self.alive,), daemon=True).start()
+        overrides = [*self.overrides, "hydra.mode=RUN"]  # the preset may be a sweep: this is one job of it
+        return _alone(overrides) if self.ranks == 1 else _as_ranks(self.ranks, overrides)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Before Slurm ends the job: the same again, for every stage goes on from its own checkpoint."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def _alone(overrides: list[str]) -> str | None:
+    from pipeline.__main__ import main
+
+    try:
+        main(overrides)
+    except SystemExit as stop:
+        return stop.code.removeprefix("sprig: ") if isinstance(stop.code, str) else f"exit code {stop.code}"
+
+
+def _as_ranks(ranks: int, overrides: list[str]) -> str | None:
+    from launchers.torchrun import command
+
+    process = subprocess.Popen(command(ranks, overrides))
+    try:
+        code = process.wait()
+    finally:  # also where Slurm's signal interrupts the wait
+        process.send_signal(signal.SIGTERM)
+    return f"exit code {code}" if code else None
+
+
+def _end_with(alive: Path) -> None:
+    """Ends this process and all below it, once the sweep or this job's controller is gone: SIGKILL tells nobody."""
+    controller, lock = os.getppid(), FileLock(alive)
+    while os.getppid() == controller:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            time.sleep(1)
+        else:
+            break
+    print("The sweep that started this job is gone: the job ends too.", file=sys.stderr, flush=True)
+    for process in psutil.Process().children(recursive=True):
+        process.kill()
+    os.kill(os.getpid(), signal.SIGKILL)

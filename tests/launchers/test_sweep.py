@@ -1,0 +1,210 @@
+"""Sweeps: what is refused before a job starts, what is skipped, and what the record says. Jobs run in this process."""
+
+import json
+import pickle
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from launchers.sweep import clusters, task
+from launchers.sweep.jobs import prepare
+from launchers.sweep.prices import prices
+from pipeline import __main__ as entrypoint
+from pipeline.config import LauncherConfig
+from pipeline.errors import SprigError
+from pipeline.stages import plan
+
+SMOKE = ["experiment=smoke", "precision=fp32"]
+SMALL = [*SMOKE, "data.block_size=16", "stages=[prepare,order]"]
+
+
+def sweep(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> None:
+    entrypoint.main(["-m", *base, f"outputs={outputs}", *overrides])
+
+
+def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        sweep(outputs, *overrides, base=base)
+    assert isinstance(stopped.value.code, str) and "\n" not in stopped.value.code
+    return stopped.value.code
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ("seed=0,1 distill.tokens=4096,100", "Job seed=0 distill.tokens=100: distill.tokens=100 is below one batch"),
+        ("teacher=tiny-random,nonsense", "Job teacher=nonsense: Could not find 'teacher/nonsense'"),
+        ("distill.temperature=1", "The sweep has no axes"),
+        ("seed=range(3,3)", "Axis seed of the sweep has no values"),
+        ("data=glob(nonsense*)", "Axis data of the sweep has no values"),
+        ("seed=0,1 data.workers=1,2", "Axis data.workers=1,2 changes no result of smoke"),
+        ("search=random search.parents=2,3", "Axis search.parents=2,3 changes no result of smoke"),
+        ("experiment=smoke,quickstart", "A sweep is of one preset, but these axes give the run folders"),
+        ("run_name=a,b", "A sweep is of one preset"),
+        ("stages=[export] export.to=x seed=0,1", "Job seed=0: stages names export, which is for one run"),
+        ("seed=0,1 hydra.launcher.jobs=0", "hydra.launcher.jobs=0 must be above 0"),
+        ("seed=0,1 hydra.launcher.job=2", "no configuration key hydra.launcher.job: did you mean jobs?"),
+        ("seed=0,1 hydra/launcher=slurm", "this machine has no Slurm (no sbatch on its PATH)"),
+        ("seed=0,1 hydra/launcher=slurm precision=auto", "precision=auto would be this machine's"),
+        ("seed=0,1 hydra/launcher=slurm hydra.launcher.dry_run=true +hydra.launcher.slurm.tme=5", "'tme'"),
+    ],
+)
+def test_nothing_starts_where_something_is_wrong(tmp_path, overrides, said):
+    assert said in refused(tmp_path, *overrides.split())
+    assert not list(tmp_path.rglob("*.json"))
+
+
+class InProcess:
+    """Stands for submitit: runs a job at once, in this process."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.ran = folder, []
+
+    def submit_array(self, tasks: list[task.Task]) -> list:
+        return [self._run(each) for each in tasks]
+
+    def _run(self, each: task.Task) -> SimpleNamespace:
+        self.ran.append(each.overrides)
+        said = task._alone([*each.overrides, "hydra.mode=RUN"])
+        result = self.folder / f"{len(self.ran)}.pkl"
+        result.write_bytes(pickle.dumps(("success", said)))
+        paths = SimpleNamespace(folder=self.folder, stdout=self.folder / "none", result_pickle=result)
+        return SimpleNamespace(done=lambda: True, paths=paths, job_id=str(len(self.ran)))
+
+
+@pytest.fixture
+def in_process(monkeypatch, tmp_path) -> InProcess:
+    executor = InProcess(tmp_path)
+
+    @contextmanager
+    def local(settings, record, jobs):
+        yield clusters.Place(executor, [{}])
+
+    monkeypatch.setattr(clusters, "local", local)
+    return executor
+
+
+def record(outputs: Path) -> dict:
+    return json.loads((outputs / "sweeps/smoke/sweep.json").read_text())
+
+
+def test_a_sweep_that_is_given_again_runs_what_failed_and_what_is_new(in_process, tmp_path):
+    """3,000 tokens of text are one document, which cannot be split; that shows only once it is tokenised."""
+    few = ["data.max_tokens=20000,3000"]
+    said = refused(tmp_path, *few, base=SMALL)
+    assert "1 of 2 jobs failed, first data.max_tokens=3000" in said and "1 distinct documents" in said
+    first = record(tmp_path)
+    assert [job["status"] for job in first["jobs"]] == ["completed", "failed"]
+    assert first["schema"] == 1 and first["axes"] == {"data.max_tokens": ["20000", "3000"]}
+    assert first["jobs"][0]["overrides"]["data.max_tokens"] == "20000"
+    assert first["jobs"][1]["error"].startswith("Data sotu has 1 distinct documents")
+    for job in first["jobs"]:
+        run = tmp_path / "sweeps/smoke" / job["folder"]
+        assert run.name == job["id"] and (run / ".hydra/config.yaml").exists()
+
+    in_process.ran.clear()
+    refused(tmp_path, *few, base=SMALL)
+    assert [run[-1] for run in in_process.ran] == ["data.max_tokens=3000"]
+
+    in_process.ran.clear()
+    sweep(tmp_path, "data.max_tokens=20000,30000", base=SMALL)
+    assert [run[-1] for run in in_process.ran] == ["data.max_tokens=30000"]
+    joined = record(tmp_path)
+    assert joined["axes"] == {"data.max_tokens": ["20000", "3000", "30000"]}
+    assert [job["status"] for job in joined["jobs"]] == ["completed", "failed", "completed"]
+    assert joined["jobs"][0] == first["jobs"][0]
+
+
+def test_identical_jobs_are_one(tmp_path):
+    lists = [[*SMALL, f"outputs={tmp_path}", f"seed={seed}", f"data.workers={n}"] for seed in (0, 1) for n in (1, 2)]
+    jobs = prepare(lists, {"seed": ["0", "1"]}, ranks=1, elsewhere=False)
+    assert [job.named["seed"] for job in jobs] == ["0", "1"] and jobs[0].id != jobs[1].id
+
+
+def test_a_run_of_its_own_is_a_job_of_the_sweep(smoke_outputs):
+    """The ids are the run folders', so neither is made where the other is there."""
+    lists = [[*SMOKE, f"outputs={smoke_outputs}", f"seed={seed}"] for seed in (0, 1)]
+    alone, new = prepare(lists, {"seed": ["0", "1"]}, ranks=1, elsewhere=False)
+    assert alone.folder == (smoke_outputs / "smoke/latest").resolve() and alone.completed()
+    assert not new.completed()
+
+
+def test_what_was_removed_is_not_completed(smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    lists = [[*SMOKE, f"outputs={outputs}", f"seed={seed}"] for seed in (0, 1)]
+    job = prepare(lists, {"seed": ["0", "1"]}, ranks=1, elsewhere=False)[0]
+    assert job.completed()
+    shutil.rmtree((job.folder / "artifacts/distilled_control").resolve())
+    assert not job.completed()
+
+
+def test_a_sweep_is_priced_with_what_is_shared_once(tmp_path, smoke_outputs, capsys):
+    """Temperatures share all but their trainings, seeds share the text alone, and what is made costs nothing."""
+    lists = [[*SMOKE, f"outputs={tmp_path}", f"distill.temperature={t}"] for t in (1, 2)]
+    jobs = prepare(lists, {"distill.temperature": ["1", "2"]}, ranks=1, elsewhere=False)
+    (alone, steps, left), (alone_too, more, rest) = prices(jobs)
+    flops = plan.flops(jobs[0].context)
+    assert alone == alone_too == left == sum(flops.values())
+    assert rest == flops["distilled_student"] + flops["distilled_control"]
+    assert (steps, more) == (len(jobs[0].steps), 4)  # two trainings, their evaluation and the report
+    made = prepare(
+        [[*each[:-1], f"outputs={smoke_outputs}", "seed=0"] for each in lists[:1]], {"seed": ["0"]}, 1, False
+    )
+    assert prices(made)[0][1:] == (0, 0)
+    sweep(tmp_path, "distill.temperature=1,2", "plan=true")
+    assert f"{left + rest:.3g}" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def four_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    return [SimpleNamespace(context=SimpleNamespace(device=torch.device("cuda")))] * 8
+
+
+def test_gpus_are_shared_out(four_gpus, monkeypatch):
+    def visible(**settings):
+        return [slot["CUDA_VISIBLE_DEVICES"] for slot in clusters._slots(LauncherConfig(**settings), four_gpus)]
+
+    assert visible() == ["0", "1", "2", "3"]
+    assert visible(jobs=3) == ["0", "1", "2"]
+    assert visible(gpus_per_job=2) == ["0,1", "2,3"]
+    with pytest.raises(SprigError, match=r"jobs=3 with gpus_per_job=2 need 6 GPUs, but this machine has 4: lower"):
+        visible(jobs=3, gpus_per_job=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,7,5")
+    assert visible(gpus_per_job=2) == ["GPU-a,GPU-b", "7,5"]
+
+
+def test_cores_are_shared_out(four_gpus, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    slots = clusters._slots(LauncherConfig(jobs=3, gpus_per_job=0), four_gpus)
+    assert slots == [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}] * 3
+    assert clusters._slots(LauncherConfig(jobs=3, gpus_per_job=0), four_gpus[:1])[0]["OMP_NUM_THREADS"] == "8"
+
+
+def test_slurm_is_shown_where_there_is_none(tmp_path, capsys):
+    sweep(
+        tmp_path,
+        "seed=0,1,2",
+        *["hydra/launcher=slurm", "hydra.launcher.dry_run=true", "hydra.launcher.jobs=2"],
+        *["hydra.launcher.slurm.partition=long", "hydra.launcher.gpus_per_job=2"],
+    )
+    script = capsys.readouterr().out
+    for line in ("--array=0-2%2", "--partition=long", "--gpus-per-node=2", "--time=240", "--job-name=sprig-smoke"):
+        assert f"#SBATCH {line}" in script
+    assert "#SBATCH --signal=USR2@120" in script and "-m submitit.core._submit" in script
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preset_that_is_a_sweep_starts_as_one(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("launchers.sweep.launcher.start", started.append)
+    entrypoint.main(["experiment=smoke", "hydra.mode=MULTIRUN", "seed=0,1"])
+    assert started == [["experiment=smoke", "hydra.mode=MULTIRUN", "seed=0,1"]]
