@@ -17,6 +17,7 @@ from pipeline.models import sources
 from pipeline.subnetwork.counting import parameters
 
 ROOT = Path(__file__).parent.parent
+GROUPS_OF_PRESETS = ("experiment", "base", "selection", "init", "kd")  # chosen within one alone
 SMOKE = ["experiment=smoke"]
 TEACHERS = sorted(path.stem for path in (ROOT / "conf/teacher").glob("*.yaml") if path.stem != "local")
 README = re.findall(r"^(?:sprig|python -m \w+\.torchrun \d+) ?(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
@@ -26,7 +27,9 @@ NEEDED = {  # what an option cannot be composed without
     "search=given": ["search.path=x"],
 }
 OPTIONS = sorted(
-    f"{path.parent.name}={path.stem}" for path in (ROOT / "conf").glob("*/*.yaml") if path.parent.name != "experiment"
+    f"{path.parent.name}={path.stem}"
+    for path in (ROOT / "conf").glob("*/*.yaml")
+    if path.parent.name not in GROUPS_OF_PRESETS
 )
 
 

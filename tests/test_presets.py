@@ -1,0 +1,87 @@
+"""The paper's presets and their twins: every job of every one is composed and planned, and each says what it is."""
+
+from functools import cache
+from itertools import product
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+import pipeline
+from pipeline.artifacts import digest
+from pipeline.composition import CONF
+from pipeline.config import register, to_plain
+from pipeline.models import sources
+
+PRESETS = sorted(f"{path.parent.name}/{path.stem}" for path in (CONF / "experiment").glob("*/*.yaml"))
+TWINS = [preset for preset in PRESETS if preset.startswith("twin/")]
+SIZED = [[f"experiment={preset}", f"size={size}"] for preset in TWINS for size in ("smoke", "gpu")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def described_once():
+    """Jobs of one teacher read its header and its tokenizer once: for a GGUF file that is most of a plan's time."""
+    known, describe = {}, sources.describe
+
+    def remember(teacher):
+        key = digest(to_plain(teacher))
+        return known.get(key) or known.setdefault(key, describe(teacher))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "describe", remember)
+        yield
+
+
+@cache
+def axes(*overrides: str) -> dict[str, list[str]]:
+    """What the preset sweeps over."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra_compose("config", list(overrides), return_hydra_config=True)
+    return {key: str(values).split(",") for key, values in config.hydra.sweeper.params.items()}
+
+
+def jobs(*overrides: str) -> list[list[str]]:
+    every = axes(*overrides)
+    return [[f"{key}={value}" for key, value in zip(every, values, strict=True)] for values in product(*every.values())]
+
+
+def touching(*overrides: str) -> list[list[str]]:
+    """The first job, and those that differ from it in one value: every value once."""
+    first, *others = jobs(*overrides)
+    return [first, *(job for job in others if sum(a != b for a, b in zip(first, job, strict=True)) == 1)]
+
+
+def plan(capsys, *overrides: str) -> None:
+    config = pipeline.compose([*overrides, "plan=true"])
+    assert config.preset == overrides[0].removeprefix("experiment=").replace("/", "-")
+    pipeline.run(config)
+    assert "What this run would do" in capsys.readouterr().out
+
+
+def test_every_ablation_of_the_paper_has_a_preset_and_a_twin():
+    papers, twins = ([each.split("/")[1] for each in PRESETS if each.startswith(kind)] for kind in ("paper", "twin"))
+    assert papers == twins
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_says_what_it_is(preset):
+    text = (CONF / "experiment" / f"{preset}.yaml").read_text()
+    required = (
+        ("# Published", "# Ours", "# Cost: ") if preset.startswith("paper/") else ("# The twin of paper/", "# Cost: ")
+    )
+    assert all(f"\n{each}" in text for each in required)
+    assert f"\n#   sprig experiment={preset}" in text
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_value_of_every_axis_is_planned(capsys, preset):
+    for job in touching(f"experiment={preset}"):
+        plan(capsys, f"experiment={preset}", *job)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", [*([f"experiment={preset}"] for preset in PRESETS), *SIZED], ids=" ".join)
+def test_every_job_is_planned(capsys, sweep):
+    for job in jobs(*sweep):
+        plan(capsys, *sweep, *job)
