@@ -71,10 +71,13 @@ class DistillConfig:
     global_batch: int = 8  # blocks an optimizer step, over all ranks
     micro_batch: int = 8  # blocks a forward pass of one rank
     chunk_tokens: int = 256  # tokens whose logits exist at one time
+    activation_checkpointing: bool = False  # runs each block again in the backward pass: less memory, the same result
+    compile: bool = False  # torch.compile of each block; rounds otherwise, so it is in the fingerprint
     weight_decay: float = 0.1
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
     eps: float = 1e-8
     clip: float = 1.0
+    skip_nonfinite: int = 0  # steps whose loss is not finite that are left out before another one stops the training
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     validations: int = 10  # points of the validation curve after the start, at most
@@ -84,6 +87,7 @@ class DistillConfig:
     def __post_init__(self):
         positive("distill", self, "tokens", "lr", "temperature", "global_batch", "micro_batch", "chunk_tokens")
         positive("distill", self, "eps", "clip", "validations", "validation_tokens")
+        require(self.skip_nonfinite >= 0, f"distill.skip_nonfinite={self.skip_nonfinite} must not be negative.")
         require(
             min(self.alpha, self.beta, self.weight_decay) >= 0 and self.alpha + self.beta > 0,
             f"distill.alpha={self.alpha}, distill.beta={self.beta} and distill.weight_decay={self.weight_decay} must "

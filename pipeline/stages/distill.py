@@ -28,6 +28,7 @@ STAGE, VERSION = "distill", 2
 # How the work is laid out, what the extraction already holds, and what is stated otherwise; none is part of what
 # distillation is.
 IMMATERIAL = ("init", "control", "lr", "tokens", "micro_batch", "chunk_tokens", "validations", "checkpoint")
+IMMATERIAL += ("activation_checkpointing",)
 
 log = logging.getLogger("sprig")
 

@@ -36,11 +36,13 @@ class Position:
         step: optimizer steps done.
         metrics_bytes: what metrics.jsonl had then.
         run: the fingerprint of what is trained.
+        skipped: how many of the steps were left out, because their loss was not finite.
     """
 
     step: int = 0
     metrics_bytes: int = 0
     run: str = ""
+    skipped: int = 0
 
 
 def _folders(root: Path) -> list[Path]:
@@ -125,5 +127,5 @@ def resume(engine: Engine, root: Path, run: str, begin: Path | None = None) -> P
             "right ones."
         )
     with safe_open(folder / _TENSORS, "pt") as file:
-        restore(engine, lambda kind, name: file.get_tensor(f"{kind}/{name}"), position.step)
+        restore(engine, lambda kind, name: file.get_tensor(f"{kind}/{name}"), position.step - position.skipped)
     return position

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from litgpt import GPT
+from torch import Tensor
 
 from pipeline.config import DeepSpeedConfig, DistillConfig
 from pipeline.data.blocks import Blocks
@@ -22,6 +23,7 @@ from pipeline.training.engine import Engine, batching
 from pipeline.training.losses import check_vocabularies, distillation_loss
 from pipeline.training.metrics import Metrics
 from pipeline.training.order import block_numbers
+from pipeline.training.prefetch import prefetched
 from pipeline.training.schedules import learning_rate
 from pipeline.training.state import tensors
 
@@ -77,9 +79,10 @@ def distill(
 
     Called by every rank of a torchrun job alike, or by a lone process. `folder` then holds `metrics.jsonl`, whose lines
     are {"step", "tokens", "loss", "ce", "kl", "lr", "grad_norm"} for an optimizer step (loss and its parts are those of
-    the step's batch before its update, in nats, kl being the divergence of `config.loss`; grad_norm is before clipping)
-    and {"step", "tokens", "validation_nll"} for a point of the validation curve, the first at token 0; and
-    `checkpoints/`, which are the caller's to remove.
+    the step's batch before its update, in nats, kl being the divergence of `config.loss`; grad_norm is before
+    clipping), {"step", "tokens", "skipped"} for one that was left out as the so many-th, and {"step", "tokens",
+    "validation_nll"} for a point of the validation curve, the first at token 0; and `checkpoints/`, which are the
+    caller's to remove.
 
     Args:
         student: its fp32 weights are where training starts, and are overwritten with where it ends. It is moved to the
@@ -122,6 +125,11 @@ def distill(
     validate_every = validation_steps(config, blocks.block_size)
     save_every = _interval(config.checkpoint.tokens, 10, config, blocks.block_size)
 
+    def read(step: int) -> list[Tensor]:
+        numbers = block_numbers(len(blocks), seed, (step - 1) * config.global_batch, config.global_batch)
+        parts = [blocks.take(part) for part in batches.share(numbers, rank())]
+        return [part.pin_memory() for part in parts] if device.type == "cuda" else parts
+
     def validated(step: int) -> None:
         nll = engine.evaluate(validate)
         _check_finite(step, folder, {"validation loss": nll})
@@ -131,27 +139,30 @@ def distill(
         validated(0)
     elif rank() == 0:
         log({"step": begun.step, "tokens": begun.step * batch_tokens, "resumed": True})
-    saved = time.monotonic()
+    skipped, saved = begun.skipped, time.monotonic()
     with deferred() as signalled:
-        for step in range(begun.step + 1, last + 1):
+        for step, micro_batches in prefetched(read, range(begun.step + 1, last + 1)):
             started = time.perf_counter()
             tokens = step * batch_tokens
-            numbers = block_numbers(len(blocks), seed, (step - 1) * config.global_batch, config.global_batch)
             rate = learning_rate(tokens, budget, lr, config.schedule)
             values = engine.step(
-                [blocks.take(part) for part in batches.share(numbers, rank())],
-                lambda model, part: distillation_loss(model, teacher, part, config),
-                rate,
+                micro_batches, lambda model, part: distillation_loss(model, teacher, part, config), rate
             )
-            _check_finite(step, folder, values)
-            speed = batch_tokens / (time.perf_counter() - started)
-            metrics.write({"step": step, "tokens": tokens, **values, "lr": rate}, tokens_per_second=speed)
+            if not math.isfinite(values["loss"]) and skipped < config.skip_nonfinite:
+                skipped += 1
+                if rank() == 0:
+                    logger.warning("Step %d is left out: its loss is %s (%d so far).", step, values["loss"], skipped)
+                metrics.write({"step": step, "tokens": tokens, "skipped": skipped})
+            else:
+                _check_finite(step, folder, values)
+                speed = batch_tokens / (time.perf_counter() - started)
+                metrics.write({"step": step, "tokens": tokens, **values, "lr": rate}, tokens_per_second=speed)
             if step % validate_every == 0 or step == steps:
                 validated(step)
             late = config.checkpoint.minutes is not None and time.monotonic() - saved > 60 * config.checkpoint.minutes
             told, late = any_rank([signalled() is not None, late and rank() == 0], device)
             if step % save_every == 0 or step == last or told or late:
-                checkpoints.save(engine, folder, Position(step, metrics.sync(), run), config.checkpoint.keep)
+                checkpoints.save(engine, folder, Position(step, metrics.sync(), run, skipped), config.checkpoint.keep)
                 saved = time.monotonic()
             if told:
                 raise Interrupted(

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from litgpt import GPT
 from torch import Tensor, distributed, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.config import DeepSpeedConfig, DistillConfig
 from pipeline.errors import SprigError
@@ -91,6 +93,20 @@ def _make_moments(optimizer: torch.optim.AdamW) -> None:
         }
 
 
+def _recompute(student: GPT) -> None:
+    """Activation checkpointing (Chen et al. 2016): of a block its input is kept, and it runs again when going back."""
+    for block in student.transformer.h:
+        # Reentrant checkpointing dies under ZeRO 2 and 3 ("already been reduced"). No block draws random numbers.
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def _compile(student: GPT) -> None:
+    """Compiles the blocks one by one; blocks of the same sizes share what is compiled."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(student.transformer.h))
+    for block in student.transformer.h:
+        block.compile(dynamic=False)
+
+
 class Engine:
     """A student that trains. Every method is called by all ranks together."""
 
@@ -109,8 +125,13 @@ class Engine:
             SprigError: bf16 without ZeRO.
         """
         check_precision(precision, deepspeed)
+        if config.activation_checkpointing:
+            _recompute(student)
+        if config.compile:
+            _compile(student)
         rope = student.cos, student.sin
         self.student, self.device, self.batches, self.stage = student, device, batches, deepspeed.zero_stage
+        self.skip = False
         settings = {
             "train_batch_size": batches.global_batch,
             "train_micro_batch_size_per_gpu": batches.micro_batch,
@@ -124,6 +145,7 @@ class Engine:
             model=_Student(student, precision, device), optimizer=self.optimizer, config=settings
         )
         _make_moments(self.optimizer)
+        self.optimizer.step = self._unless_skipped(self.optimizer.step)
         # DeepSpeed's bf16 casts them too, and far positions would share their angles.
         student.cos, student.sin = rope
 
@@ -138,24 +160,31 @@ class Engine:
 
     def step(self, batches: list[Tensor], loss: Callable[[GPT, Tensor], tuple[Tensor, ...]], lr: float) -> dict:
         """One optimizer step on this rank's micro-batches; loss, ce, kl and grad_norm (before clipping) of the whole
-        global batch. A loss that is not finite leaves the weights as they were."""
+        global batch. A loss that is not finite leaves weights and moments as they were; its grad_norm is NaN."""
         for group in self.module.optimizer.param_groups:
             group["lr"] = lr
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         for number, tokens in enumerate(batches, start=1):
-            parts = self.module(lambda student, tokens=tokens: loss(student, tokens.to(self.device)))
+            tokens = tokens.to(self.device, non_blocking=True)
+            parts = self.module(lambda student, tokens=tokens: loss(student, tokens))
             self.module.backward(parts[0])
             totals += torch.stack(parts).detach()
             if number < len(batches):
                 self.module.step()  # counts the micro-batch; the weights move in the last one
         distributed.all_reduce(totals)
         values = dict(zip(("loss", "ce", "kl"), (totals / len(batches) / self.batches.ranks).tolist(), strict=True))
-        if not math.isfinite(values["loss"]):
-            return values | {"grad_norm": math.nan}
+        self.skip = not math.isfinite(values["loss"])
         # Stage 0 clips without keeping the norm; its gradients are averaged over the ranks by now.
         norm = nn.utils.get_total_norm([p.grad for p in self.student.parameters()]) if self.stage == 0 else None
         self.module.step()
+        if self.skip:
+            return values | {"grad_norm": math.nan}
         return values | {"grad_norm": float(self.module.get_global_grad_norm() if norm is None else norm)}
+
+    def _unless_skipped(self, step: Callable[..., None]) -> Callable[..., None]:
+        """The optimizer's step as DeepSpeed is to call it: one that is skipped still ends as any other, so that the
+        gradients are dropped and the micro-batches counted at every ZeRO stage."""
+        return lambda *arguments, **options: None if self.skip else step(*arguments, **options)
 
     def close(self) -> None:
         self.module.destroy()

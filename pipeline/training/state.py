@@ -35,7 +35,7 @@ def restore(engine: Engine, value: Callable[[str, str], Tensor], step: int) -> N
 
     Args:
         value: the saved tensor of (kind, parameter's name).
-        step: optimizer steps that the state has seen.
+        step: updates that the state has seen.
     """
     import deepspeed
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state

@@ -19,10 +19,9 @@ from tiny_training import (
 )
 from torch.nn import functional as F
 
-from pipeline.config import CheckpointConfig, DeepSpeedConfig
+from pipeline.config import CheckpointConfig
 from pipeline.errors import SprigError
 from pipeline.training.distill import steps_of
-from pipeline.training.engine import batching
 from pipeline.training.order import block_numbers
 from pipeline.training.schedules import learning_rate
 
@@ -134,14 +133,3 @@ def test_a_budget_below_one_batch():
 def test_bf16_needs_zero(tmp_path):
     with pytest.raises(SprigError, match=r"deepspeed.zero_stage=1"):
         train(tmp_path, precision="bf16", stage=0)
-
-
-def test_settings_of_zero_reach_deepspeed(tmp_path):
-    from pipeline.training.engine import Engine
-
-    deepspeed = DeepSpeedConfig(1, {"reduce_bucket_size": 12345})
-    train(tmp_path)  # starts the process group
-    engine = Engine(student(), settings(), deepspeed, batching(settings(), 1), "fp32", torch.device("cpu"))
-    assert engine.module.zero_reduce_bucket_size() == 12345
-    assert engine.module.zero_optimization_stage() == 1
-    engine.close()

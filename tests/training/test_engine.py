@@ -1,0 +1,94 @@
+"""What the engine does to memory, speed and spikes, at every ZeRO stage, and that it changes no result."""
+
+import pytest
+import torch
+from tiny_training import (
+    assert_near,
+    assert_same_weights,
+    metrics,
+    settings,
+    step_lines,
+    student,
+    train,
+)
+
+from pipeline.config import DeepSpeedConfig
+from pipeline.errors import SprigError
+from pipeline.training import distill
+from pipeline.training.engine import Engine, batching
+
+STAGES = [0, pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(folder).state_dict()
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_activation_checkpointing_changes_no_bit_and_keeps_less(stage, whole, tmp_path):
+    def saved(name, **changes):
+        """Bytes that all steps' forward passes kept for their backward passes; the weights."""
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value.nbytes) or value, lambda v: v):
+            weights = train(tmp_path / name, config=settings(**changes), stage=stage).state_dict()
+        return sum(kept), weights
+
+    plain, expected = saved("plain")
+    less, weights = saved("checkpointed", activation_checkpointing=True)
+    assert_same_weights(weights, expected)
+    assert metrics(tmp_path / "checkpointed") == metrics(tmp_path / "plain")
+    assert less < 0.5 * plain
+
+
+def spike(monkeypatch, at: int):
+    """Makes the loss of the optimizer step `at`, of its second micro-batch alone, NaN."""
+    calls, honest = [], distill.distillation_loss
+
+    def loss(*arguments):
+        calls.append(None)
+        return tuple(value * (float("nan") if len(calls) == 2 * at else 1.0) for value in honest(*arguments))
+
+    monkeypatch.setattr(distill, "distillation_loss", loss)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_spike_is_left_out_if_the_configuration_says_so(stage, tmp_path, monkeypatch, caplog):
+    before = train(tmp_path / "before", config=settings(skip_nonfinite=1), until=2, stage=stage).state_dict()
+    spike(monkeypatch, at=3)
+    after = train(tmp_path / "after", config=settings(skip_nonfinite=1), until=3, stage=stage).state_dict()
+    assert_same_weights(after, before)
+    assert "Step 3 is left out: its loss is nan (1 so far)" in caplog.text
+    assert metrics(tmp_path / "after")[-1] == {"step": 3, "tokens": 192, "skipped": 1}
+    resumed = train(tmp_path / "after", config=settings(skip_nonfinite=1), stage=stage).state_dict()
+    monkeypatch.undo()
+    spike(monkeypatch, at=3)
+    uninterrupted = train(tmp_path / "through", config=settings(skip_nonfinite=1), stage=stage).state_dict()
+    assert_same_weights(resumed, uninterrupted)
+    assert [line["step"] for line in step_lines(tmp_path / "through")] == [1, 2, 4, 5, 6]
+
+
+def test_more_spikes_than_allowed_stop_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        distill, "distillation_loss", lambda model, *_: (next(model.parameters()).sum() * float("nan"),) * 3
+    )
+    with pytest.raises(SprigError, match=r"At step 3 these are not finite: loss nan"):
+        train(tmp_path, config=settings(skip_nonfinite=2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_blocks_train_alike(stage, recompute, whole, tmp_path):
+    train(tmp_path, config=settings(compile=True, activation_checkpointing=recompute), stage=stage)
+    assert_near(metrics(tmp_path), metrics(whole[0]), relative=1e-4)
+
+
+def test_settings_of_zero_reach_deepspeed(tmp_path):
+    deepspeed = DeepSpeedConfig(1, {"reduce_bucket_size": 12345})
+    train(tmp_path)  # starts the process group
+    engine = Engine(student(), settings(), deepspeed, batching(settings(), 1), "fp32", torch.device("cpu"))
+    assert engine.module.zero_reduce_bucket_size() == 12345
+    assert engine.module.zero_optimization_stage() == 1
+    engine.close()
