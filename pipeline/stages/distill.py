@@ -17,12 +17,14 @@ from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
 from pipeline.stages import extract, prepare, stable
 from pipeline.stages.context import Context, Step, part
+from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training import checkpoints, distributed
 from pipeline.training.distill import distill, steps_of, validation_steps
 from pipeline.training.engine import batching
 from pipeline.training.metrics import METRICS
 from pipeline.training.schedules import check_schedule, warmup_tokens
+from pipeline.training.throughput import Flops
 
 STAGE, VERSION = "distill", 2
 # How the work is laid out, what the extraction already holds, and what is stated otherwise; none is part of what
@@ -95,6 +97,10 @@ def step(context: Context, role: str) -> Step:
             for line in (begin / METRICS).read_text(encoding="utf-8").splitlines():
                 context.log({"role": f"distilled_{role}"} | json.loads(line))
         validation = context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
+        flops = Flops(
+            3 * flops_per_token(context.architecture, _subnetwork(context, start), length=config.data.block_size),
+            flops_per_token(context.kd_architecture, length=config.data.block_size) if config.distill.distils else 0,
+        )
         total = budget(context) if until is None else until * _batch_tokens(context)
         with Progress(f"distill {role}", total=total, unit="tokens") as progress:
             return distill(
@@ -109,6 +115,7 @@ def step(context: Context, role: str) -> Step:
                 device=context.device,
                 folder=folder,
                 run=run,
+                flops=flops,
                 validate=partial(mean_nll, blocks=validation, batch=config.evaluate.batch, precision=context.precision),
                 log=_Log(context, role, progress),
                 begin=begin,
@@ -129,11 +136,13 @@ def step(context: Context, role: str) -> Step:
             begin = context.store.obtain(phase, make_stable, agree)
         trained = train(folder, recipe.fingerprint, None, begin, told=not shared)
         if rank() == 0:
-            path = context.made(start) / checkpoint.SUBNETWORK
-            sub = SubNetwork.from_dict(json.loads(path.read_text()))
-            checkpoint.save(trained, folder, sub, tokenizer=context.made(start))
+            checkpoint.save(trained, folder, _subnetwork(context, start), tokenizer=context.made(start))
 
     return Step(STAGE, f"distilled_{role}", recipe, make, agree)
+
+
+def _subnetwork(context: Context, start: Recipe) -> SubNetwork:
+    return SubNetwork.from_dict(json.loads((context.made(start) / checkpoint.SUBNETWORK).read_text()))
 
 
 def _schedule(context: Context) -> dict:
@@ -170,7 +179,11 @@ class _Log:
         if "validation_nll" in line:
             self.shown["validation"] = f"{line['validation_nll']:.3f}"
         if "loss" in line:
-            self.shown["loss"] = f"{line['loss']:.3f}"
+            mfu = line["mfu"]
+            self.shown |= {name: f"{line[name]:.3f}" for name in ("loss", "ce", "kl")}
+            self.shown |= {"lr": f"{line['lr']:.2e}", "gradient": f"{line['grad_norm']:.2f}"}
+            self.shown["FLOPs"] = f"{line['student_flops']:.3g} student + {line['teacher_flops']:.3g} teacher"
+            self.shown["MFU"] = "unknown" if mfu is None else f"{mfu:.1%}"
         self.progress.advance(line["tokens"] - self.tokens, **self.shown)
         self.tokens = line["tokens"]
 

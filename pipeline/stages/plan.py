@@ -11,7 +11,7 @@ from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.value import SubNetwork
-from pipeline.training.engine import check_precision
+from pipeline.training.engine import check_compile, check_precision
 
 SAMPLES = 64  # sub-networks that stand for the space in an estimate
 WEIGHT_BYTES = {Dtype.fp32: 4, Dtype.bf16: 2}
@@ -43,6 +43,7 @@ def check(context: Context) -> None:
         _check_kd(context)
     distill.check(context)
     check_precision(context.precision, config.deepspeed)
+    check_compile(config.distill, context.device)
     gpus = torch.cuda.device_count()
     if context.device.type == "cuda" and local_world_size() > gpus and not config.plan:
         raise SprigError(

@@ -26,6 +26,7 @@ from pipeline.training.order import block_numbers
 from pipeline.training.prefetch import prefetched
 from pipeline.training.schedules import learning_rate
 from pipeline.training.state import tensors
+from pipeline.training.throughput import Flops
 
 logger = logging.getLogger("sprig")
 
@@ -70,6 +71,7 @@ def distill(
     device: torch.device,
     folder: Path,
     run: str,
+    flops: Flops,
     validate: Callable[[GPT], float],
     log: Callable[[dict], None],
     begin: Path | None = None,
@@ -77,12 +79,13 @@ def distill(
 ) -> GPT:
     """Trains the student on `config.tokens` tokens, from the newest checkpoint in `folder` where there is one.
 
-    Called by every rank of a torchrun job alike, or by a lone process. `folder` then holds `metrics.jsonl`, whose lines
-    are {"step", "tokens", "loss", "ce", "kl", "lr", "grad_norm"} for an optimizer step (loss and its parts are those of
-    the step's batch before its update, in nats, kl being the divergence of `config.loss`; grad_norm is before
-    clipping), {"step", "tokens", "skipped"} for one that was left out as the so many-th, and {"step", "tokens",
-    "validation_nll"} for a point of the validation curve, the first at token 0; and `checkpoints/`, which are the
-    caller's to remove.
+    Called by every rank of a torchrun job alike, or by a lone process. `folder` then holds `checkpoints/`, which are
+    the caller's to remove, and `metrics.jsonl`, whose lines are
+    {"step", "tokens", "loss", "ce", "kl", "grad_norm", "lr", "student_flops", "teacher_flops"} for an optimizer step:
+    loss and its parts are those of the step's batch before its update, in nats, kl is the divergence of `config.loss`,
+    grad_norm is before clipping, FLOPs are those of all tokens so far;
+    {"step", "tokens", "skipped"} for one that was left out as the so many-th;
+    {"step", "tokens", "validation_nll"} for a point of the validation curve, the first at token 0.
 
     Args:
         student: its fp32 weights are where training starts, and are overwritten with where it ends. It is moved to the
@@ -91,11 +94,13 @@ def distill(
         lr: the peak learning rate.
         precision: "fp32", "bf16-mixed" or "bf16" (DeepSpeed's own, from ZeRO stage 1 up).
         run: the fingerprint of what is trained; checkpoints of another run are refused.
+        flops: of one token.
         validate: the mean validation NLL in nats of the model that it is given. All ranks call it together, without
             gradients, in evaluation mode and under `precision`. The model's submodules must be called as modules: under
             ZeRO-3 that is what gathers their weights.
-        log: called on rank 0 with every metrics line as it comes, steps with "tokens_per_second" added. Where a
-            checkpoint is gone on from, the first call is {"step", "tokens", "resumed": True}: what was trained before.
+        log: called on rank 0 with every metrics line as it comes, steps with "tokens_per_second" and "mfu" added (None
+            where the device's peak is unknown). Where a checkpoint is gone on from, the first call is {"step",
+            "tokens", "resumed": True}: what was trained before.
         begin: a folder of checkpoints.publish, the same training up to some step: a fresh training goes on from there.
         until: ends after this optimizer step instead of the last one, which is that of the schedule all the same.
 
@@ -139,10 +144,9 @@ def distill(
         validated(0)
     elif rank() == 0:
         log({"step": begun.step, "tokens": begun.step * batch_tokens, "resumed": True})
-    skipped, saved = begun.skipped, time.monotonic()
+    skipped, saved, started = begun.skipped, time.monotonic(), time.perf_counter()
     with deferred() as signalled:
         for step, micro_batches in prefetched(read, range(begun.step + 1, last + 1)):
-            started = time.perf_counter()
             tokens = step * batch_tokens
             rate = learning_rate(tokens, budget, lr, config.schedule)
             values = engine.step(
@@ -156,7 +160,9 @@ def distill(
             else:
                 _check_finite(step, folder, values)
                 speed = batch_tokens / (time.perf_counter() - started)
-                metrics.write({"step": step, "tokens": tokens, **values, "lr": rate}, tokens_per_second=speed)
+                line = {"step": step, "tokens": tokens, **values, "lr": rate, **flops.so_far(tokens)}
+                mfu = flops.utilisation(speed, world_size(), device)
+                metrics.write(line, tokens_per_second=speed, mfu=mfu)
             if step % validate_every == 0 or step == steps:
                 validated(step)
             late = config.checkpoint.minutes is not None and time.monotonic() - saved > 60 * config.checkpoint.minutes
@@ -169,6 +175,7 @@ def distill(
                     f"A signal ({signalled() or 'to another rank'}) ended the training after step {step} of {last}; a "
                     f"checkpoint is written, and the same command goes on from there."
                 )
+            started = time.perf_counter()
     with torch.no_grad():
         given = dict(student.named_parameters())
         for _, name, value in tensors(engine, kinds=("weight",)):

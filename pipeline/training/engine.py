@@ -1,6 +1,8 @@
 """The student under DeepSpeed: how a global batch is divided, the optimizer, and one optimizer step."""
 
 import math
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +50,16 @@ def batching(config: DistillConfig, ranks: int) -> Batching:
             f"the nearest is {wanted // at_once * at_once}."
         )
     return Batching(config.micro_batch, wanted // at_once, ranks)
+
+
+def check_compile(config: DistillConfig, device: torch.device) -> None:
+    """Raises SprigError where torch.compile would find no compiler."""
+    compiler = os.environ.get("CXX", "g++")
+    if config.compile and device.type == "cpu" and shutil.which(compiler) is None:
+        raise SprigError(
+            f"distill.compile=true needs a C++ compiler on a CPU, and {compiler} is not there: install one, or set "
+            "distill.compile=false."
+        )
 
 
 def check_precision(precision: str, deepspeed: DeepSpeedConfig) -> None:

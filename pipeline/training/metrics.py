@@ -21,7 +21,7 @@ class Metrics:
             self.file = (folder / METRICS).open("ab")
             self.file.truncate(keep_bytes)
 
-    def write(self, line: dict, **timing: float) -> None:
+    def write(self, line: dict, **timing: float | None) -> None:
         if rank() == 0:
             self.file.write(json.dumps(line).encode() + b"\n")
             self.file.flush()

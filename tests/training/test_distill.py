@@ -25,7 +25,7 @@ from pipeline.training.distill import steps_of
 from pipeline.training.order import block_numbers
 from pipeline.training.schedules import learning_rate
 
-STEP_KEYS = {"step", "tokens", "loss", "ce", "kl", "lr", "grad_norm"}
+STEP_KEYS = {"step", "tokens", "loss", "ce", "kl", "grad_norm", "lr", "student_flops", "teacher_flops"}
 EVERY_STEP = CheckpointConfig(tokens=64)
 
 
@@ -64,6 +64,7 @@ def reference():
         values = {"loss": loss, "ce": ce, "kl": kl, "grad_norm": norm}
         lines.append(
             {"step": step, "tokens": 64 * step, **{name: value.item() for name, value in values.items()}, "lr": rate}
+            | {"student_flops": 300 * 64 * step, "teacher_flops": 200 * 64 * step}
         )
     return lines, model.state_dict()
 

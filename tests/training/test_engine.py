@@ -15,7 +15,7 @@ from tiny_training import (
 from pipeline.config import DeepSpeedConfig
 from pipeline.errors import SprigError
 from pipeline.training import distill
-from pipeline.training.engine import Engine, batching
+from pipeline.training.engine import Engine, batching, check_compile
 
 STAGES = [0, pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 
@@ -26,7 +26,7 @@ def whole(tmp_path_factory):
     return folder, train(folder).state_dict()
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", STAGES)
 def test_activation_checkpointing_changes_no_bit_and_keeps_less(stage, whole, tmp_path):
     def saved(name, **changes):
         """Bytes that all steps' forward passes kept for their backward passes; the weights."""
@@ -83,6 +83,13 @@ def test_more_spikes_than_allowed_stop_the_training(tmp_path, monkeypatch):
 def test_compiled_blocks_train_alike(stage, recompute, whole, tmp_path):
     train(tmp_path, config=settings(compile=True, activation_checkpointing=recompute), stage=stage)
     assert_near(metrics(tmp_path), metrics(whole[0]), relative=1e-4)
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SprigError, match=r"needs a C.. compiler on a CPU, and no-such-compiler is not there"):
+        check_compile(settings(compile=True), torch.device("cpu"))
+    check_compile(settings(), torch.device("cpu"))
 
 
 def test_settings_of_zero_reach_deepspeed(tmp_path):

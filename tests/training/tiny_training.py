@@ -12,6 +12,7 @@ from pipeline.config import CheckpointConfig, DeepSpeedConfig, DistillConfig
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.student import build, initialize
 from pipeline.training.distill import distill
+from pipeline.training.throughput import Flops
 
 SEED, LR, STEPS = 3, 1e-2, 6
 SLOW_STEPS = 120  # of a training that is killed again and again
@@ -103,6 +104,7 @@ def train(
         device=torch.device("cpu"),
         folder=folder,
         run=run,
+        flops=Flops(student=300, teacher=200),
         validate=validate or partial(validation_nll, precision=precision),
         log=log,
         **options,

@@ -1,0 +1,39 @@
+"""Model FLOPs of a training, and the share of the GPUs' peak that they come to (MFU, Chowdhery et al. 2022)."""
+
+from dataclasses import dataclass
+
+import torch
+
+# Peak bf16 FLOP/s without sparsity, from the makers' data sheets, by the name that torch gives the device.
+PEAKS = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA L40S": 362e12,
+}
+
+
+@dataclass(frozen=True)
+class Flops:
+    """What one token of training costs: the student's forward and backward pass, the teacher's forward pass. What
+    activation checkpointing computes again is not counted."""
+
+    student: int
+    teacher: int = 0
+
+    def so_far(self, tokens: int) -> dict[str, int]:
+        return {"student_flops": self.student * tokens, "teacher_flops": self.teacher * tokens}
+
+    def utilisation(self, tokens_per_second: float, ranks: int, device: torch.device) -> float | None:
+        """The share of the peak bf16 FLOP/s of all ranks' devices, whatever the precision; None for unknown devices."""
+        peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        return None if peak is None else tokens_per_second * (self.student + self.teacher) / (ranks * peak)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """By the longest entry that the name begins with, word by word: an L40 is no L4."""
+    found = [name for name in PEAKS if f"{device_name} ".replace("-", " ").startswith(f"{name} ")]
+    return PEAKS[max(found, key=len)] if found else None
