@@ -11,6 +11,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.hardware import processor
+
 
 def arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
@@ -20,12 +22,7 @@ def arguments(description: str) -> argparse.Namespace:
 
 def machine() -> str:
     """Processor, cores that this process may use, and Python."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [
-        line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-    ]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
+    return f"{processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}"
 
 
 def alternate(methods: dict[str, Callable[[], float]], repetitions: int) -> dict[str, float]:

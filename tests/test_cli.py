@@ -78,6 +78,7 @@ def refused(monkeypatch, *arguments: str) -> str:
         ("teacher=smollm2-135m teacher.path=nowhere.gguf", "nowhere.gguf"),
         ("precision=bf16 deepspeed=zero0", "precision=bf16"),
         ("distill.betas=[0.9]", "distill.betas=[0.9] must be AdamW's two"),
+        ("evaluate.speed.prefill=120", "evaluate.speed.prefill=120 and evaluate.speed.decode=16 exceed the context"),
         ("evaluate.prompt=' '", "evaluate.prompt is blank"),
         ("+deepspeed.zero_optimization.stage=3", "use deepspeed.zero_stage alone"),
         ("teacher@kd_teacher=pythia-14m", "kd_teacher pythia-14m has a vocabulary of 50,277"),

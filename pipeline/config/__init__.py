@@ -38,6 +38,7 @@ from pipeline.config.run import (
     EvaluateConfig,
     ExportConfig,
     SampleConfig,
+    SpeedConfig,
     TrackerConfig,
     register,
     to_objects,

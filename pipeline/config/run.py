@@ -21,11 +21,24 @@ ON_REQUEST = ("export", "sample")  # stages that only run when they are named
 
 
 @dataclass
+class SpeedConfig:
+    """How teacher and student are timed, on the machine that evaluates them."""
+
+    prefill: int | None = None  # tokens of the prompt; null: a block, or what the context leaves beside `decode`
+    decode: int = 16  # tokens after it, one at a time
+    repetitions: int = 5  # medians of so many, the models in turn
+
+    def __post_init__(self):
+        positive("evaluate.speed", self, "prefill", "decode", "repetitions")
+
+
+@dataclass
 class EvaluateConfig:
     blocks: int = 32  # validation blocks, evenly spaced over the validation split
     batch: int = 8
     prompt: str = "The purpose of education is"
     sample_tokens: int = 32
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
 
     def __post_init__(self):
         positive("evaluate", self, "blocks", "batch")

@@ -105,6 +105,33 @@ NOTE = (
 )
 
 
+EFFICIENCY_HEADER = ["model", "parameters", "FLOPs a token", "KV cache a token", "prefill", "decode"]
+
+
+def efficiency_rows(efficiency: dict) -> list[list[str]]:
+    """What teacher and student cost to run."""
+    return [
+        [
+            name,
+            f"{model['parameters']:,}",
+            f"{model['flops_per_token']:.3g}",
+            f"{model['kv_bytes_per_token']:,} bytes",
+            f"{model['prefill_tokens_per_second']:,.3g} tokens/s",
+            f"{model['decode_tokens_per_second']:,.3g} tokens/s",
+        ]
+        for name, model in ((name, efficiency[name]) for name in ("teacher", "student"))
+    ]
+
+
+def efficiency_note(summary: dict) -> str:
+    measured = summary["efficiency"]
+    return (
+        f"Measured on {measured['hardware']}, in {summary['precision']}: {measured['prefill']} tokens of one text in "
+        f"one pass, then {measured['decode']} one at a time with a KV cache; medians of {measured['repetitions']}, the "
+        f"models in turn. FLOPs are of the forward pass, averaged over {summary['data']['block_size']} tokens."
+    )
+
+
 def page(summary: dict, evaluation: dict | None, plots: list[str]) -> str:
     """report.md. `evaluation` holds the prompt and each model's continuation; `plots` the images that there are."""
     parts = [
@@ -115,6 +142,9 @@ def page(summary: dict, evaluation: dict | None, plots: list[str]) -> str:
         *(f"![{PLOTS[name]}]({name})" for name in plots),
         markdown_table(["", ""], [*facts(summary), ["student's artifact", f"`{summary['student']['artifact']}`"]]),
     ]
+    if summary["efficiency"] is not None:
+        table = markdown_table(EFFICIENCY_HEADER, efficiency_rows(summary["efficiency"]))
+        parts += ["## Efficiency", table, efficiency_note(summary)]
     if evaluation is not None:
         samples = [
             [name, model["sample"].replace("\n", " ").replace("|", "\\|")]

@@ -42,6 +42,7 @@ def check(context: Context) -> None:
     if config.distill.distils:
         _check_kd(context)
     distill.check(context)
+    evaluate.prefill(context)
     check_precision(context.precision, config.deepspeed)
     check_compile(config.distill, context.device)
     gpus = torch.cuda.device_count()

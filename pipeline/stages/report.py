@@ -16,7 +16,7 @@ from pipeline.search import journal as journals
 from pipeline.stages import distill, evaluate, extract, order, plots, prepare, search
 from pipeline.stages.context import Context, Step
 from pipeline.stages.page import page
-from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.metrics import METRICS
 
@@ -133,6 +133,7 @@ def inputs(context: Context) -> list[Step]:
         *([search.step(context), search.baseline_step(context)] if searched else []),
         *extracted,
         *(distill.step(context, role) for role in evaluate.roles(context)),
+        evaluate.speed_step(context),
         evaluate.step(context),
     ]
     return [each for each in steps if each is not None]
@@ -187,7 +188,33 @@ def _summarise(
         "control": trained.get("control"),
         "flops": flops,
         "saving": _saving(trained, curves, flops) if all(f"distilled_{role}" in done for role in trained) else None,
+        "efficiency": _efficiency(context, done.get("speed"), subnetworks.get("student")),
         "downstream": {},
+    }
+
+
+def _efficiency(context: Context, speed: Path | None, sub: SubNetwork | None) -> dict | None:
+    """What teacher and student cost to run. KV-cache entries have the precision's bytes."""
+    if speed is None or sub is None:
+        return None
+    config, measured = context.config, json.loads((speed / evaluate.SPEED).read_text())
+    value_bytes = 4 if context.precision == "fp32" else 2
+    models = {
+        name: {
+            "parameters": parameters(context.architecture, each),
+            "flops_per_token": flops_per_token(context.architecture, each, length=config.data.block_size),
+            "kv_bytes_per_token": kv_bytes_per_token(context.architecture, each, value_bytes=value_bytes),
+            "prefill_tokens_per_second": measured["models"][name]["prefill"],
+            "decode_tokens_per_second": measured["models"][name]["decode"],
+        }
+        for name, each in (("teacher", None), ("student", sub))
+    }
+    return {
+        "hardware": measured["hardware"],
+        "prefill": evaluate.prefill(context),
+        "decode": config.evaluate.speed.decode,
+        "repetitions": config.evaluate.speed.repetitions,
+        **models,
     }
 
 

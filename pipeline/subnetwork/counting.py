@@ -59,3 +59,14 @@ def flops_per_token(architecture: Architecture, sub: SubNetwork | None = None, *
     matrices = sum(_layer_matrices(architecture, sub.n_embd, *_sizes(gene)) for gene in sub.genes)
     attention = sum(gene.n_head * gene.head_size for gene in sub.genes)
     return 2 * (matrices + architecture.padded_vocab_size * sub.n_embd) + 2 * length * attention
+
+
+def layer_kv_bytes(n_query_groups, head_size, value_bytes: int):
+    """Bytes that one layer keeps of a token in the KV cache: a key and a value for each query group."""
+    return 2 * n_query_groups * head_size * value_bytes
+
+
+def kv_bytes_per_token(architecture: Architecture, sub: SubNetwork | None = None, *, value_bytes: int = 2) -> int:
+    """Bytes that the KV cache of all layers holds for one token, entries of `value_bytes` bytes (2: bf16, fp16)."""
+    genes = (sub or whole(architecture)).genes
+    return sum(layer_kv_bytes(gene.n_query_groups, gene.head_size, value_bytes) for gene in genes)

@@ -6,7 +6,9 @@ import tiny
 import torch
 
 from pipeline.evaluation.sampling import continue_text
+from pipeline.models.families import architecture_of
 from pipeline.models.student import hidden_states, kv_cache
+from pipeline.subnetwork.counting import kv_bytes_per_token
 
 FAMILIES = ["gpt_neox", "llama", "llama3", "qwen2", "qwen3"]
 
@@ -64,3 +66,15 @@ def test_draws_follow_the_temperature():
         continue_text(model, prompt, 20, -1, "fp32", 2.0, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert one == two != other
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_cache_has_the_counted_bytes(family):
+    sub = exports.layerwise(family, cut_head=True)
+    model = exports.student(family, sub, tied=False)
+    whole = exports.teacher(family, tied=False)
+    for each, cut in ((model, sub), (whole, None)):
+        with kv_cache(each, 24):
+            held = sum(buffer.nbytes for block in each.transformer.h for buffer in block.attn.kv_cache.buffers())
+        architecture = architecture_of(whole.config, tied=False)
+        assert held == 24 * kv_bytes_per_token(architecture, cut, value_bytes=4)

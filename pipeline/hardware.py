@@ -1,0 +1,12 @@
+"""The names of what a measurement was taken on."""
+
+import platform
+from pathlib import Path
+
+
+def processor() -> str:
+    """The CPU's name as its maker gives it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
