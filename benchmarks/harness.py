@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +33,30 @@ def alternate(methods: dict[str, Callable[[], float]], repetitions: int) -> dict
         for name, method in methods.items():
             figures[name].append(method())
     return {name: median(values) for name, values in figures.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for what a GPU has been given to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(work: Callable[[], object], device: torch.device) -> int:
+    """The most bytes that `work` held above what there was before: allocated on a GPU, resident in Linux otherwise."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _resident("VmRSS")
+    work()
+    return _resident("VmHWM") - before
+
+
+def _resident(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
 
 
 def report(title: str, columns: list[str], rows: list[list[str]], figures: dict, path: Path | None) -> None:

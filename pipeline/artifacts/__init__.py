@@ -131,7 +131,7 @@ class Store:
                 agree(False)
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(folder):
+        with locked(folder):
             needed = self.find(recipe) is None
             if agree is not None:
                 agree(needed)
@@ -150,7 +150,8 @@ class Store:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the others wait, and say so."""
     lock = FileLock(f"{folder}.lock")
     try:
         lock.acquire(timeout=0)

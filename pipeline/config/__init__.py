@@ -6,6 +6,8 @@ becomes objects. What needs a teacher or a text to be judged is checked in the s
 
 from pipeline.config.choices import (
     AttentionScale,
+    CacheKind,
+    CacheMode,
     Cluster,
     Count,
     DataSource,
@@ -28,7 +30,14 @@ from pipeline.config.choices import (
     Strategy,
     TrackerKind,
 )
-from pipeline.config.distill import CheckpointConfig, ControlConfig, DeepSpeedConfig, DistillConfig, ScheduleConfig
+from pipeline.config.distill import (
+    CacheConfig,
+    CheckpointConfig,
+    ControlConfig,
+    DeepSpeedConfig,
+    DistillConfig,
+    ScheduleConfig,
+)
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.launching import LauncherConfig
 from pipeline.config.run import (

@@ -107,6 +107,17 @@ class Loss(StrEnum):
     ce = "ce"
 
 
+class CacheKind(StrEnum):
+    off = "off"
+    sampled = "sampled"
+    topk = "topk"
+
+
+class CacheMode(StrEnum):
+    fill = "fill"
+    read = "read"
+
+
 class ScheduleKind(StrEnum):
     cosine = "cosine"
     linear = "linear"

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.config.checks import fraction, positive, require
-from pipeline.config.choices import Init, Loss, ScheduleKind
+from pipeline.config.choices import CacheKind, CacheMode, Init, Loss, ScheduleKind
 
 
 @dataclass
@@ -55,6 +55,32 @@ class CheckpointConfig:
 
 
 @dataclass
+class CacheConfig:
+    """The teacher's logits, kept for every block that a run reads: the first run pays, later ones reuse."""
+
+    kind: CacheKind = CacheKind.off
+    slots: int = 16  # sampled: draws a token; topk: ids kept a token
+    # topk: the temperatures that it can be read at; null is distill.temperature alone. Samples fit one temperature.
+    temperatures: list[float] | None = None
+    mode: CacheMode = CacheMode.fill  # fill: what is missing is computed first; read: the teacher is never loaded
+    path: str | None = None  # read: a cache from elsewhere instead of the store's
+    verify: int = 0  # blocks to compute again before training, and to compare
+
+    def __post_init__(self):
+        positive("distill.cache", self, "slots")
+        require(self.verify >= 0, f"distill.cache.verify={self.verify} must not be negative.")
+        require(
+            self.temperatures is None or (self.temperatures and min(self.temperatures) > 0),
+            f"distill.cache.temperatures={self.temperatures} must name temperatures above 0, or be null.",
+        )
+        require(
+            self.path is None or self.mode == CacheMode.read,
+            f"distill.cache.path={self.path} is given with distill.cache.mode={self.mode}: a cache from elsewhere can "
+            "only be read, set distill.cache.mode=read.",
+        )
+
+
+@dataclass
 class DistillConfig:
     """Pretraining with knowledge distillation: loss = alpha * CE + beta * T^2 * D(teacher, student)."""
 
@@ -80,6 +106,7 @@ class DistillConfig:
     skip_nonfinite: int = 0  # steps whose loss is not finite that are left out before another one stops the training
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     validations: int = 10  # points of the validation curve after the start, at most
     validation_tokens: int | None = None  # instead: a point after every so many tokens, and the last
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -98,6 +125,35 @@ class DistillConfig:
             len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             f"distill.betas={list(self.betas)} must be AdamW's two, each at least 0 and below 1.",
         )
+
+        self._check_cache()
+
+    def _check_cache(self) -> None:
+        kind, kept = self.cache.kind, self.cache_temperatures
+        require(
+            kind != CacheKind.sampled or self.loss in (Loss.forward_kl, Loss.ce),
+            f"distill.cache.kind=sampled gives the forward KL alone, and distill.loss={self.loss}: use "
+            "distill.cache.kind=topk, or distill.loss=forward_kl.",
+        )
+        require(
+            kind != CacheKind.sampled or kept == [self.temperature],
+            f"distill.cache.temperatures={kept} with distill.cache.kind=sampled, but samples fit one temperature, "
+            f"distill.temperature={self.temperature}: leave it null, or use distill.cache.kind=topk.",
+        )
+        require(
+            kind == CacheKind.off or self.temperature in kept,
+            f"distill.temperature={self.temperature} is none of distill.cache.temperatures={kept}: name it there.",
+        )
+
+    @property
+    def cache_temperatures(self) -> list[float]:
+        """The temperatures that the cache can be read at, ascending."""
+        return sorted(set(self.cache.temperatures or [self.temperature]))
+
+    @property
+    def cached(self) -> bool:
+        """Whether the teacher's logits come from the cache."""
+        return self.distils and self.cache.kind != CacheKind.off
 
     @property
     def distils(self) -> bool:

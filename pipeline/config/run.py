@@ -17,7 +17,7 @@ from pipeline.config.subnetworks import BinConfig, OrderingConfig, SpaceConfig
 from pipeline.errors import SprigError
 
 STAGES = ("prepare", "order", "search", "extract", "distill", "evaluate", "report")
-ON_REQUEST = ("export", "sample")  # stages that only run when they are named
+ON_REQUEST = ("cache", "export", "sample")  # stages that only run when they are named
 
 
 @dataclass

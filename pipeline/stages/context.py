@@ -112,6 +112,10 @@ class Context:
             self._teachers = {recipe.fingerprint: model.eval().requires_grad_(False)}
         return self._teachers[recipe.fingerprint]
 
+    def forget_teacher(self) -> None:
+        """Frees the memory of the one that was kept, where a stage does without."""
+        self._teachers = {}
+
     def blocks(self, recipe: Recipe, split: str) -> Blocks:
         return Blocks(self.made(recipe), split)
 

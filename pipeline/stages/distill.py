@@ -15,7 +15,7 @@ from pipeline.models import checkpoint
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
-from pipeline.stages import extract, prepare, stable
+from pipeline.stages import cache, extract, prepare, stable
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
@@ -30,7 +30,7 @@ STAGE, VERSION = "distill", 2
 # How the work is laid out, what the extraction already holds, and what is stated otherwise; none is part of what
 # distillation is.
 IMMATERIAL = ("init", "control", "lr", "tokens", "micro_batch", "chunk_tokens", "validations", "checkpoint")
-IMMATERIAL += ("activation_checkpointing",)
+IMMATERIAL += ("activation_checkpointing", "cache")
 
 log = logging.getLogger("sprig")
 
@@ -57,7 +57,7 @@ def check(context: Context) -> None:
 
 def kd_step(context: Context) -> Step | None:
     """The preparation of a KD teacher other than the one that is cut; None where it is the same, or there is none."""
-    if not context.config.distill.distils or context.config.kd_teacher is None:
+    if not cache.needs_teacher(context) or context.config.kd_teacher is None:
         return None
     return prepare.teacher_step(context, context.config.kd_teacher, "kd_teacher")
 
@@ -72,6 +72,8 @@ def step(context: Context, role: str) -> Step:
     teacher = prepare.teacher_step(context, kd_config).recipe
     if config.distill.distils:
         inputs["teacher"] = teacher.fingerprint
+    if config.distill.cached:
+        inputs["cache"] = cache.recipe(context).fingerprint
     distillation = part(config.distill, *IMMATERIAL) | {
         "lr": learning_rate(context, role),
         "seed": config.seed,
@@ -97,6 +99,10 @@ def step(context: Context, role: str) -> Step:
             for line in (begin / METRICS).read_text(encoding="utf-8").splitlines():
                 context.log({"role": f"distilled_{role}"} | json.loads(line))
         validation = context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
+        online = config.distill.distils and not config.distill.cached
+        logits = cache.complete(context) if config.distill.cached else None
+        if not online:
+            context.forget_teacher()
         flops = Flops(
             3 * flops_per_token(context.architecture, _subnetwork(context, start), length=config.data.block_size),
             flops_per_token(context.kd_architecture, length=config.data.block_size) if config.distill.distils else 0,
@@ -105,7 +111,8 @@ def step(context: Context, role: str) -> Step:
         with Progress(f"distill {role}", total=total, unit="tokens") as progress:
             return distill(
                 context.student(start, torch.device("cpu")),  # the copy that trains moves to the device
-                context.teacher(teacher, kd_config) if config.distill.distils else None,
+                context.teacher(teacher, kd_config) if online else None,
+                logits,
                 context.blocks(tokens, "train"),
                 config.distill,
                 lr=learning_rate(context, role),

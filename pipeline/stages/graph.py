@@ -17,7 +17,7 @@ from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
 from pipeline.preemption import preemptible
 from pipeline.ranks import rank
-from pipeline.stages import distill, export, html, page, plan, prepare, report, sample, search
+from pipeline.stages import cache, distill, export, html, page, plan, prepare, report, sample, search
 from pipeline.stages.context import Context, Step
 from pipeline.stages.tracker import Tracker
 from pipeline.training.metrics import METRICS
@@ -55,6 +55,8 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
             if step.stage in config.stages:
                 _make(context, step, folder, tracker)
                 _collect_metrics(context, steps, folder)
+        if cache.STAGE in config.stages and config.distill.cached:
+            cache.complete(context)
         if last.stage in config.stages:
             if all(context.store.find(step.recipe) for step in steps):
                 _make(context, last, folder, tracker)

@@ -6,7 +6,7 @@ import torch
 from pipeline.config import Dtype, Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.ranks import local_world_size, world_size
-from pipeline.stages import distill, evaluate, order, prepare, search
+from pipeline.stages import cache, distill, evaluate, order, prepare, search
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
@@ -41,6 +41,7 @@ def check(context: Context) -> None:
         )
     if config.distill.distils:
         _check_kd(context)
+        cache.check(context)
     distill.check(context)
     evaluate.prefill(context)
     check_precision(context.precision, config.deepspeed)
@@ -128,7 +129,7 @@ def table(context: Context) -> list[tuple[str, str]]:
     depth = sorted(sub.n_layer for sub in students)
     width = sorted(sub.n_embd for sub in students)
     teacher_forward = flops_per_token(teacher, length=length)
-    kd = context.kd_architecture if config.distill.distils else None
+    kd = context.kd_architecture if config.distill.distils and not config.distill.cached else None
     kd_forward = flops_per_token(kd, length=length) if kd else 0
 
     costs = flops(context, forward)
@@ -163,6 +164,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         ("order", f"{ordered:,} tokens, {costs['ordering']:.3g} FLOPs"),
         ("search", f"{count:,} evaluations, {searched:,} tokens, {costs['search']:.3g} FLOPs{baseline}"),
         ("distill", f"{runs} x {trained:,} tokens, each {training}"),
+        *_cache(context),
         ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
         ("memory a process, search", f"{_bytes(teacher_bytes + 4 * size)} of weights"),
         (
@@ -175,6 +177,16 @@ def table(context: Context) -> list[tuple[str, str]]:
             f"{_bytes(2 * runs * 4 * size)}, checkpoints {_bytes(checkpoints * CHECKPOINT_BYTES * size)}",
         ),
     ]
+
+
+def _cache(context: Context) -> list[tuple[str, str]]:
+    """The logits cache, where there is one, as a run that finds it empty would leave it."""
+    if not context.config.distill.cached:
+        return []
+    tokens, size, flops, seconds = cache.cost(context)
+    time = "time unknown" if seconds is None else f"{seconds / 3600:.2g} h at the speed of matrix products here"
+    kind = context.config.distill.cache.kind
+    return [("logits cache", f"{kind}, {tokens:,} tokens, {_bytes(size)}; {flops:.3g} FLOPs to fill, {time}")]
 
 
 def _shape(a) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from litgpt import GPT
-from torch import Tensor
 
 from pipeline.config import DeepSpeedConfig, DistillConfig
 from pipeline.data.blocks import Blocks
@@ -17,6 +16,8 @@ from pipeline.errors import Interrupted, SprigError
 from pipeline.preemption import deferred
 from pipeline.ranks import rank, world_size
 from pipeline.training import checkpoints
+from pipeline.training.batch import Batch
+from pipeline.training.cache import LogitsCache
 from pipeline.training.checkpoints import Position
 from pipeline.training.distributed import any_rank, start
 from pipeline.training.engine import Engine, batching
@@ -61,6 +62,7 @@ def _interval(tokens: int | None, count: int, config: DistillConfig, block_size:
 def distill(
     student: GPT,
     teacher: GPT | None,
+    cache: LogitsCache | None,
     blocks: Blocks,
     config: DistillConfig,
     *,
@@ -90,7 +92,8 @@ def distill(
     Args:
         student: its fp32 weights are where training starts, and are overwritten with where it ends. It is moved to the
             CPU, so that the copy which trains is the only one on the device.
-        teacher: moved to the device and frozen; not needed where config.distils is false.
+        teacher: moved to the device and frozen; not needed with a cache, or where config.distils is false.
+        cache: what is kept of the teacher, complete for this training; None to run the teacher along.
         lr: the peak learning rate.
         precision: "fp32", "bf16-mixed" or "bf16" (DeepSpeed's own, from ZeRO stage 1 up).
         run: the fingerprint of what is trained; checkpoints of another run are refused.
@@ -117,7 +120,7 @@ def distill(
     last = steps if until is None else until
     batches = batching(config, world_size())
     device = start(device)
-    if config.distils:
+    if config.distils and cache is None:
         check_vocabularies(student, teacher)
         teacher = teacher.to(device).eval().requires_grad_(False)
     student = student.to("cpu")
@@ -130,9 +133,10 @@ def distill(
     validate_every = validation_steps(config, blocks.block_size)
     save_every = _interval(config.checkpoint.tokens, 10, config, blocks.block_size)
 
-    def read(step: int) -> list[Tensor]:
+    def read(step: int) -> list[Batch]:
         numbers = block_numbers(len(blocks), seed, (step - 1) * config.global_batch, config.global_batch)
-        parts = [blocks.take(part) for part in batches.share(numbers, rank())]
+        shares = batches.share(numbers, rank())
+        parts = [Batch(blocks.take(part), cache and cache.take(part)) for part in shares]
         return [part.pin_memory() for part in parts] if device.type == "cuda" else parts
 
     def validated(step: int) -> None:
@@ -150,7 +154,7 @@ def distill(
             tokens = step * batch_tokens
             rate = learning_rate(tokens, budget, lr, config.schedule)
             values = engine.step(
-                micro_batches, lambda model, part: distillation_loss(model, teacher, part, config), rate
+                micro_batches, lambda model, batch: distillation_loss(model, teacher, batch, config), rate
             )
             if not math.isfinite(values["loss"]) and skipped < config.skip_nonfinite:
                 skipped += 1

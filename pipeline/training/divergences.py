@@ -17,6 +17,12 @@ from pipeline.config import DistillConfig, Loss
 Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature) over the last dimension, in the place of the logits."""
+    logits = logits.div_(temperature)
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+
+
 def forward_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
     """KL(p || q) = sum p log(p/q), p the teacher's; its gradient is q - p (Hinton et al. 2015)."""
     p = log_p.exp()

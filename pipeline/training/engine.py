@@ -170,7 +170,7 @@ class Engine:
         self.module.train()
         return result
 
-    def step(self, batches: list[Tensor], loss: Callable[[GPT, Tensor], tuple[Tensor, ...]], lr: float) -> dict:
+    def step(self, batches: list[Any], loss: Callable[[GPT, Any], tuple[Tensor, ...]], lr: float) -> dict:
         """One optimizer step on this rank's micro-batches; loss, ce, kl and grad_norm (before clipping) of the whole
         global batch. A loss that is not finite leaves weights and moments as they were; its grad_norm is NaN."""
         for group in self.module.optimizer.param_groups:

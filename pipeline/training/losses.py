@@ -18,7 +18,8 @@ from torch.autograd.function import once_differentiable
 from pipeline.config import DistillConfig
 from pipeline.errors import SprigError
 from pipeline.models.student import hidden_states
-from pipeline.training.divergences import divergence_of
+from pipeline.training.batch import Batch
+from pipeline.training.divergences import divergence_of, log_probabilities
 
 # (which tokens, the student's log-probabilities (n, V) at the temperature, used up) to a divergence's value (n,) and
 # its gradient (n, V) with respect to the student's logits divided by the temperature.
@@ -36,16 +37,18 @@ def check_vocabularies(student: GPT, teacher: GPT) -> None:
 
 
 def distillation_loss(
-    student: GPT, teacher: GPT | None, tokens: Tensor, config: DistillConfig
+    student: GPT, teacher: GPT | None, batch: Batch, config: DistillConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scalars (loss, CE, D), means over the targets in nats; CE and D carry no gradient, and D has no T^2 factor.
 
     Args:
-        tokens: (B, T+1) blocks; position t predicts token t+1.
-        teacher: not run, and may be None, where config.distils is false; D is 0 then.
+        teacher: not run, and may be None, where the batch brings what a cache keeps of it, or where config.distils is
+            false; D is 0 then.
     """
-    inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
-    reference = teacher_reference(teacher, inputs, config) if config.distils else None
+    inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:].flatten()
+    reference = batch.cached
+    if reference is None and config.distils:
+        reference = teacher_reference(teacher, inputs, config)
     hidden = hidden_states(student, inputs).flatten(0, 1)
     return chunked_loss(student.lm_head, hidden, targets, student.config.vocab_size, config, reference)
 
@@ -67,12 +70,6 @@ def head_reference(head: nn.Module, hidden: Tensor, vocab_size: int, config: Dis
         return divergence(log_q, log_probabilities(logits, config.temperature))
 
     return reference
-
-
-def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """log softmax(logits / temperature) over the last dimension, in the place of the logits."""
-    logits = logits.div_(temperature)
-    return logits.sub_(logits.logsumexp(-1, keepdim=True))
 
 
 def chunked_loss(

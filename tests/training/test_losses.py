@@ -9,6 +9,7 @@ from torch import nn
 
 from pipeline.config import DistillConfig
 from pipeline.errors import SprigError
+from pipeline.training.batch import Batch
 from pipeline.training.losses import check_vocabularies, chunked_loss, distillation_loss, head_reference
 
 VOCABULARY, WIDTH, TEACHER_WIDTH = 167, 24, 40
@@ -143,7 +144,7 @@ def test_gradients_add_up_over_micro_batches_and_tied_weights():
     tokens = torch.randint(90, (4, 17), generator=torch.Generator().manual_seed(0))
     model, other, settings = student(), student(), config(alpha=0.5, beta=0.5, chunk_tokens=7)
     for part in tokens.split(2):
-        (distillation_loss(model, teacher(), part, settings)[0] / 2).backward()
+        (distillation_loss(model, teacher(), Batch(part), settings)[0] / 2).backward()
     logits = other(tokens[:, :-1])[..., :90].flatten(0, 1)
     theirs = teacher()(tokens[:, :-1])[..., :90].flatten(0, 1).detach().softmax(1)
     kl = (theirs * (theirs.log() - logits.log_softmax(1))).sum(1).mean()
@@ -163,7 +164,7 @@ def test_without_distillation_no_teacher_is_needed():
     settings = config(loss="ce")
     tokens = torch.randint(90, (3, 17), generator=torch.Generator().manual_seed(0))
     model = student()
-    loss, ce, kl = distillation_loss(model, None, tokens, settings)
+    loss, ce, kl = distillation_loss(model, None, Batch(tokens), settings)
     wanted = nn.functional.cross_entropy(model(tokens[:, :-1])[..., :90].flatten(0, 1), tokens[:, 1:].flatten())
     torch.testing.assert_close(loss, wanted)
     assert ce == loss
@@ -172,7 +173,7 @@ def test_without_distillation_no_teacher_is_needed():
 
 def test_a_student_equal_to_its_teacher_has_no_divergence():
     tokens = torch.randint(90, (3, 17), generator=torch.Generator().manual_seed(0))
-    loss, ce, kl = distillation_loss(teacher(), teacher(), tokens, config())
+    loss, ce, kl = distillation_loss(teacher(), teacher(), Batch(tokens), config())
     assert abs(loss) < 1e-6
     assert abs(kl) < 1e-6
     assert ce > 3

@@ -88,13 +88,15 @@ def train(
     log=lambda line: None,
     given=None,
     validate=None,
+    cache=None,
     run="tiny",
     **options,
 ):
     config = config or settings()
     return distill(
         given or student(),
-        teacher() if config.beta > 0 else None,
+        teacher() if config.distils and cache is None else None,
+        cache,
         TinyBlocks(lives),
         config,
         lr=lr,

@@ -1,0 +1,150 @@
+"""Memory and time of the distillation loss against the dense one, and what a distillation step spends its time on.
+
+Memory is the peak above the models, their inputs and their gradients, in units of one (tokens x vocabulary) tensor of
+fp32 logits. The dense loss is plain PyTorch: both logits whole, log-softmax, kl_div. The step is a plain AdamW step of
+half of a SmolLM2-135M under a whole one, random weights: teacher and student are their layers, loss is both heads.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+
+import torch
+from litgpt import Config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from benchmarks.harness import alternate, arguments, peak_memory, report, synchronize
+from pipeline.config import DistillConfig
+from pipeline.models.student import build, hidden_states, initialize
+from pipeline.training.losses import chunked_loss, head_reference
+
+BLOCKS, LENGTH, VOCABULARY, WIDTH = 4, 512, 50_304, 576
+REPETITIONS, STEPS = 3, 2
+TOKENS = BLOCKS * LENGTH
+LOGITS = 4 * TOKENS * VOCABULARY  # bytes
+
+Loss = Callable[[nn.Linear, Tensor, Tensor, nn.Linear, Tensor], Tensor]
+
+
+def dense(head: nn.Linear, hidden: Tensor, targets: Tensor, teacher_head: nn.Linear, teacher_hidden: Tensor) -> Tensor:
+    with torch.no_grad():
+        theirs = F.log_softmax(teacher_head(teacher_hidden).float(), dim=-1)
+    ours = F.log_softmax(head(hidden).float(), dim=-1)
+    return F.kl_div(ours, theirs, log_target=True, reduction="sum") / len(targets)
+
+
+def chunked(
+    head: nn.Linear, hidden: Tensor, targets: Tensor, teacher_head: nn.Linear, teacher_hidden: Tensor
+) -> Tensor:
+    config = DistillConfig(tokens=1)
+    reference = head_reference(teacher_head, teacher_hidden, VOCABULARY, config)
+    return chunked_loss(head, hidden, targets, VOCABULARY, config, reference)[0]
+
+
+def losses(device: torch.device) -> tuple[dict[str, float], dict[str, float], float]:
+    """Seconds of each loss with its backward pass, peak memory in logits tensors, relative difference of the values."""
+    torch.manual_seed(0)
+    with device:
+        heads = [nn.Linear(WIDTH, VOCABULARY, bias=False) for _ in range(2)]
+        states = [torch.randn(TOKENS, WIDTH) for _ in range(2)]
+        targets = torch.randint(VOCABULARY, (TOKENS,))
+    heads[1].requires_grad_(False)
+    hidden = states[0].requires_grad_()
+    values = {}
+
+    def once(name: str, loss: Loss) -> None:
+        heads[0].weight.grad = hidden.grad = None
+        result = loss(heads[0], hidden, targets, heads[1], states[1])
+        result.backward()
+        values[name] = result.item()
+
+    methods = {"dense": dense, "chunked": chunked}
+    gradients = 4 * WIDTH * (TOKENS + VOCABULARY)
+    memory = {}
+    for name, loss in methods.items():  # also the warm-up
+        heads[0].weight.grad = hidden.grad = None
+        memory[name] = (peak_memory(partial(once, name, loss), device) - gradients) / LOGITS
+
+    def timed(name: str) -> float:
+        started = perf_counter()
+        once(name, methods[name])
+        synchronize(device)
+        return perf_counter() - started
+
+    seconds = alternate({name: partial(timed, name) for name in methods}, REPETITIONS)
+    return seconds, memory, abs(values["dense"] - values["chunked"]) / values["dense"]
+
+
+def step_shares(device: torch.device) -> dict[str, float]:
+    """Seconds of the parts of an online distillation step."""
+
+    def model(layers: int):
+        config = Config.from_name("SmolLM2-135M", n_layer=layers, padded_vocab_size=VOCABULARY, vocab_size=VOCABULARY)
+        made = build(config, None, tied=True, device=device)
+        initialize(made, seed=layers)
+        return made
+
+    student, teacher = model(15), model(30).requires_grad_(False)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
+    tokens = torch.randint(VOCABULARY, (BLOCKS, LENGTH + 1), device=device)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
+    spent: dict[str, float] = {}
+
+    def part(name: str, work: Callable):
+        started = perf_counter()
+        result = work()
+        synchronize(device)
+        spent[name] = spent.get(name, 0) + perf_counter() - started
+        return result
+
+    def step() -> None:
+        with torch.no_grad():
+            theirs = part("teacher", lambda: hidden_states(teacher, inputs).flatten(0, 1))
+        hidden = part("student", lambda: hidden_states(student, inputs).flatten(0, 1))
+        leaf = hidden.detach().requires_grad_()
+        part("loss", lambda: chunked(student.lm_head, leaf, targets, teacher.lm_head, theirs).backward())
+        part("student", lambda: hidden.backward(leaf.grad))
+        part("optimizer", lambda: (optimizer.step(), optimizer.zero_grad()))
+
+    step()  # warm-up
+    spent.clear()
+    for _ in range(STEPS):
+        step()
+    return spent
+
+
+def main() -> None:
+    options = arguments(__doc__.splitlines()[0])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    seconds, memory, apart = losses(device)
+    rows = [
+        [name, f"{memory[name]:.2f}", f"{seconds[name]:.2f}", f"{seconds[name] / seconds['dense']:.2f}"]
+        for name in seconds
+    ]
+    figures = {f"{name}_seconds": value for name, value in seconds.items()}
+    figures |= {f"{name}_logits_tensors": value for name, value in memory.items()}
+    figures |= {"time_ratio": seconds["chunked"] / seconds["dense"], "relative_difference": apart}
+    figures |= {"chunk_tokens": DistillConfig(tokens=1).chunk_tokens}
+    report(
+        f"Loss and its gradients, {BLOCKS} x {LENGTH} tokens, vocabulary {VOCABULARY:,}, width {WIDTH}, fp32, "
+        f"{device.type}, medians of {REPETITIONS}; one logits tensor is {LOGITS / 2**20:.0f} MiB",
+        ["loss", "peak memory, logits tensors", "seconds", "to dense"],
+        rows,
+        figures,
+        options.json,
+    )
+    spent = step_shares(device)
+    total = sum(spent.values())
+    figures |= {f"share_{name}": value / total for name, value in spent.items()}
+    report(
+        f"A distillation step on the same tokens, {total / STEPS:.1f} s",
+        ["part", "share"],
+        [[name, f"{value / total:.0%}"] for name, value in spent.items()],
+        figures,
+        options.json,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Stage cache: the teacher's logits on the blocks that a run reads (`distill.cache`), filled before distillation.
+
+The one artifact that grows. What is published, in one rename as always, is a manifest that says of which teacher, text
+and settings it is. `records.bin` beside it is not the manifest's: it has a checksum for every block, gains the blocks
+that a run lacks, and is never wrong, only incomplete (see pipeline.training.records). Distillation has it filled; by
+itself, on request, the stage fills it for runs to come: stages=[prepare,cache].
+"""
+
+from contextlib import nullcontext
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from pipeline.artifacts import MANIFEST, Recipe, locked, read_manifest
+from pipeline.config import CacheKind, CacheMode
+from pipeline.errors import SprigError
+from pipeline.ranks import rank, world_size
+from pipeline.stages import prepare
+from pipeline.stages.context import Context
+from pipeline.subnetwork.counting import flops_per_token
+from pipeline.training import distributed
+from pipeline.training.cache import FILE, LogitsCache
+from pipeline.training.cached import token_dtype
+from pipeline.training.distill import steps_of
+from pipeline.training.order import block_numbers
+
+STAGE, VERSION = "cache", 1
+VERIFIED = 5  # purpose of the generator
+
+
+def recipe(context: Context) -> Recipe:
+    config = context.config
+    kept = {"kind": config.distill.cache.kind, "slots": config.distill.cache.slots}
+    return Recipe(
+        STAGE,
+        VERSION,
+        kept | {"temperatures": config.distill.cache_temperatures, "precision": context.precision},
+        {
+            "teacher": prepare.teacher_step(context, config.kd_teacher or config.teacher).recipe.fingerprint,
+            "tokens": prepare.tokens_step(context).recipe.fingerprint,
+        },
+    )
+
+
+def needs_teacher(context: Context) -> bool:
+    """Whether a distillation has to load its teacher."""
+    distill = context.config.distill
+    return distill.distils and not (
+        distill.cached and distill.cache.mode == CacheMode.read and not distill.cache.verify
+    )
+
+
+def check(context: Context) -> None:
+    """Raises SprigError where more ids a token would be kept than there are others."""
+    settings, vocabulary = context.config.distill.cache, context.kd_architecture.vocab_size
+    if settings.kind == CacheKind.topk and settings.slots >= vocabulary:
+        raise SprigError(
+            f"distill.cache.slots={settings.slots} with a vocabulary of {vocabulary:,}: keep at most "
+            f"{vocabulary - 1:,}."
+        )
+
+
+def cost(context: Context) -> tuple[int, int, int, float | None]:
+    """Tokens, bytes and FLOPs of filling an empty cache for this run; seconds, at the speed at which this processor
+    multiplies matrices, or None where it is not the one that is planned for."""
+    config = context.config
+    budget = steps_of(config.distill, config.data.block_size) * config.distill.global_batch * config.data.block_size
+    tokens = min(budget, config.data.max_tokens or budget)
+    kept = token_dtype(config.distill.cache, config.distill.cache_temperatures, context.kd_architecture.vocab_size)
+    flops = flops_per_token(context.kd_architecture, length=config.data.block_size) * tokens
+    if context.device.type == "cuda" and not torch.cuda.is_available():
+        return tokens, kept.itemsize * tokens, flops, None
+    matrix = torch.ones(1024, 1024, dtype=torch.float32 if context.precision == "fp32" else torch.bfloat16)
+    matrix = matrix.to(context.device)
+    _ = (matrix @ matrix).sum().item()  # warm-up
+    started = perf_counter()
+    for _ in range(3):
+        _ = (matrix @ matrix).sum().item()  # a GPU's result, waited for
+    speed = 3 * 2 * 1024**3 / (perf_counter() - started)
+    return tokens, kept.itemsize * tokens, flops, flops / speed / world_size()
+
+
+def complete(context: Context) -> LogitsCache:
+    """The cache with every block that this run reads. All ranks call it together, and each fills its share.
+
+    Raises:
+        SprigError: the cache may only be read and lacks blocks, is of something else, or fails its verification.
+        OSError: the disk is full, or may not be written; what was added stays.
+    """
+    config, made = context.config, recipe(context)
+    settings, teacher = config.distill.cache, config.kd_teacher or config.teacher
+    blocks = context.blocks(prepare.tokens_step(context).recipe, "train")
+    wanted = steps_of(config.distill, blocks.block_size) * config.distill.global_batch
+    numbers = block_numbers(len(blocks), config.seed, 0, min(wanted, len(blocks)))
+
+    def load():
+        return context.teacher(prepare.teacher_step(context, teacher).recipe, teacher)
+
+    distributed.start(context.device)
+    folder = _found(context, made) if settings.mode == CacheMode.read else context.store.obtain(made, lambda _: None)
+    cache = LogitsCache(folder, made.fingerprint, blocks, context.kd_architecture.vocab_size, config.distill)
+    if settings.mode == CacheMode.read:
+        cache.check_complete(numbers)
+    else:
+        # For one job at a time: another would compute the same blocks.
+        with locked(folder) if rank() == 0 else nullcontext():
+            distributed.broadcast(None)
+            cache.fill(numbers, load, context.precision)
+            torch.distributed.barrier()
+    if settings.verify and rank() == 0:
+        count = min(settings.verify, len(numbers))
+        chosen = np.random.default_rng([config.seed, VERIFIED]).choice(numbers, count, replace=False)
+        cache.verify(chosen, load(), context.precision)
+    return cache
+
+
+def _found(context: Context, made: Recipe) -> Path:
+    """The folder to read from.
+
+    Raises:
+        SprigError: there is none, or it is of something else.
+    """
+    path = context.config.distill.cache.path
+    folder = Path(path) if path else context.store.path(made)
+    if not (folder / MANIFEST).exists() or not (folder / FILE).exists():
+        raise SprigError(
+            f"There is no logits cache in {folder} and distill.cache.mode=read: fill one with distill.cache.mode=fill."
+        )
+    manifest = read_manifest(folder)
+    for name, wanted in made.inputs.items():
+        if (found := manifest["inputs"].get(name)) != wanted:
+            raise SprigError(
+                f"The logits cache in {folder} is of {name} {found}, and this run's {name} is {wanted}: give the cache "
+                "of that one, or fill one with distill.cache.mode=fill."
+            )
+    for name, wanted in made.config.items():
+        if (found := manifest["config"].get(name)) != wanted:
+            raise SprigError(
+                f"The logits cache in {folder} was filled with {name}={found}, and this run has {name}={wanted}: set "
+                "the same, or fill another with distill.cache.mode=fill."
+            )
+    if manifest["fingerprint"] != made.fingerprint:
+        raise SprigError(
+            f"The logits cache in {folder} is {manifest['fingerprint']}, of stage version {manifest['version']}, and "
+            f"this run reads {made.fingerprint}, of version {made.version}: fill one with distill.cache.mode=fill."
+        )
+    return folder

@@ -1,0 +1,158 @@
+"""The logits cache: what is kept of a teacher at every token, a record for each block of training text.
+
+A cache is filled before training, by all ranks, with the blocks that the run will read and that no run before it
+wrote, and only read from then on. So teacher and student need not share a device, and what a student is trained on
+does not depend on who filled it: a teacher's pass always has one shape, and a block's draws follow from its number, so
+neither order nor batches, ranks or epochs enter. A fill that was killed goes on with the blocks that are missing.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from litgpt import GPT
+
+from pipeline.config import CacheMode, DistillConfig
+from pipeline.data.blocks import Blocks
+from pipeline.errors import SprigError
+from pipeline.models.precision import autocast
+from pipeline.models.student import hidden_states
+from pipeline.progress import Progress
+from pipeline.ranks import rank, world_size
+from pipeline.training.cached import Sampled, TopK, decode, distance, encode, token_dtype
+from pipeline.training.records import Damaged, Records
+
+FILE = "records.bin"
+PASS_TOKENS = 4096  # of one pass of the teacher, in whole blocks
+_CHUNK_TOKENS = 256  # tokens whose logits exist at one time
+_PURPOSE = 102  # keeps these draws apart from every other draw of the same number
+# Two machines round differently and draw a few other ids; another teacher or block is at a multiple of this.
+_ROUNDING = 0.1
+
+log = logging.getLogger("sprig")
+
+
+class LogitsCache:
+    """A cache's records as the configured loss reads them, of the blocks of one text under one teacher.
+
+    Args:
+        folder: where its file is, or will be.
+        key: the fingerprint of all that determines the records.
+        vocab_size: of the teacher.
+    """
+
+    def __init__(self, folder: Path, key: str, blocks: Blocks, vocab_size: int, config: DistillConfig):
+        self.folder, self.blocks, self.vocab_size, self.config = folder, blocks, vocab_size, config
+        self.temperatures = config.cache_temperatures
+        self.dtype = token_dtype(config.cache, self.temperatures, vocab_size)
+        writable = config.cache.mode == CacheMode.fill
+        self.records = Records(folder / FILE, self.dtype.itemsize * blocks.block_size, key, writable)
+
+    def take(self, numbers: np.ndarray) -> Sampled | TopK:
+        """The reference of these blocks' targets, block after block.
+
+        Raises:
+            SprigError: a block was never written, or is damaged.
+        """
+        records = [self._record(int(number)) for number in numbers]
+        return decode(np.concatenate(records), self.temperatures, self.config)
+
+    def missing(self, numbers: np.ndarray) -> list[int]:
+        """Which of these blocks are not there, or are damaged, which is said."""
+        found = []
+        for number in map(int, numbers):
+            try:
+                there = self.records.read(number) is not None
+            except Damaged:
+                log.warning("Block %d of cache %s is damaged.", number, self.folder)
+                there = False
+            if not there:
+                found.append(number)
+        return found
+
+    def fill(self, numbers: np.ndarray, teacher: Callable[[], GPT], precision: str) -> None:
+        """Adds this rank's share of what is missing of these blocks; the teacher is loaded only where there is some.
+
+        Raises:
+            OSError: the disk is full, or may not be written; what was added stays.
+        """
+        missing = self.missing(numbers[rank() :: world_size()])
+        if not missing:
+            return
+        model, together = teacher(), self._together
+        with Progress("cache", total=len(missing) * self.blocks.block_size, unit="tokens") as progress:
+            for start in range(0, len(missing), together):
+                part = missing[start : start + together]
+                for number, record in zip(part, self._compute(part, model, precision), strict=True):
+                    self.records.write(number, record)
+                progress.advance(len(part) * self.blocks.block_size)
+        self.records.sync()
+
+    def check_complete(self, numbers: np.ndarray) -> None:
+        """Raises SprigError where this rank's share of these blocks is not all there."""
+        share = numbers[rank() :: world_size()]
+        if missing := self.missing(share):
+            raise SprigError(
+                f"Cache {self.folder} lacks {len(missing):,} of {len(share):,} blocks of this run, block {missing[0]} "
+                f"first, and distill.cache.mode=read: fill it with distill.cache.mode=fill, or lower distill.tokens."
+            )
+
+    def verify(self, numbers: np.ndarray, teacher: GPT, precision: str) -> None:
+        """Computes these blocks again and compares.
+
+        Raises:
+            SprigError: a block holds something else than this teacher gives.
+        """
+        same, furthest = 0, 0.0
+        for number in map(int, numbers):
+            (again,) = self._compute([number], teacher, precision)
+            stored = self._record(number)
+            same += stored.tobytes() == again
+            apart = distance(stored, np.frombuffer(again, self.dtype), self.vocab_size)
+            furthest = max(furthest, apart)
+            if apart > _ROUNDING:
+                raise SprigError(
+                    f"Block {number} of cache {self.folder} is {apart:.2f} in total variation from what the teacher "
+                    f"gives now, where rounding is below {_ROUNDING}: remove that folder, so that it is filled anew."
+                )
+        log.info(
+            "%d blocks of the cache computed again: %d the same to the byte, total variation at most %.4f.",
+            len(numbers),
+            same,
+            furthest,
+        )
+
+    @property
+    def _together(self) -> int:
+        """Blocks of one pass of the teacher."""
+        return max(1, PASS_TOKENS // self.blocks.block_size)
+
+    def _record(self, number: int) -> np.ndarray:
+        try:
+            record = self.records.read(number)
+        except Damaged:
+            record = None
+        if record is None:
+            raise SprigError(
+                f"Block {number} of cache {self.folder} is missing or damaged: run the same command again with "
+                "distill.cache.mode=fill, which computes it anew."
+            )
+        return np.frombuffer(record, self.dtype)
+
+    @torch.no_grad()
+    def _compute(self, numbers: list[int], teacher: GPT, precision: str) -> list[bytes]:
+        """The records of at most `_together` blocks, padded to that many, because kernels round by shape."""
+        device, length = teacher.lm_head.weight.device, self.blocks.block_size
+        padded = numbers + numbers[-1:] * (self._together - len(numbers))
+        tokens = self.blocks.take(np.array(padded)).to(device)
+        uniform = [np.random.default_rng([_PURPOSE, number]).random(length) for number in padded]
+        uniform = torch.from_numpy(np.concatenate(uniform)).to(device)
+        with autocast(precision, device):
+            hidden = hidden_states(teacher, tokens[:, :-1]).flatten(0, 1)
+            encoded = [
+                encode(teacher.lm_head(states)[:, : self.vocab_size].float(), self.dtype, self.temperatures, points)
+                for states, points in zip(hidden.split(_CHUNK_TOKENS), uniform.split(_CHUNK_TOKENS), strict=True)
+            ]
+        return [record.tobytes() for record in np.concatenate(encoded).reshape(-1, length)[: len(numbers)]]
