@@ -13,6 +13,7 @@ from pipeline.config.choices import (
     DataSource,
     Device,
     Dtype,
+    Exportable,
     ExportForm,
     GGUFKind,
     Granularity,

@@ -54,6 +54,11 @@ class Layers(StrEnum):
     subset = "subset"
 
 
+class Exportable(StrEnum):
+    any = "any"
+    stock = "stock"
+
+
 class HeadPairs(StrEnum):
     last = "last"
     strided = "strided"

@@ -3,7 +3,16 @@
 from dataclasses import dataclass, field
 
 from pipeline.config.checks import fraction, positive, require
-from pipeline.config.choices import AttentionScale, Count, Granularity, HeadPairs, Layers, OrderingKind, Sharing
+from pipeline.config.choices import (
+    AttentionScale,
+    Count,
+    Exportable,
+    Granularity,
+    HeadPairs,
+    Layers,
+    OrderingKind,
+    Sharing,
+)
 
 
 @dataclass
@@ -34,8 +43,14 @@ class SpaceConfig:
     min: Sizes = field(default_factory=Sizes)
     max: Sizes = field(default_factory=Sizes)
     hold: list[str] = field(default_factory=list)  # dimensions kept at the teacher's size
+    exportable: Exportable = Exportable.any  # stock: only shapes that transformers' class of the family can hold
+    max_flops_per_token: int | None = None  # of a forward pass, beside the bin
+    flops_length: int | None = None  # tokens of the sequence that they are averaged over; null: the teacher's context
+    max_kv_bytes_per_token: int | None = None  # of the KV cache of all layers, beside the bin
+    kv_value_bytes: int = 2  # bytes of one entry of a key or value: 2 for bf16 and fp16
 
     def __post_init__(self):
+        positive("space", self, "max_flops_per_token", "flops_length", "max_kv_bytes_per_token", "kv_value_bytes")
         for name in self.hold:
             require(
                 name in Sizes.__dataclass_fields__,

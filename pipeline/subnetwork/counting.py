@@ -48,6 +48,19 @@ def parameters(architecture: Architecture, sub: SubNetwork | None = None, count:
     return outer_parameters(architecture, sub.n_embd, count) + layers
 
 
+def layer_flops(
+    architecture: Architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size, length
+):
+    """One layer's share of `flops_per_token`: affine in each single argument, as `layer_parameters`."""
+    matrices = _layer_matrices(architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size)
+    return 2 * matrices + 2 * length * n_query_groups * heads_per_group * head_size
+
+
+def outer_flops(architecture: Architecture, n_embd):
+    """The head's share of `flops_per_token`."""
+    return 2 * architecture.padded_vocab_size * n_embd
+
+
 def flops_per_token(architecture: Architecture, sub: SubNetwork | None = None, *, length: int) -> int:
     """FLOPs of the forward pass for one token of a sequence of `length` tokens, averaged over the sequence.
 
@@ -56,9 +69,8 @@ def flops_per_token(architecture: Architecture, sub: SubNetwork | None = None, *
     4 * length * n_head * head_size. The backward pass costs twice the forward pass.
     """
     sub = sub or whole(architecture)
-    matrices = sum(_layer_matrices(architecture, sub.n_embd, *_sizes(gene)) for gene in sub.genes)
-    attention = sum(gene.n_head * gene.head_size for gene in sub.genes)
-    return 2 * (matrices + architecture.padded_vocab_size * sub.n_embd) + 2 * length * attention
+    layers = sum(layer_flops(architecture, sub.n_embd, *_sizes(gene), length) for gene in sub.genes)
+    return outer_flops(architecture, sub.n_embd) + layers
 
 
 def layer_kv_bytes(n_query_groups, head_size, value_bytes: int):

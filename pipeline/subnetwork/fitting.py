@@ -1,4 +1,4 @@
-"""Genes that bring a model's parameter count into a bin by construction.
+"""Genes that bring a model's parameter count into a bin, and its costs within limits, by construction.
 
 A count is affine in every single gene. So the values of one gene that land in the bin, all else fixed, are a run of its
 grid that two divisions find; and a layer whose attention is chosen has one MLP width that meets a budget.
@@ -6,7 +6,7 @@ grid that two divisions find; and a layer whose attention is chosen has one MLP 
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -14,6 +14,11 @@ from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import layer_parameters, outer_parameters
 from pipeline.subnetwork.grids import GENES
+from pipeline.subnetwork.limits import Limit
+from pipeline.subnetwork.stock import splits
+
+Place = tuple[int, int]  # row and gene of a draft
+TRADES = 9  # times that attention makes room, of 1, 2, 4, ... genes, before a draft is given up
 
 
 @dataclass
@@ -62,24 +67,37 @@ def split(total: int, rows: int, least: int, most: int, rng: np.random.Generator
 
 
 class Fitter:
-    """Draws and moves genes so that the count lands in the bin."""
+    """Draws and moves genes so that the count lands in the bin and no limit is exceeded.
 
-    def __init__(self, architecture: Architecture, grids: dict[str, list[int]], bin: Bin):
-        self.architecture, self.bin = architecture, bin
+    `split` heads share out the width (see stock.py): a layer's attention is then one of few, and only MLPs can move.
+    """
+
+    def __init__(
+        self, architecture: Architecture, grids: dict[str, list[int]], bin: Bin, limits: list[Limit], split: bool
+    ):
+        self.architecture, self.bin, self.limits, self.split = architecture, bin, limits, split
         self.grids = [grids[name] for name in GENES]
+        self._by_name = grids
         axes = np.meshgrid(*(np.array(grid) for grid in self.grids[:3]), indexing="ij")
         self._options = np.stack([axis.ravel() for axis in axes])
+        # What is kept within bounds: the count first, then every limit. Costs of a layer, by width and genes.
+        self._layers = [partial(layer_parameters, architecture), *(limit.layer for limit in limits)]
         self.costs = cache(self._costs)
 
+    def options(self, n_embd: int) -> np.ndarray:
+        """The attentions that a layer can have (3, n): query groups, heads of a group, head size."""
+        return np.array(splits(self._by_name, n_embd)).T if self.split else self._options
+
     def _costs(self, n_embd: int) -> Costs:
-        attention = layer_parameters(self.architecture, n_embd, *self._options, 0)
+        options = self.options(n_embd)
+        attention = layer_parameters(self.architecture, n_embd, *options, 0)
         order = np.argsort(attention, kind="stable")
         neuron = layer_parameters(self.architecture, n_embd, 1, 1, 1, 1) - layer_parameters(
             self.architecture, n_embd, 1, 1, 1, 0
         )
         attention, neurons = attention[order].tolist(), self.grids[3]
         return Costs(
-            options=self._options[:, order].T.tolist(),
+            options=options[:, order].T.tolist(),
             attention=attention,
             neuron=neuron,
             least=attention[0] + neuron * neurons[0],
@@ -87,9 +105,33 @@ class Fitter:
         )
 
     def total(self, draft: Draft) -> int:
-        layers = sum(layer_parameters(self.architecture, draft.n_embd, *row) for row in draft.rows)
+        """The draft's count, as the bin counts."""
+        return self._totals(draft)[0]
+
+    def fits(self, draft: Draft) -> bool:
+        """Whether the count is in the bin and no limit is exceeded."""
+        return self._met(self._totals(draft))
+
+    def _met(self, totals: list[int]) -> bool:
+        limits = zip(totals[1:], self.limits, strict=True)
+        return self.bin.low <= totals[0] <= self.bin.high and all(cost <= limit.most for cost, limit in limits)
+
+    def _totals(self, draft: Draft) -> list[int]:
+        """The count and every limit's cost."""
         repeats = len(draft.layers) // len(draft.rows)
-        return outer_parameters(self.architecture, draft.n_embd, self.bin.count) + repeats * layers
+        outer = [outer_parameters(self.architecture, draft.n_embd, self.bin.count)]
+        outer += [limit.outer(draft.n_embd) for limit in self.limits]
+        return [
+            base + repeats * sum(layer(draft.n_embd, *row) for row in draft.rows)
+            for base, layer in zip(outer, self._layers, strict=True)
+        ]
+
+    def places(self, draft: Draft) -> list[Place]:
+        """Row and gene of every gene that has a choice of its own."""
+        return [(row, gene) for row in range(len(draft.rows)) for gene in range(len(GENES)) if self._has_choice(gene)]
+
+    def _has_choice(self, gene: int) -> bool:
+        return len(self.grids[gene]) > 1 and (gene == 3 or not self.split)
 
     def draw_rows(self, n_embd: int, depth: int, rows: int, rng: np.random.Generator) -> list[list[int]]:
         """Genes for `rows` rows (depth, or 1 that all layers share) of a model that aims at a random count in the bin.
@@ -117,60 +159,123 @@ class Fitter:
             drawn.append([*costs.options[choice], width])
         return drawn
 
-    def fit(self, draft: Draft, free: list[list[int]], rng: np.random.Generator) -> bool:
-        """Moves genes until the count is in the bin: first the `free` ones, (row, gene) pairs, then any.
+    def fit(self, draft: Draft, free: list[Place], rng: np.random.Generator) -> bool:
+        """Moves genes until the count is in the bin and no limit is exceeded: first the `free` ones, then any.
 
         Genes come in random order. One that can land in the bin takes any value that does; one that cannot goes a
-        random part of the way, so that many genes share the burden. Returns False where the last gap is smaller than a
-        step of every gene.
+        random part of the way, so that many genes share the burden. Where a limit keeps a small model from growing, its
+        attention makes room for MLPs, which cost no limit more for their parameters than attention does. Returns False
+        where the last gap is smaller than a step of every gene, or no room is found.
         """
-        low, high = self.bin.low, self.bin.high
-        repeats, total = len(draft.layers) // len(draft.rows), self.total(draft)
-        if low <= total <= high:
+        if self.split:
+            self._split_anew(draft, rng)
+        totals = self._totals(draft)
+        if self._met(totals):
             return True
         every = [(row, gene) for row in range(len(draft.rows)) for gene in range(len(GENES))]
-        for pool in (free, every):
+        pools = free, every
+        for trade in range(TRADES):
+            if not self._shrink(draft, pools, totals, rng):
+                return False
+            if self._land(draft, pools, totals, rng):
+                return True
+            if not self.limits or totals[0] > self.bin.high or not self._trade(draft, 2**trade, totals, rng):
+                return False
+        return False
+
+    def _split_anew(self, draft: Draft, rng: np.random.Generator) -> None:
+        """Gives every row an attention of this width: of those that share most with its own, any."""
+        options = self.costs(draft.n_embd).options
+        for row in draft.rows:
+            shared = [sum(a == b for a, b in zip(option, row, strict=False)) for option in options]
+            best = [option for option, same in zip(options, shared, strict=True) if same == max(shared)]
+            row[:3] = best[int(rng.random() * len(best))]
+
+    def _shrink(self, draft: Draft, pools, totals: list[int], rng: np.random.Generator) -> bool:
+        """Moves genes down until no limit is exceeded; False where one still is."""
+        for number, limit in enumerate(self.limits, start=1):
+            for pool in pools:
+                moved = True
+                while moved and totals[number] > limit.most:
+                    moved = False
+                    for index, gene in shuffled(pool, rng):
+                        grid, value = self.grids[gene], draft.rows[index][gene]
+                        here, slopes = bisect_left(grid, value), self._slopes(draft, index, gene)
+                        if totals[number] <= limit.most or here == 0 or not (slopes[number] and self._has_choice(gene)):
+                            continue
+                        excess = -(-(totals[number] - limit.most) // slopes[number])
+                        way = range(max(bisect_right(grid, value - excess) - 1, 0), here)
+                        self._move(draft, index, gene, way, slopes, totals, rng)
+                        moved = True
+            if totals[number] > limit.most:
+                return False
+        return True
+
+    def _land(self, draft: Draft, pools, totals: list[int], rng: np.random.Generator) -> bool:
+        """Moves genes until the count is in the bin, up only as far as the limits allow; False where it is not."""
+        low, high = self.bin.low, self.bin.high
+        for pool in pools:
             moved = True
             while moved:
                 moved = False
-                for number in rng.permutation(len(pool)).tolist():
-                    if low <= total <= high:
+                for index, gene in shuffled(pool, rng):
+                    if low <= totals[0] <= high:
                         return True
-                    index, gene = pool[number]
-                    row, grid = draft.rows[index], self.grids[gene]
-                    if len(grid) == 1:
+                    if not self._has_choice(gene):
                         continue
-                    slope = repeats * self._slope(draft.n_embd, row, gene)
-                    here = bisect_left(grid, row[gene])
-                    first, last = self._run(grid, row[gene], total, slope)
-                    way = range(first, here) if total > high else range(here + 1, last)
-                    choices = range(first, last) or way
-                    if not choices:
-                        continue
-                    value = grid[choices[int(rng.random() * len(choices))]]
-                    total += slope * (value - row[gene])
-                    row[gene], moved = value, True
-        return low <= total <= high
+                    grid, value = self.grids[gene], draft.rows[index][gene]
+                    here, slopes = bisect_left(grid, value), self._slopes(draft, index, gene)
+                    first, last = self._run(grid, value, totals, slopes)
+                    way = range(first, here) if totals[0] > high else range(here + 1, last)
+                    if choices := range(first, last) or way:
+                        self._move(draft, index, gene, choices, slopes, totals, rng)
+                        moved = True
+        return low <= totals[0] <= high
+
+    def _trade(self, draft: Draft, count: int, totals: list[int], rng: np.random.Generator) -> bool:
+        """Shrinks up to `count` attention genes by a random part; False where all are as small as they can be."""
+        attention = [(row, gene) for row in range(len(draft.rows)) for gene in range(3) if self._has_choice(gene)]
+        large = [(row, gene) for row, gene in attention if draft.rows[row][gene] > self.grids[gene][0]]
+        for index, gene in shuffled(large, rng)[:count]:
+            here = bisect_left(self.grids[gene], draft.rows[index][gene])
+            self._move(draft, index, gene, range(here), self._slopes(draft, index, gene), totals, rng)
+        return bool(large)
+
+    def _move(self, draft: Draft, index: int, gene: int, choices: range, slopes: list[int], totals: list[int], rng):
+        """Gives a gene any of the chosen entries of its grid, and books what that costs."""
+        row, value = draft.rows[index], self.grids[gene][choices[int(rng.random() * len(choices))]]
+        for number, slope in enumerate(slopes):
+            totals[number] += slope * (value - row[gene])
+        row[gene] = value
 
     def landing(self, draft: Draft, index: int, gene: int) -> list[int]:
-        """The values of one gene of row `index` that land in the bin while all others stay, ascending."""
-        row, grid = draft.rows[index], self.grids[gene]
-        first, last = self._run(grid, row[gene], self.total(draft), self.slope(draft, index, gene))
+        """The values of one gene of row `index` that land in the bin within the limits while all others stay,
+        ascending."""
+        grid = self.grids[gene]
+        first, last = self._run(grid, draft.rows[index][gene], self._totals(draft), self._slopes(draft, index, gene))
         return grid[first:last]
 
     def slope(self, draft: Draft, index: int, gene: int) -> int:
         """Parameters of the whole model for one more unit of a gene of row `index`."""
-        return len(draft.layers) // len(draft.rows) * self._slope(draft.n_embd, draft.rows[index], gene)
+        return self._slopes(draft, index, gene)[0]
 
-    def _run(self, grid: list[int], value: int, total: int, slope: int) -> tuple[int, int]:
-        """First and end of the entries that land in the bin in place of `value`, where the count is `total`."""
-        first = bisect_left(grid, value - (total - self.bin.low) // slope)
-        return first, bisect_right(grid, value + (self.bin.high - total) // slope)
+    def _run(self, grid: list[int], value: int, totals: list[int], slopes: list[int]) -> tuple[int, int]:
+        """First and end of the entries that land in the bin within the limits in place of `value`."""
+        first = bisect_left(grid, value - (totals[0] - self.bin.low) // slopes[0])
+        last = bisect_right(grid, value + (self.bin.high - totals[0]) // slopes[0])
+        for limit, total, slope in zip(self.limits, totals[1:], slopes[1:], strict=True):
+            if slope:
+                last = min(last, bisect_right(grid, value + (limit.most - total) // slope))
+            elif total > limit.most:
+                last = first
+        return first, last
 
-    def _slope(self, n_embd: int, row: list[int], gene: int) -> int:
+    def _slopes(self, draft: Draft, index: int, gene: int) -> list[int]:
+        """What one more unit of a gene of row `index` costs the whole model: in parameters, and of every limit."""
+        row, repeats = draft.rows[index], len(draft.layers) // len(draft.rows)
         grown = [*row]
         grown[gene] += 1
-        return layer_parameters(self.architecture, n_embd, *grown) - layer_parameters(self.architecture, n_embd, *row)
+        return [repeats * (layer(draft.n_embd, *grown) - layer(draft.n_embd, *row)) for layer in self._layers]
 
 
 def nearest(grid: list[int], value: float) -> int:
@@ -183,3 +288,7 @@ def _nearest_run(values: list[int], value: float) -> tuple[int, int]:
     """First and end of the run of equal entries that is nearest to a value, in an ascending list."""
     entry = nearest(values, value)
     return bisect_left(values, entry), bisect_right(values, entry)
+
+
+def shuffled(places: list[Place], rng: np.random.Generator) -> list[Place]:
+    return [places[number] for number in rng.permutation(len(places)).tolist()]

@@ -7,7 +7,8 @@ from pipeline.subnetwork.value import head_size_unit
 
 GENES = ("n_query_groups", "heads_per_group", "head_size", "intermediate_size")
 DIMENSIONS = ("n_layer", "n_embd", *GENES)
-STEPS = {"n_embd": 32, "head_size": 8, "intermediate_size": 64}  # the others: 1
+# Tensor cores work on tiles of 64 entries of 16 bits (128 bytes) and need at least 8 of them. The others: 1.
+STEPS = {"n_embd": 64, "head_size": 8, "intermediate_size": 64}
 
 
 def _grid(architecture: Architecture, config: SpaceConfig, name: str) -> list[int]:

@@ -8,20 +8,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.subnetwork.fitting import Draft, nearest
+from pipeline.subnetwork.fitting import Draft, Place, nearest, shuffled
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
-
-Place = tuple[int, int]  # row and gene of a draft
 
 
 def neighbour(space: Space, parent: SubNetwork, rng: np.random.Generator) -> SubNetwork:
     """A member one gene away from `parent`; two where one alone would leave the bin, the second then taking any value
     that lands. The parent itself where no such member exists among the steps drawn."""
     for draft, place in _stepped(space, parent, rng):
-        if space.bin.contains(space.fitter.total(draft)):
+        if space.fitter.fits(draft):
             return space.freeze(draft)
-        for row, gene in _shuffled(_places(space, draft), rng):
+        for row, gene in shuffled(space.fitter.places(draft), rng):
             if (row, gene) != place and (values := space.fitter.landing(draft, row, gene)):
                 draft.rows[row][gene] = int(rng.choice(values))
                 return space.freeze(draft)
@@ -43,13 +41,13 @@ def _swapped(space: Space, parent: SubNetwork, rng: np.random.Generator) -> SubN
     before = fitter.total(space.thaw(parent))
     for draft, place in _stepped(space, parent, rng):
         excess = fitter.total(draft) - before
-        for row, gene in _shuffled(_places(space, draft), rng):
+        for row, gene in shuffled(fitter.places(draft), rng):
             old, grid = draft.rows[row][gene], fitter.grids[gene]
             other_way = [value for value in grid if (value < old if excess > 0 else value > old)]
             if (row, gene) == place or not other_way:
                 continue
             draft.rows[row][gene] = nearest(other_way, old - excess / fitter.slope(draft, row, gene))
-            if space.bin.contains(fitter.total(draft)):
+            if fitter.fits(draft):
                 return space.freeze(draft)
             draft.rows[row][gene] = old
     return parent
@@ -57,19 +55,10 @@ def _swapped(space: Space, parent: SubNetwork, rng: np.random.Generator) -> SubN
 
 def _stepped(space: Space, parent: SubNetwork, rng: np.random.Generator) -> Iterator[tuple[Draft, Place]]:
     """For every gene that has a choice, in random order: the parent with that gene moved one random step."""
-    for row, gene in _shuffled(_places(space, space.thaw(parent)), rng):
+    for row, gene in shuffled(space.fitter.places(space.thaw(parent)), rng):
         draft, grid = space.thaw(parent), space.fitter.grids[gene]
         here = grid.index(draft.rows[row][gene])
         steps = [2**power for power in range(len(grid).bit_length())]
         there = [here + sign * step for step in steps for sign in (-1, 1) if 0 <= here + sign * step < len(grid)]
         draft.rows[row][gene] = grid[int(rng.choice(there))]
         yield draft, (row, gene)
-
-
-def _places(space: Space, draft: Draft) -> list[Place]:
-    grids = space.fitter.grids
-    return [(row, gene) for row in range(len(draft.rows)) for gene, grid in enumerate(grids) if len(grid) > 1]
-
-
-def _shuffled(places: list[Place], rng: np.random.Generator) -> list[Place]:
-    return [places[number] for number in rng.permutation(len(places)).tolist()]

@@ -2,17 +2,20 @@
 
 import numpy as np
 
-from pipeline.config import Granularity, Layers, Sharing, SpaceConfig
+from pipeline.config import Exportable, Granularity, Layers, Sharing, SpaceConfig
 from pipeline.errors import SprigError
+from pipeline.subnetwork import reach
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin
-from pipeline.subnetwork.counting import layer_parameters, outer_parameters, parameters
 from pipeline.subnetwork.fitting import Draft, Fitter
 from pipeline.subnetwork.grids import GENES, make_grids
+from pipeline.subnetwork.limits import make_limits
 from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.stock import check_stock, is_split, stock_grids
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, check
 
 REDRAWS = 1000  # tries before a bin that falls between the steps of all genes is given up
+LIMITED_REDRAWS = 100  # the same beside limits, where a try is dearer
 SEEDS = 2**32
 
 
@@ -29,49 +32,23 @@ class Space:
             raise SprigError("space.layers=rank needs an ordering of the layers: set ordering.kind=importance.")
         self.architecture, self.config, self.bin = architecture, config, bin
         self.grids = make_grids(architecture, config)
+        stock = config.exportable == Exportable.stock
+        if stock:
+            check_stock(architecture, config)
+            self.grids = stock_grids(architecture, self.grids)
         self.ordering = ordering
         self.fine = config.granularity == Granularity.fine
         self.uniform = config.sharing == Sharing.uniform
-        self.fitter = Fitter(architecture, self.grids, bin)
-        self._find_shapes()
-        self.sample(np.random.default_rng(0))  # a bin between the grid's steps shows itself here
-
-    def _find_shapes(self) -> None:
-        """Which depths and widths leave genes that can meet the bin."""
-        depths, widths = np.array(self.grids["n_layer"])[:, None], np.array(self.grids["n_embd"])[None]
-        outer = outer_parameters(self.architecture, widths, self.bin.count)
-        least, most = (
-            outer + depths * layer_parameters(self.architecture, widths, *(self.grids[gene][end] for gene in GENES))
-            for end in (0, -1)
-        )
-        self._reach = int(least.min()), int(most.max())
-        possible = (least <= self.bin.high) & (most >= self.bin.low)
-        if not possible.any():
-            raise self._unreachable([*least.ravel().tolist(), *most.ravel().tolist()])
-        self._widths_of = {
-            depth: widths[0, row].tolist() for depth, row in zip(self.grids["n_layer"], possible, strict=True)
-        }
-        self._depths_of = {
-            width: depths[row, 0].tolist() for width, row in zip(self.grids["n_embd"], possible.T, strict=True)
-        }
+        limits = make_limits(architecture, config)
+        self.fitter = Fitter(architecture, self.grids, bin, limits, split=stock and is_split(architecture))
+        self._reach = reach.find(self.fitter, self.grids["n_layer"], self.grids["n_embd"])
+        self._widths_of, self._depths_of = self._reach.widths_of, self._reach.depths_of
         self._depths = [depth for depth, found in self._widths_of.items() if found]
-
-    def _unreachable(self, found: list[int]) -> SprigError:
-        """What to tell the user, given counts that were found outside the bin."""
-        least, most = self._reach
-        below = [count for count in (least, *found) if count < self.bin.low]
-        above = [count for count in (most, *found) if count > self.bin.high]
-        total = parameters(self.architecture, count=self.bin.count)
-        gap = f", but nothing was found between {max(below):,} and {min(above):,}" if below and above else ""
-        return SprigError(
-            f"bin {self.bin} cannot be reached from teacher {self.architecture.name} ({total:,}) in this space: it "
-            f"reaches {least:,}..{most:,}{gap}; choose a bin inside, or change space.min, space.max, space.step or "
-            "space.hold."
-        )
+        self.sample(np.random.default_rng(0))  # a bin between the grid's steps shows itself here
 
     def reach(self) -> tuple[int, int]:
         """The least and the most parameters in this space, whatever the bin."""
-        return self._reach
+        return self._reach.least, self._reach.most
 
     def contains(self, sub: SubNetwork) -> bool:
         """Whether a sub-network is legal, of this space's kind, on its grids, and in the bin."""
@@ -90,7 +67,8 @@ class Space:
             and all(getattr(gene, name) in grids[name] for gene in set(sub.genes) for name in GENES)
             and (not self.uniform or len(set(sub.genes)) == 1)
             and all((seed is not None) == self.fine for seed in seeds)
-            and self.bin.contains(parameters(self.architecture, sub, self.bin.count))
+            and self.fitter.fits(self.thaw(sub))
+            and (not self.fitter.split or sub.genes[0].n_head * sub.genes[0].head_size == sub.n_embd)
         )
 
     def sample(self, rng: np.random.Generator) -> SubNetwork:
@@ -100,7 +78,7 @@ class Space:
             SprigError: the bin lies between the steps of the grids.
         """
         missed = []
-        for _ in range(REDRAWS):
+        for _ in range(LIMITED_REDRAWS if self.fitter.limits else REDRAWS):
             depth = _pick(self._depths, rng)
             width = _pick(self._widths_of[depth], rng)
             layers = self._draw_layers(depth, rng)
@@ -114,7 +92,7 @@ class Space:
             if self.fitter.fit(draft, redrawn, rng):
                 return self.freeze(draft)
             missed.append(self.fitter.total(draft))
-        raise self._unreachable(missed)
+        raise reach.bin_unreachable(self.fitter, *self.reach(), missed)
 
     def mutate(self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float) -> SubNetwork:
         """A member near `parent`, itself a member: each gene and index seed drawn anew with chance `gene_rate`, depth

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.config import Granularity, Layers, Sharing, SpaceConfig
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin
-from pipeline.subnetwork.counting import flops_per_token, layer_parameters, parameters
+from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, layer_parameters, parameters
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork, whole
 
@@ -178,3 +178,18 @@ def test_flops_equal_torchs_counter(name):
         head = 2 * length * teacher.padded_vocab_size * sub.n_embd
         assert attention > 0
         assert length * flops_per_token(teacher, sub, length=length) == matrices + head + attention / 2
+
+
+@pytest.mark.parametrize("name", ["pythia-14m", "SmolLM2-135M-Instruct", "Qwen3-0.6B"])
+def test_the_cache_holds_as_many_bytes_as_litgpt_allocates(name):
+    teacher, length = architecture(name), 8
+    space = Space(teacher, SpaceConfig(layers=Layers.subset), Bin(0, 1, parameters(teacher)), None)
+    for sub in [whole(teacher), space.sample(np.random.default_rng(2))]:
+        allocated = 0
+        for gene in sub.genes:
+            model = build(name, SubNetwork((0,), sub.n_embd, (gene,)), teacher.tied)
+            model.max_seq_length = length
+            model.set_kv_cache(batch_size=1, dtype=torch.bfloat16)
+            cache = model.transformer.h[0].attn.kv_cache
+            allocated += cache.k.nbytes + cache.v.nbytes
+        assert allocated == length * kv_bytes_per_token(teacher, sub)

@@ -13,7 +13,7 @@ from pipeline.subnetwork.grids import make_grids
 def test_default_steps():
     grids = make_grids(SMOLLM2_135M, SpaceConfig())
     assert grids["n_layer"] == list(range(1, 31))
-    assert grids["n_embd"] == list(range(32, 577, 32))
+    assert grids["n_embd"] == list(range(64, 577, 64))
     assert grids["n_query_groups"] == grids["heads_per_group"] == [1, 2, 3]
     assert grids["head_size"] == list(range(8, 65, 8))
     assert grids["intermediate_size"] == list(range(64, 1537, 64))

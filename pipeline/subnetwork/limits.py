@@ -1,0 +1,49 @@
+"""Limits beside the parameter bin: costs in closed form that grow with every gene and are affine in each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from pipeline.config import SpaceConfig
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.counting import layer_flops, layer_kv_bytes, outer_flops
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most `most` of a cost: `outer(n_embd)` plus the sum of `layer(n_embd, *genes)` over the layers.
+
+    `name` is how the configuration writes the limit, `unit` what it counts.
+    """
+
+    name: str
+    unit: str
+    most: int
+    outer: Callable
+    layer: Callable
+
+
+def make_limits(architecture: Architecture, config: SpaceConfig) -> list[Limit]:
+    limits = []
+    if (most := config.max_flops_per_token) is not None:
+        length = config.flops_length or architecture.context
+        limits.append(
+            Limit(
+                f"space.max_flops_per_token={most:,}",
+                f"FLOPs a token (forward, over {length:,} tokens)",
+                most,
+                partial(outer_flops, architecture),
+                lambda n_embd, *genes: layer_flops(architecture, n_embd, *genes, length),
+            )
+        )
+    if (most := config.max_kv_bytes_per_token) is not None:
+        limits.append(
+            Limit(
+                f"space.max_kv_bytes_per_token={most:,}",
+                f"bytes a token (KV cache, {config.kv_value_bytes} bytes an entry)",
+                most,
+                lambda n_embd: 0 * n_embd,
+                lambda n_embd, groups, heads, head_size, mlp: layer_kv_bytes(groups, head_size, config.kv_value_bytes),
+            )
+        )
+    return limits

@@ -1,0 +1,117 @@
+"""Which depths and widths of a space can meet the bin and the limits, and what to say where none can."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.errors import SprigError
+from pipeline.subnetwork.counting import layer_parameters, outer_parameters, parameters
+from pipeline.subnetwork.fitting import Fitter
+from pipeline.subnetwork.limits import Limit
+
+CURE = "change space.min, space.max, space.step or space.hold"
+
+
+@dataclass(frozen=True)
+class Reach:
+    """`least` and `most` parameters in the space, whatever the bin and the limits; the widths that each depth can have,
+    and the depths of each width."""
+
+    least: int
+    most: int
+    widths_of: dict[int, list[int]]
+    depths_of: dict[int, list[int]]
+
+
+def find(fitter: Fitter, depths: list[int], widths: list[int]) -> Reach:
+    """Exact for the bin alone. Beside limits a shape may pass that holds no member after all.
+
+    Raises:
+        SprigError: no depth and width can meet bin and limits; names those that contradict, and by how much.
+    """
+    bin, column = fitter.bin, np.array(depths)[:, None]
+    outer = outer_parameters(fitter.architecture, np.array(widths)[None], bin.count)
+    costs = [fitter.costs(width) for width in widths]
+    least = outer + column * np.array([cost.least for cost in costs])
+    most = outer + column * np.array([cost.most for cost in costs])
+    met = (least <= bin.high) & (most >= bin.low)
+    if not met.any():
+        found = [*least.ravel().tolist(), *most.ravel().tolist()]
+        raise bin_unreachable(fitter, int(least.min()), int(most.max()), found)
+    possible = met
+    for limit in fitter.limits:
+        needed = _needs(fitter, limit, depths, widths, (bin.low - outer) / column)
+        if (least_beside := int(needed[possible].min())) > limit.most:
+            least_of_all = int(_needs(fitter, limit, depths, widths, np.zeros_like(most)).min())
+            raise _too_low(fitter, limit, least_of_all, least_beside)
+        met = met & (needed <= limit.most)
+    if not met.any():
+        raise SprigError(
+            f"bin {bin}, {' and '.join(limit.name for limit in fitter.limits)} contradict one another: each limit can "
+            f"be met in the bin, but at no depth and width all of them; raise a limit, lower the bin, or {CURE}."
+        )
+    return Reach(
+        int(least.min()),
+        int(most.max()),
+        {depth: np.array(widths)[row].tolist() for depth, row in zip(depths, met, strict=True)},
+        {width: np.array(depths)[row].tolist() for width, row in zip(widths, met.T, strict=True)},
+    )
+
+
+def _needs(fitter: Fitter, limit: Limit, depths: list[int], widths: list[int], wanted: np.ndarray) -> np.ndarray:
+    """A bound from below on a limit's cost at each depth and width (depths, widths), where layers have `wanted`
+    parameters on average: layers are mixed as if they could be had in parts."""
+    column = np.array(depths)
+    needs = []
+    for width, mean in zip(widths, wanted.T, strict=True):
+        ends = fitter.options(width)[:, :, None], np.array([fitter.grids[3][0], fitter.grids[3][-1]])
+        sizes, costs = (
+            np.broadcast_to(layer(width, *ends[0], ends[1]), (ends[0].shape[1], 2)).ravel()
+            for layer in (lambda *genes: layer_parameters(fitter.architecture, *genes), limit.layer)
+        )
+        frontier = np.interp(mean, *_frontier(sizes, costs))
+        needs.append(np.ceil((limit.outer(width) + column * frontier) * (1 - 1e-12)))  # rounding must not exclude
+    return np.stack(needs, axis=1)
+
+
+def _frontier(sizes: np.ndarray, costs: np.ndarray) -> tuple[list[int], list[int]]:
+    """The least cost of at least a size, over mixtures of the given layers: its corners, both coordinates ascending."""
+    order = np.lexsort((costs, -sizes))
+    costs, sizes = costs[order], sizes[order]
+    cheaper = np.concatenate([[True], costs[1:] < np.minimum.accumulate(costs)[:-1]])
+    corners: list[tuple[int, int]] = []
+    for x, y in zip(sizes[cheaper][::-1].tolist(), costs[cheaper][::-1].tolist(), strict=True):
+        while len(corners) > 1:
+            (x0, y0), (x1, y1) = corners[-2:]
+            if (y1 - y0) * (x - x0) < (y - y0) * (x1 - x0):
+                break
+            corners.pop()
+        corners.append((x, y))
+    return [x for x, _ in corners], [y for _, y in corners]
+
+
+def _too_low(fitter: Fitter, limit: Limit, least_of_all: int, least_beside: int) -> SprigError:
+    if least_of_all > limit.most:
+        return SprigError(
+            f"{limit.name} cannot be reached from teacher {fitter.architecture.name} in this space: its least is "
+            f"{least_of_all:,} {limit.unit}, {least_of_all - limit.most:,} more; raise the limit, or {CURE}."
+        )
+    return SprigError(
+        f"{limit.name} and bin {fitter.bin} contradict each other: in the bin a sub-network takes at least "
+        f"{least_beside:,} {limit.unit}, {least_beside - limit.most:,} more; raise the limit, lower the bin, or {CURE}."
+    )
+
+
+def bin_unreachable(fitter: Fitter, least: int, most: int, found: list[int]) -> SprigError:
+    """What to say of a bin where `found` are counts that were met outside it (and, beside limits, inside it)."""
+    bin = fitter.bin
+    below = [count for count in (least, *found) if count < bin.low]
+    above = [count for count in (most, *found) if count > bin.high]
+    total = parameters(fitter.architecture, count=bin.count)
+    gap = f", but nothing was found between {max(below):,} and {min(above):,}" if below and above else ""
+    if fitter.limits:
+        gap += " within " + " and ".join(limit.name for limit in fitter.limits)
+    return SprigError(
+        f"bin {bin} cannot be reached from teacher {fitter.architecture.name} ({total:,}) in this space: it reaches "
+        f"{least:,}..{most:,}{gap}; choose a bin inside, or {CURE}."
+    )

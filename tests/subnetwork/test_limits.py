@@ -1,0 +1,170 @@
+"""Limits beside the bin: kept by construction, reaching all that they allow, and clear where they allow nothing."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from architectures import PYTHIA_6_9B, SMOLLM2_135M, TOY, TOY_STEPS, every_subnetwork, sizes
+
+from pipeline.config import Exportable, Layers, Sharing, Sizes, SpaceConfig
+from pipeline.errors import SprigError
+from pipeline.subnetwork.bins import Bin
+from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
+from pipeline.subnetwork.neighbours import neighbour, swap
+from pipeline.subnetwork.space import Space
+
+HALF = Bin(67_257_504, 63_894_629, 70_620_379)
+# Below the median sample of that bin: 142 million FLOPs, 8,800 bytes.
+TIGHT = {"max_flops_per_token": 136_000_000, "flops_length": 1024, "max_kv_bytes_per_token": 6_000}
+
+
+def within(teacher, config, sub) -> bool:
+    flops = flops_per_token(teacher, sub, length=config.flops_length)
+    return (
+        flops <= (config.max_flops_per_token or flops)
+        and kv_bytes_per_token(teacher, sub, value_bytes=config.kv_value_bytes) <= config.max_kv_bytes_per_token
+    )
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_every_operator_keeps_the_limits(sharing):
+    config = SpaceConfig(sharing=sharing, layers=Layers.subset, **TIGHT)
+    space, rng = Space(SMOLLM2_135M, config, HALF, None), np.random.default_rng(0)
+    wide = Space(SMOLLM2_135M, SpaceConfig(sharing=sharing, layers=Layers.subset), HALF, None)
+    assert sum(within(SMOLLM2_135M, config, wide.sample(rng)) for _ in range(50)) < 25, "the limits bind"
+    parent = space.sample(rng)
+    for _ in range(12):
+        other = space.sample(rng)
+        found = [other, space.mutate(parent, rng, 0.2, 0.4), space.crossover(parent, other, rng)]
+        found += [neighbour(space, parent, rng), swap(space, parent, rng, 3)]
+        for sub in found:
+            assert HALF.contains(parameters(SMOLLM2_135M, sub)) and within(SMOLLM2_135M, config, sub)
+            assert space.contains(sub)
+        parent = found[1]
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_sampling_and_mutation_reach_every_member_within_the_limits(sharing):
+    bin = Bin(0, 500, 1200) if sharing == Sharing.uniform else Bin(0, 900, 920)
+    config = SpaceConfig(
+        sharing=sharing,
+        step=Sizes(**TOY_STEPS),
+        max_flops_per_token=1300 if sharing == Sharing.uniform else 1900,
+        flops_length=16,
+        max_kv_bytes_per_token=32 if sharing == Sharing.uniform else 40,
+    )
+    every = [sub for sub in every_subnetwork(config) if bin.contains(parameters(TOY, sub))]
+    members = {sizes(sub) for sub in every if within(TOY, config, sub)}
+    assert 9 < len(members) < 0.6 * len(every)
+    space, rng = Space(TOY, config, bin, None), np.random.default_rng(0)
+    sub = space.sample(rng)
+    for step in (lambda _: space.sample(rng), lambda sub: space.mutate(sub, rng, 0.2, 0.4)):
+        seen = Counter()
+        while len(seen) < len(members) and seen.total() < 40_000:
+            sub = step(sub)
+            seen[sizes(sub)] += 1
+        assert set(seen) == members
+
+
+def test_no_limit_shuts_out_a_shape_that_has_a_member():
+    """What is ruled out before anything is drawn has no member: against all sub-networks of the toy, listed."""
+    bin = Bin(0, 860, 900)
+    for flops in (900, 1800):
+        for cache in (8, 32):
+            config = SpaceConfig(
+                step=Sizes(**TOY_STEPS), max_flops_per_token=flops, flops_length=16, max_kv_bytes_per_token=cache
+            )
+            shapes = {
+                (sub.n_layer, sub.n_embd)
+                for sub in every_subnetwork(config)
+                if bin.contains(parameters(TOY, sub)) and within(TOY, config, sub)
+            }
+            if not shapes:
+                with pytest.raises(SprigError):
+                    Space(TOY, config, bin, None)
+                continue
+            space, rng = Space(TOY, config, bin, None), np.random.default_rng(0)
+            drawn = {(sub.n_layer, sub.n_embd) for sub in (space.sample(rng) for _ in range(200))}
+            assert drawn == shapes
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (
+            {"max_flops_per_token": 1_000_000},
+            r"max_flops_per_token=1,000,000 cannot be reached from teacher smollm2-135m in this space: its least is "
+            r"6,451,200 FLOPs a token \(forward, over 8,192 tokens\), 5,451,200 more; raise the limit",
+        ),
+        (
+            {"max_kv_bytes_per_token": 31},
+            r"max_kv_bytes_per_token=31 cannot be reached .* its least is 32 bytes a token \(KV cache, 2 bytes an "
+            r"entry\), 1 more",
+        ),
+        (
+            {"max_flops_per_token": 100_000_000},
+            r"max_flops_per_token=100,000,000 and bin 63,894,629\.\.70,620,379 contradict each other: in the bin a "
+            r"sub-network takes at least 12\d,\d+,\d+ FLOPs a token .*raise the limit, lower the bin",
+        ),
+        (
+            {"max_kv_bytes_per_token": 300},
+            r"max_kv_bytes_per_token=300 and bin .* contradict each other: .* at least 448 bytes .* 148 more",
+        ),
+    ],
+)
+def test_limits_that_allow_nothing_are_named_with_what_is_missing(limits, said):
+    with pytest.raises(SprigError, match=said):
+        Space(SMOLLM2_135M, SpaceConfig(**limits), HALF, None)
+
+
+def test_limits_that_contradict_only_each_other():
+    """A whole cache of one deep shape, or few FLOPs of one that is wide and shallow: never both."""
+    narrow = SpaceConfig(hold=["head_size", "heads_per_group"], max_flops_per_token=10**9, flops_length=1024)
+    space = Space(SMOLLM2_135M, narrow, HALF, None)
+    subs = [space.sample(np.random.default_rng(seed)) for seed in range(100)]
+    flops = min(flops_per_token(SMOLLM2_135M, sub, length=1024) for sub in subs)
+    cache = min(kv_bytes_per_token(SMOLLM2_135M, sub) for sub in subs)
+    config = replace(narrow, max_flops_per_token=flops, max_kv_bytes_per_token=cache, kv_value_bytes=2)
+    try:
+        sub = Space(SMOLLM2_135M, config, HALF, None).sample(np.random.default_rng(0))
+    except SprigError as error:
+        assert f"max_flops_per_token={flops:,}" in str(error) and f"max_kv_bytes_per_token={cache:,}" in str(error)
+    else:
+        assert (
+            flops_per_token(SMOLLM2_135M, sub, length=1024) <= flops and kv_bytes_per_token(SMOLLM2_135M, sub) <= cache
+        )
+
+
+# --- shapes that export as stock classes
+
+
+def test_stock_neox_splits_its_width_among_the_heads():
+    config = SpaceConfig(sharing=Sharing.uniform, exportable=Exportable.stock)
+    bin = Bin(405_334_016, 385_067_316, 425_600_716)
+    space, rng = Space(PYTHIA_6_9B, config, bin, None), np.random.default_rng(0)
+    parent, widths = space.sample(rng), set()
+    for _ in range(60):
+        other = space.sample(rng)
+        for sub in (other, space.mutate(parent, rng, 0.3, 0.4), space.crossover(parent, other, rng)):
+            assert space.contains(sub) and bin.contains(parameters(PYTHIA_6_9B, sub))
+            assert sub.genes[0].n_head * sub.genes[0].head_size == sub.n_embd
+            widths.add(sub.n_embd)
+        assert neighbour(space, parent, rng).genes[0].n_head == parent.genes[0].n_head
+        parent = other
+    assert len(widths) > 5
+
+
+def test_stock_needs_one_shape_for_all_layers():
+    with pytest.raises(
+        SprigError, match=r"exportable=stock, but space\.sharing=layerwise .* use space\.sharing=uniform"
+    ):
+        Space(SMOLLM2_135M, SpaceConfig(exportable=Exportable.stock), HALF, None)
+
+
+def test_adjusted_rotary_frequencies_hold_the_head_size():
+    adjusted = replace(SMOLLM2_135M, rope_adjusted=True)
+    config = SpaceConfig(sharing=Sharing.uniform, exportable=Exportable.stock)
+    assert Space(adjusted, config, HALF, None).grids["head_size"] == [64]
+    with pytest.raises(SprigError, match=r"leaves no head_size"):
+        Space(adjusted, replace(config, max=Sizes(head_size=32)), HALF, None)
