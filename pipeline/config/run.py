@@ -39,9 +39,15 @@ class EvaluateConfig:
     prompt: str = "The purpose of education is"
     sample_tokens: int = 32
     speed: SpeedConfig = field(default_factory=SpeedConfig)
+    tasks: list[str] = field(default_factory=list)  # downstream tasks, by lm-eval's names
+    limit: int | None = None  # of each task's examples: the first so many; null: all
 
     def __post_init__(self):
-        positive("evaluate", self, "blocks", "batch")
+        positive("evaluate", self, "blocks", "batch", "limit")
+        require(
+            len(set(self.tasks)) == len(self.tasks),
+            f"evaluate.tasks={list(self.tasks)} names a task twice: once will do.",
+        )
         require(self.sample_tokens >= 0, f"evaluate.sample_tokens={self.sample_tokens} must not be negative.")
         require(bool(self.prompt.strip()), "evaluate.prompt is blank: give the models a few words to continue.")
 

@@ -16,10 +16,11 @@ _SAY_END_OF_TEXT = ("tokenizer_config.json", "generation_config.json", "config.j
 
 
 class Tokenizer:
-    """Text to token ids and back, exactly as the model's own files say, special tokens never added.
+    """Text to token ids and back, exactly as the model's own files say; special tokens are only added on request.
 
     `folder` holds tokenizer.json and tokenizer_config.json. `vocab_size` counts the ids 0..vocab_size-1, added tokens
-    included; `eos_id` is the id that ends a text; `path` is the folder.
+    included; `eos_id` is the id that ends a text, `bos_id` the one that begins it, where there is one; `path` is the
+    folder.
 
     Raises:
         SprigError: a file is missing or unreadable, or names no token that ends a text.
@@ -33,9 +34,12 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.eos_id = self._tokenizer.token_to_id(_end_of_text(self.path, self._tokenizer))
+        begin = _content(read_json(self.path / "tokenizer_config.json").get("bos_token"))
+        self.bos_id = None if begin is None else self._tokenizer.token_to_id(begin)
 
-    def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """`special` adds what the tokenizer's own file puts around a text, if anything."""
+        return self._tokenizer.encode(text, add_special_tokens=special).ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -128,11 +132,13 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, dict) else token
+
+
 def _end_of_text(folder: Path, tokenizer: tokenizers.Tokenizer) -> str:
     named, *numbered = (read_json(folder / name) for name in _SAY_END_OF_TEXT)
-    token = named.get("eos_token")
-    if isinstance(token, dict):
-        token = token.get("content")
+    token = _content(named.get("eos_token"))
     for plain in numbered:
         if token is None:
             number = plain.get("eos_token_id")

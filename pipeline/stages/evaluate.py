@@ -31,7 +31,7 @@ def step(context: Context) -> Step:
     recipe = Recipe(
         STAGE,
         VERSION,
-        part(config, "speed") | {"precision": context.precision},
+        part(config, "speed", "tasks", "limit") | {"precision": context.precision},
         {name: recipe.fingerprint for name, recipe in inputs.items()},
     )
 

@@ -1,5 +1,6 @@
 """report.md and the closing table: a run's summary as people read it."""
 
+DOWNSTREAM_NOTE = "Without examples in the prompt, scored by lm-eval; behind ± is one standard error."
 PLOTS = {
     "training.png": "Validation perplexity against tokens",
     "search.png": "Best fitness against evaluated tokens",
@@ -132,6 +133,39 @@ def efficiency_note(summary: dict) -> str:
     )
 
 
+def downstream(summary: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the tasks' table, a row for each metric, with one standard error behind the value."""
+    models = summary["downstream"]
+    metrics = {
+        (task, metric): None
+        for tasks in models.values()
+        for task, values in tasks.items()
+        for metric in values
+        if not metric.endswith("_stderr")
+    }
+    body = []
+    for task, metric in metrics:
+        found = [models[name].get(task, {}) for name in models]
+        body.append([task, metric, *(_measured(values, metric) for values in found)])
+    return ["task", "metric", *models], body
+
+
+def _measured(values: dict, metric: str) -> str:
+    error = values.get(f"{metric}_stderr")
+    return number(values.get(metric), ",.4g") + ("" if error is None else f" ± {error:.2g}")
+
+
+def tables(summary: dict) -> list[tuple[str, list[str], list[list[str]], str]]:
+    """The tables that a run may have beside its first: title, header, rows, and what the figures are."""
+    shown = []
+    if summary["downstream"]:
+        shown.append(("Downstream tasks", *downstream(summary), DOWNSTREAM_NOTE))
+    if summary["efficiency"] is not None:
+        body = efficiency_rows(summary["efficiency"])
+        shown.append(("Efficiency", EFFICIENCY_HEADER, body, efficiency_note(summary)))
+    return shown
+
+
 def page(summary: dict, evaluation: dict | None, plots: list[str]) -> str:
     """report.md. `evaluation` holds the prompt and each model's continuation; `plots` the images that there are."""
     parts = [
@@ -142,9 +176,8 @@ def page(summary: dict, evaluation: dict | None, plots: list[str]) -> str:
         *(f"![{PLOTS[name]}]({name})" for name in plots),
         markdown_table(["", ""], [*facts(summary), ["student's artifact", f"`{summary['student']['artifact']}`"]]),
     ]
-    if summary["efficiency"] is not None:
-        table = markdown_table(EFFICIENCY_HEADER, efficiency_rows(summary["efficiency"]))
-        parts += ["## Efficiency", table, efficiency_note(summary)]
+    for title, header, body, note in tables(summary):
+        parts += [f"## {title}", markdown_table(header, body), note]
     if evaluation is not None:
         samples = [
             [name, model["sample"].replace("\n", " ").replace("|", "\\|")]

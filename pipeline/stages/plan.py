@@ -6,7 +6,7 @@ import torch
 from pipeline.config import Dtype, Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.ranks import local_world_size, world_size
-from pipeline.stages import cache, distill, evaluate, order, prepare, search
+from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, search
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
@@ -44,6 +44,7 @@ def check(context: Context) -> None:
         cache.check(context)
     distill.check(context)
     evaluate.prefill(context)
+    downstream.check(context)
     check_precision(context.precision, config.deepspeed)
     check_compile(config.distill, context.device)
     gpus = torch.cuda.device_count()

@@ -13,7 +13,7 @@ from pipeline.artifacts import Recipe, write_atomically, write_json
 from pipeline.evaluation.savings import Costs, savings
 from pipeline.models import checkpoint
 from pipeline.search import journal as journals
-from pipeline.stages import distill, evaluate, extract, order, plots, prepare, search
+from pipeline.stages import distill, downstream, evaluate, extract, order, plots, prepare, search
 from pipeline.stages.context import Context, Step
 from pipeline.stages.page import page
 from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
@@ -135,6 +135,7 @@ def inputs(context: Context) -> list[Step]:
         *(distill.step(context, role) for role in evaluate.roles(context)),
         evaluate.speed_step(context),
         evaluate.step(context),
+        *downstream.steps(context),
     ]
     return [each for each in steps if each is not None]
 
@@ -189,7 +190,7 @@ def _summarise(
         "flops": flops,
         "saving": _saving(trained, curves, flops) if all(f"distilled_{role}" in done for role in trained) else None,
         "efficiency": _efficiency(context, done.get("speed"), subnetworks.get("student")),
-        "downstream": {},
+        "downstream": downstream.results(done),
     }
 
 

