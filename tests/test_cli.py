@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from pipeline import __main__ as entrypoint
 from pipeline import compose
+from pipeline.config import to_plain
 from pipeline.models import sources
 from pipeline.subnetwork.counting import parameters
 
@@ -146,7 +148,8 @@ def test_every_preset_is_planned(monkeypatch, capsys, tmp_path, preset):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes(option):
-    compose([option, "distill.tokens=1_000_000", *NEEDED.get(option, [])])
+    config = compose([option, "distill.tokens=1_000_000", *NEEDED.get(option, [])])
+    assert to_plain(config) == OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
 
 
 @pytest.mark.parametrize("command", README)

@@ -1,6 +1,7 @@
 """One run: all groups together, and the way from what Hydra composed to typed objects."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -154,5 +155,14 @@ def to_objects(composed: DictConfig) -> Config:
 
 
 def to_plain(config: Any) -> Any:
-    """A configuration, or a part of it, as JSON-ready dictionaries, lists, strings and numbers."""
-    return OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    """A configuration, or a part of it, as JSON-ready dictionaries, lists, strings and numbers.
+
+    What OmegaConf makes of it, in a hundredth of the time: every fingerprint asks for it.
+    """
+    if is_dataclass(config):
+        return {each.name: to_plain(getattr(config, each.name)) for each in fields(config)}
+    if isinstance(config, dict):
+        return {key: to_plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_plain(each) for each in config]
+    return config.name if isinstance(config, Enum) else config
