@@ -87,7 +87,12 @@ class SampleConfig:
 class TrackerConfig:
     kind: TrackerKind = TrackerKind.none
     project: str = "sprig"
-    mode: str | None = None  # wandb's own: online, offline; null is offline where there is no key
+    mode: str | None = None  # wandb's own: online, offline; null is WANDB_MODE's, or offline where there is no key
+    timeout: float = 30.0  # seconds that its server has to answer
+
+    def __post_init__(self):
+        positive("tracker", self, "timeout")
+        require(self.mode in (None, "online", "offline"), f"tracker.mode={self.mode} must be online or offline.")
 
 
 @dataclass

@@ -48,7 +48,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     steps, last = report.inputs(context), report.step(context)
     folder = run_folder(context, last)
     handler = _open(folder, config, overrides or [])
-    summary = None
+    material = None
     try:
         tracker.start(config, folder)
         for step in steps:
@@ -60,15 +60,16 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
         if last.stage in config.stages:
             if all(context.store.find(step.recipe) for step in steps):
                 _make(context, last, folder, tracker)
-            summary = _close(context, last, folder)
+            material = _close(context, last, folder)
+            tracker.report(material, folder)
         for stage in (export, sample):
             if stage.STAGE in config.stages and rank() == 0:
                 stage.run(context)
     finally:
-        tracker.finish(summary)
+        tracker.finish()
         log.removeHandler(handler)
         handler.close()
-    return summary
+    return material.summary if material else None
 
 
 def _make(context: Context, step: Step, folder: Path, tracker: Tracker) -> None:
@@ -79,8 +80,8 @@ def _make(context: Context, step: Step, folder: Path, tracker: Tracker) -> None:
         plan.check_prepared(context)
     if rank() == 0:
         _link(folder / "artifacts" / step.role, artifact)
-        for line in _metrics(context, step) if found else ():
-            tracker.track(line)
+        if found:
+            tracker.found(step.role, _metrics(context, step))
 
 
 def _link(link: Path, target: Path) -> None:
@@ -137,7 +138,7 @@ def _collect_metrics(context: Context, steps: list[Step], folder: Path) -> None:
     write_atomically(folder / METRICS, "".join(f"{line}\n" for line in lines))
 
 
-def _close(context: Context, last: Step, folder: Path) -> dict:
+def _close(context: Context, last: Step, folder: Path) -> report.Material:
     """Puts the report into the run's folder, where people look for it, and shows the closing table."""
     material = report.gather(context)
     summary = material.summary
@@ -152,7 +153,7 @@ def _close(context: Context, last: Step, folder: Path) -> dict:
         _show(summary["preset"], page.HEADER, page.rows(summary))
         log.info("%s", page.result_sentence(summary))
         log.info("The report is %s and %s", folder / report.PAGE, html.PAGE)
-    return summary
+    return material
 
 
 def _show(title: str, header: list[str], rows: list) -> None:

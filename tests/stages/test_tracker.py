@@ -1,0 +1,146 @@
+"""What wandb keeps of a run, and that neither a wrong key nor a server that does not answer stops one."""
+
+import json
+import shutil
+import struct
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import smoke
+from wandb.proto import wandb_internal_pb2
+
+import pipeline
+from pipeline.search import journal
+from pipeline.stages.tracker import Tracker
+
+KEY = "x" * 40
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
+    """wandb's own log: seven bytes of header, then LevelDB's log format, in blocks of 32 KiB."""
+    content, at, parts = file.read_bytes(), 7, b""
+    while at + 7 <= len(content):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", content, at)
+        parts += content[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
+
+
+@pytest.fixture(scope="module")
+def tracked(smoke_outputs, tmp_path_factory) -> Path:
+    """The smoke run, opened again with wandb: all is found, and all is told."""
+    outputs = tmp_path_factory.mktemp("tracked") / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_API_KEY", "WANDB_MODE"):
+            patch.delenv(name, raising=False)
+        patch.setenv("WANDB_SILENT", "true")
+        pipeline.run(smoke(outputs, "tracker=wandb"))
+    return (outputs / "smoke/latest").resolve()
+
+
+@pytest.mark.slow
+def test_wandb_holds_the_run(tracked):
+    (file,) = tracked.glob("wandb/offline-run-*/*.wandb")
+    kept = list(records(file))
+    (run,) = (record.run for record in kept if record.HasField("run"))
+    assert (run.run_id, run.run_group, list(run.tags)) == (f"smoke-{tracked.name}", "smoke", ["smoke"])
+    config = {item.key: json.loads(item.value_json) for item in run.config.update}
+    assert config["distill"]["tokens"] == 4096 and config["teacher"]["name"] == "tiny-random"
+
+    history = []
+    for record in kept:
+        if record.HasField("history"):
+            history.append({})
+            for item in record.history.item:
+                name, *part = item.nested_key
+                value = json.loads(item.value_json)
+                history[-1] |= {name: history[-1].get(name, {}) | {part[0]: value} if part else value}
+    lines = [json.loads(line) for line in (tracked / "metrics.jsonl").read_text().splitlines()]
+    for role, name in (("distilled_student", "loss"), ("distilled_control", "validation_nll"), ("search", "fitness")):
+        expected = [line[name] for line in lines if line["role"] == role and name in line]
+        assert [each[f"{role}/{name}"] for each in history if f"{role}/{name}" in each] == expected
+    shown = history[-1]
+    assert {"models", "efficiency", "search/candidates", "random_search/candidates"} <= shown.keys()
+    assert {"plots/training", "plots/search", "plots/bin"} <= shown.keys()
+    table = json.loads((file.parent / "files" / shown["search/candidates"]["path"]).read_text())
+    evaluated = journal.read(tracked / "artifacts/search/journal.jsonl")
+    assert [row[0] for row in table["data"]] == [line["subnetwork"].key for line in evaluated]
+    assert [row[-1] for row in table["data"]] == [line["fitness"] for line in evaluated]
+
+    references = [
+        entry.ref
+        for record in kept
+        if record.HasField("artifact") and record.artifact.type != "run_table"
+        for entry in record.artifact.manifest.contents
+    ]
+    store = tracked.parents[1] / "artifacts"
+    assert all(ref.startswith(f"file://{store}/") for ref in references)
+    weights = (tracked / "artifacts/distilled_student/lit_model.pth").resolve()
+    assert weights.as_uri() in references
+
+
+def refused(tmp_path, caplog, *overrides: str) -> str:
+    """Starts a tracker that should be online; the warning, once it is offline."""
+    folder = tmp_path / "smoke" / "0123"
+    folder.mkdir(parents=True)
+    tracker = Tracker()
+    tracker.start(smoke(tmp_path, "tracker=wandb", "tracker.timeout=2", *overrides), folder)
+    tracker.log({"role": "search", "fitness": 1.5})
+    tracker.finish()
+    assert len(list(folder.glob("wandb/offline-run-*-smoke-0123/*.wandb"))) == 1
+    assert json.loads((folder / "metrics.jsonl").read_text()) == {"role": "search", "fitness": 1.5}
+    (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert "\n" not in warning
+    return warning
+
+
+def test_a_key_that_is_none(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    assert "API key must have 40" in refused(tmp_path, caplog)
+
+
+@pytest.mark.slow  # wandb's own retries: a quarter of a minute each
+@pytest.mark.parametrize("code", [401, 503])
+def test_a_wrong_key_and_a_server_that_cannot_answer(code, tmp_path, caplog, monkeypatch):
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_error(code)
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        assert "the run goes on offline" in refused(tmp_path, caplog)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert "the run goes on offline" in refused(tmp_path, caplog)
