@@ -22,7 +22,8 @@ ROOT = Path(__file__).parent.parent
 GROUPS_OF_PRESETS = ("experiment", "base", "selection", "init", "kd")  # chosen within one alone
 SMOKE = ["experiment=smoke"]
 TEACHERS = sorted(path.stem for path in (ROOT / "conf/teacher").glob("*.yaml") if path.stem != "local")
-README = re.findall(r"^(?:sprig|python -m \w+\.torchrun \d+) ?(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+DOCUMENTED = (ROOT / "README.md").read_text() + (ROOT / "docs/cluster.md").read_text()
+README = re.findall(r"^(?:sprig|python -m \w+\.torchrun \d+) ?(.*)$", DOCUMENTED, re.MULTILINE)
 NEEDED = {  # what an option cannot be composed without
     "data=text": ["data.path=x"],
     "teacher=local": ["teacher.source=hf", "teacher.path=x"],
@@ -153,7 +154,7 @@ def test_every_option_composes(option):
 
 
 @pytest.mark.parametrize("command", README)
-def test_every_command_of_the_readme_composes(command):
+def test_every_documented_command_composes(command):
     overrides = [each for each in shlex.split(command) if not each.startswith("-")]
     if "--multirun" in command:
         overrides = [each.split(",")[0] for each in overrides]

@@ -170,10 +170,13 @@ class DeepSpeedConfig:
     """How DeepSpeed shards; nothing here changes a result beyond rounding, so nothing here is in a fingerprint."""
 
     zero_stage: int = 0
+    # Processes; null: as many as were started. With plan=true any number is priced; else it must be the number started.
+    world_size: int | None = None
     # Merged into DeepSpeed's zero_optimization as it is: buckets, overlap, offload.
     zero_optimization: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        positive("deepspeed", self, "world_size")
         require(self.zero_stage in range(4), f"deepspeed.zero_stage={self.zero_stage} must be 0, 1, 2 or 3.")
         require(
             "stage" not in self.zero_optimization,

@@ -11,6 +11,7 @@ from litgpt import GPT
 
 from pipeline.artifacts import Recipe
 from pipeline.config import ScheduleKind, TeacherConfig
+from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
@@ -21,7 +22,7 @@ from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training import checkpoints, distributed
 from pipeline.training.distill import distill, steps_of, validation_steps
-from pipeline.training.engine import batching
+from pipeline.training.engine import Batching, batching
 from pipeline.training.metrics import METRICS
 from pipeline.training.schedules import check_schedule, warmup_tokens
 from pipeline.training.throughput import Flops
@@ -50,9 +51,26 @@ def _batch_tokens(context: Context) -> int:
 
 
 def check(context: Context) -> None:
-    """Raises SprigError where budget, batches and schedule do not fit one another."""
-    batching(context.config.distill, world_size())
+    """Raises SprigError where budget, batches, processes and schedule do not fit one another."""
+    wanted, started = context.config.deepspeed.world_size, world_size()
+    if wanted not in (None, started) and not context.config.plan:
+        raise SprigError(
+            f"deepspeed.world_size={wanted}, but {started} processes were started: start {wanted} "
+            f"(python -m launchers.torchrun {wanted} ...), or add plan=true to price them."
+        )
+    layout(context)
     check_schedule(context.config.distill.schedule, budget(context))
+
+
+def layout(context: Context) -> Batching:
+    """How the global batch is divided; raises SprigError where it cannot be."""
+    return batching(context.config.distill, context.config.deepspeed.world_size or world_size())
+
+
+def stable_tokens(context: Context) -> int:
+    """Tokens before the decay of a wsd schedule, in whole batches; 0 where there is no stable phase to share."""
+    schedule, batch = context.config.distill.schedule, _batch_tokens(context)
+    return stable.steps(schedule, budget(context), batch) * batch
 
 
 def kd_step(context: Context) -> Step | None:
@@ -83,10 +101,9 @@ def step(context: Context, role: str) -> Step:
         "validation_batch": config.evaluate.batch,
     }
     whole, agree = {"schedule": _schedule(context), "tokens": budget(context)}, _agree(context)
-    before_decay = stable.steps(config.distill.schedule, budget(context), _batch_tokens(context))
-    stable_tokens, phase = before_decay * _batch_tokens(context), None
+    before_decay, phase = stable_tokens(context), None
     if before_decay:
-        phase = stable.recipe(distillation, whole["schedule"], stable_tokens, inputs)
+        phase = stable.recipe(distillation, whole["schedule"], before_decay, inputs)
     recipe = Recipe(
         STAGE, VERSION, distillation | whole, inputs | ({"stable": phase.fingerprint} if phase is not None else {})
     )
@@ -105,7 +122,7 @@ def step(context: Context, role: str) -> Step:
             context.forget_teacher()
         flops = Flops(
             3 * flops_per_token(context.architecture, _subnetwork(context, start), length=config.data.block_size),
-            flops_per_token(context.kd_architecture, length=config.data.block_size) if config.distill.distils else 0,
+            flops_per_token(context.kd_architecture, length=config.data.block_size) if online else 0,
         )
         total = budget(context) if until is None else until * _batch_tokens(context)
         with Progress(f"distill {role}", total=total, unit="tokens") as progress:
@@ -130,16 +147,17 @@ def step(context: Context, role: str) -> Step:
             )
 
     def make_stable(folder: Path) -> None:
-        train(folder, phase.fingerprint, before_decay, stable.shorter(context, phase), told=False)
+        steps = before_decay // _batch_tokens(context)
+        train(folder, phase.fingerprint, steps, stable.shorter(context, phase), told=False)
         if rank() == 0:
-            checkpoints.publish(folder, before_decay)
+            checkpoints.publish(folder, steps)
 
     def make(folder: Path) -> None:
         begin, shared = None, False
         if phase is not None:
             shared = context.store.find(phase) is not None
             if shared:
-                log.info("The first %s tokens are those of stable phase %s.", f"{stable_tokens:,}", phase.fingerprint)
+                log.info("The first %s tokens are those of stable phase %s.", f"{before_decay:,}", phase.fingerprint)
             begin = context.store.obtain(phase, make_stable, agree)
         trained = train(folder, recipe.fingerprint, None, begin, told=not shared)
         if rank() == 0:

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.config import Dtype, Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
-from pipeline.ranks import local_world_size, world_size
+from pipeline.ranks import local_world_size
 from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, search
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
@@ -137,6 +137,7 @@ def table(context: Context) -> list[tuple[str, str]]:
     count, searched = search.expected(config.search, length)
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
     trained, runs = distill.budget(context), len(evaluate.roles(context))
+    stable = distill.stable_tokens(context)
     training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
     baseline = ""
     if config.search.random_baseline:
@@ -144,13 +145,14 @@ def table(context: Context) -> list[tuple[str, str]]:
 
     teacher_bytes = parameters(teacher) * WEIGHT_BYTES[config.teacher.dtype]
     kd_bytes = parameters(kd) * WEIGHT_BYTES[(config.kd_teacher or config.teacher).dtype] if kd else 0
-    ranks, stage = world_size(), config.deepspeed.zero_stage
+    batches, stage = distill.layout(context), config.deepspeed.zero_stage
+    ranks = batches.ranks
     # An fp32 weight, its gradient and both moments; ZeRO shares out the moments, then the gradients, then the weights.
     state_bytes = sum(
         part * size // (ranks if stage >= shared_from else 1) for part, shared_from in ((8, 1), (4, 2), (4, 3))
     )
     logits = config.distill.chunk_tokens * teacher.padded_vocab_size * 4
-    checkpoints = config.distill.checkpoint.keep + 1  # one more while it is written
+    checkpoints = config.distill.checkpoint.keep + 1 + (runs if stable else 0)  # one more while it is written
     token_bytes = (config.data.max_tokens or trained) * (2 if teacher.vocab_size <= 1 << 16 else 4)
     return [
         ("teacher", f"{config.teacher.name}: {_shape(teacher)}"),
@@ -164,8 +166,14 @@ def table(context: Context) -> list[tuple[str, str]]:
         ("FLOPs a token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
         ("order", f"{ordered:,} tokens, {costs['ordering']:.3g} FLOPs"),
         ("search", f"{count:,} evaluations, {searched:,} tokens, {costs['search']:.3g} FLOPs{baseline}"),
-        ("distill", f"{runs} x {trained:,} tokens, each {training}"),
+        ("distill", f"{runs} x {trained:,} tokens, each {training}{_repetition(context)}"),
         *_cache(context),
+        *([("stable phase", f"the first {stable:,} tokens, which other budgets share")] if stable else []),
+        (
+            "batch",
+            f"{batches.global_batch} blocks of {length:,} tokens: {ranks} processes x {batches.micro_batch} at a time "
+            f"x {batches.accumulation} times",
+        ),
         ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
         ("memory a process, search", f"{_bytes(teacher_bytes + 4 * size)} of weights"),
         (
@@ -188,6 +196,16 @@ def _cache(context: Context) -> list[tuple[str, str]]:
     time = "time unknown" if seconds is None else f"{seconds / 3600:.2g} h at the speed of matrix products here"
     kind = context.config.distill.cache.kind
     return [("logits cache", f"{kind}, {tokens:,} tokens, {_bytes(size)}; {flops:.3g} FLOPs to fill, {time}")]
+
+
+def _repetition(context: Context) -> str:
+    """How often the text is gone through, where it is prepared and does not suffice."""
+    tokens = prepare.tokens_step(context).recipe
+    if context.store.find(tokens) is None:
+        return ""
+    blocks = context.blocks(tokens, "train")
+    epochs = distill.budget(context) / (len(blocks) * blocks.block_size)
+    return f"; the text is gone through {epochs:.1f} times" if epochs > 1 else ""
 
 
 def _shape(a) -> str:

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from launchers.torchrun import check, command
+from launchers.layout import check
+from launchers.torchrun import command
 from pipeline.errors import SprigError
 
 
@@ -19,14 +20,14 @@ def two_gpus(monkeypatch):
 def test_gpu_processes_must_have_a_gpu_each(two_gpus):
     overrides = ["experiment=smoke", "distill.micro_batch=1"]
     with pytest.raises(SprigError, match=r"4 processes on this machine but 2 GPUs: start at most 2, or set device=cpu"):
-        check(4, overrides)
-    check(2, overrides)
-    check(4, [*overrides, "device=cpu"])
+        check([4], overrides)
+    check([2], overrides)
+    check([4], [*overrides, "device=cpu"])
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused_before_any_is_started():
     with pytest.raises(SprigError, match=r"distill\.global_batch=4, distill\.micro_batch=1 and 3 processes"):
-        check(3, ["experiment=smoke", "distill.micro_batch=1", "device=cpu"])
+        check([3], ["experiment=smoke", "distill.micro_batch=1", "device=cpu"])
     assert "WORLD_SIZE" not in os.environ
 
 
