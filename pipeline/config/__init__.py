@@ -15,6 +15,7 @@ from pipeline.config.choices import (
     Dtype,
     Exportable,
     ExportForm,
+    Fitness,
     GGUFKind,
     Granularity,
     HeadPairs,
@@ -59,6 +60,7 @@ from pipeline.config.search import (
     CrossoverConfig,
     LimitConfig,
     MutationConfig,
+    RacingConfig,
     SearchConfig,
     SelectionConfig,
 )

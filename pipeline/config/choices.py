@@ -93,6 +93,11 @@ class Strategy(StrEnum):
     given = "given"
 
 
+class Fitness(StrEnum):
+    perplexity = "perplexity"
+    kl = "kl"
+
+
 class Start(StrEnum):
     uniform = "uniform"
     first_layers = "first_layers"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from pipeline.config.checks import fraction, positive, require
-from pipeline.config.choices import Start, Strategy
+from pipeline.config.choices import Fitness, Start, Strategy
 
 
 @dataclass
@@ -53,6 +53,28 @@ class LimitConfig:
         positive("search.limit", self, "evaluations", "tokens", "flops")
 
 
+@dataclass
+class RacingConfig:
+    """Candidates are scored on growing shares of the blocks; one that is beaten beyond doubt stops early."""
+
+    enabled: bool = False
+    confidence: float = 0.95  # that one who is stopped would have lost on all blocks, too
+    blocks: list[float] = field(
+        default_factory=lambda: [0.125, 0.25, 0.5]
+    )  # shares of search.blocks, at least 2 blocks
+
+    def __post_init__(self):
+        require(
+            0.5 < self.confidence < 1,
+            f"search.racing.confidence={self.confidence} must lie above 0.5 and below 1.",
+        )
+        shares = list(self.blocks)
+        require(
+            bool(shares) and all(0 < share < 1 for share in shares) and shares == sorted(set(shares)),
+            f"search.racing.blocks={shares} must be growing shares above 0 and below 1.",
+        )
+
+
 # Strategies that go on from the best of a first generation.
 FROM_A_POPULATION = (Strategy.evolution, Strategy.one_plus_lambda, Strategy.regularized_evolution, Strategy.local)
 
@@ -76,12 +98,22 @@ class SearchConfig:
     evaluations: int = 100  # random: how many candidates
     limit: LimitConfig = field(default_factory=LimitConfig)
     random_baseline: bool = False  # also score best-of-n random on as many tokens
+    fitness: Fitness = Fitness.perplexity  # or kl: mean forward KL to the teacher, in nats a token
+    racing: RacingConfig = field(default_factory=RacingConfig)
     blocks: int = 8  # calibration blocks a candidate is scored on
     batch: int = 8  # blocks a forward pass
+    prefix_memory: int = 256  # MiB of hidden states kept for candidates that begin with the same layers; 0: none
+    workers: int = 1  # processes that evaluate: one a GPU, or the cores shared out; under torchrun its processes are
 
     def __post_init__(self):
         positive("search", self, "population", "offspring", "parents", "swaps", "tournament", "evaluations")
         positive("search", self, "blocks", "batch")
+        positive("search", self, "workers")
+        require(self.prefix_memory >= 0, f"search.prefix_memory={self.prefix_memory} must not be negative.")
+        require(
+            self.blocks > 2 or not self.racing.enabled,
+            f"search.racing compares candidates on 2 blocks before all search.blocks={self.blocks}: raise it above 2.",
+        )
         require(self.generations >= 0, f"search.generations={self.generations} must not be negative.")
         require(
             self.parents <= self.population or self.strategy != Strategy.evolution,
@@ -120,3 +152,14 @@ class SearchConfig:
     def step_blocks(self) -> list[int]:
         """Blocks that each step of the selection scores on."""
         return [max(round(share * self.blocks), 1) for share in self.selection.blocks]
+
+    def racing_blocks(self) -> list[int]:
+        """Numbers of blocks at which racing compares candidates: none where it is off."""
+        if not self.racing.enabled:
+            return []
+        return sorted({max(round(share * self.blocks), 2) for share in self.racing.blocks} - {self.blocks})
+
+    def cuts(self) -> list[int]:
+        """Numbers of blocks that a candidate may be scored up to, before all of them."""
+        selected = self.step_blocks() if self.strategy == Strategy.one_plus_lambda else []
+        return sorted({*selected, *self.racing_blocks()} - {self.blocks})

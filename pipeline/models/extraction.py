@@ -15,20 +15,24 @@ from pipeline.subnetwork.selection import LayerSelection, Ordering, Selection, s
 from pipeline.subnetwork.value import SubNetwork, check
 
 
-def extract(teacher: GPT, sub: SubNetwork, ordering: Ordering) -> GPT:
+def extract(teacher: GPT, sub: SubNetwork, ordering: Ordering, layer: int = 0) -> GPT:
     """The student that a sub-network names, on the teacher's device and in its dtype, sharing no memory with it.
+
+    Its blocks before number `layer` are left out: who has their output needs only the others (`block_outputs`).
 
     Raises:
         SprigError: the teacher does not contain the sub-network, or it was found under another ordering.
     """
     architecture = architecture_of(teacher.config, is_tied(teacher))
     check(sub, architecture)
-    return cut(teacher, sub, select(sub, architecture, ordering))
+    return cut(teacher, sub, select(sub, architecture, ordering), layer)
 
 
 @torch.no_grad()
-def cut(teacher: GPT, sub: SubNetwork, selection: Selection) -> GPT:
+def cut(teacher: GPT, sub: SubNetwork, selection: Selection, layer: int = 0) -> GPT:
     """The student of this sub-network's sizes that holds exactly the selected entries, in the selection's order.
+
+    Its blocks before number `layer` are left out.
 
     With attention_scale=teacher the factor sqrt(new head size / old) goes into q, so that the student's own scale,
     1/sqrt(new head size), leaves the scores as the teacher's scale would.
@@ -54,18 +58,19 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection) -> GPT:
     )
     if architecture.lm_head_bias:
         weights["lm_head.bias"] = teacher.lm_head.bias.clone()
-    for number, (layer, gene, kept) in enumerate(zip(sub.layers, sub.genes, selection.layers, strict=True)):
-        axes = _axes(architecture, kept, width, device)
+    for number in range(layer, sub.n_layer):
+        gene = sub.genes[number]
+        axes = _axes(architecture, selection.layers[number], width, device)
         block = {
             name: _take(tensor, axes[name.rpartition(".")[0]])
-            for name, tensor in teacher.transformer.h[layer].named_parameters()
+            for name, tensor in teacher.transformer.h[sub.layers[number]].named_parameters()
         }
         if sub.attention_scale == "teacher":
             for queries in _queries(block, gene.n_head * gene.head_size):
                 queries *= math.sqrt(gene.head_size / architecture.head_size)
         weights |= {f"transformer.h.{number}.{name}": tensor for name, tensor in block.items()}
 
-    return assemble(teacher.config, sub, tied, weights).train(teacher.training)
+    return assemble(teacher.config, sub, tied, weights, layer).train(teacher.training)
 
 
 def _index(entries: np.ndarray, size: int, device: torch.device) -> Tensor | None:

@@ -20,3 +20,21 @@ def token_nll(model: GPT, hidden: Tensor, targets: Tensor, chunk_tokens: int) ->
         logits = model.lm_head(states)[:, :vocabulary].float()
         losses.append(logits.logsumexp(dim=1) - logits.gather(1, tokens[:, None])[:, 0])
     return torch.cat(losses).view(targets.shape)
+
+
+@torch.no_grad()
+def token_kl(teacher: GPT, teacher_hidden: Tensor, model: GPT, hidden: Tensor, chunk_tokens: int) -> Tensor:
+    """Forward KL(teacher || model) of every next-token distribution, in nats.
+
+    `teacher_hidden` is (B, T, E_teacher) and `hidden` (B, T, E), both after the final norm; the result (B, T) in fp32.
+    Chunks and vocabulary as in `token_nll`.
+    """
+    vocabulary = model.config.vocab_size
+    divergences = []
+    for theirs, ours in zip(
+        teacher_hidden.flatten(0, 1).split(chunk_tokens), hidden.flatten(0, 1).split(chunk_tokens), strict=True
+    ):
+        log_p = teacher.lm_head(theirs)[:, :vocabulary].float().log_softmax(dim=1)
+        log_q = model.lm_head(ours)[:, :vocabulary].float().log_softmax(dim=1)
+        divergences.append((log_p.exp() * log_q.neg_().add_(log_p)).sum(dim=1))
+    return torch.cat(divergences).view(hidden.shape[:2])

@@ -113,13 +113,17 @@ def build(
     return _finished(_outline(config, sub, tied).to(dtype).to_empty(device=device), tied)
 
 
-def assemble(config: Config, sub: SubNetwork | None, tied: bool, weights: dict[str, Tensor]) -> GPT:
+def assemble(config: Config, sub: SubNetwork | None, tied: bool, weights: dict[str, Tensor], layer: int = 0) -> GPT:
     """As `build`, with these weights, on their device and in their dtype. The model takes them over without a copy.
+
+    Blocks before number `layer` are left out, for `block_outputs` from there on.
 
     Raises:
         SprigError: the family is not supported.
     """
     model = _outline(config, sub, tied)
+    for number in range(layer):
+        model.transformer.h[number] = nn.Identity()
     model.load_state_dict(weights, assign=True)
     return _finished(model, tied)
 
@@ -169,8 +173,19 @@ def hidden_states(model: GPT, tokens: Tensor, start: int | None = None) -> Tenso
     Raises:
         SprigError: the blocks are longer than the model's context.
     """
+    x = model.transformer.wte(tokens)
+    for output in block_outputs(model, x, start=start):
+        x = output
+    return model.transformer.ln_f(x)
+
+
+def block_outputs(model: GPT, x: Tensor, layer: int = 0, start: int | None = None) -> Iterator[Tensor]:
+    """Hidden states (B, T, n_embd) before block number `layer` to those after it and after each later one.
+
+    `start` and what is raised as in `hidden_states`.
+    """
     first = start or 0
-    length = first + tokens.size(1)
+    length = first + x.size(1)
     if length > model.max_seq_length:
         raise SprigError(
             f"Blocks of {length} tokens exceed the context of {model.config.name}, {model.max_seq_length}: "
@@ -179,16 +194,15 @@ def hidden_states(model: GPT, tokens: Tensor, start: int | None = None) -> Tenso
     cos, sin = model.cos[None, first:length], model.sin[None, first:length]
     cached = ()
     if start is not None:
-        places = torch.arange(first, length, device=tokens.device)
+        places = torch.arange(first, length, device=x.device)
         # Without a mask attention is causal, which is right where the cache is empty.
-        mask = torch.arange(length, device=tokens.device) <= places[:, None] if start else None
+        mask = torch.arange(length, device=x.device) <= places[:, None] if start else None
         cached = (mask, places, length)
     blocks = model.transformer.h
     columns = model.rope_columns if isinstance(model, LayerwiseGPT) else [slice(None)] * len(blocks)
-    x = model.transformer.wte(tokens)
-    for block, entries in zip(blocks, columns, strict=True):
+    for block, entries in zip(blocks[layer:], columns[layer:], strict=True):
         x = block(x, cos[..., entries], sin[..., entries], *cached)
-    return model.transformer.ln_f(x)
+        yield x
 
 
 @torch.no_grad()

@@ -17,11 +17,21 @@ class Spent:
 
 
 class Budget:
-    """Books evaluations. `block_size` is in tokens, `flops_per_token` of a candidate's forward pass."""
+    """Books evaluations. `block_size` is in tokens, `flops_per_token` of scoring a candidate on one of them; `spent` is
+    what the search costs before its first candidate.
 
-    def __init__(self, limit: LimitConfig, block_size: int, flops_per_token: Callable[[SubNetwork], int]):
+    What is saved by hidden states that candidates share is booked as if it were not: a limit must not depend on memory.
+    """
+
+    def __init__(
+        self,
+        limit: LimitConfig,
+        block_size: int,
+        flops_per_token: Callable[[SubNetwork], int],
+        spent: Spent | None = None,
+    ):
         self.limit, self.block_size, self.flops_per_token = limit, block_size, flops_per_token
-        self.spent = Spent()
+        self.spent = spent or Spent()
 
     def take(self, candidate: SubNetwork, blocks: int) -> bool:
         """Books one evaluation; False, with nothing booked, where it would exceed a limit."""

@@ -2,18 +2,20 @@
 
 import json
 import logging
+import math
 import os
+from collections import defaultdict
 from pathlib import Path
 
 from pipeline.errors import SprigError
-from pipeline.search.strategies.protocol import Scored
 from pipeline.subnetwork.value import SubNetwork
 
 log = logging.getLogger("sprig")
 
 
 class Journal:
-    """Evaluations of one search, on disk and by (sub-network's key, calibration blocks it was scored on).
+    """Evaluations of one search, on disk and in memory: `losses` has, by a sub-network's key, the loss of every block
+    that it was scored on, in the search's fixed order.
 
     The first line names the search by its fingerprint. A line that a kill cut short is dropped, and said.
 
@@ -23,14 +25,14 @@ class Journal:
 
     def __init__(self, path: Path, fingerprint: str):
         self.path = path
-        self.known: dict[tuple[str, int], float] = {}
+        self.losses: dict[str, list[float]] = defaultdict(list)
         lines = self._whole_lines() if path.exists() else []
         if lines and lines[0].get("search") != fingerprint:
             raise SprigError(
                 f"{path} belongs to search {lines[0].get('search')}, not to {fingerprint}: remove it to begin anew."
             )
         for line in lines[1:]:
-            self.known[line["key"], line["blocks"]] = _from_json(line["fitness"])
+            self.losses[line["key"]] += map(_from_json, line["losses"])
         self._file = path.open("a", encoding="utf-8")
         if not lines:
             self._write({"search": fingerprint})
@@ -44,13 +46,14 @@ class Journal:
                 file.truncate(end)
         return [json.loads(line) for line in text[:end].splitlines()]
 
-    def add(self, scored: Scored, blocks: int, **facts) -> dict:
-        """Appends one evaluation, durably; the line without the sub-network."""
-        key = scored.subnetwork.key
-        self.known[key, blocks] = scored.fitness
-        fitness = scored.fitness if scored.fitness < float("inf") else None
-        line = {"key": key, "blocks": blocks, "fitness": fitness, **facts}
-        self._write(line | {"subnetwork": scored.subnetwork.to_dict()})
+    def add(self, sub: SubNetwork, losses: list[float], fitness: float, **facts) -> dict:
+        """Appends one evaluation, durably; the line without the sub-network and the losses.
+
+        `losses` are of the blocks that were not scored before, `fitness` is of all scored up to now.
+        """
+        self.losses[sub.key] += losses
+        line = {"key": sub.key, "blocks": len(self.losses[sub.key]), "fitness": _to_json(fitness), **facts}
+        self._write(line | {"losses": [*map(_to_json, losses)], "subnetwork": sub.to_dict()})
         return line
 
     def _write(self, line: dict) -> None:
@@ -67,10 +70,19 @@ def read(path: Path) -> list[dict]:
     text = path.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()][1:]
     return [
-        line | {"fitness": _from_json(line["fitness"]), "subnetwork": SubNetwork.from_dict(line["subnetwork"])}
+        line
+        | {
+            "fitness": _from_json(line["fitness"]),
+            "losses": [*map(_from_json, line["losses"])],
+            "subnetwork": SubNetwork.from_dict(line["subnetwork"]),
+        }
         for line in lines
     ]
 
 
-def _from_json(fitness: float | None) -> float:
-    return float("inf") if fitness is None else fitness
+def _to_json(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _from_json(value: float | None) -> float:
+    return math.inf if value is None else value

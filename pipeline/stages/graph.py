@@ -122,9 +122,9 @@ def _metrics(context: Context, step: Step) -> list[dict]:
     if name is None or artifact is None:
         return []
     lines = map(json.loads, (artifact / name).read_text(encoding="utf-8").splitlines())
-    # The journal's first line names the search, and sub-networks are long.
+    # The journal's first line names the search; sub-networks and losses are long.
     return [
-        {"role": step.role} | {key: value for key, value in line.items() if key != "subnetwork"}
+        {"role": step.role} | {key: value for key, value in line.items() if key not in ("subnetwork", "losses")}
         for line in lines
         if "search" not in line
     ]

@@ -22,8 +22,9 @@ def draw(folder: Path, evaluated: dict[str, list[dict]], curves: dict[str, list]
     if curves:
         drawings["training.png"] = lambda axes: _training(axes, curves, summary["teacher"]["perplexity"])
     if any(math.isfinite(line["fitness"]) for line in evaluated.get("search", [])):
-        drawings["search.png"] = lambda axes: _search(axes, evaluated)
-        drawings["bin.png"] = lambda axes: _bin(axes, evaluated["search"], summary["bin"])
+        fitness = summary["search"]["fitness"]
+        drawings["search.png"] = lambda axes: _search(axes, evaluated, fitness)
+        drawings["bin.png"] = lambda axes: _bin(axes, evaluated["search"], summary["bin"], fitness)
     for name, drawing in drawings.items():
         _save(folder / name, drawing)
     return list(drawings)
@@ -37,18 +38,18 @@ def _save(path: Path, plot) -> None:
         figure.savefig(path, dpi=140, metadata={"Software": None})
 
 
-def _search(axes: Axes, evaluated: dict[str, list[dict]]) -> None:
+def _search(axes: Axes, evaluated: dict[str, list[dict]], fitness: str) -> None:
     for name, journal in evaluated.items():
         fitness = np.array([line["fitness"] for line in journal])
         cost = np.array([line["tokens"] for line in journal])
         finite = np.isfinite(fitness)
         axes.scatter(cost[finite], fitness[finite], s=10, alpha=0.35, color=COLOURS[name], linewidths=0)
         axes.step(cost, np.minimum.accumulate(fitness), where="post", color=COLOURS[name], label=LABELS[name])
-    axes.set(xlabel="evaluated tokens", ylabel="perplexity, untrained", yscale="log", title="Search")
+    axes.set(xlabel="evaluated tokens", ylabel=f"{fitness}, untrained", yscale="log", title="Search")
     axes.legend(frameon=False)
 
 
-def _bin(axes: Axes, journal: list[dict], edges: dict) -> None:
+def _bin(axes: Axes, journal: list[dict], edges: dict, measure: str) -> None:
     journal = [line for line in journal if math.isfinite(line["fitness"])]
     sizes = np.array([line["parameters"] for line in journal]) / 1e6
     fitness = [line["fitness"] for line in journal]
@@ -56,7 +57,7 @@ def _bin(axes: Axes, journal: list[dict], edges: dict) -> None:
     axes.axvspan(edges["low"] / 1e6, edges["high"] / 1e6, color="#eeeeee", label="bin")
     axes.scatter(sizes, fitness, s=14, c=np.arange(len(journal)), cmap="viridis", label="candidates, early to late")
     axes.scatter(sizes[best], fitness[best], s=80, facecolors="none", edgecolors="black", label="winner")
-    axes.set(xlabel="parameters, millions", ylabel="perplexity, untrained", yscale="log", title="Candidates in the bin")
+    axes.set(xlabel="parameters, millions", ylabel=f"{measure}, untrained", yscale="log", title="Candidates in the bin")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 

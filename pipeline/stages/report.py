@@ -100,7 +100,7 @@ def gather(context: Context) -> Material:
 
 def _fully_scored(context: Context, journal: list[dict]) -> list[dict]:
     """The evaluations on all blocks, which can be compared, each with all `tokens` that were evaluated up to it."""
-    spent = accumulate(line["blocks"] * context.config.data.block_size for line in journal)
+    spent = accumulate(len(line["losses"]) * context.config.data.block_size for line in journal)
     lines = [line | {"tokens": tokens} for line, tokens in zip(journal, spent, strict=True)]
     return [line for line in lines if line["blocks"] == context.config.search.blocks]
 
@@ -182,7 +182,7 @@ def _summarise(
         "data": labels["data"] | {"validation_blocks": config.evaluate.blocks},
         "search": {
             **{key: found.get(key) for key in ("strategy", "evaluated", "tokens", "seconds", "best_fitness")},
-            "fitness": "perplexity",
+            "fitness": str(config.search.fitness),
             "random_best_fitness": baseline.get("best_fitness"),
         },
         "student": trained["student"],

@@ -1,32 +1,34 @@
-"""Stage search: the sub-network of the bin with the lowest perplexity, and the random baseline beside it."""
+"""Stage search: the fittest untrained sub-network of the bin, and the random baseline beside it."""
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
+from itertools import pairwise
 from operator import getitem
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
-from pipeline.config import LimitConfig, OrderingKind, SearchConfig
+from pipeline.config import Fitness, LimitConfig, OrderingKind, RacingConfig, SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.errors import SprigError
 from pipeline.search import journal as journals
-from pipeline.search.budget import Budget
-from pipeline.search.evaluator import Evaluator
-from pipeline.search.loop import search
+from pipeline.search.budget import Budget, Spent
+from pipeline.search.evaluator import Task
+from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.registry import make as make_strategy
 from pipeline.search.strategies.registry import scores
-from pipeline.stages import order, prepare
+from pipeline.stages import order, prepare, scoring
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork, check
 
-STAGE, VERSION = "search", 2
+STAGE, VERSION = "search", 3
 JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json", "seconds.txt"
 # Which keys determine each strategy's walk; the others are out of its fingerprint. Seed and limit only matter to those
 # that have more than one candidate.
@@ -49,7 +51,8 @@ def expected(config: SearchConfig, block_size: int) -> tuple[int, int]:
     """Evaluations and tokens of a search, where neither limit.flops nor the end of the space stops it earlier."""
     counted = scores(config)
     evaluations = sum(counted.values())
-    tokens = sum(blocks * candidates for blocks, candidates in counted.items()) * block_size
+    # A later step of a multi-step selection scores on the blocks that the steps before did not. Racing spends less.
+    tokens = sum((last - first) * counted[last] for first, last in pairwise([0, *sorted(counted)])) * block_size
     # In a multi-step selection evaluations differ in tokens, so that a limit on the one bounds the other loosely.
     return min(evaluations, config.limit.evaluations or evaluations), min(tokens, config.limit.tokens or tokens)
 
@@ -116,7 +119,8 @@ def recipe(context: Context, config: SearchConfig, model: Recipe | None = None) 
         inputs["search"] = model.fingerprint
         walk = tuple(key for key in walk if key != "evaluations")
     plain = part(config) | {"seed": context.config.seed}
-    own = {key: reduce(getitem, key.split("."), plain) for key in ("strategy", "blocks", "batch", *walk)}
+    scored = ("strategy", "fitness", "blocks", "batch", *(["racing"] if config.racing.enabled else []))
+    own = {key: reduce(getitem, key.split("."), plain) for key in (*scored, *walk)}
     own |= {"precision": context.precision}
     if config.strategy == Kind.given:
         own |= {"subnetwork": read_given(context).to_dict()}
@@ -132,17 +136,23 @@ def step(context: Context) -> Step:
 def baseline_step(context: Context) -> Step | None:
     """Best of n random on as many tokens as the search evaluates; None where the preset does not ask for it.
 
-    Where the configuration alone says how many those are, searches that spend the same share one baseline. A limited or
-    multi-step search is counted once it is done.
+    Where the configuration alone says how many those are, searches that spend the same share one baseline. A limited,
+    multi-step or racing search is counted once it is done.
     """
     config = context.config.search
     if not config.random_baseline:
         return None
     counted = scores(config)
     baseline = replace(
-        config, strategy=Kind.random, path=None, start=[], limit=LimitConfig(), evaluations=sum(counted.values())
+        config,
+        strategy=Kind.random,
+        path=None,
+        start=[],
+        limit=LimitConfig(),
+        racing=RacingConfig(),
+        evaluations=sum(counted.values()),
     )
-    known = config.limit == LimitConfig() and list(counted) == [config.blocks]
+    known = config.limit == LimitConfig() and list(counted) == [config.blocks] and not config.racing.enabled
     return _step(context, baseline, "random_search", None if known else step(context).recipe)
 
 
@@ -167,33 +177,26 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
     own = recipe(context, config, model)
 
     def make(folder: Path) -> None:
-        architecture, length = context.architecture, context.config.data.block_size
         spent_as = config if model is None else _spending(context, config, model)
-        teacher = prepare.teacher_step(context, context.config.teacher).recipe
-        tokens = prepare.tokens_step(context).recipe
-        ordering = order.load(context)
-        blocks = context.evenly(tokens, "calibration", config.blocks, "search.blocks")
-        evaluator = Evaluator(
-            context.teacher(teacher, context.config.teacher), ordering, blocks, context.precision, config.batch
-        )
-        budget = Budget(spent_as.limit, length, lambda sub: flops_per_token(architecture, sub, length=length))
+        budget = _budget(context, spent_as)
         journal = journals.Journal(folder / JOURNAL, own.fingerprint)
-        best = search(
-            _strategy(context, spent_as, ordering),
-            _Timed(evaluator, folder / TIMES),
-            lambda sub: parameters(architecture, sub, context.bin.count),
+        best = Search(
+            spent_as,
+            _strategy(context, spent_as, order.load(context)),
+            _Timed(scoring.scorer(context, config), folder / TIMES),
             journal,
             budget,
-            config.blocks,
-            expected(spent_as, length)[0],
-            lambda line: context.log({"role": role} | line),
-        )
+            parameters=lambda sub: parameters(context.architecture, sub, context.bin.count),
+            expected=expected(spent_as, context.config.data.block_size)[0],
+            log=lambda line: context.log({"role": role} | line),
+        ).run()
         journal.close()
         write_json(folder / WINNER, best.subnetwork.to_dict())
         write_json(
             folder / COSTS,
             {
                 "strategy": config.strategy,
+                "fitness": config.fitness,
                 "evaluated": budget.spent.evaluations,
                 "tokens": budget.spent.tokens,
                 "flops": budget.spent.flops,
@@ -205,18 +208,34 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
     return Step(STAGE, role, own, make)
 
 
+def _budget(context: Context, config: SearchConfig) -> Budget:
+    """With fitness=kl, the teacher's blocks run once on all tokens, its head on all that are evaluated."""
+    architecture, length = context.architecture, context.config.data.block_size
+    head = 2 * architecture.padded_vocab_size * architecture.n_embd
+    once = (flops_per_token(architecture, length=length) - head) * config.blocks * length
+    is_kl = config.fitness == Fitness.kl
+    return Budget(
+        config.limit,
+        length,
+        lambda sub: flops_per_token(architecture, sub, length=length) + is_kl * head,
+        Spent(flops=is_kl * once),
+    )
+
+
 class _Timed:
     """Notes the seconds of every evaluation in a file of its own: the journal must be the same bytes each time."""
 
-    def __init__(self, evaluate: Evaluator, path: Path):
-        self.evaluate, self.path = evaluate, path
+    def __init__(self, scorer: Scorer, path: Path):
+        self.scorer, self.path = scorer, path
 
-    def __call__(self, subnetwork: SubNetwork, blocks: int) -> float:
+    def run(self, tasks: list[Task]) -> Iterator[tuple[int, list[float]]]:
         started = time.perf_counter()
-        fitness = self.evaluate(subnetwork, blocks)
-        with self.path.open("a") as file:
-            file.write(f"{time.perf_counter() - started:.4f}\n")
-        return fitness
+        for result in self.scorer.run(tasks):
+            now = time.perf_counter()
+            with self.path.open("a") as file:
+                file.write(f"{now - started:.4f}\n")
+            yield result
+            started = time.perf_counter()
 
 
 def winner(context: Context) -> SubNetwork:

@@ -6,12 +6,11 @@ from itertools import count
 
 import numpy as np
 import pytest
-from toy import BLOCKS, LENGTH, SPACE, TEACHER, Counted, configure, fitness, make_budget, walk
+from toy import BLOCKS, LENGTH, SPACE, TEACHER, Counted, configure, fitness, follow, make_budget, walk
 
 from pipeline.config import FROM_A_POPULATION, BinConfig, LimitConfig, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.search.journal import Journal, read
-from pipeline.search.loop import search
 from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.registry import scores
 from pipeline.subnetwork.bins import make_bin
@@ -74,7 +73,7 @@ def test_a_limit_stops_the_same_way_short(tmp_path, kind, name, most):
 
 
 def spent(lines: list[dict]) -> dict[str, int]:
-    tokens = [line["blocks"] * LENGTH for line in lines]
+    tokens = [len(line["losses"]) * LENGTH for line in lines]
     flops = [flops_per_token(TEACHER, line["subnetwork"], length=LENGTH) for line in lines]
     return {
         "evaluations": len(lines),
@@ -146,18 +145,7 @@ def test_a_space_that_runs_out_of_new_members_ends_the_search(tmp_path, kind):
 
 def test_given_scores_the_one_that_is_given(tmp_path):
     sub, config = SPACE.sample(np.random.default_rng(0)), configure("random")
-    journal = Journal(tmp_path / "journal", "abc")
-    best = search(
-        Given(sub, config),
-        fitness,
-        lambda sub: parameters(TEACHER, sub),
-        journal,
-        make_budget(config.limit),
-        BLOCKS,
-        1,
-        lambda line: None,
-    )
-    journal.close()
+    best = follow(config, Given(sub, config), tmp_path / "journal")
     assert best.subnetwork == sub
     (line,) = map(json.loads, (tmp_path / "journal").read_text().splitlines()[1:])
     assert line["parameters"] == parameters(TEACHER, sub) and line["blocks"] == BLOCKS

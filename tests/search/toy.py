@@ -15,8 +15,9 @@ from pipeline.config import (
     Strategy,
 )
 from pipeline.search.budget import Budget
+from pipeline.search.evaluator import Task
 from pipeline.search.journal import Journal
-from pipeline.search.loop import search
+from pipeline.search.loop import Search
 from pipeline.search.strategies.protocol import Scored
 from pipeline.search.strategies.registry import make, scores
 from pipeline.subnetwork.architecture import Architecture
@@ -104,18 +105,36 @@ def walk(
     seed: int = 0,
     budget: Budget | None = None,
 ) -> Scored:
-    """The winner of one search, whose journal is `path`."""
+    """The winner of one search, whose journal is `path`; `evaluate` takes a candidate and a number of blocks."""
+    return follow(config, make(config, space, seed), path, evaluate, budget)
+
+
+def follow(
+    config: SearchConfig, strategy, path: Path, evaluate: Callable = fitness, budget: Budget | None = None
+) -> Scored:
     journal = Journal(path, "abc")
     try:
-        return search(
-            make(config, space, seed),
-            evaluate,
-            lambda sub: parameters(TEACHER, sub),
+        return Search(
+            config,
+            strategy,
+            Landscape(evaluate),
             journal,
             budget or make_budget(config.limit),
-            config.blocks,
-            sum(scores(config).values()),
-            lambda line: None,
-        )
+            parameters=lambda sub: parameters(TEACHER, sub),
+            expected=sum(scores(config).values()),
+            log=lambda line: None,
+            measure=lambda kind, losses: losses[-1],
+        ).run()
     finally:
         journal.close()
+
+
+class Landscape:
+    """Scores by a function of a candidate and its number of blocks; the value stands for the last block's loss."""
+
+    def __init__(self, evaluate: Callable):
+        self.evaluate = evaluate
+
+    def run(self, tasks: list[Task]):
+        for number, task in enumerate(tasks):
+            yield number, [0.0] * (task.last - task.first - 1) + [self.evaluate(task.subnetwork, task.last)]

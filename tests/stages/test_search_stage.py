@@ -59,7 +59,7 @@ def test_searches_of_equal_cost_share_a_baseline_but_limited_ones_have_their_own
 
 
 def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
-    """The whole path: 24 evaluations of 1, 2 and 4 blocks, cut off by the limit, then random on as many tokens."""
+    """The whole path: evaluations up to 1, 2 and 4 blocks, cut off by the limit, then random on as many tokens."""
     limit = 40 * 32
     summary = pipeline.run(
         smoke(tmp_path, *RACE, *LAYERS, f"search.limit.tokens={limit}", "distill.tokens=512", "distill.validations=2")
@@ -67,7 +67,7 @@ def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
     folder = next(tmp_path.glob("smoke/latest/artifacts"))
     raced, drawn = (journal.read(folder / role / search.JOURNAL) for role in ("search", "random_search"))
     costs = json.loads((folder / "search" / search.COSTS).read_text())
-    tokens = [line["blocks"] * 32 for line in raced]
+    tokens = [len(line["losses"]) * 32 for line in raced]
     assert summary["search"]["tokens"] == costs["tokens"] == sum(tokens) <= limit
     assert summary["search"]["evaluated"] == len(raced)
     assert {line["blocks"] for line in raced} == {1, 2, 4}

@@ -26,7 +26,7 @@ class Evolution:
             candidates = self.novelty.first(self.starts, self.config.population, rng)
         else:
             candidates = self.novelty.candidates(self._offspring(rng), rng)
-        return Ask(candidates, self.config.blocks)
+        return Ask(candidates, self.config.blocks, places=self.config.parents)
 
     def tell(self, scored: list[Scored]) -> None:
         self.generation += 1

@@ -22,15 +22,19 @@ Draw = Callable[[], SubNetwork]
 
 @dataclass(frozen=True)
 class Ask:
-    """Candidates to score on the same number of calibration blocks."""
+    """Candidates to score on the same number of calibration blocks.
+
+    The strategy goes on from the best `places` of all that it was told, or nearly so: racing stops who is surely worse.
+    """
 
     candidates: list[SubNetwork]
     blocks: int
+    places: int = 1
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate with its fitness: its perplexity, lower is better; inf where the loss was not finite."""
+    """A candidate with its fitness, lower is better; inf where the loss was not finite."""
 
     subnetwork: SubNetwork
     fitness: float

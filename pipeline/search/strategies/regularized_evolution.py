@@ -28,7 +28,9 @@ class RegularizedEvolution:
             candidates = self.novelty.first(self.starts, self.config.population, rng)
         else:
             candidates = self.novelty.candidates([lambda: self._child(rng)] * self.config.offspring, rng)
-        return Ask(candidates, self.config.blocks)
+        # Tournaments of t among p members seldom have a winner beyond rank p / t.
+        places = self.config.population // self.config.tournament
+        return Ask(candidates, self.config.blocks, places=max(places, 1))
 
     def tell(self, scored: list[Scored]) -> None:
         self.generation += 1

@@ -1,0 +1,218 @@
+"""Losses of candidates: against a plain forward pass, and to the bit with and without kept hidden states."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from litgpt import Config
+from litgpt.model import Block
+from torch.nn import functional as F
+
+from pipeline.config import BinConfig, Fitness, Granularity, Layers, SpaceConfig
+from pipeline.models.extraction import extract
+from pipeline.models.families import architecture_of
+from pipeline.models.student import build
+from pipeline.search.evaluator import Evaluator, Task, spread
+from pipeline.search.fitness import fitness_of
+from pipeline.search.prefixes import Prefixes, arrange, prefixes
+from pipeline.subnetwork.bins import make_bin
+from pipeline.subnetwork.neighbours import neighbour
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import whole
+
+FAMILIES = sorted(tiny.CONFIGS)
+BLOCKS = tiny.tokens(8, 17)
+STATE = 16 * 96 * 4  # bytes of one block's hidden states
+
+
+def space_of(teacher, **config) -> Space:
+    architecture = architecture_of(teacher.config, teacher.config.name in tiny.TIED)
+    return Space(architecture, SpaceConfig(**config), make_bin(BinConfig(low=1, high=10**9)), None)
+
+
+def evaluator(teacher, **options) -> Evaluator:
+    architecture = architecture_of(teacher.config, teacher.config.name in tiny.TIED)
+    return Evaluator(teacher, Ordering.identity(architecture), BLOCKS, "fp32", 3, **options)
+
+
+def all_losses(evaluate: Evaluator, subs, first=0, last=8) -> list[list[float]]:
+    found = dict(evaluate.run([Task(sub, first, last) for sub in subs]))
+    return [found[number] for number in range(len(subs))]
+
+
+def dense_losses(teacher, sub, fitness: Fitness) -> list[float]:
+    """One block at a time, whole logits, torch's own losses."""
+    model = extract(teacher, sub, Ordering.identity(architecture_of(teacher.config, teacher.config.name in tiny.TIED)))
+    losses = []
+    with torch.no_grad():
+        for number in range(8):
+            tokens = BLOCKS[number : number + 1]
+            ours, theirs = (each(tokens[:, :-1])[0, :, : teacher.config.vocab_size] for each in (model, teacher))
+            if fitness == Fitness.perplexity:
+                losses.append(F.cross_entropy(ours, tokens[0, 1:]).item())
+            else:
+                kl = F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), log_target=True, reduction="batchmean")
+                losses.append(kl.item())
+    return losses
+
+
+@pytest.mark.parametrize("fitness", Fitness)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_are_those_of_a_plain_forward_pass(family, fitness):
+    teacher = tiny.teacher(family)
+    sub = space_of(teacher).sample(np.random.default_rng(1))
+    (ours,) = all_losses(evaluator(teacher, fitness=fitness), [sub])
+    assert ours == pytest.approx(dense_losses(teacher, sub, fitness), abs=1e-4)
+
+
+def test_blocks_come_in_an_order_whose_every_beginning_is_spread_evenly():
+    assert spread(8) == [0, 4, 2, 6, 1, 5, 3, 7]
+    for count in (1, 2, 5, 12, 64, 100):
+        order = spread(count)
+        assert sorted(order) == list(range(count))
+        for part in range(2, count + 1):
+            assert np.diff(sorted([*order[:part], count])).max() <= 4 * count / part
+
+
+def test_kl_is_zero_for_the_teacher_itself_and_positive_for_any_other():
+    teacher = tiny.teacher("llama")
+    space = space_of(teacher)
+    evaluate = evaluator(teacher, fitness=Fitness.kl)
+    same, other = all_losses(evaluate, [whole(space.architecture), space.sample(np.random.default_rng(0))])
+    assert same == pytest.approx([0.0] * 8, abs=1e-6) and min(other) > 0.01
+
+
+def test_a_score_in_parts_is_the_score_at_once_to_the_bit():
+    teacher = tiny.teacher("llama")
+    sub = space_of(teacher).sample(np.random.default_rng(2))
+    evaluate = evaluator(teacher, cuts=[2, 5])
+    (whole,) = all_losses(evaluate, [sub])
+    parts = [all_losses(evaluate, [sub], *part)[0] for part in ((0, 2), (2, 5), (5, 8))]
+    assert [loss for part in parts for loss in part] == whole
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ({"hold": ["n_embd"]}, 1),
+        ({"hold": ["n_embd"]}, 12 * STATE),
+        ({"hold": ["n_embd"]}, 10**9),
+        ({"hold": ["n_embd"], "layers": Layers.subset}, 12 * STATE),
+        ({"granularity": Granularity.fine}, 12 * STATE),
+    ],
+)
+def test_kept_hidden_states_change_no_bit_and_stay_within_their_memory(config, limit):
+    teacher = tiny.teacher("llama")
+    space, rng = space_of(teacher, **config), np.random.default_rng(3)
+    first = space.sample(rng)
+    subs = list({sub.key: sub for sub in [first, *(neighbour(space, first, rng) for _ in range(5))]}.values())
+    plain, kept = evaluator(teacher, cuts=[2]), evaluator(teacher, cuts=[2], prefix_bytes=limit)
+    exact = {part: all_losses(plain, subs, *part) for part in ((0, 2), (2, 8))}
+    for batch in (slice(3), slice(2, None), slice(None)):
+        for part, losses in exact.items():
+            assert all_losses(kept, subs[batch], *part) == losses[batch]
+            states = kept.prefixes._states.values()
+            assert kept.prefixes.bytes == sum(state.nbytes for state in states) <= limit
+
+
+def test_a_stock_model_and_a_layerwise_one_share_no_hidden_states():
+    """Their rope tables differ in the last bits: here the second begins with the two layers of the first."""
+    teacher = tiny.teacher("llama")
+    space = space_of(teacher, hold=["n_embd", "n_layer"])
+    first = space.sample(np.random.default_rng(4))
+    gene = replace(first.genes[0], head_size=8)
+    stock = replace(first, genes=(gene,) * 3)
+    layerwise = replace(stock, genes=(gene, gene, replace(gene, intermediate_size=gene.intermediate_size - 1)))
+    kept = evaluator(teacher, prefix_bytes=10**9)
+    assert all_losses(kept, [stock, layerwise]) == all_losses(evaluator(teacher), [stock, layerwise])
+    assert not set(prefixes(stock, True)) & set(prefixes(layerwise, False))
+
+
+def test_shared_layers_are_neither_extracted_nor_run_again(monkeypatch):
+    teacher = tiny.teacher("llama")
+    space = space_of(teacher, hold=["n_embd", "n_layer"])
+    first = space.sample(np.random.default_rng(5))
+    changed = replace(first.genes[2], intermediate_size=first.genes[2].intermediate_size % 40 + 1)
+    other = replace(first, genes=(*first.genes[:2], changed))
+    runs, forward = [], Block.forward
+    monkeypatch.setattr(Block, "forward", lambda self, *args, **kw: runs.append(self) or forward(self, *args, **kw))
+    kept = evaluator(teacher, prefix_bytes=10**9)
+    all_losses(kept, [first])
+    assert len(runs) == 3 * 3  # layers x chunks
+    runs.clear()
+    all_losses(kept, [other])
+    assert len(runs) == 1 * 3
+    model = extract(teacher, other, Ordering.identity(space.architecture), 2)
+    assert sum(len([*block.parameters()]) > 0 for block in model.transformer.h) == 1
+
+
+def test_the_order_of_evaluation_puts_candidates_beside_those_they_begin_like():
+    teacher = tiny.teacher("qwen3")
+    space, rng = space_of(teacher, hold=["n_embd"], layers=Layers.subset), np.random.default_rng(6)
+    first = space.sample(rng)
+    subs = [space.sample(rng) for _ in range(5)] + [neighbour(space, first, rng) for _ in range(10)]
+    paths = [prefixes(sub, False) for sub in subs]
+
+    def shared(a, b) -> int:
+        return sum(x == y for x, y in zip(paths[a], paths[b], strict=False))
+
+    order = arrange(subs)
+    assert sorted(order) == list(range(15))
+    for place in range(2, 15):
+        best = max(shared(order[place], earlier) for earlier in order[:place])
+        assert shared(order[place], order[place - 1]) == best
+
+
+def test_a_full_store_keeps_what_the_batch_parts_at():
+    store, state = Prefixes(3 * 4), torch.zeros(1)
+    store.expect([["root", "a", "b"], ["root", "a", "c"]])
+    for name in ("a", "b", "x", "y", "z"):
+        store.add(name, 0, state)
+    assert store.hold(["root", "a", "b"], [0]) == {0: 1}, "a is held, b was the oldest of the others"
+    store.add("more", 0, state)
+    store.add("and more", 0, state)
+    assert store.get("a", 0) is state and store.bytes == 12
+
+
+def test_a_loss_that_is_not_finite_is_inf_and_costs_no_other_block():
+    teacher = tiny.teacher("llama")
+    sub = space_of(teacher, hold=["n_embd"]).sample(np.random.default_rng(7))
+    (whole,) = all_losses(evaluator(teacher), [sub])
+    with torch.no_grad():
+        teacher.transformer.wte.weight[BLOCKS[0, 0]] = math.nan
+    (broken,) = all_losses(evaluator(teacher), [sub])
+    assert math.inf in broken and not any(map(math.isnan, broken))
+    for fitness in Fitness:
+        assert fitness_of(fitness, broken) == math.inf and math.isfinite(fitness_of(fitness, whole))
+
+
+def test_threads_change_no_bit_at_sizes_in_steps_of_16():
+    """What lets workers share out the cores. At other sizes MKL sums in an order that depends on its threads."""
+    teacher = tiny.randomize(build(Config(**tiny.CONFIGS["llama"] | {"intermediate_size": 128}), None, tied=True))
+    sub = whole(architecture_of(teacher.config, tied=True))
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(all_losses(evaluator(teacher), [sub]))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("fitness", Fitness)
+def test_bf16_autocast_is_near_fp32(fitness):
+    """The stated tolerance: 2 % in a block's loss, and in the fitness 1 %."""
+    teacher = tiny.teacher("llama")
+    space, rng = space_of(teacher), np.random.default_rng(9)
+    subs = [space.sample(rng) for _ in range(5)]
+    architecture = space.architecture
+    mixed = Evaluator(teacher, Ordering.identity(architecture), BLOCKS, "bf16-mixed", 3, fitness=fitness)
+    for ours, exact in zip(all_losses(mixed, subs), all_losses(evaluator(teacher, fitness=fitness), subs), strict=True):
+        assert ours == pytest.approx(exact, rel=0.02)
+        assert sum(ours) == pytest.approx(sum(exact), rel=0.01)
+        assert ours != exact
