@@ -1,9 +1,6 @@
 """Exports against the students that they were made of: transformers' own classes, padded ones, and the own file."""
 
 import json
-import subprocess
-import sys
-from itertools import product
 from pathlib import Path
 
 import exports
@@ -16,7 +13,6 @@ from pipeline.config import ExportForm
 from pipeline.errors import SprigError
 from pipeline.evaluation.sampling import continue_text
 from pipeline.models.families import is_tied
-from pipeline.models.tokenizer import Tokenizer
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 FAMILIES = ("gpt_neox", "llama", "llama3", "qwen2", "qwen3")
@@ -187,40 +183,3 @@ def test_the_own_file_saves_itself_and_loads_in_bf16(tokenizer):
     model.save_pretrained(again)
     assert_same(student, load(again))
     assert load(again, dtype=torch.bfloat16)(exports.tokens()).logits.dtype == torch.bfloat16
-
-
-ALONE = """
-import sys
-sys.modules.update(pipeline=None, litgpt=None)
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-torch.set_num_threads(1)
-tokens, results = torch.load("tokens.pt"), {}
-for folder in sys.argv[1:]:
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-    words = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)("Fellow citizens")["input_ids"]
-    with torch.no_grad():
-        results[folder] = model(tokens).logits, model.generate(tokens[:1, :10], max_new_tokens=32)[0, 10:], words
-torch.save(results, "results.pt")
-assert [name for name in sys.modules if name.split(".")[0] == "pipeline"] == ["pipeline"]
-"""
-
-
-def test_a_fresh_process_without_sprig(tokenizer, tmp_path):
-    """Every family and form, heads cut and tied and untied in turn, in one process: starting it is what takes long."""
-    students = {}
-    for number, (family, form) in enumerate(product(FAMILIES, ("stock", "padded", "own"))):
-        cut_head = family != "llama3" or form != "stock"
-        sub = (exports.uniform if form == "stock" else exports.layerwise)(family, cut_head)
-        student = exports.student(family, sub, tied=number % 2 == 0)
-        _, to = exports.export(student, tokenizer, form)
-        students[str(to.rename(tmp_path / f"{family}-{form}"))] = student
-    torch.save(exports.tokens(), tmp_path / "tokens.pt")
-    subprocess.run([sys.executable, "-I", "-c", ALONE, *students], cwd=tmp_path, check=True, timeout=300)
-    results = torch.load(tmp_path / "results.pt")
-    prompt = exports.tokens()[0, :10].tolist()
-    for to, student in students.items():
-        logits, continued, words = results[to]
-        torch.testing.assert_close(logits, student(exports.tokens())[..., :257].detach(), atol=1e-4, rtol=0)
-        assert continued.tolist() == continue_text(student, prompt, 32, eos_id=256, precision="fp32")
-        assert words == Tokenizer(tokenizer).encode("Fellow citizens")
