@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -22,8 +21,6 @@ ROOT = Path(__file__).parent.parent
 GROUPS_OF_PRESETS = ("experiment", "base", "selection", "init", "kd")  # chosen within one alone
 SMOKE = ["experiment=smoke"]
 TEACHERS = sorted(path.stem for path in (ROOT / "conf/teacher").glob("*.yaml") if path.stem != "local")
-DOCUMENTED = (ROOT / "README.md").read_text() + (ROOT / "docs/cluster.md").read_text()
-README = re.findall(r"^(?:sprig|python -m \w+\.torchrun \d+) ?(.*)$", DOCUMENTED, re.MULTILINE)
 NEEDED = {  # what an option cannot be composed without
     "data=text": ["data.path=x"],
     "teacher=local": ["teacher.source=hf", "teacher.path=x"],
@@ -151,18 +148,6 @@ def test_every_preset_is_planned(monkeypatch, capsys, tmp_path, preset):
 def test_every_option_composes(option):
     config = compose([option, "distill.tokens=1_000_000", *NEEDED.get(option, [])])
     assert to_plain(config) == OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
-
-
-@pytest.mark.parametrize("command", README)
-def test_every_documented_command_composes(command):
-    overrides = [each for each in shlex.split(command) if not each.startswith("-")]
-    if "--multirun" in command:
-        overrides = [each.split(",")[0] for each in overrides]
-    compose(overrides or ["distill.tokens=1_000_000"])
-
-
-def test_the_readme_has_commands():
-    assert len(README) >= 6
 
 
 def test_the_four_choices_of_the_mission_are_on_the_command_line():

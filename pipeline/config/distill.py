@@ -36,7 +36,7 @@ class ControlConfig:
 
     enabled: bool = True
     init: Init = Init.random_weights
-    lr: float = 1e-3
+    lr: float = 1e-3  # its peak learning rate
 
     def __post_init__(self):
         positive("distill.control", self, "lr")
@@ -84,25 +84,25 @@ class CacheConfig:
 class DistillConfig:
     """Pretraining with knowledge distillation: loss = alpha * CE + beta * T^2 * D(teacher, student)."""
 
-    init: Init = Init.searched
+    init: Init = Init.searched  # what the student starts as
     tokens: int = MISSING  # token budget, rounded down to whole batches
-    lr: float = 3e-4
+    lr: float = 3e-4  # the student's peak learning rate
     # D: forward_kl, KL(teacher || student); reverse_kl, KL(student || teacher); js, the generalised Jensen-Shannon
     # divergence. ce: cross-entropy alone, without a teacher, whatever alpha and beta are.
     loss: Loss = Loss.forward_kl
     js_weight: float = 0.5  # js: the teacher's share in the mixture that both are compared with
-    alpha: float = 0.0
-    beta: float = 1.0
-    temperature: float = 1.0
+    alpha: float = 0.0  # weight of CE
+    beta: float = 1.0  # weight of D
+    temperature: float = 1.0  # T: softens both distributions in D
     global_batch: int = 8  # blocks an optimizer step, over all ranks
     micro_batch: int = 8  # blocks a forward pass of one rank
     chunk_tokens: int = 256  # tokens whose logits exist at one time
     activation_checkpointing: bool = False  # runs each block again in the backward pass: less memory, the same result
     compile: bool = False  # torch.compile of each block; rounds otherwise, so it is in the fingerprint
     weight_decay: float = 0.1
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # AdamW's
     eps: float = 1e-8
-    clip: float = 1.0
+    clip: float = 1.0  # the largest norm of the gradient
     skip_nonfinite: int = 0  # steps whose loss is not finite that are left out before another one stops the training
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)

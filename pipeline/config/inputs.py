@@ -14,7 +14,7 @@ class TeacherConfig:
     """Where a pretrained teacher comes from."""
 
     name: str = MISSING
-    source: Source = MISSING
+    source: Source = MISSING  # where the weights come from; random: freshly drawn
     path: str | None = None  # file or folder; a hub name for `hf`; relative to `package` where that is set
     package: str | None = None  # an installed Python package that holds `path`
     revision: str | None = None  # hub revision
@@ -24,7 +24,7 @@ class TeacherConfig:
     dtype: Dtype = Dtype.fp32  # of the weights in memory and in the converted checkpoint
     tied: bool | None = None  # embedding and head share weights; null: as the files say (`random`: no)
     padded_vocab_size: int | None = None  # trims the embedding's padding rows to this many
-    license: str | None = None
+    license: str | None = None  # written into the card of an export
 
     def __post_init__(self):
         positive("teacher", self, "padded_vocab_size")
@@ -40,20 +40,20 @@ class DataConfig:
     """Text, and how it becomes packed token blocks."""
 
     name: str = MISSING
-    source: DataSource = MISSING
+    source: DataSource = MISSING  # text files, jsonl or parquet files, or a data set of the hub
     path: Any = None  # a file, a folder, a glob, a list of these, or a hub name
     package: str | None = None  # an installed Python package that `path` is relative to
     subset: str | None = None  # the hub data set's configuration
-    split: str = "train"
-    text_key: str = "text"
+    split: str = "train"  # the hub data set's
+    text_key: str = "text"  # the field that holds the text
     sample_by: SampleBy = SampleBy.document  # what one document is, in text files
-    streaming: bool = False
+    streaming: bool = False  # reads no more than data.max_tokens from the source
     max_tokens: int | None = None  # stop reading here; required when streaming
     block_size: int = MISSING  # targets of a block: it holds block_size + 1 tokens
     validation: float = 0.05  # share of the documents
-    calibration: float = 0.05
-    seed: int = 0
-    workers: int = 2
+    calibration: float = 0.05  # share of the documents, for ordering and search
+    seed: int = 0  # of the split
+    workers: int = 2  # processes that tokenise
 
     def __post_init__(self):
         positive("data", self, "max_tokens", "block_size", "workers")

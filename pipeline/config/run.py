@@ -36,9 +36,9 @@ class SpeedConfig:
 @dataclass
 class EvaluateConfig:
     blocks: int = 32  # validation blocks, evenly spaced over the validation split
-    batch: int = 8
-    prompt: str = "The purpose of education is"
-    sample_tokens: int = 32
+    batch: int = 8  # blocks a forward pass
+    prompt: str = "The purpose of education is"  # that every model continues in the report
+    sample_tokens: int = 32  # at most so many behind it
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     tasks: list[str] = field(default_factory=list)  # downstream tasks, by lm-eval's names
     limit: int | None = None  # of each task's examples: the first so many; null: all
@@ -85,7 +85,7 @@ class SampleConfig:
 
 @dataclass
 class TrackerConfig:
-    kind: TrackerKind = TrackerKind.none
+    kind: TrackerKind = TrackerKind.none  # the metrics file of the run is complete without one
     project: str = "sprig"
     mode: str | None = None  # wandb's own: online, offline; null is WANDB_MODE's, or offline where there is no key
     timeout: float = 30.0  # seconds that its server has to answer
@@ -99,17 +99,17 @@ class TrackerConfig:
 class Config:
     """One run."""
 
-    preset: str = "custom"
-    run_name: str | None = None
+    preset: str = "custom"  # set by experiment=
+    run_name: str | None = None  # the run folder's name, instead of the preset's
     run: str | None = None  # reopens this run folder with its own configuration
     prompt: str | None = None  # the text that stage sample continues
-    stages: list[str] = field(default_factory=lambda: list(STAGES))
-    seed: int = 0
-    device: Device = Device.auto
-    precision: Precision = Precision.auto
-    plan: bool = False
-    debug: bool = False
-    outputs: str = "outputs"
+    stages: list[str] = field(default_factory=lambda: list(STAGES))  # export and sample run only when they are named
+    seed: int = 0  # every random draw depends on it; the split of the text does not
+    device: Device = Device.auto  # auto: a GPU where there is one
+    precision: Precision = Precision.auto  # auto: bf16-mixed where the processor has bf16, else fp32
+    plan: bool = False  # prints what the run would do and cost, and runs nothing
+    debug: bool = False  # shows tracebacks
+    outputs: str = "outputs"  # the folder of artifacts and runs
     teacher: TeacherConfig = MISSING
     kd_teacher: TeacherConfig | None = None  # null: the same teacher
     data: DataConfig = MISSING

@@ -34,14 +34,14 @@ class Sizes:
 class SpaceConfig:
     """Which sub-networks may be chosen (paper, method 3)."""
 
-    granularity: Granularity = Granularity.coarse
-    sharing: Sharing = Sharing.layerwise
-    layers: Layers = Layers.prefix
-    head_pairs: HeadPairs = HeadPairs.last
-    attention_scale: AttentionScale = AttentionScale.teacher
-    step: Sizes = field(default_factory=Sizes)
-    min: Sizes = field(default_factory=Sizes)
-    max: Sizes = field(default_factory=Sizes)
+    granularity: Granularity = Granularity.coarse  # coarse: the first entries; fine: any
+    sharing: Sharing = Sharing.layerwise  # uniform: all layers alike
+    layers: Layers = Layers.prefix  # the first, the most influential, or any
+    head_pairs: HeadPairs = HeadPairs.last  # which RoPE pairs a cut head keeps; plain breaks them, as the paper does
+    attention_scale: AttentionScale = AttentionScale.teacher  # own: 1/sqrt of the cut head's size
+    step: Sizes = field(default_factory=Sizes)  # between the sizes that may be chosen
+    min: Sizes = field(default_factory=Sizes)  # least size
+    max: Sizes = field(default_factory=Sizes)  # largest size
     hold: list[str] = field(default_factory=list)  # dimensions kept at the teacher's size
     exportable: Exportable = Exportable.any  # stock: only shapes that transformers' class of the family can hold
     max_flops_per_token: int | None = None  # of a forward pass, beside the bin
@@ -62,11 +62,11 @@ class SpaceConfig:
 class BinConfig:
     """The parameter bin: centre and tolerance, or low and high."""
 
-    center: int | None = None
-    tolerance: float = 0.05
-    low: int | None = None
-    high: int | None = None
-    count: Count = Count.total
+    center: int | None = None  # parameters
+    tolerance: float = 0.05  # share of the centre
+    low: int | None = None  # parameters, instead of a centre
+    high: int | None = None  # parameters
+    count: Count = Count.total  # which parameters are counted
 
     def __post_init__(self):
         positive("bin", self, "center", "low", "high")

@@ -1,0 +1,126 @@
+"""The schema as a page: every key with its type, its default, and the comment beside it in the source."""
+
+import ast
+import inspect
+import io
+import tokenize
+import types
+from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import Enum
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import MISSING as MANDATORY
+
+from pipeline.config.run import Config
+
+HEAD = """# Configuration
+
+Every key, with its type, the schema's default (`???`: none, it must be given) and what it means. The files in `conf/`
+set some of them: `sprig --cfg job distill.tokens=0` prints what a command ends up with. A key is set by its full name,
+such as `search.mutation.gene_rate=0.3`; an unknown key, a wrong type or a value out of range is refused before it runs.
+
+This page is made from the schema: `python -m pipeline.config` writes it anew.
+"""
+
+
+def page() -> str:
+    """docs/config.md: the keys of a run, then a section for every group."""
+    own = [each for each in fields(Config) if _group(Config, each) is None]
+    named: dict[type, str] = {}  # kd_teacher is one more teacher
+    for each in fields(Config):
+        if group := _group(Config, each):
+            named[group] = f"{named[group]}, {each.name}" if group in named else each.name
+    sections = [("A run", Config, _rows(Config, "", own))]
+    sections += [(name, group, _rows(group, f"{name.split(',')[0]}.", fields(group))) for group, name in named.items()]
+    parts = [HEAD]
+    for title, group, rows in sections:
+        document = inspect.cleandoc(group.__doc__) if _documented(group) else ""
+        table = ["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows]
+        parts.append("\n\n".join(part for part in (f"## {title}", document, "\n".join(table)) if part) + "\n")
+    return "\n".join(parts)
+
+
+def _rows(group: type, prefix: str, chosen) -> list[str]:
+    comments, rows, shown = _comments(group), [], {}
+    for each in chosen:
+        inner, meaning = _group(group, each), comments.get(each.name, "")
+        if inner is not None:
+            if not meaning and _documented(inner):
+                meaning = " ".join(inspect.cleandoc(inner.__doc__).split())
+            if inner in shown:
+                rows.append(_row(f"{prefix}{each.name}", f"as `{shown[inner]}`", "", meaning))
+                continue
+            shown[inner] = f"{prefix}{each.name}"
+            rows += [_row(f"{prefix}{each.name}", "", "", meaning)] if meaning else []
+            rows += _rows(inner, f"{prefix}{each.name}.", fields(inner))
+        else:
+            kind = _kind(get_type_hints(group)[each.name])
+            rows.append(_row(f"{prefix}{each.name}", kind, f"`{_default(each)}`", meaning))
+    return rows
+
+
+def _row(*cells: str) -> str:
+    key, *others = (cell.replace("|", "\\|") for cell in cells)
+    return f"| `{key}` | " + " | ".join(others) + " |"
+
+
+def _group(group: type, each: Field) -> type | None:
+    """The dataclass of a field that is a group of keys."""
+    hint = get_type_hints(group)[each.name]
+    return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)), None)
+
+
+def _documented(group: type) -> bool:
+    return not group.__doc__.startswith(f"{group.__name__}(")  # what dataclasses write themselves
+
+
+def _kind(hint: Any) -> str:
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_kind(part) for part in get_args(hint))
+    if hint is type(None):
+        return "null"
+    if get_origin(hint) in (list, dict):
+        return f"{get_origin(hint).__name__} of {_kind(get_args(hint)[-1])}"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return ", ".join(f"`{each.name}`" for each in hint)
+    return {Any: "any"}.get(hint) or hint.__name__
+
+
+def _default(each: Field) -> str:
+    value = each.default if each.default_factory is MISSING else each.default_factory()
+    if value == MANDATORY or value is MISSING:
+        return "???"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_plain, value))}]"
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Enum):
+        return value.name
+    return (
+        {None: "null", True: "true", False: "false"}[value]
+        if value is None or value is True or value is False
+        else str(value)
+    )
+
+
+def _comments(group: type) -> dict[str, str]:
+    """What stands behind a field, or on the lines above it."""
+    source = inspect.getsource(group)
+    said = {
+        token.start[0]: (token.string.lstrip("# "), token.line.lstrip().startswith("#"))
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    found = {}
+    for node in ast.parse(source).body[0].body:
+        if not isinstance(node, ast.AnnAssign):
+            continue
+        line, above = node.lineno - 1, []
+        while line in said and said[line][1]:
+            above.insert(0, said[line][0])
+            line -= 1
+        behind = [said[node.end_lineno][0]] if node.end_lineno in said else []
+        found[node.target.id] = " ".join(above + behind)
+    return found
