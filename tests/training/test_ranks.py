@@ -23,6 +23,8 @@ def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two_ranks")
     with pytest.raises(KeyboardInterrupt):
         train(folder / "one_to_two", lives=9)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder / "one_two_one", lives=5)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command += [str(HERE / "two_ranks.py"), str(folder)]
@@ -43,6 +45,16 @@ def test_a_checkpoint_moves_to_other_ranks_and_stages(one_rank, two_ranks):
     assert [line["step"] for line in step_lines(two_ranks / "two_to_one")][-1] < STEPS
     weights = train(two_ranks / "two_to_one", stage=0).state_dict()
     assert_near(metrics(two_ranks / "two_to_one"), metrics(one_rank[0]))
+    assert_same_weights(weights, one_rank[1], rtol=1e-4, atol=1e-5)
+
+
+def test_one_to_two_to_one_over_three_stages(one_rank, two_ranks):
+    """ZeRO 0 to step 2, ZeRO 2 on two ranks to step 4, ZeRO 3 to the end: the data order is in the losses."""
+    folder = two_ranks / "one_two_one"
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["2", "4"]
+    assert step_lines(folder)[-1]["step"] < STEPS
+    weights = train(folder, stage=3).state_dict()
+    assert_near(metrics(folder), metrics(one_rank[0]))
     assert_same_weights(weights, one_rank[1], rtol=1e-4, atol=1e-5)
 
 

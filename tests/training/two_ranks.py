@@ -20,6 +20,9 @@ def main(folder: Path) -> None:
     train(folder / "one_to_two", config=settings(micro_batch=1), stage=3)
     with contextlib.suppress(KeyboardInterrupt):
         train(folder / "two_to_one", config=settings(micro_batch=1), stage=2, lives=9)
+    # From one rank at ZeRO 0, for the test to take to one rank at ZeRO 3.
+    with contextlib.suppress(KeyboardInterrupt):
+        train(folder / "one_two_one", config=settings(micro_batch=1), stage=2, lives=5)
     try:
         train(folder / "refused", config=settings(micro_batch=4))
     except SprigError as error:
