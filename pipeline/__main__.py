@@ -4,6 +4,7 @@ import errno
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -46,12 +47,23 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _start(overrides: list[str], sweep: bool) -> None:
-    if sweep or declares_sweep(overrides):
+    if any(override.startswith("sweep=") for override in overrides):
+        _report(dict(override.partition("=")[::2] for override in overrides))
+    elif sweep or declares_sweep(overrides):
         from launchers.sweep.launcher import start
 
         start(overrides)
     else:
         run(compose(overrides), overrides)
+
+
+def _report(given: dict[str, str]) -> None:
+    """The report of a sweep's folder, made again."""
+    if set(given) - {"sweep", "stages", "debug"} or given.get("stages", "[report]") != "[report]":
+        raise SprigError("sweep=FOLDER reports on a sweep and does nothing else: sprig sweep=FOLDER stages=[report].")
+    from pipeline.stages import sweep_report
+
+    sweep_report.report(Path(given["sweep"]))
 
 
 def _guarded(work: Callable[[], object], debug: bool) -> None:

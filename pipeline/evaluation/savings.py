@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -31,25 +33,34 @@ def tokens_to_reach(curve: list[tuple[int, float]], target_nll: float) -> float 
     return None
 
 
-def savings(student: list[tuple[int, float]], control: list[tuple[int, float]], costs: Costs) -> dict:
-    """Savings of the student over the control, in tokens, student FLOPs and total FLOPs.
+def nll_at(curve: list[tuple[int, float]], tokens: float) -> float:
+    """A validation curve between its points, linear in tokens; before the first and after the last it is level."""
+    return float(np.interp(tokens, *zip(*curve, strict=True)))
 
-    The target is the control's last point; total FLOPs add teacher, order and search to the student's side and the
-    teacher to the control's. Reached before training: tokens and student FLOPs have no finite saving (null), the total
-    has. Not reached: each figure is an upper bound, taken at the student's last token.
+
+def savings(student: list[tuple[int, float]], control: list[tuple[int, float]], costs: Costs) -> dict:
+    """The four savings of the student over the control: tokens, and FLOPs of the student alone, with the teacher
+    (`training_flops`), and with order and search (`total_flops`).
+
+    The target is the control's last point. The teacher is on both sides, order and search on the student's alone.
+    Reached before training: only the total has a finite saving, the others are null. Not reached: each figure is an
+    upper bound, taken at the student's last token.
     """
     control_tokens, target_nll = control[-1]
     reach = tokens_to_reach(student, target_nll)
     reached = "not reached" if reach is None else "before training" if reach == 0 else "in training"
     tokens = student[-1][0] if reach is None else reach
-    total = costs.order + costs.search + (costs.student_per_token + costs.teacher_per_token) * tokens
-    control_total = (costs.control_per_token + costs.teacher_per_token) * control_tokens
+
+    def saving(control_per_token: int, student_per_token: int, before: int = 0) -> float | None:
+        ours = before + student_per_token * tokens
+        return control_per_token * control_tokens / ours if ours else None
+
+    trained = costs.control_per_token + costs.teacher_per_token, costs.student_per_token + costs.teacher_per_token
     return {
-        "tokens": control_tokens / tokens if tokens else None,
-        "student_flops": costs.control_per_token * control_tokens / (costs.student_per_token * tokens)
-        if tokens
-        else None,
-        "total_flops": control_total / total if total else None,
+        "tokens": saving(1, 1),
+        "student_flops": saving(costs.control_per_token, costs.student_per_token),
+        "training_flops": saving(*trained),
+        "total_flops": saving(*trained, before=costs.order + costs.search),
         "target_perplexity": math.exp(target_nll),
         "reached": reached,
     }

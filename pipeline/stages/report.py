@@ -20,9 +20,9 @@ from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, pa
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.metrics import METRICS
 
-STAGE, VERSION = "report", 1
+STAGE, VERSION = "report", 2
 SUMMARY, PAGE = "summary.json", "report.md"
-SCHEMA = 1
+SCHEMA = 2
 COMPLETED, RUNNING = "completed", "running"
 
 

@@ -20,6 +20,7 @@ def test_reached_in_training():
     saving = savings([(0, 8.0), (100, 0.0)], CONTROL, COSTS)
     assert saving["reached"] == "in training"
     assert saving["tokens"] == saving["student_flops"] == 4  # 200 tokens against 50
+    assert saving["training_flops"] == 600 / (3 * 50)
     assert saving["total_flops"] == 600 / (50 + 250 + 3 * 50)
     assert saving["target_perplexity"] == pytest.approx(math.exp(4.0))
 
@@ -29,13 +30,14 @@ def test_a_control_of_another_shape_has_its_own_cost():
     saving = savings([(0, 8.0), (100, 0.0)], CONTROL, costs)
     assert saving["tokens"] == 4
     assert saving["student_flops"] == (3 * 200) / (2 * 50)
+    assert saving["training_flops"] == (4 * 200) / (3 * 50)
     assert saving["total_flops"] == (4 * 200) / (50 + 250 + 3 * 50)
 
 
 def test_reached_before_training_has_no_finite_saving_in_tokens():
     saving = savings([(0, 3.9), (100, 3.0)], CONTROL, COSTS)
     assert saving["reached"] == "before training"
-    assert saving["tokens"] is None and saving["student_flops"] is None
+    assert saving["tokens"] is saving["student_flops"] is saving["training_flops"] is None
     assert saving["total_flops"] == 600 / 300
 
 
@@ -43,6 +45,7 @@ def test_not_reached_is_a_bound():
     saving = savings([(0, 8.0), (200, 5.0)], CONTROL, COSTS)
     assert saving["reached"] == "not reached"
     assert saving["tokens"] == 1
+    assert saving["training_flops"] == 1
     assert saving["total_flops"] == 600 / 900
 
 

@@ -1,0 +1,222 @@
+"""The runs of a sweep, read back from their folders: cells of the axes' values, and the numbers of each run."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+from pipeline.data.blocks import Blocks
+from pipeline.errors import SprigError
+from pipeline.evaluation.savings import Costs, nll_at, savings
+from pipeline.stages import distill
+from pipeline.stages.report import COMPLETED, SCHEMA, SUMMARY
+
+NAME, SWEEP_SCHEMA = "sweep.json", 1
+SEED = "seed"
+INITS = ("init", "distill.init")  # axes that say where the student begins
+RANDOM_WEIGHTS = "random_weights"
+# As papers count them: each adds to what the one before prices.
+SAVINGS = {
+    "tokens": "tokens",
+    "student_flops": "student FLOPs",
+    "training_flops": "+ teacher",
+    "total_flops": "+ order and search",
+}
+
+Values = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished job."""
+
+    id: str
+    overrides: dict[str, str]
+    folder: Path
+    summary: dict
+
+    @cached_property
+    def curve(self) -> list[tuple[int, float]]:
+        """The student's validation: (tokens, nats a token), from token 0 on."""
+        return distill.curve(self.folder / "artifacts/distilled_student")
+
+    @cached_property
+    def control_curve(self) -> list[tuple[int, float]] | None:
+        return distill.curve(self.folder / "artifacts/distilled_control") if self.summary["control"] else None
+
+    @cached_property
+    def train_tokens(self) -> int:
+        """Tokens of an epoch."""
+        blocks = Blocks(self.folder / "artifacts/tokens", "train")
+        return len(blocks) * blocks.block_size
+
+    @property
+    def student(self) -> dict:
+        return self.summary["student"]
+
+    @property
+    def start_flops(self) -> int:
+        """Order and search. Random weights need neither: they take only their shape from them."""
+        flops = self.summary["flops"]
+        return 0 if self.student["init"] == RANDOM_WEIGHTS else flops["order"] + flops["search"]
+
+    @property
+    def flops_per_token(self) -> float:
+        """Of training, the teacher's included."""
+        flops = self.student["flops"]
+        return (flops["student"] + flops["teacher"]) / self.student["tokens"]
+
+    @property
+    def total_flops(self) -> float:
+        return self.start_flops + self.flops_per_token * self.student["tokens"]
+
+    def nll_at_flops(self, total: float) -> float | None:
+        """The validation loss at a total cost, between two points linear in tokens; None before training begins."""
+        tokens = (total - self.start_flops) / self.flops_per_token
+        return nll_at(self.curve, min(tokens, self.student["tokens"])) if tokens >= 0 else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs that differ in nothing but the seed."""
+
+    values: Values
+    runs: list[Run]
+    states: list[str]  # of the jobs without a result: failed, interrupted, missing
+
+
+@dataclass(frozen=True)
+class Sweep:
+    name: str
+    command: list[str]
+    axes: dict[str, list[str]]  # without the seed
+    cells: list[Cell]
+    errors: dict[str, str]  # a failed job's last words, by its overrides
+
+    @property
+    def runs(self) -> list[Run]:
+        return [run for cell in self.cells for run in cell.runs]
+
+    @cached_property
+    def cheapest(self) -> float:
+        """The smallest total FLOPs of all runs, at which all of them can be compared."""
+        return min(run.total_flops for run in self.runs)
+
+    def saving(self, run: Run) -> tuple[str, dict] | None:
+        """Which control, and what the run saves over it; None where there is none to compare with.
+
+        A run's own control comes first: it has the student's shape. Without one it is the sweep's run from random
+        weights with the same seed and the same value on every other axis.
+        """
+        if run.student["init"] == RANDOM_WEIGHTS:
+            return None
+        if run.control_curve is not None:
+            return "own", _saving(run, run.control_curve, run.summary["control"])
+        others = [each for each in self.runs if each.student["init"] == RANDOM_WEIGHTS and _alike(run, each)]
+        return ("random weights", _saving(run, others[0].curve, others[0].student)) if others else None
+
+
+def _alike(run: Run, other: Run) -> bool:
+    keys = (set(run.overrides) | set(other.overrides)) - set(INITS)
+    return all(run.overrides.get(key) == other.overrides.get(key) for key in keys)
+
+
+def _saving(run: Run, control: list[tuple[int, float]], model: dict) -> dict:
+    student, flops = run.student, run.summary["flops"]
+    costs = Costs(
+        order=flops["order"],
+        search=flops["search"],
+        student_per_token=student["flops"]["student"] // student["tokens"],
+        control_per_token=model["flops"]["student"] // model["tokens"],
+        teacher_per_token=student["flops"]["teacher"] // student["tokens"],
+    )
+    return savings(run.curve, control, costs)
+
+
+def read(folder: Path) -> Sweep:
+    """The sweep of a folder, with every run that is finished.
+
+    Raises:
+        SprigError: the folder is no sweep's, none of its runs is finished, they are of several presets, or something is
+            of another schema.
+    """
+    found = _record(folder)
+    jobs = {job["id"]: job for job in found["jobs"]}
+    runs = {key: run for key, job in jobs.items() if (run := _run(folder, job)) is not None}
+    if not runs:
+        raise SprigError(
+            f"sweep={folder} has no finished run among its {len(jobs)} jobs: `{' '.join(found['command'])}` goes on."
+        )
+    presets = {run.summary["preset"]: run for run in runs.values()}
+    if len(presets) > 1:
+        listed = " and ".join(f"{preset} ({run.id})" for preset, run in sorted(presets.items()))
+        raise SprigError(f"sweep={folder} has runs of the presets {listed}: a table is of one; start a sweep for each.")
+    axes = {key: values for key, values in found["axes"].items() if key != SEED}
+    members: dict[Values, list[str]] = {values: [] for values in product(*axes.values())}
+    for key, job in jobs.items():
+        members.setdefault(tuple(job["overrides"].get(axis, "") for axis in axes), []).append(key)
+    cells = [
+        Cell(
+            values,
+            sorted((runs[key] for key in keys if key in runs), key=lambda run: run.summary["seed"]),
+            sorted(_state(jobs[key]) for key in keys if key not in runs),
+        )
+        for values, keys in members.items()
+    ]
+    errors = {
+        " ".join(f"{axis}={job['overrides'][axis]}" for axis in found["axes"] if axis in job["overrides"]): job["error"]
+        for key, job in jobs.items()
+        if key not in runs and job["error"]
+    }
+    return Sweep(found["name"], found["command"], axes, cells, errors)
+
+
+def _record(folder: Path) -> dict:
+    path = folder / NAME
+    if not path.exists():
+        raise SprigError(f"sweep={folder} is no sweep's folder ({path} is not there): name one of outputs/sweeps.")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["schema"] != SWEEP_SCHEMA:
+        raise SprigError(f"{path} is of schema {found['schema']}, this is Sprig's {SWEEP_SCHEMA}: {_remade(folder)}")
+    return found
+
+
+def _remade(folder: Path) -> str:
+    return f"move {folder} away and give the sweep's command again; what is finished is found, not made again."
+
+
+def _state(job: dict) -> str:
+    """A job that was completed, but has no report any more, is missing."""
+    return "missing" if job["status"] == COMPLETED else job["status"]
+
+
+def _run(folder: Path, job: dict) -> Run | None:
+    path = folder / job["folder"] / SUMMARY
+    if job["status"] != COMPLETED or not path.exists():
+        return None
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if summary["schema"] != SCHEMA:
+        raise SprigError(f"{path} is of schema {summary['schema']}, this is Sprig's {SCHEMA}: {_remade(folder)}")
+    return Run(job["id"], job["overrides"], path.parent, summary) if summary["status"] == COMPLETED else None
+
+
+def numbers(sweep: Sweep, run: Run) -> Iterator[tuple[str, object]]:
+    """Every number of a run by name: what the sweep adds, then its summary, nested names joined by dots."""
+    nll = run.nll_at_flops(sweep.cheapest)
+    yield "total_flops", run.total_flops
+    yield "epochs", run.student["tokens"] / run.train_tokens
+    yield "nll_at_equal_flops", nll
+    control, saving = sweep.saving(run) or (None, {})
+    yield "saving.control", control
+    yield from ((f"saving.{key}", value) for key, value in saving.items())
+    yield from _flat({key: value for key, value in run.summary.items() if key != "saving"})
+
+
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _flat(each, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
