@@ -4,7 +4,8 @@
 id that is drawn c times filling c slots, and the distribution's entropy. Its forward KL, -mean log q(drawn id) minus
 the entropy, and that one's gradient have those of the full teacher as their expectation, whatever the student. The
 draws are systematic: one random number places `slots` evenly spaced points on the cumulative distribution. Each id's
-expected count is slots * p as with independent draws, at less variance.
+expected count is slots * p as with independent draws, at less variance. A block keeps its draws for ever: a student
+that sees them in many epochs learns them by heart, where `topk` is the safer kind.
 
 `topk` keeps the `slots` likeliest ids with their log-probabilities at temperature 1, and for each temperature the
 mass of all others, the tail. Its divergence compares slots + 1 outcomes, the tail being one of them, which is at most

@@ -43,13 +43,18 @@ def js(log_q: Tensor, log_p: Tensor, weight: float) -> tuple[Tensor, Tensor]:
 
     At w = 1/2 it is the symmetric one. Its gradient is (1-w) q (log(q/m) - KL(q || m)).
     """
-    log_m = torch.logaddexp(log_p + math.log(weight), log_q + math.log1p(-weight))
-    from_teacher = log_p.exp().mul_(log_p.sub_(log_m)).sum(1)
+    log_p.add_(math.log(weight))  # both weighted from here on, so that m is their sum
+    log_q.add_(math.log1p(-weight))
+    log_m = torch.logaddexp(log_p, log_q)
+    p = log_p.exp()
+    from_teacher = p.mul_(log_p.sub_(log_m)).sum(1)
+    del p
     ratio = log_m.neg_().add_(log_q)
     q = log_q.exp_()
     from_student = (ratio * q).sum(1)
-    value = weight * from_teacher + (1 - weight) * from_student
-    return value, ratio.sub_(from_student[:, None]).mul_(q).mul_(1 - weight)
+    entropy = -weight * math.log(weight) - (1 - weight) * math.log1p(-weight)
+    value = from_teacher + from_student + entropy
+    return value, ratio.sub_(from_student[:, None] / (1 - weight)).mul_(q)
 
 
 def divergence_of(config: DistillConfig) -> Divergence:
