@@ -21,9 +21,8 @@ from pipeline.stages import order, prepare
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
 
-EVALUATIONS = 96  # on all blocks; what a strategy scores on fewer counts by its tokens
-EARLY = 36  # the quickstart's number
-SEEDS, FEW = range(5), range(2)
+COUNTS = (36, 96)  # evaluations on all blocks; what is scored on fewer counts by its tokens. 36 are the quickstart's
+SEEDS = range(5)
 QUICKSTART = ["experiment=quickstart", "precision=fp32", "search.generations=1000"]
 # Overrides of the quickstart, and the seeds that a strategy is run with.
 STRATEGIES = {
@@ -61,10 +60,10 @@ def evaluations(context: Context) -> tuple[Evaluator, Journal]:
     return evaluator, Journal(path, name)
 
 
-def trajectory(config: Config, context: Context, evaluator: Evaluator, known: Journal) -> list[float]:
-    """The best fitness on all blocks after 1, 2, ... EVALUATIONS times the tokens of an evaluation on all blocks."""
+def trajectory(config: Config, context: Context, evaluator: Evaluator, known: Journal, most: int) -> list[float]:
+    """The best fitness on all blocks after 1, 2, ... `most` times the tokens of an evaluation on all blocks."""
     length, whole = config.data.block_size, config.search.blocks
-    config.search.limit.tokens = EVALUATIONS * whole * length
+    config.search.limit.tokens = most * whole * length
     space = context.space(order.load(context))
     strategy = make(config.search, space, config.seed)
     budget = Budget(config.search.limit, length, lambda sub: flops_per_token(space.architecture, sub, length=length))
@@ -85,40 +84,33 @@ def trajectory(config: Config, context: Context, evaluator: Evaluator, known: Jo
                 paid = -(-budget.spent.tokens // (whole * length))
                 found[paid] = min(found.get(paid, each.fitness), each.fitness)
         strategy.tell(scored)
-    return list(accumulate((found.get(paid, float("inf")) for paid in range(1, EVALUATIONS + 1)), min))
+    return list(accumulate((found.get(paid, float("inf")) for paid in range(1, most + 1)), min))
 
 
 def main() -> None:
     options = arguments(__doc__.splitlines()[0])
     evaluator, known = evaluations(context_of([]))
-    curves: dict[str, dict[int, list[float]]] = {name: {} for name in STRATEGIES}
-    for seed in SEEDS:  # so that what is there of a benchmark that is still running can be compared
-        for name, (overrides, seeds) in STRATEGIES.items():
-            if seed in seeds:
-                context = context_of([*overrides, f"seed={seed}"])
-                curves[name][seed] = trajectory(context.config, context, evaluator, known)
-                early, last = curves[name][seed][EARLY - 1], curves[name][seed][-1]
-                print(f"{name} seed {seed}: {early:,.1f} after {EARLY}, {last:,.1f} after {EVALUATIONS}", flush=True)
-    known.close()
-    show(curves, options.json)
-
-
-def show(curves: dict[str, dict[int, list[float]]], path: Path | None) -> None:
     rows, figures = [], {}
-    for name, of_seed in curves.items():
-        row = [name]
-        for after in (EARLY, EVALUATIONS):
-            values = {seed: curve[after - 1] for seed, curve in of_seed.items()}
-            beaten = [value < curves["random"][seed][after - 1] for seed, value in values.items()]
-            row += [f"{mean(values.values()):,.1f}", f"{sum(beaten)} of {len(beaten)}"]
-            figures |= {f"{name}_seed_{seed}_after_{after}": value for seed, value in values.items()}
-        rows.append([*row, ", ".join(f"{curve[-1]:,.0f}" for curve in of_seed.values())])
+    for most in COUNTS:
+        best: dict[str, dict[int, float]] = {name: {} for name in STRATEGIES}
+        for seed in SEEDS:  # so that seeds that are done can be compared while the benchmark is running
+            for name, (overrides, seeds) in STRATEGIES.items():
+                if seed in seeds:
+                    context = context_of([*overrides, f"seed={seed}"])
+                    best[name][seed] = trajectory(context.config, context, evaluator, known, most)[-1]
+                    print(f"{name}, seed {seed}, {most} evaluations: {best[name][seed]:,.1f}", flush=True)
+        for name, of_seed in best.items():
+            wins = sum(value < best["random"][seed] for seed, value in of_seed.items())
+            each = ", ".join(f"{value:,.1f}" for value in of_seed.values())
+            rows.append([str(most), name, f"{mean(of_seed.values()):,.1f}", f"{wins} of {len(of_seed)}", each])
+            figures |= {f"{name}_seed_{seed}_after_{most}": value for seed, value in of_seed.items()}
+    known.close()
     report(
-        f"Perplexity of the best untrained candidate after {EARLY} and {EVALUATIONS} evaluations of 4 x 256 tokens",
-        ["strategy", f"after {EARLY}, mean", "beats random", f"after {EVALUATIONS}, mean", "beats random", "each seed"],
+        "Perplexity of the best untrained candidate at equal evaluated tokens, 4 x 256 an evaluation",
+        ["evaluations", "strategy", "mean", "beats random", "seeds 0, 1, ..."],
         rows,
         figures,
-        path,
+        options.json,
     )
 
 

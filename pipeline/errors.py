@@ -5,5 +5,9 @@ class SprigError(Exception):
     """An expected failure: one clear sentence that names the values and the cure. Shown without a traceback."""
 
 
+class NotFinite(SprigError):
+    """A training whose loss is no longer a number."""
+
+
 class Interrupted(SprigError):
     """The run was told to end, by a signal; the same command goes on from there."""

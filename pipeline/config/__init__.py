@@ -61,6 +61,7 @@ from pipeline.config.search import (
     LimitConfig,
     MutationConfig,
     RacingConfig,
+    RerankConfig,
     SearchConfig,
     SelectionConfig,
 )

@@ -75,6 +75,19 @@ class RacingConfig:
         )
 
 
+@dataclass
+class RerankConfig:
+    """The best of a search, each trained for a short while: the winner is the one that reaches the lowest loss."""
+
+    candidates: int = 0  # how many; 0: the best untrained one wins
+    tokens: int = 20_480  # training budget of each, with the run's distillation settings
+    lr: float | None = None  # null: distill.lr
+
+    def __post_init__(self):
+        require(self.candidates >= 0, f"search.rerank.candidates={self.candidates} must not be negative.")
+        positive("search.rerank", self, "tokens", "lr")
+
+
 # Strategies that go on from the best of a first generation.
 FROM_A_POPULATION = (Strategy.evolution, Strategy.one_plus_lambda, Strategy.regularized_evolution, Strategy.local)
 
@@ -97,6 +110,7 @@ class SearchConfig:
     tournament: int = 10  # regularized_evolution: members that compete to be the parent
     evaluations: int = 100  # random: how many candidates
     limit: LimitConfig = field(default_factory=LimitConfig)
+    rerank: RerankConfig = field(default_factory=RerankConfig)
     random_baseline: bool = False  # also score best-of-n random on as many tokens
     fitness: Fitness = Fitness.perplexity  # or kl: mean forward KL to the teacher, in nats a token
     racing: RacingConfig = field(default_factory=RacingConfig)

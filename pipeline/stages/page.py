@@ -65,11 +65,19 @@ def search_facts(search: dict) -> list[list[str]]:
         return [["search", "none: nothing starts from one"]]
     if search["evaluated"] is None:
         return [["search", f"{search['strategy']}, not finished"]]
-    random = search["random_best_fitness"]
+    random, reranked = search["random_best_fitness"], search.get("rerank")
+    after = []
+    if reranked:
+        chosen = (
+            f"the {reranked['candidates']} best, {reranked['tokens']:,} tokens each ({reranked['flops']:.3g} FLOPs)"
+        )
+        reached = f"number {reranked['rank']} wins with {reranked['loss']:.4f} nats a token on calibration blocks"
+        after = [["rerank by a short training", f"{chosen}: {reached}"]]
     return [
         ["search", f"{search['strategy']}, {search['evaluated']} evaluations, {search['tokens']:,} tokens"],
         ["best fitness", f"{search['best_fitness']:,.2f} ({search['fitness']} on calibration blocks)"],
         ["best of random, on as many tokens", "not asked for" if random is None else f"{random:,.2f}"],
+        *after,
     ]
 
 

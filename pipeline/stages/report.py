@@ -184,6 +184,7 @@ def _summarise(
             **{key: found.get(key) for key in ("strategy", "evaluated", "tokens", "seconds", "best_fitness")},
             "fitness": str(config.search.fitness),
             "random_best_fitness": baseline.get("best_fitness"),
+            "rerank": found.get("rerank"),
         },
         "student": trained["student"],
         "control": trained.get("control"),

@@ -10,7 +10,7 @@ from operator import getitem
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
-from pipeline.config import Fitness, LimitConfig, OrderingKind, RacingConfig, SearchConfig
+from pipeline.config import Fitness, LimitConfig, OrderingKind, RacingConfig, RerankConfig, SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.errors import SprigError
 from pipeline.search import journal as journals
@@ -21,7 +21,7 @@ from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.registry import make as make_strategy
 from pipeline.search.strategies.registry import scores
-from pipeline.stages import order, prepare, scoring
+from pipeline.stages import order, prepare, reranking, scoring
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
@@ -70,6 +70,8 @@ def check_strategy(context: Context, space: Space) -> None:
             "ordering=importance, or another search.strategy or search.start."
         )
     make_strategy(config, space, context.config.seed)
+    if config.rerank.candidates:
+        reranking.check(context)
     least = config.blocks * length
     if config.limit.tokens is not None and config.limit.tokens < least:
         raise SprigError(
@@ -126,6 +128,8 @@ def recipe(context: Context, config: SearchConfig, model: Recipe | None = None) 
         own |= {"subnetwork": read_given(context).to_dict()}
     else:
         own |= {"space": part(context.config.space), "bin": edges(context)}
+    if config.rerank.candidates:
+        own["rerank"] = reranking.recipe_part(context)
     return Recipe(STAGE, VERSION, own, inputs)
 
 
@@ -150,6 +154,7 @@ def baseline_step(context: Context) -> Step | None:
         start=[],
         limit=LimitConfig(),
         racing=RacingConfig(),
+        rerank=RerankConfig(),
         evaluations=sum(counted.values()),
     )
     known = config.limit == LimitConfig() and list(counted) == [config.blocks] and not config.racing.enabled
@@ -191,7 +196,10 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
             log=lambda line: context.log({"role": role} | line),
         ).run()
         journal.close()
-        write_json(folder / WINNER, best.subnetwork.to_dict())
+        winner, reranked = best.subnetwork, {}
+        if config.rerank.candidates:
+            winner, reranked = reranking.rerank(context, folder / JOURNAL, folder, own.fingerprint)
+        write_json(folder / WINNER, winner.to_dict())
         write_json(
             folder / COSTS,
             {
@@ -199,9 +207,10 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
                 "fitness": config.fitness,
                 "evaluated": budget.spent.evaluations,
                 "tokens": budget.spent.tokens,
-                "flops": budget.spent.flops,
+                "flops": budget.spent.flops + reranked.get("flops", 0),
                 "best_fitness": best.fitness,
                 "seconds": sum(map(float, (folder / TIMES).read_text().split())),
+                **({"rerank": reranked} if reranked else {}),
             },
         )
 

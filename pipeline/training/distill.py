@@ -12,7 +12,7 @@ from litgpt import GPT
 
 from pipeline.config import DeepSpeedConfig, DistillConfig
 from pipeline.data.blocks import Blocks
-from pipeline.errors import Interrupted, SprigError
+from pipeline.errors import Interrupted, NotFinite, SprigError
 from pipeline.preemption import deferred
 from pipeline.ranks import rank, world_size
 from pipeline.training import checkpoints
@@ -204,7 +204,7 @@ def _check_finite(step: int, folder: Path, values: dict[str, float]) -> None:
         return
     last = checkpoints.latest(folder)
     found = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
-    raise SprigError(
+    raise NotFinite(
         f"At step {step} these are not finite: {found}. Lower the learning rate or use precision=fp32. The last good "
         f"checkpoint is {last or 'the start, none was written yet'}."
     )

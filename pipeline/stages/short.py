@@ -1,0 +1,109 @@
+"""Short training: what a sub-network reaches after a small token budget, for the search's rerank and for the study."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from pipeline.config import CacheConfig, CheckpointConfig, DistillConfig
+from pipeline.errors import NotFinite, SprigError
+from pipeline.models.extraction import extract
+from pipeline.models.perplexity import mean_nll
+from pipeline.ranks import world_size
+from pipeline.stages import order, prepare
+from pipeline.stages.context import Context, part
+from pipeline.subnetwork.counting import flops_per_token
+from pipeline.subnetwork.value import SubNetwork
+from pipeline.training.distill import distill, steps_of
+from pipeline.training.metrics import METRICS
+from pipeline.training.schedules import check_schedule
+from pipeline.training.throughput import Flops
+
+# How the work is laid out, and what a short training has of its own.
+IMMATERIAL = ("init", "control", "cache", "validations", "validation_tokens", "checkpoint", "micro_batch")
+IMMATERIAL += ("chunk_tokens", "activation_checkpointing")
+
+
+def settings(context: Context, tokens: int, lr: float) -> DistillConfig:
+    """The run's distillation at a budget of its own: the teacher runs along, and the loss is measured at the end."""
+    return replace(
+        context.config.distill,
+        tokens=tokens,
+        lr=lr,
+        validations=1,
+        validation_tokens=None,
+        cache=CacheConfig(),
+        checkpoint=CheckpointConfig(tokens=tokens, minutes=None, keep=1),
+    )
+
+
+def recipe_part(context: Context, tokens: int, lr: float) -> dict:
+    """What determines the loss that a sub-network reaches, beside the inputs."""
+    kd = prepare.teacher_step(context, context.config.kd_teacher or context.config.teacher).recipe
+    return part(settings(context, tokens, lr), *IMMATERIAL) | {
+        "seed": context.config.seed,
+        "precision": context.precision,
+        "kd_teacher": kd.fingerprint if context.config.distill.distils else None,
+    }
+
+
+def check(context: Context, key: str, tokens: int, lr: float) -> None:
+    """Raises SprigError where a short training cannot be: `key` is the configuration's name for what asks for it."""
+    if world_size() > 1:
+        raise SprigError(f"{key} trains in one process, but {world_size()} were started: start it without torchrun.")
+    config = settings(context, tokens, lr)
+    length = context.config.data.block_size
+    check_schedule(config.schedule, steps_of(config, length) * config.global_batch * length)
+
+
+def flops(context: Context, sub: SubNetwork, tokens: int, lr: float) -> int:
+    """Of one short training, the teacher's passes included; a backward pass costs two forward ones."""
+    config, length = settings(context, tokens, lr), context.config.data.block_size
+    trained = steps_of(config, length) * config.global_batch * length
+    teacher = flops_per_token(context.kd_architecture, length=length) if config.distils else 0
+    return trained * (3 * flops_per_token(context.architecture, sub, length=length) + teacher)
+
+
+def train(context: Context, sub: SubNetwork, tokens: int, lr: float, held_out: torch.Tensor, folder: Path) -> float:
+    """The loss in nats a token on `held_out` blocks (n, T + 1) after the short training of a sub-network; inf where the
+    training went astray. `folder` is scratch: a training that was killed goes on there, one that ended leaves nothing.
+    """
+    config, data = settings(context, tokens, lr), context.config.data
+    teacher_config = context.config.kd_teacher or context.config.teacher
+    cut = prepare.teacher_step(context, context.config.teacher).recipe
+    kd = prepare.teacher_step(context, teacher_config).recipe
+    student = extract(context.teacher(cut, context.config.teacher), sub, order.load(context)).float()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        distill(
+            student.train(),
+            context.teacher(kd, teacher_config) if config.distils else None,
+            None,
+            context.blocks(prepare.tokens_step(context).recipe, "train"),
+            config,
+            lr=lr,
+            deepspeed=context.config.deepspeed,
+            seed=context.config.seed,
+            precision=context.precision,
+            device=context.device,
+            folder=folder,
+            run=sub.key,
+            flops=Flops(
+                3 * flops_per_token(context.architecture, sub, length=data.block_size),
+                flops_per_token(context.kd_architecture, length=data.block_size) if config.distils else 0,
+            ),
+            validate=partial(
+                mean_nll, blocks=held_out, batch=context.config.evaluate.batch, precision=context.precision
+            ),
+            log=lambda line: None,
+        )
+        lines = map(json.loads, (folder / METRICS).read_text(encoding="utf-8").splitlines())
+        reached = [line["validation_nll"] for line in lines if "validation_nll" in line][-1]
+    except NotFinite:
+        reached = math.inf
+    shutil.rmtree(folder)
+    return reached

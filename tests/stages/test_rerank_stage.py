@@ -1,0 +1,40 @@
+"""Rerank in a run: the student is the one that a short training put first, and the search's cost holds the training."""
+
+import json
+
+from conftest import smoke
+
+import pipeline
+from pipeline.search import journal
+from pipeline.search.rerank import best_of
+from pipeline.stages import reranking, search, short
+from pipeline.stages.context import Context
+
+RERANK = ["search.rerank.candidates=3", "search.rerank.tokens=256", "search.random_baseline=false"]
+SMALL = ["search.generations=1", "stages=[prepare,order,search]"]
+
+
+def test_the_first_after_rerank_wins_and_is_paid_for(tmp_path):
+    overrides = [*RERANK, *SMALL]
+    pipeline.run(smoke(tmp_path, *overrides))
+    context = Context(smoke(tmp_path, *overrides), lambda line: None)
+    folder = context.made(search.step(context).recipe)
+    reranked = journal.read(folder / reranking.JOURNAL)
+    assert [line["subnetwork"] for line in reranked] == best_of(folder / search.JOURNAL, 4, 3)
+    assert search.winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
+    costs = json.loads((folder / search.COSTS).read_text())
+    training = sum(short.flops(context, line["subnetwork"], 256, 1e-3) for line in reranked)
+    assert costs["rerank"]["flops"] == training and costs["flops"] > training
+    assert not (folder / "rerank").exists()
+
+
+def test_what_a_rerank_is_belongs_to_the_fingerprint_and_nothing_else(tmp_path):
+    def fingerprint(*overrides):
+        context = Context(smoke(tmp_path, *overrides), lambda line: None)
+        return search.step(context).recipe.fingerprint
+
+    assert fingerprint("search.rerank.tokens=512") == fingerprint("distill.temperature=2") == fingerprint()
+    reranked = fingerprint(*RERANK)
+    assert reranked != fingerprint()
+    assert fingerprint(*RERANK, "distill.temperature=2") != reranked
+    assert fingerprint(*RERANK, "distill.tokens=512", "distill.micro_batch=1") == reranked
