@@ -5,6 +5,7 @@ PLOTS = {
     "training.png": "Validation perplexity against tokens",
     "search.png": "Best fitness against evaluated tokens",
     "bin.png": "Where in the bin the candidates lie",
+    "anatomy.png": "The student's layers beside the teacher's",
 }
 
 
@@ -78,6 +79,30 @@ def search_facts(search: dict) -> list[list[str]]:
         ["best fitness", f"{search['best_fitness']:,.2f} ({search['fitness']} on calibration blocks)"],
         ["best of random, on as many tokens", "not asked for" if random is None else f"{random:,.2f}"],
         *after,
+        *_diversity(search.get("diversity")),
+    ]
+
+
+def _diversity(found: dict | None) -> list[list[str]]:
+    if found is None:
+        return []
+    share = (
+        f"{found['first']:.0%} of the genes among the first {found['candidates']}, {found['last']:.0%} among the last"
+    )
+    return [["candidates differ, two by two, in", share]]
+
+
+ANATOMY_HEADER = ["", "query groups", "heads a group", "head size", "MLP width"]
+
+
+def anatomy_rows(anatomy: dict) -> list[list[str]]:
+    """Teacher and student, layer by layer."""
+
+    def sizes(gene: dict) -> list[str]:
+        return [str(gene[name]) for name in ("n_query_groups", "heads_per_group", "head_size", "intermediate_size")]
+
+    return [["teacher, each", *sizes(anatomy["teacher"])]] + [
+        [f"layer {gene['layer']}", *sizes(gene)] for gene in anatomy["student"]
     ]
 
 
@@ -186,6 +211,13 @@ def page(summary: dict, evaluation: dict | None, plots: list[str]) -> str:
     ]
     for title, header, body, note in tables(summary):
         parts += [f"## {title}", markdown_table(header, body), note]
+    if summary["anatomy"] is not None:
+        depth, width = summary["anatomy"]["n_layer"], summary["anatomy"]["n_embd"]
+        parts += [
+            "## Anatomy",
+            f"The student keeps {depth[1]} of {depth[0]} layers and {width[1]} of {width[0]} embedding entries.",
+            markdown_table(ANATOMY_HEADER, anatomy_rows(summary["anatomy"])),
+        ]
     if evaluation is not None:
         samples = [
             [name, model["sample"].replace("\n", " ").replace("|", "\\|")]

@@ -25,6 +25,8 @@ def draw(folder: Path, evaluated: dict[str, list[dict]], curves: dict[str, list]
         fitness = summary["search"]["fitness"]
         drawings["search.png"] = lambda axes: _search(axes, evaluated, fitness)
         drawings["bin.png"] = lambda axes: _bin(axes, evaluated["search"], summary["bin"], fitness)
+    if summary["anatomy"]:
+        drawings["anatomy.png"] = lambda axes: _anatomy(axes, summary["anatomy"])
     for name, drawing in drawings.items():
         _save(folder / name, drawing)
     return list(drawings)
@@ -58,6 +60,21 @@ def _bin(axes: Axes, journal: list[dict], edges: dict, measure: str) -> None:
     axes.scatter(sizes, fitness, s=14, c=np.arange(len(journal)), cmap="viridis", label="candidates, early to late")
     axes.scatter(sizes[best], fitness[best], s=80, facecolors="none", edgecolors="black", label="winner")
     axes.set(xlabel="parameters, millions", ylabel=f"{measure}, untrained", yscale="log", title="Candidates in the bin")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _anatomy(axes: Axes, anatomy: dict) -> None:
+    """Each kept layer's attention (query heads x head size) and MLP as shares of the teacher's."""
+    teacher, kept = anatomy["teacher"], anatomy["student"]
+    places = np.array([gene["layer"] for gene in kept])
+    whole = teacher["n_query_groups"] * teacher["heads_per_group"] * teacher["head_size"]
+    attention = [gene["n_query_groups"] * gene["heads_per_group"] * gene["head_size"] / whole for gene in kept]
+    mlp = [gene["intermediate_size"] / teacher["intermediate_size"] for gene in kept]
+    axes.bar(np.arange(anatomy["n_layer"][0]), 1, width=0.9, color="#eeeeee", label="teacher")
+    axes.bar(places - 0.2, attention, width=0.4, color="#762a83", label="attention")
+    axes.bar(places + 0.2, mlp, width=0.4, color="#1b7837", label="MLP")
+    width = "of {} entries, the student's of {}".format(*anatomy["n_embd"])
+    axes.set(xlabel=f"teacher layer ({width})", ylabel="share of the teacher's", ylim=(0, 1), title="Anatomy")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 

@@ -17,6 +17,8 @@ from pipeline.stages import distill, downstream, evaluate, extract, order, plots
 from pipeline.stages.context import Context, Step
 from pipeline.stages.page import page
 from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
+from pipeline.subnetwork.diversity import diversity
+from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.metrics import METRICS
 
@@ -95,6 +97,8 @@ def gather(context: Context) -> Material:
     }
     evaluation = json.loads((done["evaluation"] / evaluate.RESULT).read_text()) if "evaluation" in done else None
     summary = _summarise(context, done, unfinished, evaluation, curves, subnetworks)
+    summary["search"]["diversity"] = _diversity(context, evaluated.get("search", []))
+    summary["anatomy"] = _anatomy(context, subnetworks["student"]) if "student" in subnetworks else None
     return Material(summary, done, evaluation, evaluated, curves, subnetworks.get("student"))
 
 
@@ -103,6 +107,29 @@ def _fully_scored(context: Context, journal: list[dict]) -> list[dict]:
     spent = accumulate(len(line["losses"]) * context.config.data.block_size for line in journal)
     lines = [line | {"tokens": tokens} for line, tokens in zip(journal, spent, strict=True)]
     return [line for line in lines if line["blocks"] == context.config.search.blocks]
+
+
+def _diversity(context: Context, evaluated: list[dict]) -> dict | None:
+    """Of as many candidates as the first generation has, the first ones and the last; None where they overlap."""
+    count = context.config.search.population
+    if len(evaluated) < 2 * count:
+        return None
+    found = [line["subnetwork"] for line in evaluated]
+    return {"candidates": count, "first": diversity(found[:count]), "last": diversity(found[-count:])}
+
+
+def _anatomy(context: Context, sub: SubNetwork) -> dict:
+    """The teacher's sizes, and the student's for every layer that it keeps."""
+    teacher = context.architecture
+    return {
+        "n_layer": [teacher.n_layer, sub.n_layer],
+        "n_embd": [teacher.n_embd, sub.n_embd],
+        "teacher": {name: getattr(teacher, name) for name in GENES},
+        "student": [
+            {"layer": layer} | {name: getattr(gene, name) for name in GENES}
+            for layer, gene in zip(sub.layers, sub.genes, strict=True)
+        ],
+    }
 
 
 def _labels(context: Context) -> dict:

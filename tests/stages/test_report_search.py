@@ -1,0 +1,25 @@
+"""What a report shows of the search: the student's anatomy, and how much the candidates differ."""
+
+import json
+
+from pipeline.search import journal
+from pipeline.subnetwork.diversity import diversity
+from pipeline.subnetwork.value import SubNetwork
+
+
+def test_the_report_shows_the_winners_layers_and_the_candidates_diversity(smoke_outputs):
+    folder = smoke_outputs / "smoke" / "latest"
+    summary, text = json.loads((folder / "summary.json").read_text()), (folder / "report.md").read_text()
+    winner = SubNetwork.from_dict(json.loads((folder / "artifacts/search/subnetwork.json").read_text()))
+    shown = summary["anatomy"]["student"]
+    assert [each["layer"] for each in shown] == list(winner.layers)
+    for each, gene in zip(shown, winner.genes, strict=True):
+        sizes = (gene.n_query_groups, gene.heads_per_group, gene.head_size, gene.intermediate_size)
+        assert f"| layer {each['layer']} | {' | '.join(map(str, sizes))} |" in text
+    assert "| teacher, each | 2 | 2 | 16 | 160 |" in text
+    assert f"keeps {winner.n_layer} of 4 layers and {winner.n_embd} of 64 embedding entries" in text
+    assert (folder / "anatomy.png").stat().st_size > 1000 and "(anatomy.png)" in text
+    candidates = [line["subnetwork"] for line in journal.read(folder / "artifacts/search/journal.jsonl")]
+    measured = summary["search"]["diversity"]
+    assert measured == {"candidates": 6, "first": diversity(candidates[:6]), "last": diversity(candidates[-6:])}
+    assert 0 < measured["last"] < 1
