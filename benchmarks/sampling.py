@@ -1,4 +1,7 @@
-"""Samples per second inside the bin of 410M, from Pythia-6.9B, in all four spaces: by construction and by rejection.
+"""Members of a bin per second of one core, from Pythia-6.9B, in all four spaces: by construction and by rejection.
+
+Sampling, mutation and crossover in the bins of 410M, 1B and 2.8B, and how evenly samples spread over each gene's
+values; then, in the bin of 410M, rejection beside it.
 
 Rejection draws every size uniformly from the same grids, counts, and keeps what lies in the bin. It counts twice: with
 Sprig's closed form, which shows what construction alone saves, and, plainly, by building the model on the meta device.
@@ -6,7 +9,7 @@ Sprig's closed form, which shows what construction alone saves, and, plainly, by
 
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
@@ -25,6 +28,8 @@ from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 CONF = Path(__file__).parents[1] / "conf"
 TEACHER = "pythia-6.9b"
+CENTERS = {"410M": 405_334_016, "1B": 1_011_781_632, "2.8B": 2_775_208_960}
+DRAWS = {Sharing.uniform: 4000, Sharing.layerwise: 1000}
 REPETITIONS, SECONDS = 5, {"construction": 1.0, "closed_form": 1.0, "built": 6.0}
 
 
@@ -76,13 +81,55 @@ def rate(draw: Callable[[], bool], seconds: float) -> float:
     return found / elapsed
 
 
-def measure(granularity: Granularity, sharing: Sharing) -> dict[str, float]:
-    """Samples in the bin per second, by method."""
-    bin = make_bin(BinConfig(center=405_334_016))
+def space_of(granularity: Granularity, sharing: Sharing, center: int) -> Space:
     shipped = OmegaConf.load(CONF / "space" / f"{granularity}-{sharing}.yaml")
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SpaceConfig), shipped))
     architecture = architecture_of(Config.from_name(TEACHER), tied=False)
-    space, rng = Space(architecture, config, bin, None), np.random.default_rng(0)
+    return Space(architecture, config, make_bin(BinConfig(center=center)), None)
+
+
+def operators(space: Space) -> dict[str, float]:
+    """Members a second of processor time, which other jobs of the machine do not stretch; medians."""
+    rng, count = np.random.default_rng(0), DRAWS[space.config.sharing]
+    subs = [space.sample(rng) for _ in range(count)]
+    of_one = {
+        "sample": lambda number: space.sample(rng),
+        "mutate": lambda number: space.mutate(subs[number], rng, 0.2, 0.4),
+        "crossover": lambda number: space.crossover(subs[number], subs[-number], rng),
+    }
+
+    def rate(draw: Callable[[int], SubNetwork]) -> float:
+        start = process_time()
+        for number in range(count):
+            draw(number)
+        return count / (process_time() - start)
+
+    return alternate({name: lambda draw=draw: rate(draw) for name, draw in of_one.items()}, REPETITIONS)
+
+
+def spread(space: Space) -> dict[str, list[float]]:
+    """For each gene, how often samples take the values in each tenth of its grid, relative to an even share."""
+    rng = np.random.default_rng(0)
+    subs = [space.sample(rng) for _ in range(DRAWS[space.config.sharing])]
+    found = {}
+    for name in GENES:
+        grid = space.grids[name]
+        if len(grid) < 2:
+            continue
+        drawn = [
+            grid.index(getattr(gene, name)) for sub in subs for gene in (sub.genes[:1] if space.uniform else sub.genes)
+        ]
+        tenths = min(len(grid), 10)
+        counts = np.bincount(np.array(drawn) * tenths // len(grid), minlength=tenths)
+        even = np.bincount(np.arange(len(grid)) * tenths // len(grid)) / len(grid)
+        found[name] = (counts / len(drawn) / even).tolist()
+    return found
+
+
+def measure(granularity: Granularity, sharing: Sharing) -> dict[str, float]:
+    """Samples in the bin of 410M per second, by method."""
+    space, rng = space_of(granularity, sharing, CENTERS["410M"]), np.random.default_rng(0)
+    architecture, bin = space.architecture, space.bin
     draws = {
         "construction": lambda: bin.contains(parameters(architecture, space.sample(rng))),
         "closed_form": lambda: bin.contains(parameters(architecture, plain_draw(space, rng))),
@@ -95,7 +142,22 @@ def measure(granularity: Granularity, sharing: Sharing) -> dict[str, float]:
 
 def main() -> None:
     options = arguments(__doc__.splitlines()[0])
-    rows, figures = [], {}
+    rows, evenness, figures = [], [], {}
+    for granularity in Granularity:
+        for sharing in Sharing:
+            for bin, center in CENTERS.items():
+                space = space_of(granularity, sharing, center)
+                rates = operators(space)
+                figures |= {f"{granularity}_{sharing}_{bin}_{name}": value for name, value in rates.items()}
+                rows.append([f"{granularity} {sharing}", bin, *(f"{value:,.0f}" for value in rates.values())])
+                for name, tenths in spread(space).items():
+                    figures[f"{granularity}_{sharing}_{bin}_{name}_rarest_tenth"] = min(tenths)
+                    evenness.append([f"{granularity} {sharing}", bin, name, " ".join(f"{x:.2f}" for x in tenths)])
+    title = f"Members of the bin a second of one core, teacher {TEACHER}, medians of {REPETITIONS}"
+    report(title, ["space", "bin", "sample", "mutate", "crossover"], rows, figures, None)
+    title = "How often samples take a gene's values, in tenths of its grid from small to large; 1 is an even share"
+    report(title, ["space", "bin", "gene", "tenths"], evenness, figures, None)
+    rows = []
     for granularity in Granularity:
         for sharing in Sharing:
             found = measure(granularity, sharing)

@@ -4,24 +4,23 @@ Every evaluation is kept in outputs/benchmarks and shared by all strategies and 
 on where it was, and one that was run prints its table at once.
 """
 
-from itertools import accumulate
+import json
 from pathlib import Path
 from statistics import mean
 
 import pipeline
 from benchmarks.harness import arguments, report
 from pipeline.artifacts import digest
-from pipeline.config import Config
-from pipeline.search.budget import Budget
-from pipeline.search.evaluator import Evaluator
-from pipeline.search.journal import Journal
+from pipeline.config import Fitness
+from pipeline.search.evaluator import Evaluator, Task
+from pipeline.search.fitness import fitness_of
 from pipeline.search.strategies.protocol import Scored
 from pipeline.search.strategies.registry import make
-from pipeline.stages import order, prepare
+from pipeline.stages import order, prepare, scoring
 from pipeline.stages.context import Context
-from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.value import SubNetwork
 
-COUNTS = (36, 96)  # evaluations on all blocks; what is scored on fewer counts by its tokens. 36 are the quickstart's
+COUNTS = (36, 96)  # evaluations; 36 are the quickstart's
 SEEDS = range(5)
 QUICKSTART = ["experiment=quickstart", "precision=fp32", "search.generations=1000"]
 # Overrides of the quickstart, and the seeds that a strategy is run with.
@@ -32,6 +31,29 @@ STRATEGIES = {
     "random": (["search.strategy=random", "search.evaluations=1000"], SEEDS),
     "evolution": ([], SEEDS),
 }
+
+
+class Evaluations:
+    """The fitness of candidates of one teacher, text and ordering, and all that was ever evaluated so, on disk."""
+
+    def __init__(self, context: Context):
+        config, tokens = context.config, prepare.tokens_step(context).recipe
+        self.evaluator: Evaluator = scoring.scorer(context, config.search)
+        self.blocks = config.search.blocks
+        name = digest([tokens.fingerprint, order.fingerprint(context), self.blocks, context.precision])
+        self.path = Path(config.outputs) / "benchmarks" / f"evaluations-{name}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+        self.known = {line["key"]: line["fitness"] for line in lines if "key" in line}
+
+    def __call__(self, sub: SubNetwork) -> float:
+        if sub.key not in self.known:
+            ((_, losses),) = self.evaluator.run([Task(sub, 0, self.blocks)])
+            self.known[sub.key] = fitness_of(Fitness.perplexity, losses)
+            with self.path.open("a") as file:
+                file.write(json.dumps({"key": sub.key, "fitness": self.known[sub.key]}) + "\n")
+        return self.known[sub.key]
 
 
 def context_of(overrides: list[str]) -> Context:
@@ -46,65 +68,33 @@ def context_of(overrides: list[str]) -> Context:
     return context
 
 
-def evaluations(context: Context) -> tuple[Evaluator, Journal]:
-    """How candidates of this teacher, text and ordering are scored, and all that was ever scored so."""
-    config, tokens = context.config, prepare.tokens_step(context).recipe
-    teacher = prepare.teacher_step(context, config.teacher).recipe
-    blocks = context.evenly(tokens, "calibration", config.search.blocks, "search.blocks")
-    evaluator = Evaluator(
-        context.teacher(teacher, config.teacher), order.load(context), blocks, context.precision, config.search.batch
-    )
-    name = digest([tokens.fingerprint, order.fingerprint(context), config.search.blocks, context.precision])
-    path = Path(config.outputs) / "benchmarks" / f"evaluations-{name}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return evaluator, Journal(path, name)
-
-
-def trajectory(config: Config, context: Context, evaluator: Evaluator, known: Journal, most: int) -> list[float]:
-    """The best fitness on all blocks after 1, 2, ... `most` times the tokens of an evaluation on all blocks."""
-    length, whole = config.data.block_size, config.search.blocks
-    config.search.limit.tokens = most * whole * length
-    space = context.space(order.load(context))
-    strategy = make(config.search, space, config.seed)
-    budget = Budget(config.search.limit, length, lambda sub: flops_per_token(space.architecture, sub, length=length))
-    found: dict[int, float] = {}  # by the evaluations that were paid for, those on few blocks rounded up
-    allowed = True
-    while allowed and (asked := strategy.ask()).candidates:
-        scored = []
-        for candidate in asked.candidates:
-            allowed = budget.take(candidate, asked.blocks)
-            if not allowed:
-                break
-            fitness = known.known.get((candidate.key, asked.blocks))
-            each = Scored(candidate, evaluator(candidate, asked.blocks) if fitness is None else fitness)
-            if fitness is None:
-                known.add(each, asked.blocks, parameters=parameters(space.architecture, candidate))
-            scored.append(each)
-            if asked.blocks == whole:
-                paid = -(-budget.spent.tokens // (whole * length))
-                found[paid] = min(found.get(paid, each.fitness), each.fitness)
-        strategy.tell(scored)
-    return list(accumulate((found.get(paid, float("inf")) for paid in range(1, most + 1)), min))
+def best_of(context: Context, evaluate: Evaluations, count: int) -> float:
+    """The best fitness that a strategy finds in so many evaluations on all blocks, the last generation cut short."""
+    strategy = make(context.config.search, context.space(order.load(context)), context.config.seed)
+    scored: list[Scored] = []
+    while len(scored) < count and (asked := strategy.ask().candidates):
+        told = [Scored(sub, evaluate(sub)) for sub in asked[: count - len(scored)]]
+        strategy.tell(told)
+        scored += told
+    return min(each.fitness for each in scored)
 
 
 def main() -> None:
     options = arguments(__doc__.splitlines()[0])
-    evaluator, known = evaluations(context_of([]))
+    evaluate = Evaluations(context_of([]))
     rows, figures = [], {}
-    for most in COUNTS:
+    for count in COUNTS:
         best: dict[str, dict[int, float]] = {name: {} for name in STRATEGIES}
         for seed in SEEDS:  # so that seeds that are done can be compared while the benchmark is running
             for name, (overrides, seeds) in STRATEGIES.items():
                 if seed in seeds:
-                    context = context_of([*overrides, f"seed={seed}"])
-                    best[name][seed] = trajectory(context.config, context, evaluator, known, most)[-1]
-                    print(f"{name}, seed {seed}, {most} evaluations: {best[name][seed]:,.1f}", flush=True)
+                    best[name][seed] = best_of(context_of([*overrides, f"seed={seed}"]), evaluate, count)
+                    print(f"{name}, seed {seed}, {count} evaluations: {best[name][seed]:,.1f}", flush=True)
         for name, of_seed in best.items():
             wins = sum(value < best["random"][seed] for seed, value in of_seed.items())
             each = ", ".join(f"{value:,.1f}" for value in of_seed.values())
-            rows.append([str(most), name, f"{mean(of_seed.values()):,.1f}", f"{wins} of {len(of_seed)}", each])
-            figures |= {f"{name}_seed_{seed}_after_{most}": value for seed, value in of_seed.items()}
-    known.close()
+            rows.append([str(count), name, f"{mean(of_seed.values()):,.1f}", f"{wins} of {len(of_seed)}", each])
+            figures |= {f"{name}_seed_{seed}_after_{count}": value for seed, value in of_seed.items()}
     report(
         "Perplexity of the best untrained candidate at equal evaluated tokens, 4 x 256 an evaluation",
         ["evaluations", "strategy", "mean", "beats random", "seeds 0, 1, ..."],

@@ -10,7 +10,7 @@ from pipeline.models import checkpoint
 from pipeline.models.extraction import extract
 from pipeline.models.student import initialize
 from pipeline.stages import order, prepare, search
-from pipeline.stages.context import Context, Step, part
+from pipeline.stages.context import Context, Step
 from pipeline.subnetwork.value import SubNetwork
 
 STAGE, VERSION = "extract", 1
@@ -30,7 +30,7 @@ def step(context: Context, role: str) -> Step:
     inputs = {"teacher": teacher.fingerprint, "ordering": order.fingerprint(context)}
     own: dict = {"init": init, "shape": "drawn" if drawn else "searched"}
     if drawn:
-        own |= {"space": part(config.space), "bin": search.edges(context)}
+        own |= {"space": search.space_part(context), "bin": search.edges(context)}
     else:
         inputs["search"] = search.step(context).recipe.fingerprint
     if init != Init.searched:

@@ -127,7 +127,7 @@ def recipe(context: Context, config: SearchConfig, model: Recipe | None = None) 
     if config.strategy == Kind.given:
         own |= {"subnetwork": read_given(context).to_dict()}
     else:
-        own |= {"space": part(context.config.space), "bin": edges(context)}
+        own |= {"space": space_part(context), "bin": edges(context)}
     if config.rerank.candidates:
         own["rerank"] = reranking.recipe_part(context)
     return Recipe(STAGE, VERSION, own, inputs)
@@ -164,6 +164,13 @@ def baseline_step(context: Context) -> Step | None:
 def edges(context: Context) -> dict:
     """What of the bin determines a result: not how it was written down."""
     return {"low": context.bin.low, "high": context.bin.high, "count": context.bin.count}
+
+
+def space_part(context: Context) -> dict:
+    """What of the space determines a result: not what a limit that is not set would be counted by."""
+    space = context.config.space
+    unused = [] if space.max_flops_per_token else ["flops_length"]
+    return part(space, *unused, *([] if space.max_kv_bytes_per_token else ["kv_value_bytes"]))
 
 
 def _strategy(context: Context, config: SearchConfig, ordering: Ordering) -> Strategy:

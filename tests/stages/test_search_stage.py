@@ -80,3 +80,11 @@ def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
         f"one_plus_lambda, {len(raced)} evaluations, {sum(tokens):,} tokens"
         in (folder.parent / "report.md").read_text()
     )
+
+
+def test_how_a_limit_is_counted_matters_only_where_there_is_one(tmp_path):
+    plain = fingerprints(tmp_path)
+    assert fingerprints(tmp_path, "space.kv_value_bytes=1", "space.flops_length=64") == plain
+    limited = fingerprints(tmp_path, "space.max_kv_bytes_per_token=100_000")
+    assert limited != plain
+    assert fingerprints(tmp_path, "space.max_kv_bytes_per_token=100_000", "space.kv_value_bytes=1") != limited
