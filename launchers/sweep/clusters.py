@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from pipeline.errors import SprigError
 
 NO_LIMIT = 60 * 24 * 365 * 10  # minutes; a local job ends when it is done
 ON_SLURM = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "SUSPENDED", "PREEMPTED")
-GRACE = 5  # seconds between the request to end and the kill
+GRACE = 10  # seconds for a checkpoint before the kill
 
 Slot = dict[str, str]  # the environment of the job that has it
 
@@ -71,8 +72,20 @@ class Place:
     def submit(self, jobs: list[Job], slots: list[Slot]) -> list[Handle]:
         pairs = [(job, slot) for job, slot in zip(jobs, slots, strict=True) if job.id not in self.here]
         tasks = [Task(list(job.overrides), slot, self.ranks, self.alive) for job, slot in pairs]
-        new = iter(self.executor.submit_array(tasks) if tasks else [])
+        with _deaf_to_interrupts():
+            new = iter(self.executor.submit_array(tasks) if tasks else [])
         return [self.here.get(job.id) or next(new) for job in jobs]
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """What is started inside never gets a SIGINT. A terminal sends Ctrl-C to all processes, and submitit's controllers
+    would print a traceback each and kill their jobs; the sweep ends them, who write a checkpoint."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -123,7 +136,7 @@ def _configured(kind: type[SlurmExecutor], settings: LauncherConfig, folder: Pat
     if settings.jobs:
         options["array_parallelism"] = settings.jobs
     try:
-        executor = kind(folder, max_num_timeout=settings.requeues)
+        executor = kind(folder)
         executor.update_parameters(**options)
     except (ValueError, TypeError) as error:
         raise SprigError(f"hydra.launcher.slurm: {' '.join(str(error).split())}") from None
@@ -146,12 +159,14 @@ class _Scripts(SlurmExecutor):
 
 
 def end(handles: Sequence[Handle]) -> None:
-    """Ends jobs and all their processes."""
+    """Ends jobs and all their processes: first with a SIGTERM, at which a training writes a checkpoint."""
     trees = []
     for handle in handles:
-        if isinstance(handle, LocalExecutor.job_class):
-            trees += _tree(int(handle.job_id))
-        handle.cancel(check=False)
+        if isinstance(handle, SlurmJob):
+            handle.cancel(check=False)
+        elif tree := _tree(int(handle.job_id)):
+            tree[0].terminate()  # the controller hands it on
+            trees += tree
     _, alive = psutil.wait_procs(trees, timeout=GRACE)
     for process in alive:
         process.kill()

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import submitit
 from filelock import FileLock, Timeout
+
+from pipeline.errors import Interrupted
+from pipeline.preemption import SIGNALS
 
 
 @dataclass
@@ -32,10 +34,6 @@ class Task:
         overrides = [*self.overrides, "hydra.mode=RUN"]  # the preset may be a sweep: this is one job of it
         return _alone(overrides) if self.ranks == 1 else _as_ranks(self.ranks, overrides)
 
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Before Slurm ends the job: the same again, for every stage goes on from its own checkpoint."""
-        return submitit.helpers.DelayedSubmission(self)
-
 
 def _alone(overrides: list[str]) -> str | None:
     from pipeline.__main__ import main
@@ -43,18 +41,27 @@ def _alone(overrides: list[str]) -> str | None:
     try:
         main(overrides)
     except SystemExit as stop:
-        return stop.code.removeprefix("sprig: ") if isinstance(stop.code, str) else f"exit code {stop.code}"
+        # A job that Slurm interrupts is queued again: submitit must not note it as done.
+        if isinstance(stop.__context__, Interrupted) or not isinstance(stop.code, str):
+            raise
+        return stop.code.removeprefix("sprig: ")
 
 
 def _as_ranks(ranks: int, overrides: list[str]) -> str | None:
     from launchers.torchrun import command
 
-    process = subprocess.Popen(command(ranks, overrides))
-    try:
-        code = process.wait()
-    finally:  # also where Slurm's signal interrupts the wait
-        process.send_signal(signal.SIGTERM)
-    return f"exit code {code}" if code else None
+    process, signals = subprocess.Popen(command(ranks, overrides)), []
+
+    def hand_on(number: int, _: object) -> None:
+        signals.append(number)
+        process.terminate()  # torchrun hands SIGTERM on to the ranks
+
+    for number in SIGNALS:
+        signal.signal(number, hand_on)
+    code = process.wait()
+    if signals:
+        sys.exit(code)
+    return f"torchrun ended with exit code {code}; see the log above." if code else None
 
 
 def _end_with(alive: Path) -> None:

@@ -16,14 +16,12 @@ class LauncherConfig:
     gpus_per_job: int | None = None  # null: one where the jobs run on GPUs; above one each job is as many ranks
     fail_fast: bool = False  # end the others when one job fails
     dry_run: bool = False  # Slurm: print the sbatch script and submit nothing
-    requeues: int = 100  # Slurm: how often a job that ran out of time goes on
     slurm: dict[str, Any] = field(default_factory=dict)  # submitit's parameters for sbatch: partition, time, mem, ...
 
     def __post_init__(self):
         positive("hydra.launcher", self, "jobs")
-        for name in ("gpus_per_job", "requeues"):
-            value = getattr(self, name)
-            require(value is None or value >= 0, f"hydra.launcher.{name}={value} must not be negative.")
+        each = self.gpus_per_job
+        require(each is None or each >= 0, f"hydra.launcher.gpus_per_job={each} must not be negative.")
 
 
 def register_launcher() -> None:

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+import shlex
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,7 +201,7 @@ def test_slurm_is_shown_where_there_is_none(tmp_path, capsys):
     script = capsys.readouterr().out
     for line in ("--array=0-2%2", "--partition=long", "--gpus-per-node=2", "--time=240", "--job-name=sprig-smoke"):
         assert f"#SBATCH {line}" in script
-    assert "#SBATCH --signal=USR2@120" in script and "-m submitit.core._submit" in script
+    assert "#SBATCH --signal=USR1@120\n#SBATCH" in script and "-m submitit.core._submit" in script
     assert not list(tmp_path.iterdir())
 
 
@@ -208,3 +210,13 @@ def test_a_preset_that_is_a_sweep_starts_as_one(tmp_path, monkeypatch):
     monkeypatch.setattr("launchers.sweep.launcher.start", started.append)
     entrypoint.main(["experiment=smoke", "hydra.mode=MULTIRUN", "seed=0,1"])
     assert started == [["experiment=smoke", "hydra.mode=MULTIRUN", "seed=0,1"]]
+
+
+PAGE = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
+ON_SLURM = {re.sub(r" \S*dry_run=true", "", each) for each in re.findall(r"^sprig (.*launcher=slurm.*)$", PAGE, re.M)}
+
+
+@pytest.mark.parametrize("command", sorted(ON_SLURM))
+def test_every_sweep_of_the_cluster_page_has_its_script(command, tmp_path, capsys):
+    entrypoint.main([*shlex.split(command), f"outputs={tmp_path}", "hydra.launcher.dry_run=true"])
+    assert "#SBATCH --array=0-" in capsys.readouterr().out
