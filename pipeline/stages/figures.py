@@ -6,12 +6,12 @@ from math import exp, isfinite
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 # Tones that can be told from both a white and a black page.
 COLOURS = {"student": "#2f9e62", "control": "#a06cd5", "search": "#2f9e62", "random_search": "#a06cd5"}
 TEACHER, OUTLINE = "#8a8f98", "rgba(138, 143, 152, 0.25)"
+PALETTE = ("#2f9e62", "#a06cd5", "#e08214", "#3d8bd4", "#d0505a", "#8a8f98", "#35b5a5", "#d05fa8", "#a8742c")
 EARLY_TO_LATE = ["#e0a030", "#2f9e62"]
 LABELS = {"search": "search", "random_search": "best of random"}
 
@@ -23,7 +23,7 @@ def finite(journal: list[dict]) -> list[dict]:
 
 def training(curves: dict[str, list[tuple[int, float]]], teacher: float | None) -> go.Figure:
     """Validation perplexity over training tokens; curves are [(tokens, nats a token), ...]."""
-    figure = _figure("training tokens", "validation perplexity")
+    figure = curves("training tokens", "validation perplexity")
     for name, curve in curves.items():
         tokens, nll = zip(*curve, strict=True)
         perplexity = [exp(each) for each in nll]
@@ -39,7 +39,7 @@ def training(curves: dict[str, list[tuple[int, float]]], teacher: float | None) 
 
 def search(evaluated: dict[str, list[dict]]) -> go.Figure:
     """Every evaluation's perplexity over the tokens evaluated up to it, and the best so far."""
-    figure = _figure("evaluated tokens", "perplexity, untrained")
+    figure = curves("evaluated tokens", "perplexity, untrained")
     for name, journal in evaluated.items():
         lines = finite(journal)
         tokens, fitness = [line["tokens"] for line in lines], [line["fitness"] for line in lines]
@@ -55,7 +55,7 @@ def search(evaluated: dict[str, list[dict]]) -> go.Figure:
 
 def candidates(journal: list[dict], edges: dict) -> go.Figure:
     """Where in the bin the candidates lie, coloured from early to late, the winner ringed."""
-    figure = _figure("parameters", "perplexity, untrained")
+    figure = curves("parameters", "perplexity, untrained")
     scored = finite(journal)
     best = min(scored, key=lambda line: line["fitness"])
     figure.add_vrect(edges["low"], edges["high"], fillcolor=OUTLINE, line_width=0, layer="below")
@@ -78,14 +78,13 @@ def candidates(journal: list[dict], edges: dict) -> go.Figure:
     return figure
 
 
-def anatomy(teacher: Architecture, sub: SubNetwork) -> go.Figure:
-    """The student's layers inside the teacher's, from the first at the bottom to the last: attention's query entries
-    (heads x head size) and the MLP's neurons, in entries."""
-    whole = LayerGenes(teacher.n_query_groups, teacher.heads_per_group, teacher.head_size, teacher.intermediate_size)
+def anatomy(whole: LayerGenes, n_layer: int, sub: SubNetwork) -> go.Figure:
+    """The student's layers inside the teacher's, which are all `whole`, from the first at the bottom to the last:
+    attention's query entries (heads x head size) and the MLP's neurons, in entries."""
     kept = dict(zip(sub.layers, sub.genes, strict=True))
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("attention", "MLP"), horizontal_spacing=0.04)
-    figure.update_layout(**_LAYOUT | {"barmode": "overlay", "bargap": 0.15, "height": 130 + 18 * teacher.n_layer})
-    layers = range(teacher.n_layer)
+    figure.update_layout(**_LAYOUT | {"barmode": "overlay", "bargap": 0.15, "height": 130 + 18 * n_layer})
+    layers = range(n_layer)
     for column, (width, says) in enumerate(((_queries, _say_attention), (_neurons, _say_mlp)), start=1):
         for name, genes, colour in (
             ("teacher", dict.fromkeys(layers, whole), OUTLINE),
@@ -145,7 +144,8 @@ _LAYOUT = {
 }
 
 
-def _figure(x: str, y: str) -> go.Figure:
+def curves(x: str, y: str) -> go.Figure:
+    """An empty plot with these axes, y logarithmic."""
     figure = go.Figure(layout=_LAYOUT)
     figure.update_xaxes(title=x, zeroline=False, fixedrange=True)
     figure.update_yaxes(

@@ -13,7 +13,7 @@ from pipeline.artifacts import read_manifest, write_atomically
 from pipeline.stages import figures, page
 from pipeline.stages.report import RUNNING, Material
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.value import SubNetwork
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 PAGE = "report.html"
 TEMPLATES = Environment(
@@ -33,7 +33,8 @@ def write(material: Material, teacher: Architecture, folder: Path) -> None:
 def render(material: Material, teacher: Architecture, folder: Path) -> str:
     summary, hydra = material.summary, folder / ".hydra"
     overrides = yaml.safe_load((hydra / "overrides.yaml").read_text(encoding="utf-8"))
-    return TEMPLATES.get_template("report.html.jinja").render(
+    return render_page(
+        "report.html.jinja",
         title=summary["preset"],
         running=summary["status"] == RUNNING,
         headline=headline(summary),
@@ -41,15 +42,19 @@ def render(material: Material, teacher: Architecture, folder: Path) -> str:
         tiles=tiles(summary),
         first=("", page.HEADER, page.rows(summary), page.NOTE.format(summary["data"]["validation_blocks"])),
         tables=page.tables(summary),
-        plots=[(title, _embed(figure, f"plot-{at}")) for at, (title, figure) in enumerate(_plots(material))],
+        plots=[(title, embed(figure, f"plot-{at}")) for at, (title, figure) in enumerate(_plots(material))],
         anatomy=_anatomy(teacher, material.subnetwork) if material.subnetwork else None,
         facts=page.facts(summary),
         evaluation=material.evaluation,
         artifacts=[_artifact(role, path) for role, path in material.done.items()],
         commands=[shlex.join(["sprig", *overrides]), shlex.join(["sprig", f"run={folder}"])],
         config=(hydra / "config.yaml").read_text(encoding="utf-8"),
-        plotly=Markup(plotly.offline.get_plotlyjs()),
     )
+
+
+def render_page(template: str, **values: object) -> str:
+    """A page on the base that all share; the plotting library is inside it, once."""
+    return TEMPLATES.get_template(template).render(**values, plotly=Markup(plotly.offline.get_plotlyjs()))
 
 
 def headline(summary: dict) -> str:
@@ -95,11 +100,17 @@ def _plots(material: Material) -> list[tuple[str, go.Figure]]:
 
 
 def _anatomy(teacher: Architecture, sub: SubNetwork) -> tuple[str, Markup]:
-    kept = f"{sub.n_layer} of {teacher.n_layer} layers at width {sub.n_embd} of {teacher.n_embd}"
-    return f"The student keeps {kept}.", _embed(figures.anatomy(teacher, sub), "anatomy")
+    whole = LayerGenes(teacher.n_query_groups, teacher.heads_per_group, teacher.head_size, teacher.intermediate_size)
+    return anatomy(whole, teacher.n_layer, teacher.n_embd, sub)
 
 
-def _embed(figure: go.Figure, name: str) -> Markup:
+def anatomy(whole: LayerGenes, n_layer: int, n_embd: int, sub: SubNetwork) -> tuple[str, Markup]:
+    """What a student keeps of a teacher of these sizes, in a sentence and drawn."""
+    kept = f"{sub.n_layer} of {n_layer} layers at width {sub.n_embd} of {n_embd}"
+    return f"The student keeps {kept}.", embed(figures.anatomy(whole, n_layer, sub), "anatomy")
+
+
+def embed(figure: go.Figure, name: str) -> Markup:
     config = {"displayModeBar": False, "responsive": True}
     return Markup(figure.to_html(config=config, include_plotlyjs=False, full_html=False, div_id=name))
 

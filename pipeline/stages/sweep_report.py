@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pipeline.artifacts import write_atomically
 from pipeline.composition import CONF
-from pipeline.stages import sweep_plots
+from pipeline.stages import sweep_html, sweep_plots
 from pipeline.stages.page import markdown_table
 from pipeline.stages.sweep_runs import SAVINGS, Cell, Run, Sweep, numbers, read
 
@@ -46,7 +46,9 @@ def report(folder: Path) -> None:
     header, rows = _cells(sweep, published)
     write_atomically(folder / RUNS, _csv(_run_lines(sweep)))
     write_atomically(folder / CURVES, _csv(_curve_lines(sweep)))
-    write_atomically(folder / PAGE, _page(sweep, header, rows, plots))
+    tables = _tables(sweep, header, rows)
+    write_atomically(folder / PAGE, _page(sweep, tables, plots))
+    sweep_html.write(folder, sweep, _sentence(sweep), tables, _facts(sweep))
     shown = [place for place, name in enumerate(header) if name in (*sweep.axes, "seeds", "perplexity", "published")]
     table = Table(*(header[place] for place in shown), title=sweep.name)
     for row in rows:
@@ -54,15 +56,23 @@ def report(folder: Path) -> None:
     Console().print(table)
 
 
-def _page(sweep: Sweep, header: list[str], rows: list[list[str]], plots: dict[str, str]) -> str:
-    parts = [f"# {sweep.name}", _sentence(sweep), markdown_table(header, rows), PERPLEXITY]
+def _tables(sweep: Sweep, header: list[str], rows: list[list[str]]) -> list[sweep_html.Table]:
+    """Title, header, rows, and what the figures are."""
+    tables = [("", header, rows, PERPLEXITY)]
     if savings := _savings(sweep):
         head = [*sweep.axes, "seed", "control", "target", *(f"saving: {title}" for title in SAVINGS.values())]
-        parts += ["## Savings", markdown_table(head, savings), RULE]
-    parts += [f"![{title}]({name}.svg)" for name, title in plots.items()]
+        tables.append(("Savings", head, savings, RULE))
     if sweep.errors:
         failed = [[job, _one_line(error.splitlines()[-1])] for job, error in sweep.errors.items()]
-        parts += ["## Without a result", markdown_table(["job", "last words"], failed)]
+        tables.append(("Without a result", ["job", "last words"], failed, ""))
+    return tables
+
+
+def _page(sweep: Sweep, tables: list[sweep_html.Table], plots: dict[str, str]) -> str:
+    parts = [f"# {sweep.name}", _sentence(sweep)]
+    for title, header, rows, note in tables:
+        parts += [f"## {title}"] * bool(title) + [markdown_table(header, rows)] + [note] * bool(note)
+    parts += [f"![{title}]({name}.svg)" for name, title in plots.items()]
     parts += ["## How it was made", markdown_table(["", ""], _facts(sweep))]
     return "\n\n".join(parts) + "\n"
 

@@ -13,7 +13,7 @@ from pipeline.artifacts import MANIFEST
 from pipeline.errors import SprigError
 from pipeline.stages import figures, html, report
 from pipeline.stages.context import Context
-from pipeline.subnetwork.value import SubNetwork
+from pipeline.subnetwork.value import SubNetwork, whole
 
 
 class Page(HTMLParser):
@@ -66,7 +66,9 @@ def test_the_anatomy_has_the_sizes_of_every_kept_layer(smoke_outputs):
     sub = SubNetwork.from_dict(
         json.loads((smoke_outputs / "smoke/latest/artifacts/distilled_student/subnetwork.json").read_text())
     )
-    whole_heads, heads, whole_neurons, neurons = figures.anatomy(context.architecture, sub).data
+    layer = whole(context.architecture).genes[0]
+    figure = figures.anatomy(layer, context.architecture.n_layer, sub)
+    whole_heads, heads, whole_neurons, neurons = figure.data
     assert len(whole_heads.x) == len(whole_neurons.x) == context.architecture.n_layer
     assert list(heads.y) == list(neurons.y) == list(sub.layers)
     assert list(heads.x) == [gene.n_head * gene.head_size for gene in sub.genes]

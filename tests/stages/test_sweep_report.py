@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import __main__ as entrypoint
 from pipeline.errors import SprigError
-from pipeline.stages import sweep_plots
+from pipeline.stages import sweep_html, sweep_plots
 from pipeline.stages.report import SCHEMA
 from pipeline.stages.sweep_report import report
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
@@ -46,7 +46,7 @@ def make_run(
     (artifacts / "distilled_student/subnetwork.json").write_text(json.dumps(sub.to_dict()))
     for name in ("teacher", "tokens"):
         (artifacts / name).mkdir()
-    sizes = {"n_layer": 2, "n_head": 4, "head_size": 4, "intermediate_size": 32}
+    sizes = {"n_layer": 2, "n_head": 4, "head_size": 4, "intermediate_size": 32, "n_query_groups": 2, "n_embd": 16}
     (artifacts / "teacher/model_config.yaml").write_text(json.dumps(sizes))
     (artifacts / "tokens/index.json").write_text(json.dumps({"block_size": 10, "dtype": "uint16"}))
     np.zeros(51, dtype=np.uint16).tofile(artifacts / "tokens/train.bin")
@@ -95,6 +95,7 @@ def row(folder: Path, *starts: str) -> list[str]:
 def undrawn(monkeypatch):
     """Plots take seconds, and most tests look at none."""
     monkeypatch.setattr(sweep_plots, "draw", lambda folder, sweep: {})
+    monkeypatch.setattr(sweep_html, "write", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +166,19 @@ def test_every_number_is_in_the_csv(folder):
     assert float(curves[-1]["nll"]) == 1.0 and float(curves[-1]["student_flops"]) == 200
 
 
+def test_the_page_says_the_best_setting_and_leads_to_the_pages_of_the_runs(folder):
+    page = (folder / "sweep.html").read_text()
+    finals = (math.exp(1), math.exp(1.5))
+    assert f"The lowest validation perplexity of 3 settings is {math.exp(1):,.2f}, the mean of 1 run with" in page
+    assert f"{sum(finals) / 2:,.2f} ±" in page and "out of | memory" in page and "**" not in page.split("</script>")[-1]
+    for number in range(4):
+        assert f'href="../../hand/job{number}/report.html"' in page
+    assert "The student keeps 1 of 2 layers at width 8 of 16." in page
+
+
 def test_made_again_it_has_the_same_bytes(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert {name.split(".")[-1] for name in before} == {"json", "md", "csv", "svg", "png"}
+    assert {name.split(".")[-1] for name in before} == {"json", "md", "html", "csv", "svg", "png"}
     report(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
