@@ -23,7 +23,7 @@ def finite(journal: list[dict]) -> list[dict]:
 
 def training(curves: dict[str, list[tuple[int, float]]], teacher: float | None) -> go.Figure:
     """Validation perplexity over training tokens; curves are [(tokens, nats a token), ...]."""
-    figure = curves("training tokens", "validation perplexity")
+    figure = log_plot("training tokens", "validation perplexity")
     for name, curve in curves.items():
         tokens, nll = zip(*curve, strict=True)
         perplexity = [exp(each) for each in nll]
@@ -39,7 +39,7 @@ def training(curves: dict[str, list[tuple[int, float]]], teacher: float | None) 
 
 def search(evaluated: dict[str, list[dict]]) -> go.Figure:
     """Every evaluation's perplexity over the tokens evaluated up to it, and the best so far."""
-    figure = curves("evaluated tokens", "perplexity, untrained")
+    figure = log_plot("evaluated tokens", "perplexity, untrained")
     for name, journal in evaluated.items():
         lines = finite(journal)
         tokens, fitness = [line["tokens"] for line in lines], [line["fitness"] for line in lines]
@@ -55,7 +55,7 @@ def search(evaluated: dict[str, list[dict]]) -> go.Figure:
 
 def candidates(journal: list[dict], edges: dict) -> go.Figure:
     """Where in the bin the candidates lie, coloured from early to late, the winner ringed."""
-    figure = curves("parameters", "perplexity, untrained")
+    figure = log_plot("parameters", "perplexity, untrained")
     scored = finite(journal)
     best = min(scored, key=lambda line: line["fitness"])
     figure.add_vrect(edges["low"], edges["high"], fillcolor=OUTLINE, line_width=0, layer="below")
@@ -144,7 +144,7 @@ _LAYOUT = {
 }
 
 
-def curves(x: str, y: str) -> go.Figure:
+def log_plot(x: str, y: str) -> go.Figure:
     """An empty plot with these axes, y logarithmic."""
     figure = go.Figure(layout=_LAYOUT)
     figure.update_xaxes(title=x, zeroline=False, fixedrange=True)

@@ -68,8 +68,8 @@ def _headline(sweep: Sweep, best: Cell) -> str:
 def _plots(sweep: Sweep) -> list[tuple[str, go.Figure]]:
     """Every run's validation over tokens and over all FLOPs, a colour for each setting."""
     cells = [cell for cell in sweep.cells if cell.runs]
-    by_tokens = figures.curves("training tokens", "validation perplexity")
-    by_flops = figures.curves("total FLOPs, order and search included", "validation perplexity")
+    by_tokens = figures.log_plot("training tokens", "validation perplexity")
+    by_flops = figures.log_plot("total FLOPs, order and search included", "validation perplexity")
     for place, cell in enumerate(cells):
         for number, run in enumerate(cell.runs):
             tokens = [at for at, _ in run.curve]
