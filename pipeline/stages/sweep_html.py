@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import write_atomically
@@ -32,7 +33,7 @@ def write(folder: Path, sweep: Sweep, detail: str, tables: list[Table], facts: l
         detail=detail,
         lacking=any(each.states or not each.runs for each in sweep.cells),
         tables=[
-            (title, header, [[_plain(cell) for cell in row] for row in rows], note)
+            (title, header, [[_cell(cell) for cell in row] for row in rows], _plain(note))
             for title, header, rows, note in tables
         ],
         plots=[(title, html.embed(plot, f"plot-{at}")) for at, (title, plot) in enumerate(_plots(sweep))],
@@ -47,6 +48,10 @@ def write(folder: Path, sweep: Sweep, detail: str, tables: list[Table], facts: l
 def _plain(text: str) -> str:
     """Without Markdown's marks."""
     return re.sub(r"\[(.+?)\]\(.+?\)", r"\1", text).replace("**", "").replace("`", "").replace("\\|", "|")
+
+
+def _cell(text: str) -> str:
+    return Markup("<b>{}</b>").format(_plain(text)) if text.startswith("**") else _plain(text)
 
 
 def _final(cell: Cell) -> float:
