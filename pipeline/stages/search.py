@@ -192,16 +192,17 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
         spent_as = config if model is None else _spending(context, config, model)
         budget = _budget(context, spent_as)
         journal = journals.Journal(folder / JOURNAL, own.fingerprint)
-        best = Search(
-            spent_as,
-            _strategy(context, spent_as, order.load(context)),
-            _Timed(scoring.scorer(context, config), folder / TIMES),
-            journal,
-            budget,
-            parameters=lambda sub: parameters(context.architecture, sub, context.bin.count),
-            expected=expected(spent_as, context.config.data.block_size)[0],
-            log=lambda line: context.log({"role": role} | line),
-        ).run()
+        with scoring.scorer(context, config) as scorer:
+            best = Search(
+                spent_as,
+                _strategy(context, spent_as, order.load(context)),
+                _Timed(scorer, folder / TIMES),
+                journal,
+                budget,
+                parameters=lambda sub: parameters(context.architecture, sub, context.bin.count),
+                expected=expected(spent_as, context.config.data.block_size)[0],
+                log=lambda line: context.log({"role": role} | line),
+            ).run()
         journal.close()
         winner, reranked = best.subnetwork, {}
         if config.rerank.candidates:

@@ -1,0 +1,124 @@
+"""Evaluation on several processes of this machine: one a GPU where there are GPUs, else the cores shared out.
+
+What is found does not depend on their number: a loss depends on nothing but its candidate and block, and the journal
+is in ask order. On a CPU, where MKL may sum in another order on another number of threads, this holds to the bit for
+sizes in steps of 16, and for all sizes where OMP_NUM_THREADS fixes the threads of a process.
+"""
+
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from pipeline.errors import SprigError
+from pipeline.models.checkpoint import reason
+from pipeline.search.evaluator import Task
+from pipeline.search.loop import Scorer
+from pipeline.search.prefixes import arrange
+
+log = logging.getLogger("sprig")
+DEATHS = 3  # of workers at one candidate, before it is the candidate that is to blame
+
+
+@dataclass
+class _Worker:
+    number: int
+    process: BaseProcess
+    pipe: Connection
+
+
+class Workers:
+    """A scorer of `count` processes, each with the scorer that `make(number)` makes there; `make` must pickle. It is
+    to be closed."""
+
+    def __init__(self, count: int, make: Callable[[int], Scorer]):
+        self.make, self.threads = make, max(torch.get_num_threads() // count, 1)
+        self._workers = [self._start(number) for number in range(count)]
+
+    def _start(self, number: int) -> _Worker:
+        context = get_context("spawn")  # a forked process could not use CUDA
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self.make, number, self.threads), daemon=True)
+        process.start()
+        theirs.close()  # so that its end is seen here
+        return _Worker(number, process, ours)
+
+    def run(self, tasks: list[Task]) -> Iterator[tuple[int, list[float]]]:
+        """As Scorer.run. A task whose worker dies is given to a new one, and the death is reported.
+
+        Raises:
+            SprigError: workers died at the same candidate time and again, or an evaluation failed.
+        """
+        # Neighbours in this order begin with the same layers, so each worker gets a stretch of it.
+        order, count = arrange([task.subnetwork for task in tasks]), len(self._workers)
+        stretches = [deque(order[n * len(order) // count : (n + 1) * len(order) // count]) for n in range(count)]
+        deaths: Counter[int] = Counter()
+        busy: dict[Connection, tuple[_Worker, int]] = {}
+
+        def give(worker: _Worker, number: int | None = None) -> None:
+            if number is None:
+                own, longest = stretches[worker.number], max(stretches, key=len)
+                if not longest:
+                    return
+                number = own.popleft() if own else longest.pop()
+            try:
+                worker.pipe.send(tasks[number])
+            except OSError:  # it died between two tasks; its end of the pipe says so below
+                log.debug("worker %d does not take a task", worker.number)
+            busy[worker.pipe] = worker, number
+
+        for worker in self._workers:
+            give(worker)
+        while busy:
+            for pipe in connection.wait(list(busy)):
+                worker, number = busy.pop(pipe)
+                try:
+                    losses = pipe.recv()
+                except (EOFError, OSError):
+                    deaths[number] += 1
+                    give(self._replace(worker, tasks[number], deaths[number]), number)
+                    continue
+                if isinstance(losses, str):
+                    raise SprigError(f"A candidate could not be evaluated: {losses}.")
+                give(worker)
+                yield number, losses
+
+    def _replace(self, worker: _Worker, task: Task, deaths: int) -> _Worker:
+        worker.process.join()
+        died = f"Search worker {worker.number} died (exit code {worker.process.exitcode})"
+        if deaths == DEATHS:
+            raise SprigError(
+                f"{died}, the {DEATHS}rd time at candidate {task.subnetwork.key}: is there memory for "
+                f"search.workers={len(self._workers)}? The same command goes on from here."
+            )
+        log.warning("%s; its candidate %s is evaluated again.", died, task.subnetwork.key)
+        self._workers[worker.number] = self._start(worker.number)
+        return self._workers[worker.number]
+
+    def close(self) -> None:
+        """Ends the processes; those that are still at work are not waited for."""
+        for worker in self._workers:
+            worker.pipe.close()
+            worker.process.terminate()
+            worker.process.join()
+
+
+def _serve(pipe: Connection, make: Callable[[int], Scorer], number: int, threads: int) -> None:
+    """A worker's life, which ends with the pipe: also where the search was killed."""
+    torch.set_num_threads(threads)
+    scorer = make(number)
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        try:
+            ((_, answer),) = scorer.run([task])
+        except Exception as error:
+            answer = f"{type(error).__name__}: {reason(error)}"
+        pipe.send(answer)

@@ -1,0 +1,90 @@
+"""Workers: the same journal for any number of them, and what happens when one dies. Each worker starts a process."""
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from toy import SPACE, TEACHER, Landscape, configure, fitness, make_budget, walk
+
+from pipeline.errors import SprigError
+from pipeline.search.journal import Journal
+from pipeline.search.loop import Search
+from pipeline.search.strategies.registry import make
+from pipeline.search.workers import Workers
+from pipeline.subnetwork.counting import parameters
+
+pytestmark = pytest.mark.slow
+
+
+class Mortal(Landscape):
+    """Dies at its third task, as often as `times` says; the file counts the deaths of all processes."""
+
+    def __init__(self, deaths: Path, times: int, number: int):
+        super().__init__(fitness)
+        self.deaths, self.times, self.seen = deaths, times, 0
+
+    def run(self, tasks):
+        self.seen += 1
+        died = len(self.deaths.read_text()) if self.deaths.exists() else 0
+        if died < self.times and (self.seen == 3 or died):
+            self.deaths.write_text("x" * (died + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(tasks)
+
+
+class Failing(Landscape):
+    def __init__(self, number: int):
+        super().__init__(fitness)
+
+    def run(self, tasks):
+        raise RuntimeError("no such luck")
+
+
+def healthy(number: int) -> Landscape:
+    return Landscape(fitness)
+
+
+def searched(path: Path, count: int, make_scorer) -> None:
+    config, workers, journal = configure("evolution"), Workers(count, make_scorer), Journal(path, "abc")
+    try:
+        Search(
+            config,
+            make(config, SPACE, 0),
+            workers,
+            journal,
+            make_budget(config.limit),
+            parameters=lambda sub: parameters(TEACHER, sub),
+            expected=60,
+            log=lambda line: None,
+            measure=lambda kind, losses: losses[-1],
+        ).run()
+    finally:
+        workers.close()
+        journal.close()
+
+
+def test_the_journal_does_not_depend_on_the_number_of_workers(tmp_path):
+    walk(configure("evolution"), tmp_path / "one")
+    for count in (1, 2, 3):
+        searched(tmp_path / f"{count}", count, healthy)
+        assert (tmp_path / f"{count}").read_bytes() == (tmp_path / "one").read_bytes()
+
+
+def test_the_candidate_of_a_worker_that_dies_is_evaluated_again(tmp_path, caplog):
+    walk(configure("evolution"), tmp_path / "one")
+    searched(tmp_path / "two", 2, partial(Mortal, tmp_path / "deaths", 1))
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+    (said,) = [record.getMessage() for record in caplog.records if "died" in record.getMessage()]
+    assert "died (exit code -9); its candidate" in said
+
+
+def test_a_candidate_at_which_workers_die_again_and_again_ends_the_search(tmp_path):
+    with pytest.raises(SprigError, match=r"died \(exit code -9\), the 3rd time at candidate \w+: is there memory"):
+        searched(tmp_path / "journal", 1, partial(Mortal, tmp_path / "deaths", 99))
+
+
+def test_an_evaluation_that_fails_is_one_sentence(tmp_path):
+    with pytest.raises(SprigError, match="A candidate could not be evaluated: RuntimeError: no such luck"):
+        searched(tmp_path / "journal", 1, Failing)
