@@ -65,6 +65,7 @@ def plan(capsys, *overrides: str) -> None:
 def test_every_ablation_of_the_paper_has_a_preset_and_a_twin():
     papers, twins = ([each.split("/")[1] for each in PRESETS if each.startswith(kind)] for kind in ("paper", "twin"))
     assert papers == twins
+    assert [each.split("-")[0] for each in papers] == [f"p{number}" for number in range(10)]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
