@@ -1,14 +1,13 @@
 """A training that was cut goes on from its newest whole checkpoint to the same bits."""
 
 import errno
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,14 +21,13 @@ from tiny_training import (
     settings,
     step_lines,
     train,
+    train_slowly,
 )
 
 from pipeline.config import CheckpointConfig
 from pipeline.errors import Interrupted, SprigError
 from pipeline.preemption import preemptible
 from pipeline.training import checkpoints
-
-HERE = Path(__file__).parent
 
 
 def kept(folder) -> list[str]:
@@ -157,31 +155,28 @@ def test_bf16_stays_near_fp32_and_resumes(precision, stage, one_rank, tmp_path):
         assert line["loss"] != wanted["loss"]
 
 
-PROGRAM = """
-import sys, time
-from pathlib import Path
-from tiny_training import SLOW_STEPS, settings, train
-train(Path(sys.argv[1]), config=settings(tokens=64 * SLOW_STEPS), log=lambda line: time.sleep(0.05))
-"""
-
-
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_change_no_bit(tmp_path):
+def test_ten_kills_at_random_moments_change_no_bit(tmp_path, monkeypatch):
     """Each kill comes at a random moment between the start of training and its end, checkpoints' writing included."""
     config, draw = settings(tokens=64 * SLOW_STEPS), random.Random(0)
     lines = tmp_path / "cut" / "metrics.jsonl"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # for the server of processes
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tiny_training", "deepspeed"])  # else each of them imports for many seconds
     for _ in range(10):
         before = lines.stat().st_mtime_ns if lines.exists() else 0
-        process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / "cut")], cwd=HERE)
+        process = processes.Process(target=train_slowly, args=(tmp_path / "cut", config), daemon=True)
+        process.start()
         try:
             while not (lines.exists() and lines.stat().st_mtime_ns > before):
-                assert process.poll() is None, "the training ended before it could be killed"
+                assert process.is_alive(), "the training ended before it could be killed"
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, 0.5))
         finally:
-            process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert step_lines(tmp_path / "cut")[-1]["step"] < SLOW_STEPS
+            process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert 0 < step_lines(tmp_path / "cut")[-1]["step"] < SLOW_STEPS
     weights = train(tmp_path / "cut", config=config).state_dict()
     whole = tmp_path / "whole", train(tmp_path / "whole", config=config).state_dict()
     assert_same_end(tmp_path / "cut", weights, whole)

@@ -1,6 +1,7 @@
 """A tiny tied student with grouped queries, its wider teacher, and token blocks: what the training tests share."""
 
 import json
+import time
 from functools import partial
 
 import numpy as np
@@ -137,3 +138,8 @@ def interrupt(folder, **options):
     with pytest.raises(KeyboardInterrupt):
         train(folder, lives=2 * 4 + 1, **options)  # two micro-batches a step: in the middle of the fifth
     assert [line["step"] for line in step_lines(folder)][-1] == 4
+
+
+def train_slowly(folder, config):
+    """For a process that is to be killed."""
+    train(folder, config=config, log=lambda line: time.sleep(0.05))
