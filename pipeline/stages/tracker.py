@@ -94,8 +94,7 @@ class Tracker:
         summary = material.summary
         self._run.summary.update(summary)
         tables = {"models": (page.HEADER, page.rows(summary))}
-        if summary["efficiency"] is not None:
-            tables["efficiency"] = (page.EFFICIENCY_HEADER, page.efficiency_rows(summary["efficiency"]))
+        tables |= {title.lower(): (header, body) for title, header, body, _ in page.tables(summary)}
         for role, evaluated in material.evaluated.items():
             tables[f"{role}/candidates"] = (CANDIDATE, [_candidate(line) for line in evaluated])
         shown = {name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in tables.items()}

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import wandb
 from conftest import smoke
 from wandb.proto import wandb_internal_pb2
 
@@ -52,6 +53,7 @@ def tracked(smoke_outputs, tmp_path_factory) -> Path:
             patch.delenv(name, raising=False)
         patch.setenv("WANDB_SILENT", "true")
         pipeline.run(smoke(outputs, "tracker=wandb"))
+        wandb.teardown()  # as at a process's end: its service may still be writing
     return (outputs / "smoke/latest").resolve()
 
 
