@@ -14,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from launchers.sweep import clusters, pool, prices
 from launchers.sweep.board import Board
 from launchers.sweep.jobs import Job, prepare
-from launchers.sweep.record import COMPLETED, FAILED, NAME, Record
+from launchers.sweep.record import FAILED, NAME, Record
 from pipeline.composition import hydra_session
 from pipeline.config import Cluster, LauncherConfig
 from pipeline.errors import SprigError
 from pipeline.stages import sweep_report
+from pipeline.stages.report import SUMMARY
 
 SWEEPS = "sweeps"  # the folder of all sweeps in outputs
 
@@ -97,7 +98,7 @@ def _values(override: Override) -> list[str]:
 def _close(jobs: list[Job], record: Record) -> None:
     """The sweep's report; SprigError where jobs failed."""
     states = {job.id: record.jobs[job.id] for job in jobs}
-    if any(state["status"] == COMPLETED for state in record.jobs.values()):
+    if any((job.folder / SUMMARY).exists() for job in jobs):
         sweep_report.report(record.folder)
     if failed := [state for state in states.values() if state["status"] == FAILED]:
         first = failed[0]
