@@ -34,7 +34,7 @@ def training(curves: dict[str, list[tuple[int, float]]], teacher: float | None) 
             x=[0, last], y=[teacher] * 2, name="teacher", mode="lines", line={"color": TEACHER, "dash": "dash"}
         )
     figure.update_traces(hovertemplate="%{y:,.2f} at %{x:,} tokens")
-    return figure
+    return scaled(figure)
 
 
 def search(evaluated: dict[str, list[dict]]) -> go.Figure:
@@ -50,7 +50,7 @@ def search(evaluated: dict[str, list[dict]]) -> go.Figure:
             x=tokens, y=list(accumulate(fitness, min)), name=LABELS[name], line={"color": COLOURS[name], "shape": "hv"}
         )
     figure.update_traces(hovertemplate="%{y:,.2f} at %{x:,} tokens<extra></extra>")
-    return figure
+    return scaled(figure)
 
 
 def candidates(journal: list[dict], edges: dict) -> go.Figure:
@@ -75,7 +75,7 @@ def candidates(journal: list[dict], edges: dict) -> go.Figure:
             marker=marker,
             hovertemplate="%{y:,.2f} with %{x:,} parameters<extra></extra>",
         )
-    return figure
+    return scaled(figure)
 
 
 def anatomy(whole: LayerGenes, n_layer: int, sub: SubNetwork) -> go.Figure:
@@ -145,10 +145,18 @@ _LAYOUT = {
 
 
 def log_plot(x: str, y: str) -> go.Figure:
-    """An empty plot with these axes, y logarithmic."""
+    """An empty plot with these axes, y logarithmic until `scaled` has seen its values."""
     figure = go.Figure(layout=_LAYOUT)
     figure.update_xaxes(title=x, zeroline=False, fixedrange=True)
     figure.update_yaxes(
         title=y, type="log", dtick="D2", tickformat=",~r", zeroline=False, fixedrange=True, automargin=True
     )
+    return figure
+
+
+def scaled(figure: go.Figure) -> go.Figure:
+    """The plot, y linear where its values span less than a decade, in which a logarithmic axis may have no tick."""
+    values = [value for trace in figure.data for value in trace.y]
+    if max(values) < 10 * min(values):
+        figure.update_yaxes(type="linear", dtick=None)
     return figure

@@ -80,7 +80,8 @@ def tiles(summary: dict) -> list[tuple[str, str]]:
     if student["final_perplexity"] is not None:
         shown.append((f"{student['final_perplexity']:,.2f}", "perplexity of the student"))
     if student["parameters"] is not None:
-        shown.append((f"{student['parameters'] / 1e6:,.1f}M", "parameters of the student"))
+        size = student["parameters"]
+        shown.append((f"{size / 1e6:,.1f}M" if size >= 1e6 else f"{size:,}", "parameters of the student"))
     if saving is not None:
         bound = "<\u2009" if saving["reached"] == "not reached" else ""
         for key, what in (("tokens", "fewer tokens than the control"), ("total_flops", "fewer FLOPs, search included")):

@@ -88,7 +88,10 @@ def _plots(sweep: Sweep) -> list[tuple[str, go.Figure]]:
             }
             by_tokens.add_scatter(x=tokens, **style)
             by_flops.add_scatter(x=[run.start_flops + run.flops_per_token * at for at in tokens], **style)
-    return [("Perplexity against tokens", by_tokens), ("Perplexity against FLOPs", by_flops)]
+    return [
+        ("Perplexity against tokens", figures.scaled(by_tokens)),
+        ("Perplexity against FLOPs", figures.scaled(by_flops)),
+    ]
 
 
 def _anatomy(run: Run) -> tuple[str, str]:

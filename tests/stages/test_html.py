@@ -77,6 +77,14 @@ def test_the_anatomy_has_the_sizes_of_every_kept_layer(smoke_outputs):
     assert whole_neurons.hovertext[dropped] == f"layer {dropped}: dropped, of {whole_neurons.x[dropped]} neurons"
 
 
+def test_a_narrow_range_of_values_still_has_ticks():
+    narrow, wide = (
+        figures.training({"student": [(0, 5.5), (10, 5.4)]}, None),
+        figures.training({"student": [(0, 9.0), (10, 2.0)]}, None),
+    )
+    assert narrow.layout.yaxis.type == "linear" and wide.layout.yaxis.type == "log"
+
+
 def test_a_run_that_is_still_going_shows_what_there_is_and_publishes_nothing(outputs):
     """As after a kill in the middle of the control's training, the last line of its metrics cut short."""
     folder = outputs / "smoke/latest"
