@@ -93,7 +93,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch):
 
 
 def test_settings_of_zero_reach_deepspeed(tmp_path):
-    deepspeed = DeepSpeedConfig(1, {"reduce_bucket_size": 12345})
+    deepspeed = DeepSpeedConfig(zero_stage=1, zero_optimization={"reduce_bucket_size": 12345})
     train(tmp_path)  # starts the process group
     engine = Engine(student(), settings(), deepspeed, batching(settings(), 1), "fp32", torch.device("cpu"))
     assert engine.module.zero_reduce_bucket_size() == 12345
