@@ -24,6 +24,7 @@ from pipeline.search.strategies.registry import scores
 from pipeline.stages import order, prepare, reranking, scoring
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.limits import check_limits, make_limits
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork, check
@@ -84,7 +85,7 @@ def read_given(context: Context) -> SubNetwork:
     """The sub-network of search.path.
 
     Raises:
-        SprigError: it is not there, no sub-network, not one of this teacher, or outside the bin.
+        SprigError: it is not there, no sub-network, not one of this teacher, or outside the bin or the limits.
     """
     path = Path(context.config.search.path)
     try:
@@ -104,6 +105,7 @@ def read_given(context: Context) -> SubNetwork:
             f"The sub-network of {path} has {size:,} parameters, outside the bin {context.bin.low:,}.."
             f"{context.bin.high:,}: choose another bin=, or another file."
         )
+    check_limits(make_limits(context.architecture, context.config.space), given, f"The sub-network of {path}")
     return given
 
 

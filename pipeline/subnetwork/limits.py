@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipeline.config import SpaceConfig
+from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import layer_flops, layer_kv_bytes, outer_flops
+from pipeline.subnetwork.grids import GENES
+from pipeline.subnetwork.value import SubNetwork
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,11 @@ def make_limits(architecture: Architecture, config: SpaceConfig) -> list[Limit]:
             )
         )
     return limits
+
+
+def check_limits(limits: list[Limit], sub: SubNetwork, what: str) -> None:
+    """Raises SprigError where a sub-network, called `what`, that was not made within the limits costs more."""
+    for limit in limits:
+        layers = (limit.layer(sub.n_embd, *(getattr(gene, name) for name in GENES)) for gene in sub.genes)
+        if (cost := limit.outer(sub.n_embd) + sum(layers)) > limit.most:
+            raise SprigError(f"{what} has {cost:,} {limit.unit}, beyond {limit.name}: raise it, or choose another.")

@@ -32,7 +32,7 @@ def space_of(share: float, tolerance: float = 0.05, ordering: Ordering | None = 
 @pytest.mark.parametrize("share", [0.08, 0.2, 0.35, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("sharing", Sharing)
 def test_uniform_scales_every_dimension_alike(share, sharing):
-    space = space_of(share, sharing=sharing)
+    space = space_of(share, sharing=sharing, step=Sizes(n_embd=32))  # a quarter of this width is a large step
     sub = uniform(space)
     assert space.contains(sub) and sub.uniform and sub.layers == tuple(range(sub.n_layer))
     gene = sub.genes[0]
@@ -108,6 +108,11 @@ def test_a_searched_set_of_layers_has_all_of_them(rule, sharing):
         (first_layers, {"layers": Layers.rank}, "needs space.layers=prefix or subset"),
         (first_layers, {"max": Sizes(n_embd=128)}, "space.max.n_embd=128: it needs space.max.n_embd=null"),
         (first_layers, {"tolerance": 0.001}, "at its nearest depth, 6, outside bin"),
+        (
+            first_layers,
+            {"max_kv_bytes_per_token": 2_000},
+            "3,072 bytes a token .* beyond space.max_kv_bytes_per_token=2,000",
+        ),
         (importance, {"granularity": Granularity.fine, "layers": Layers.rank}, "needs space.granularity=coarse"),
         (importance, {"layers": Layers.prefix}, "space.layers=prefix: it needs space.layers=rank or subset"),
         (importance, {"layers": Layers.subset, "ordering": None}, "and ordering=importance"),

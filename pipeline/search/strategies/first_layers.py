@@ -5,6 +5,7 @@ from pipeline.errors import SprigError
 from pipeline.search.strategies.scaling import refuse_fine
 from pipeline.subnetwork.fitting import Draft
 from pipeline.subnetwork.grids import DIMENSIONS, GENES
+from pipeline.subnetwork.limits import check_limits
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
@@ -37,7 +38,9 @@ def first_layers(space: Space) -> SubNetwork:
             f"first_layers of teacher {space.architecture.name} has {count:,} parameters at its nearest depth, "
             f"{len(draft.layers)}, outside bin {space.bin}: it needs a bin that holds a number of whole layers."
         )
-    return space.freeze(draft)
+    found = space.freeze(draft)
+    check_limits(space.fitter.limits, found, f"first_layers of teacher {space.architecture.name}")
+    return found
 
 
 def _whole_layers(space: Space, depth: int) -> Draft:
