@@ -151,7 +151,7 @@ def test_a_job_alone_finds_what_the_sweep_made(outputs):
 
 
 def test_an_interrupt_ends_the_jobs(tmp_path):
-    process = begin(tmp_path, "distill.temperature=1,2,3", "hydra.launcher.jobs=2")
+    process = begin(tmp_path, "distill.temperature=1,2,3", "hydra.launcher.jobs=2", "distill.tokens=1048576")
     try:
         wait(lambda: len(list(tmp_path.glob("smoke/*/run.log"))) == 2, process)
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
