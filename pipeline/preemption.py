@@ -31,6 +31,12 @@ def _handle(number: int, _frame: object) -> None:
         raise _ended()
 
 
+def check() -> None:
+    """Raises the Interrupted of a signal that came before: a library may have caught the one that it raised."""
+    if _Caught.name is not None:
+        raise _ended()
+
+
 def _ended() -> Interrupted:
     return Interrupted(f"{_Caught.name} ended this run: the same command goes on from here.")
 
@@ -65,8 +71,7 @@ def deferred() -> Iterator[Callable[[], str | None]]:
         yield lambda: _Caught.name
     finally:
         _Caught.deferred = False
-    if _Caught.name is not None:
-        raise _ended()
+    check()
 
 
 def requeue() -> None:

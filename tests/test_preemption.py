@@ -1,12 +1,13 @@
 """Signals end a run where nothing is lost; Slurm is asked to queue a job again that it did not cancel itself."""
 
+import contextlib
 import os
 import signal
 
 import pytest
 
 from pipeline.errors import Interrupted
-from pipeline.preemption import deferred, preemptible
+from pipeline.preemption import check, deferred, preemptible
 
 SCONTROL = """#!/bin/sh
 echo "$@" >> {calls}
@@ -33,6 +34,15 @@ def terminated():
     with pytest.raises(Interrupted, match="SIGTERM ended this run: the same command goes on from here"), preemptible():
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("the signal must end this")  # pragma: no cover
+
+
+def test_a_signal_whose_exception_a_library_swallowed_is_not_lost():
+    with pytest.raises(Interrupted, match="SIGTERM ended this run"), preemptible():
+        with contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+        check()
+        pytest.fail("the signal must end this")  # pragma: no cover
+    check()
 
 
 def test_a_preempted_job_asks_for_a_requeue(scontrol):

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import preemption
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
-from pipeline.preemption import preemptible
 from pipeline.ranks import rank
 from pipeline.stages import cache, distill, export, html, page, plan, prepare, report, sample, search
 from pipeline.stages.context import Context, Step
@@ -25,7 +25,7 @@ from pipeline.training.metrics import METRICS
 log = logging.getLogger("sprig")
 
 
-@preemptible()
+@preemption.preemptible()
 def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     """Runs the configured stages; what is already made is found, not made again.
 
@@ -55,6 +55,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
             if step.stage in config.stages:
                 _make(context, step, folder, tracker)
                 _collect_metrics(context, steps, folder)
+                preemption.check()
         if cache.STAGE in config.stages and config.distill.cached:
             cache.complete(context)
         if last.stage in config.stages:
