@@ -49,12 +49,13 @@ def test_every_model_of_the_run_continues_the_text(run, capsys):
     assert pipeline.compose([f"run={run}"]).prompt is None
 
 
-def test_draws_are_seeded(run, capsys):
-    printed = []
+def test_draws_are_seeded(run):
+    continued = []
     for seed in (1, 1, 2):
-        sample(run, "We", "sample.temperature=1.5", "sample.tokens=20", f"sample.seed={seed}")
-        printed.append(capsys.readouterr().out)
-    assert printed[0] == printed[1] != printed[2]
+        overrides = ["prompt=We", "sample.temperature=1.5", "sample.tokens=20", f"sample.seed={seed}"]
+        config = pipeline.compose([f"run={run}", "stages=[sample]", *overrides])
+        continued.append(stage.run(Context(config, print)))
+    assert continued[0] == continued[1] != continued[2]
 
 
 def test_a_run_without_a_finished_student(smoke_outputs, tmp_path):
