@@ -150,8 +150,8 @@ def efficiency_rows(efficiency: dict) -> list[list[str]]:
             f"{model['parameters']:,}",
             f"{model['flops_per_token']:.3g}",
             f"{model['kv_bytes_per_token']:,} bytes",
-            f"{model['prefill_tokens_per_second']:,.3g} tokens/s",
-            f"{model['decode_tokens_per_second']:,.3g} tokens/s",
+            f"{model['prefill_tokens_per_second']:,.1f} tokens/s",
+            f"{model['decode_tokens_per_second']:,.1f} tokens/s",
         ]
         for name, model in ((name, efficiency[name]) for name in ("teacher", "student"))
     ]
