@@ -19,15 +19,8 @@ from pipeline import config
 from pipeline.config import Config, register, to_objects
 from pipeline.errors import SprigError
 
-OF_ONE_COMMAND = (
-    "stages",
-    "plan",
-    "debug",
-    "device",
-    "export",
-    "prompt",
-    "sample",
-)  # what a reopened run does not take over
+# What a reopened run does not take over.
+OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export", "prompt", "sample")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 

@@ -250,7 +250,14 @@ def _efficiency(context: Context, speed: Path | None, sub: SubNetwork | None) ->
 def _saving(trained: dict[str, dict], curves: dict[str, list], flops: dict[str, int]) -> dict | None:
     if "control" not in trained:
         return None
-    student, control = trained["student"], trained["control"]
+    return saving(trained["student"], trained["control"], flops, curves["student"], curves["control"])
+
+
+def saving(student: dict, control: dict, flops: dict, student_curve: list, control_curve: list) -> dict:
+    """What a summary's student saves over a control, which may be another run's; `flops` are of its order and search.
+
+    Curves are (tokens, nats a token), from token 0 on.
+    """
     costs = Costs(
         order=flops["order"],
         search=flops["search"],
@@ -258,7 +265,7 @@ def _saving(trained: dict[str, dict], curves: dict[str, list], flops: dict[str, 
         control_per_token=control["flops"]["student"] // control["tokens"],
         teacher_per_token=student["flops"]["teacher"] // student["tokens"],
     )
-    return savings(curves["student"], curves["control"], costs)
+    return savings(student_curve, control_curve, costs)
 
 
 def _costs(folder: Path | None, name: str) -> dict:

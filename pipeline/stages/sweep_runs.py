@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
-from pipeline.evaluation.savings import Costs, nll_at, savings
+from pipeline.evaluation.savings import nll_at
 from pipeline.stages import distill
-from pipeline.stages.report import COMPLETED, SCHEMA, SUMMARY
+from pipeline.stages.report import COMPLETED, SCHEMA, SUMMARY, saving
 
 NAME, SWEEP_SCHEMA = "sweep.json", 1
 SEED = "seed"
@@ -124,15 +124,7 @@ def _alike(run: Run, other: Run) -> bool:
 
 
 def _saving(run: Run, control: list[tuple[int, float]], model: dict) -> dict:
-    student, flops = run.student, run.summary["flops"]
-    costs = Costs(
-        order=flops["order"],
-        search=flops["search"],
-        student_per_token=student["flops"]["student"] // student["tokens"],
-        control_per_token=model["flops"]["student"] // model["tokens"],
-        teacher_per_token=student["flops"]["teacher"] // student["tokens"],
-    )
-    return savings(run.curve, control, costs)
+    return saving(run.student, model, run.summary["flops"], run.curve, control)
 
 
 def read(folder: Path) -> Sweep:
