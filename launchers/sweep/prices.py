@@ -5,20 +5,36 @@ from rich.table import Table
 
 from launchers.sweep.jobs import Job
 from pipeline.artifacts import MANIFEST
-from pipeline.stages import plan
+from pipeline.stages import distill, plan, stable
+from pipeline.stages.context import Step
 
 
 def prices(jobs: list[Job]) -> list[tuple[int, int, int]]:
-    """For each job: its FLOPs alone, how many of its steps no earlier job and not the store has, and their FLOPs."""
-    priced, seen = [], set()
+    """For each job: its FLOPs alone, how many of its steps no earlier job and not the store has, and their FLOPs.
+
+    A training is charged for what it adds to the longest stable phase that the store or an earlier job has.
+    """
+    priced, seen, phases = [], set(), {}
     for job in jobs:
         flops, store = plan.flops(job.context), job.context.store
         new = [step for step in job.steps if step.recipe.fingerprint not in seen]
         new = [step for step in new if not (store.path(step.recipe) / MANIFEST).exists()]
         seen |= {step.recipe.fingerprint for step in job.steps}
-        alone, left = (sum(flops.get(step.role, 0) for step in steps) for steps in (job.steps, new))
+        alone = sum(flops.get(step.role, 0) for step in job.steps)
+        left = sum(round(flops.get(step.role, 0) * _share(job, step, phases)) for step in new)
         priced.append((alone, len(new), left))
     return priced
+
+
+def _share(job: Job, step: Step, phases: dict[str, set[int]]) -> float:
+    """The part of a step that is left to do; `phases`, lengths of stable phases by what they have in common, grows."""
+    if step.phase is None:
+        return 1.0
+    there = phases.setdefault(stable.without_length(step.phase), set(stable.stored(job.context.store, step.phase)))
+    length = stable.length(step.phase)
+    done = max((each for each in there if each <= length), default=0)
+    there.add(length)
+    return 1 - done / distill.budget(job.context)
 
 
 def show(jobs: list[Job], axes: dict[str, list[str]]) -> None:

@@ -26,7 +26,8 @@ from pipeline.subnetwork.space import Space
 class Step:
     """One artifact of a run: which stage makes it, in which role, from what, and how.
 
-    `agree` is set where all ranks make it together (see Store.obtain).
+    `agree` is set where all ranks make it together (see Store.obtain), `phase` where it makes another artifact on its
+    way, which others go on from (see pipeline.stages.stable).
     """
 
     stage: str
@@ -34,6 +35,7 @@ class Step:
     recipe: Recipe
     make: Callable[[Path], None]
     agree: Callable[[bool], bool] | None = None
+    phase: Recipe | None = None
 
 
 def part(config: object, *without: str) -> dict:

@@ -163,7 +163,7 @@ def step(context: Context, role: str) -> Step:
         if rank() == 0:
             checkpoint.save(trained, folder, _subnetwork(context, start), tokenizer=context.made(start))
 
-    return Step(STAGE, f"distilled_{role}", recipe, make, agree)
+    return Step(STAGE, f"distilled_{role}", recipe, make, agree, phase)
 
 
 def _subnetwork(context: Context, start: Recipe) -> SubNetwork:

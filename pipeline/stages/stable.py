@@ -7,7 +7,7 @@ and a longer one goes on from a shorter one.
 import logging
 from pathlib import Path
 
-from pipeline.artifacts import Recipe, digest, read_manifest
+from pipeline.artifacts import Recipe, Store, digest, read_manifest
 from pipeline.config import ScheduleConfig, ScheduleKind
 from pipeline.stages.context import Context
 from pipeline.training.schedules import decay_start
@@ -32,11 +32,7 @@ def recipe(distillation: dict, schedule: dict, tokens: int, inputs: dict[str, st
 
 def shorter(context: Context, wanted: Recipe) -> Path | None:
     """The longest stable phase of the store that `wanted` goes on from."""
-    found: dict[int, Recipe] = {}
-    for manifest in map(read_manifest, (path.parent for path in (context.store.root / STAGE).glob("*/manifest.json"))):
-        other = Recipe(manifest["stage"], manifest["version"], manifest["config"], manifest["inputs"])
-        if other.config["tokens"] < wanted.config["tokens"] and _without_length(other) == _without_length(wanted):
-            found[other.config["tokens"]] = other
+    found = {tokens: other for tokens, other in stored(context.store, wanted).items() if tokens < length(wanted)}
     if not found:
         return None
     tokens = max(found)
@@ -44,5 +40,18 @@ def shorter(context: Context, wanted: Recipe) -> Path | None:
     return context.store.find(found[tokens])
 
 
-def _without_length(recipe: Recipe) -> str:
+def stored(store: Store, wanted: Recipe) -> dict[int, Recipe]:
+    """The stable phases of the store that differ from `wanted` in length alone, by their tokens."""
+    manifests = map(read_manifest, (path.parent for path in (store.root / STAGE).glob("*/manifest.json")))
+    phases = [Recipe(each["stage"], each["version"], each["config"], each["inputs"]) for each in manifests]
+    return {length(each): each for each in phases if without_length(each) == without_length(wanted)}
+
+
+def length(recipe: Recipe) -> int:
+    """Tokens of a stable phase."""
+    return recipe.config["tokens"]
+
+
+def without_length(recipe: Recipe) -> str:
+    """The same for all stable phases of which the longer goes on from the shorter."""
     return digest([recipe.version, recipe.config | {"tokens": None}, recipe.inputs])

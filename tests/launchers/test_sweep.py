@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -161,6 +162,24 @@ def test_a_sweep_is_priced_with_what_is_shared_once(tmp_path, smoke_outputs, cap
     sweep(tmp_path, "distill.temperature=1,2", "plan=true")
     assert f"{left + rest:.3g}" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_budget_is_priced_from_the_stable_phase_on(tmp_path):
+    """The twin of P6: 1,024 tokens go on from the first 128 of 256 tokens' budget, student and control alike."""
+    base = ["experiment=twin/p6-budget", "size=smoke", "seed=0", f"outputs={tmp_path}"]
+    budgets = {"distill.tokens": ["256", "1024"]}
+    lists = [[*base, f"distill.tokens={tokens}"] for tokens in budgets["distill.tokens"]]
+    _, large = jobs = prepare(lists, budgets, ranks=1, elsewhere=False)
+    trained = plan.flops(large.context)["distilled_student"]
+    assert trained == plan.flops(large.context)["distilled_control"]
+    (alone, _, first), (_, _, second) = prices(jobs)
+    assert first == alone and second == 2 * trained * 7 // 8
+    # Once the stable phase of the large budget is in the store, its decay alone is left.
+    phase = next(step.phase for step in large.steps if step.role == "distilled_student")
+    (stored := tmp_path / "artifacts/stable/0").mkdir(parents=True)
+    (stored / "manifest.json").write_text(json.dumps(asdict(phase)))
+    ((alone, _, left),) = prices(jobs[1:])
+    assert left == alone - trained * 3 // 4
 
 
 @pytest.fixture
