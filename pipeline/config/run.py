@@ -18,7 +18,7 @@ from pipeline.config.subnetworks import BinConfig, OrderingConfig, SpaceConfig
 from pipeline.errors import SprigError
 
 STAGES = ("prepare", "order", "search", "extract", "distill", "evaluate", "report")
-ON_REQUEST = ("cache", "export", "sample")  # stages that only run when they are named
+ON_REQUEST = ("cache", "export", "sample", "score")  # stages that only run when they are named
 
 
 @dataclass
@@ -103,7 +103,9 @@ class Config:
     run_name: str | None = None  # the run folder's name, instead of the preset's
     run: str | None = None  # reopens this run folder with its own configuration
     prompt: str | None = None  # the text that stage sample continues
-    stages: list[str] = field(default_factory=lambda: list(STAGES))  # export and sample run only when they are named
+    stages: list[str] = field(
+        default_factory=lambda: list(STAGES)
+    )  # export, sample and score run only when they are named
     seed: int = 0  # every random draw depends on it; the split of the text does not
     device: Device = Device.auto  # auto: a GPU where there is one
     precision: Precision = Precision.auto  # auto: bf16-mixed where the processor has bf16, else fp32
@@ -136,6 +138,10 @@ class Config:
             "sample" not in self.stages or bool((self.prompt or "").strip()),
             f"stages names sample, but prompt is {'null' if self.prompt is None else 'blank'}: give the text to "
             'continue, prompt="Once upon a time".',
+        )
+        require(
+            "score" not in self.stages or bool(self.evaluate.tasks),
+            "stages names score, but evaluate.tasks is empty: name the tasks, evaluate.tasks=[arc_easy,piqa].",
         )
 
 

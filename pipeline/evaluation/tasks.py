@@ -74,20 +74,30 @@ def load(name: str) -> "Task":
 
 
 def score(
-    model: GPT, tokenizer: Tokenizer, name: str, limit: int | None, precision: str, batch_tokens: int, title: str
+    model: GPT,
+    tokenizer: Tokenizer,
+    name: str,
+    limit: int | None,
+    precision: str,
+    batch_tokens: int,
+    title: str,
+    answers: Path,
 ) -> tuple[dict[str, float], list[dict]]:
     """Metrics of the first `limit` examples, or of all, and each example's responses and metrics.
+
+    The file `answers` keeps what is answered while it goes on; one that was killed goes on from there.
 
     Metrics are lm-eval's, such as acc, acc_norm and perplexity, each with its `_stderr` where there is one.
     """
     from lm_eval.evaluator import evaluate
 
+    from pipeline.evaluation.answers import Answers
     from pipeline.evaluation.tasks_model import Scorer
 
     # Its processes would be forked off one that holds the model and its threads.
     os.environ["DISABLE_MULTIPROC"] = "1"
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    scorer = Scorer(model, tokenizer, precision, batch_tokens, title)
+    scorer = Scorer(model, tokenizer, precision, batch_tokens, title, Answers(answers))
     # lm-eval prints, and shows a bar for every small thing; the scorer shows Sprig's.
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         result = evaluate(scorer, {"tasks": {name: load(name)}}, limit=limit, bootstrap_iters=BOOTSTRAP)

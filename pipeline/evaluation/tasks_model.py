@@ -9,6 +9,9 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from pipeline.errors import SprigError
+from pipeline.evaluation import packing
+from pipeline.evaluation.answers import Answer, Answers
+from pipeline.evaluation.packing import Row, Text
 from pipeline.models.precision import autocast
 from pipeline.models.student import hidden_states
 from pipeline.models.tokenizer import Tokenizer
@@ -20,14 +23,18 @@ CHUNK_TOKENS = 512  # tokens whose logits exist at one time
 class Scorer(TemplateLM):
     """Scores like lm-eval's HF backend on the exported model; it does not generate.
 
-    A batch holds as many requests as fit into `batch_tokens` tokens, at least one. Inputs that are the same, such as a
-    question with answers of one token, are run once. Too long ones lose tokens from the left.
+    What texts have in common at their beginning, such as a question with its choices, is run once. A batch holds as
+    many as fit into `batch_tokens` tokens, at least one. Too long texts lose tokens from the left. Requests that
+    `answers` has from an earlier process are not run again.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, precision: str, batch_tokens: int, title: str):
+    def __init__(
+        self, model: GPT, tokenizer: Tokenizer, precision: str, batch_tokens: int, title: str, answers: Answers
+    ):
         super().__init__()
         self.model, self._tokenizer, self.precision = model, tokenizer, precision
         self.batch_tokens, self.title = batch_tokens, title
+        self.answers, self._calls = answers, 0
         self._stderr = sys.stderr
 
     @property
@@ -66,7 +73,7 @@ class Scorer(TemplateLM):
         """Requests (texts, context's tokens, continuation's tokens) to (log-likelihood in nats, whether greedy decoding
         gives this continuation)."""
         limit = self.model.max_seq_length + 1
-        askers: dict[tuple[int, ...], list[int]] = {}  # which requests are answered by an input
+        askers: dict[Text, list[int]] = {}  # which requests are answered by a text
         for place, (_, context, continuation) in enumerate(requests):
             if len(continuation) >= limit:
                 raise SprigError(
@@ -74,42 +81,40 @@ class Scorer(TemplateLM):
                     f"{limit - 1}: take this task out of evaluate.tasks."
                 )
             askers.setdefault(tuple((context + continuation)[-limit:-1]), []).append(place)
-        answers: list = [None] * len(requests)
-        with redirect_stderr(self._stderr), Progress(self.title, total=len(requests), unit="requests") as progress:
-            # Ties in a fixed order: rounding depends on who shares a batch.
-            for batch in self._batches(sorted(askers, key=lambda tokens: (-len(tokens), tokens))):
-                places = [(row, place) for row, tokens in enumerate(batch) for place in askers[tokens]]
-                for place, answer in self._score(batch, [(row, place, requests[place][2]) for row, place in places]):
-                    answers[place] = answer
-                progress.advance(len(places))
-        return answers
-
-    def _batches(self, inputs: list[tuple[int, ...]]):
-        """Inputs from long to short, in lists of at most batch_tokens with their padding."""
-        while inputs:
-            count = max(self.batch_tokens // len(inputs[0]), 1)
-            yield inputs[:count]
-            inputs = inputs[count:]
+        answers = self.answers.of_call(self._calls)
+        progress = Progress(self.title, total=len(requests), unit="requests", start=len(answers))
+        with redirect_stderr(self._stderr), progress:
+            for batch in packing.batches(packing.rows(askers, self.batch_tokens), self.batch_tokens):
+                asked = [
+                    (place, number, path[-len(requests[place][2]) :], requests[place][2])
+                    for number, row in enumerate(batch)
+                    for text, path in row.texts.items()
+                    for place in askers[text]
+                ]
+                # As a whole, also after a kill: rounding depends on who shares a batch.
+                if any(place not in answers for place, *_ in asked):
+                    self.answers.add(self._calls, self._score(batch, asked))
+                    progress.advance(len(asked))
+        self._calls += 1
+        return [answers[place] for place in range(len(requests))]
 
     @torch.no_grad()
-    def _score(self, inputs: list[tuple[int, ...]], asked: list[tuple[int, int, list[int]]]):
-        """`asked`: (row of the input, place of the request, continuation); yields (place, answer)."""
+    def _score(self, batch: list[Row], asked: list[tuple[int, int, list[int], list[int]]]) -> dict[int, Answer]:
+        """`asked`: (place of the request, its row, for each token of the continuation where the one before it is, the
+        continuation); answers by place."""
         device = self.model.transformer.wte.weight.device
-        # Padding on the right is never looked at: attention is causal.
-        padded = torch.zeros(len(inputs), len(inputs[0]), dtype=torch.long)
-        for row, tokens in enumerate(inputs):
-            padded[row, : len(tokens)] = torch.tensor(tokens)
-        rows, columns, targets = [], [], []
-        for row, _, continuation in asked:
-            rows += [row] * len(continuation)
-            columns += range(len(inputs[row]) - len(continuation), len(inputs[row]))
-            targets += continuation
+        tokens, places, mask = (each.to(device) for each in packing.tensors(batch))
+        rows = [row for _, row, path, _ in asked for _ in path]
+        columns = [column for _, _, path, _ in asked for column in path]
+        targets = [token for *_, continuation in asked for token in continuation]
         with autocast(self.precision, device):
-            hidden = hidden_states(self.model, padded.to(device))[rows, columns]
+            hidden = hidden_states(self.model, tokens, tree=(places, mask))[rows, columns]
             likely, greedy = self._against(hidden, torch.tensor(targets, device=device))
         lengths = [len(continuation) for *_, continuation in asked]
-        for (_, place, _), values, hits in zip(asked, likely.split(lengths), greedy.split(lengths), strict=True):
-            yield place, (float(values.sum()), bool(hits.all()))
+        return {
+            place: (float(values.sum()), bool(hits.all()))
+            for (place, *_), values, hits in zip(asked, likely.split(lengths), greedy.split(lengths), strict=True)
+        }
 
     def _against(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of hidden states (n, n_embd): log-probabilities of targets (n) in fp32, and whether each is the likeliest."""

@@ -165,27 +165,32 @@ def kv_cache(model: GPT, length: int) -> Iterator[None]:
         model.clear_kv_cache()
 
 
-def hidden_states(model: GPT, tokens: Tensor, start: int | None = None) -> Tensor:
+def hidden_states(
+    model: GPT, tokens: Tensor, start: int | None = None, tree: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
     """Tokens (B, T) to hidden states (B, T, n_embd) after the final norm, before the head.
 
-    With `start` the tokens stand at places start, start + 1, ... of a text whose earlier ones the KV cache holds.
+    With `start` the tokens stand at places start, start + 1, ... of a text whose earlier ones the KV cache holds. With
+    `tree` they are several texts: their places (B, T), and which token of a line sees which of a column (B, 1, T, T).
 
     Raises:
         SprigError: the blocks are longer than the model's context.
     """
     x = model.transformer.wte(tokens)
-    for output in block_outputs(model, x, start=start):
+    for output in block_outputs(model, x, start=start, tree=tree):
         x = output
     return model.transformer.ln_f(x)
 
 
-def block_outputs(model: GPT, x: Tensor, layer: int = 0, start: int | None = None) -> Iterator[Tensor]:
+def block_outputs(
+    model: GPT, x: Tensor, layer: int = 0, start: int | None = None, tree: tuple[Tensor, Tensor] | None = None
+) -> Iterator[Tensor]:
     """Hidden states (B, T, n_embd) before block number `layer` to those after it and after each later one.
 
-    `start` and what is raised as in `hidden_states`.
+    `start`, `tree` and what is raised as in `hidden_states`.
     """
     first = start or 0
-    length = first + x.size(1)
+    length = first + x.size(1) if tree is None else int(tree[0].max()) + 1
     if length > model.max_seq_length:
         raise SprigError(
             f"Blocks of {length} tokens exceed the context of {model.config.name}, {model.max_seq_length}: "
@@ -193,7 +198,10 @@ def block_outputs(model: GPT, x: Tensor, layer: int = 0, start: int | None = Non
         )
     cos, sin = model.cos[None, first:length], model.sin[None, first:length]
     cached = ()
-    if start is not None:
+    if tree is not None:
+        places, mask = tree
+        cos, sin, cached = model.cos[places], model.sin[places], (mask,)
+    elif start is not None:
         places = torch.arange(first, length, device=x.device)
         # Without a mask attention is causal, which is right where the cache is empty.
         mask = torch.arange(length, device=x.device) <= places[:, None] if start else None

@@ -1,6 +1,6 @@
 """Stage evaluate, its tasks: every model of the run on every one of evaluate.tasks, an artifact for each pair.
 
-So a run that was killed goes on behind the last finished task, and runs that share a teacher share its scores.
+So runs that share a teacher share its scores; a task that was killed goes on where it was.
 """
 
 import json
@@ -13,6 +13,7 @@ from pipeline.stages.context import Context, Step
 
 VERSION = 1
 METRICS, EXAMPLES = "metrics.json", "examples.jsonl"
+ANSWERS = "answers.jsonl"  # while a task is scored
 
 
 def check(context: Context) -> None:
@@ -26,11 +27,16 @@ def check(context: Context) -> None:
 
 def steps(context: Context) -> list[Step]:
     """In the order of the models, so that the teacher is loaded once."""
-    models = {"teacher": prepare.teacher_step(context, context.config.teacher).recipe}
-    models |= {role: distill.step(context, role).recipe for role in evaluate.roles(context)}
-    return [
-        _step(context, task, name, model) for name, model in models.items() for task in context.config.evaluate.tasks
-    ]
+    return [step for name, model in models(context).items() for step in of_model(context, name, model)]
+
+
+def models(context: Context) -> dict[str, Recipe]:
+    trained = {role: distill.step(context, role).recipe for role in evaluate.roles(context)}
+    return {"teacher": prepare.teacher_step(context, context.config.teacher).recipe, **trained}
+
+
+def of_model(context: Context, name: str, model: Recipe) -> list[Step]:
+    return [_step(context, task, name, model) for task in context.config.evaluate.tasks]
 
 
 def role(model: str, task: str) -> str:
@@ -49,9 +55,11 @@ def _step(context: Context, task: str, name: str, model: Recipe) -> Step:
             network = context.teacher(model, context.config.teacher)
         else:
             network = context.student(model, context.device)
+        title, answers = f"{task}, {name}", folder / ANSWERS
         metrics, examples = tasks.score(
-            network, tokenizer, task, config.limit, context.precision, batch_tokens, f"{task}, {name}"
+            network, tokenizer, task, config.limit, context.precision, batch_tokens, title, answers
         )
+        answers.unlink(missing_ok=True)
         write_atomically(folder / EXAMPLES, "".join(f"{json.dumps(example)}\n" for example in examples))
         write_json(folder / METRICS, metrics)
 

@@ -1,6 +1,6 @@
 """The run: prepare -> order -> search -> extract -> distill -> evaluate -> report, each made once and found again.
 
-Export and sample run on request, after them.
+Export, sample and score run on request, after them.
 """
 
 import json
@@ -17,7 +17,7 @@ from pipeline import preemption
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
 from pipeline.ranks import rank
-from pipeline.stages import cache, distill, export, html, page, plan, prepare, report, sample, search
+from pipeline.stages import cache, distill, export, html, page, plan, prepare, report, sample, score, search
 from pipeline.stages.context import Context, Step
 from pipeline.stages.tracker import Tracker
 from pipeline.training.metrics import METRICS
@@ -63,7 +63,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
                 _make(context, last, folder, tracker)
             material = _close(context, last, folder)
             tracker.report(material, folder)
-        for stage in (export, sample):
+        for stage in (export, sample, score):
             if stage.STAGE in config.stages and rank() == 0:
                 stage.run(context)
     finally:

@@ -166,9 +166,8 @@ def efficiency_note(summary: dict) -> str:
     )
 
 
-def downstream(summary: dict) -> tuple[list[str], list[list[str]]]:
+def downstream(models: dict[str, dict[str, dict[str, float]]]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the tasks' table, a row for each metric, with one standard error behind the value."""
-    models = summary["downstream"]
     metrics = {
         (task, metric): None
         for tasks in models.values()
@@ -192,7 +191,7 @@ def tables(summary: dict) -> list[tuple[str, list[str], list[list[str]], str]]:
     """The tables that a run may have beside its first: title, header, rows, and what the figures are."""
     shown = []
     if summary["downstream"]:
-        shown.append(("Downstream tasks", *downstream(summary), DOWNSTREAM_NOTE))
+        shown.append(("Downstream tasks", *downstream(summary["downstream"]), DOWNSTREAM_NOTE))
     if summary["efficiency"] is not None:
         body = efficiency_rows(summary["efficiency"])
         shown.append(("Efficiency", EFFICIENCY_HEADER, body, efficiency_note(summary)))

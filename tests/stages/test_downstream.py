@@ -11,6 +11,8 @@ from datasets import Dataset
 import pipeline
 from pipeline.errors import SprigError
 from pipeline.evaluation import tasks, tasks_data
+from pipeline.stages import score
+from pipeline.stages.context import Context
 
 MODELS = ("teacher", "student", "control")
 
@@ -62,21 +64,46 @@ def test_every_model_is_scored_side_by_side_and_a_further_task_costs_itself_alon
 
 
 def test_a_kill_costs_the_task_that_was_running_alone(few_examples, outputs, monkeypatch):
-    scored, score = [], tasks.score
+    scored, original = [], tasks.score
 
     def killed_third(*arguments):
         if len(scored) == 2:
             raise KeyboardInterrupt
         scored.append(arguments)
-        return score(*arguments)
+        return original(*arguments)
 
     monkeypatch.setattr(tasks, "score", killed_third)
     command = smoke(outputs, "evaluate.tasks=[arc_easy]")
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(command)
-    monkeypatch.setattr(tasks, "score", lambda *arguments: scored.append(arguments) or score(*arguments))
+    monkeypatch.setattr(tasks, "score", lambda *arguments: scored.append(arguments) or original(*arguments))
     assert tuple(pipeline.run(command)["downstream"]) == MODELS
     assert len(scored) == 3
+
+
+def test_a_teacher_is_scored_alone_and_a_whole_run_finds_its_scores(few_examples, outputs, tmp_path, capsys):
+    command = [f"outputs={tmp_path / 'new'}", "precision=fp32", "experiment=smoke", "evaluate.tasks=[arc_easy]"]
+    pipeline.run(pipeline.compose([*command, "stages=[prepare,score]"]))
+    assert "arc_easy" in capsys.readouterr().out
+    stages = {path.parents[1].name for path in evaluations(tmp_path / "new")}
+    assert stages == {"prepare", "evaluate"} and len(evaluations(tmp_path / "new")) == 3
+    shutil.copytree(tmp_path / "new/artifacts/evaluate", outputs / "artifacts/evaluate", dirs_exist_ok=True)
+    before = evaluations(outputs)
+    summary = pipeline.run(smoke(outputs, "evaluate.tasks=[arc_easy]"))
+    assert len(evaluations(outputs) - before) == 3, "student, control and a report"
+    (scored,) = (tmp_path / "new/artifacts/evaluate").glob("*/metrics.json")
+    assert summary["downstream"]["teacher"]["arc_easy"] == json.loads(scored.read_text())
+
+
+def test_a_run_that_is_finished_is_scored_without_its_other_stages(few_examples, outputs):
+    run = outputs / "smoke/latest"
+    context = Context(pipeline.compose([f"run={run}", "stages=[score]", "evaluate.tasks=[arc_easy]"]), log=print)
+    assert tuple(score.run(context)) == MODELS
+
+
+def test_a_score_needs_tasks(tmp_path):
+    with pytest.raises(SprigError, match=r"stages names score, but evaluate.tasks is empty: name the tasks"):
+        smoke(tmp_path, "stages=[score]")
 
 
 def test_without_lm_eval_the_cure_is_named(monkeypatch, tmp_path):
