@@ -36,7 +36,7 @@ class Position:
         step: optimizer steps done.
         metrics_bytes: what metrics.jsonl had then.
         run: the fingerprint of what is trained.
-        skipped: how many of the steps were left out, because their loss was not finite.
+        skipped: how many of the steps were left out, because their loss or gradient was not finite.
     """
 
     step: int = 0

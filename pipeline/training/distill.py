@@ -156,10 +156,10 @@ def distill(
             values = engine.step(
                 micro_batches, lambda model, batch: distillation_loss(model, teacher, batch, config), rate
             )
-            if not math.isfinite(values["loss"]) and skipped < config.skip_nonfinite:
+            if (found := _not_finite(values)) and skipped < config.skip_nonfinite:
                 skipped += 1
                 if rank() == 0:
-                    logger.warning("Step %d is left out: its loss is %s (%d so far).", step, values["loss"], skipped)
+                    logger.warning("Step %d is left out (%d so far), not finite: %s.", step, skipped, found)
                 metrics.write({"step": step, "tokens": tokens, "skipped": skipped})
             else:
                 _check_finite(step, folder, values)
@@ -199,12 +199,14 @@ def _announce(steps: int, done: int, config: DistillConfig, blocks: Blocks) -> N
         logger.info("%d blocks of training text for %d: it is gone through %.1f times.", len(blocks), wanted, epochs)
 
 
+def _not_finite(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
+
+
 def _check_finite(step: int, folder: Path, values: dict[str, float]) -> None:
-    if all(math.isfinite(value) for value in values.values()):
-        return
-    last = checkpoints.latest(folder)
-    found = ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
-    raise NotFinite(
-        f"At step {step} these are not finite: {found}. Lower the learning rate or use precision=fp32. The last good "
-        f"checkpoint is {last or 'the start, none was written yet'}."
-    )
+    if found := _not_finite(values):
+        last = checkpoints.latest(folder)
+        raise NotFinite(
+            f"At step {step} these are not finite: {found}. Lower the learning rate or use precision=fp32. The last "
+            f"good checkpoint is {last or 'the start, none was written yet'}."
+        )

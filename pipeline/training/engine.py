@@ -150,7 +150,7 @@ class Engine:
             "gradient_accumulation_steps": batches.accumulation,
             "gradient_clipping": config.clip,
             "zero_optimization": {"stage": deepspeed.zero_stage, **deepspeed.zero_optimization},
-            "bf16": {"enabled": precision == "bf16"},
+            "bf16": {"enabled": precision == "bf16", "check_grad_overflow": True},
         }
         self.optimizer = _optimizer(student, config)
         self.module, *_ = import_deepspeed(device).initialize(
@@ -172,7 +172,7 @@ class Engine:
 
     def step(self, batches: list[Any], loss: Callable[[GPT, Any], tuple[Tensor, ...]], lr: float) -> dict:
         """One optimizer step on this rank's micro-batches; loss, ce, kl and grad_norm (before clipping) of the whole
-        global batch. A loss that is not finite leaves weights and moments as they were; its grad_norm is NaN."""
+        global batch. A loss or gradient that is not finite leaves weights and moments as they were, on all ranks."""
         for group in self.module.optimizer.param_groups:
             group["lr"] = lr
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
@@ -185,13 +185,12 @@ class Engine:
                 self.module.step()  # counts the micro-batch; the weights move in the last one
         distributed.all_reduce(totals)
         values = dict(zip(("loss", "ce", "kl"), (totals / len(batches) / self.batches.ranks).tolist(), strict=True))
-        self.skip = not math.isfinite(values["loss"])
-        # Stage 0 clips without keeping the norm; its gradients are averaged over the ranks by now.
-        norm = nn.utils.get_total_norm([p.grad for p in self.student.parameters()]) if self.stage == 0 else None
+        # Stage 0 clips without keeping the norm, and steps whatever it is; its gradients are averaged over the ranks by
+        # now. The other stages leave out a step whose norm is not finite, and then call it infinite.
+        norm = float(nn.utils.get_total_norm([p.grad for p in self.student.parameters()])) if self.stage == 0 else 0.0
+        self.skip = not (math.isfinite(values["loss"]) and math.isfinite(norm))
         self.module.step()
-        if self.skip:
-            return values | {"grad_norm": math.nan}
-        return values | {"grad_norm": float(self.module.get_global_grad_norm() if norm is None else norm)}
+        return values | {"grad_norm": norm if self.stage == 0 else float(self.module.get_global_grad_norm())}
 
     def _unless_skipped(self, step: Callable[..., None]) -> Callable[..., None]:
         """The optimizer's step as DeepSpeed is to call it: one that is skipped still ends as any other, so that the

@@ -1,5 +1,7 @@
 """What the engine does to memory, speed and spikes, at every ZeRO stage, and that it changes no result."""
 
+import re
+
 import pytest
 import torch
 from tiny_training import (
@@ -7,6 +9,7 @@ from tiny_training import (
     assert_same_weights,
     metrics,
     settings,
+    spiking,
     step_lines,
     student,
     train,
@@ -42,31 +45,37 @@ def test_activation_checkpointing_changes_no_bit_and_keeps_less(stage, whole, tm
     assert less < 0.5 * plain
 
 
-def spike(monkeypatch, at: int):
-    """Makes the loss of the optimizer step `at`, of its second micro-batch alone, NaN."""
-    calls, honest = [], distill.distillation_loss
-
-    def loss(*arguments):
-        calls.append(None)
-        return tuple(value * (float("nan") if len(calls) == 2 * at else 1.0) for value in honest(*arguments))
-
-    monkeypatch.setattr(distill, "distillation_loss", loss)
-
-
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_spike_is_left_out_if_the_configuration_says_so(stage, tmp_path, monkeypatch, caplog):
-    before = train(tmp_path / "before", config=settings(skip_nonfinite=1), until=2, stage=stage).state_dict()
-    spike(monkeypatch, at=3)
-    after = train(tmp_path / "after", config=settings(skip_nonfinite=1), until=3, stage=stage).state_dict()
+@pytest.mark.parametrize("of, said", [("loss", "loss nan"), ("gradient", "grad_norm (nan|inf)")])
+def test_a_spike_is_left_out_if_the_configuration_says_so(stage, of, said, tmp_path, monkeypatch, caplog):
+    config = settings(skip_nonfinite=1)
+    before = train(tmp_path / "before", config=config, until=2, stage=stage).state_dict()
+    monkeypatch.setattr(distill, "distillation_loss", spiking(of, at=3))
+    after = train(tmp_path / "after", config=config, until=3, stage=stage).state_dict()
     assert_same_weights(after, before)
-    assert "Step 3 is left out: its loss is nan (1 so far)" in caplog.text
+    assert re.search(rf"Step 3 is left out \(1 so far\), not finite: ([a-z]+ nan, )*{said}", caplog.text)
     assert metrics(tmp_path / "after")[-1] == {"step": 3, "tokens": 192, "skipped": 1}
-    resumed = train(tmp_path / "after", config=settings(skip_nonfinite=1), stage=stage).state_dict()
-    monkeypatch.undo()
-    spike(monkeypatch, at=3)
-    uninterrupted = train(tmp_path / "through", config=settings(skip_nonfinite=1), stage=stage).state_dict()
+    resumed = train(tmp_path / "after", config=config, stage=stage).state_dict()
+    monkeypatch.setattr(distill, "distillation_loss", spiking(of, at=3))
+    uninterrupted = train(tmp_path / "through", config=config, stage=stage).state_dict()
     assert_same_weights(resumed, uninterrupted)
     assert [line["step"] for line in step_lines(tmp_path / "through")] == [1, 2, 4, 5, 6]
+
+
+@pytest.mark.parametrize("stage", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_bf16_of_deepspeed_leaves_a_spike_out_too(stage, tmp_path, monkeypatch):
+    config = settings(skip_nonfinite=1)
+    before = train(tmp_path / "before", config=config, until=2, stage=stage, precision="bf16").state_dict()
+    monkeypatch.setattr(distill, "distillation_loss", spiking("gradient", at=3))
+    after = train(tmp_path / "after", config=config, until=3, stage=stage, precision="bf16").state_dict()
+    assert_same_weights(after, before)
+    assert metrics(tmp_path / "after")[-1] == {"step": 3, "tokens": 192, "skipped": 1}
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training_unless_it_may_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(distill, "distillation_loss", spiking("gradient", at=2))
+    with pytest.raises(SprigError, match=r"At step 2 these are not finite: grad_norm nan"):
+        train(tmp_path)
 
 
 def test_more_spikes_than_allowed_stop_the_training(tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import STEPS, assert_near, assert_same_weights, metrics, step_lines, train
+from tiny_training import STEPS, assert_near, assert_same_weights, metrics, settings, spiking, step_lines, train
+
+from pipeline.training import distill
 
 HERE = Path(__file__).parent
 
@@ -56,6 +58,13 @@ def test_one_to_two_to_one_over_three_stages(one_rank, two_ranks):
     weights = train(folder, stage=3).state_dict()
     assert_near(metrics(folder), metrics(one_rank[0]))
     assert_same_weights(weights, one_rank[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_gradient_that_is_not_finite_on_one_rank_is_left_out_on_both(stage, two_ranks, tmp_path, monkeypatch):
+    monkeypatch.setattr(distill, "distillation_loss", spiking("gradient", at=3))
+    train(tmp_path, config=settings(skip_nonfinite=1))
+    assert_near(metrics(two_ranks / f"spike{stage}"), metrics(tmp_path))
 
 
 def test_two_ranks_refuse_what_they_cannot_divide(two_ranks):

@@ -13,6 +13,7 @@ from pipeline.config import CheckpointConfig, DeepSpeedConfig, DistillConfig
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.student import build, initialize
 from pipeline.training.distill import distill
+from pipeline.training.losses import distillation_loss
 from pipeline.training.throughput import Flops
 
 SEED, LR, STEPS = 3, 1e-2, 6
@@ -132,6 +133,22 @@ def assert_same_weights(state, wanted, **tolerance):
     assert state.keys() == wanted.keys()
     for name, value in state.items():
         torch.testing.assert_close(value, wanted[name], **tolerance or {"rtol": 0, "atol": 0}, msg=name)
+
+
+def spiking(of: str, at: int):
+    """distillation_loss, but "loss" or "gradient" of the second micro-batch of step `at` is NaN."""
+    calls = []
+
+    def loss(*arguments):
+        calls.append(None)
+        value, *parts = distillation_loss(*arguments)
+        if len(calls) == 2 * at and of == "loss":
+            value = value * float("nan")
+        elif len(calls) == 2 * at:
+            value.register_hook(lambda gradient: gradient * float("nan"))
+        return value, *parts
+
+    return loss
 
 
 def interrupt(folder, **options):

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny_training import settings, train
+from tiny_training import settings, spiking, train
 
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
+from pipeline.training import distill
 
 
 def main(folder: Path) -> None:
@@ -23,6 +24,11 @@ def main(folder: Path) -> None:
     # From one rank at ZeRO 0, for the test to take to one rank at ZeRO 3.
     with contextlib.suppress(KeyboardInterrupt):
         train(folder / "one_two_one", config=settings(micro_batch=1), stage=2, lives=5)
+    honest = distill.distillation_loss
+    for stage in (0, 2):
+        distill.distillation_loss = spiking("gradient", at=3) if rank() == 1 else honest
+        train(folder / f"spike{stage}", config=settings(micro_batch=1, skip_nonfinite=1), stage=stage)
+    distill.distillation_loss = honest
     try:
         train(folder / "refused", config=settings(micro_batch=4))
     except SprigError as error:
