@@ -59,7 +59,7 @@ class CacheConfig:
     """The teacher's logits, kept for every block that a run reads: the first run pays, later ones reuse."""
 
     kind: CacheKind = CacheKind.off
-    slots: int = 16  # sampled: draws a token; topk: ids kept a token
+    slots: int = 16  # ids kept a token
     # topk: the temperatures that it can be read at; null is distill.temperature alone. Samples fit one temperature.
     temperatures: list[float] | None = None
     mode: CacheMode = CacheMode.fill  # fill: what is missing is computed first; read: the teacher is never loaded
@@ -103,7 +103,7 @@ class DistillConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # AdamW's
     eps: float = 1e-8
     clip: float = 1.0  # the largest norm of the gradient
-    skip_nonfinite: int = 0  # steps whose loss is not finite that are left out before another one stops the training
+    skip_nonfinite: int = 0  # steps left out for a loss or gradient that is not finite before another one stops the run
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)

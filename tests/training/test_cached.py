@@ -29,7 +29,7 @@ def case():
 def kept(settings, teacher_head, theirs, uniform=None):
     """What a cache hands to the loss."""
     temperatures = settings.cache_temperatures
-    uniform = torch.zeros(TOKENS, dtype=torch.float64) if uniform is None else uniform
+    uniform = torch.zeros(TOKENS, 2, dtype=torch.float64) if uniform is None else uniform
     dtype = token_dtype(settings.cache, temperatures, VOCABULARY)
     logits = teacher_head(theirs)[:, :VOCABULARY].clone()
     return decode(encode(logits, dtype, temperatures, uniform), temperatures, settings)
@@ -55,22 +55,50 @@ def test_samples_give_the_full_kl_and_its_gradient_in_expectation(temperature):
         return torch.cat([values[:1], values[1:] @ directions]).detach().double()
 
     full = seen(head_reference(*teacher, VOCABULARY, settings))
-    uniform = torch.rand(200, TOKENS, dtype=torch.float64, generator=generator)
+    uniform = torch.rand(200, TOKENS, 2, dtype=torch.float64, generator=generator)
     draws = torch.stack([seen(kept(settings, *teacher, each)) for each in uniform])
     errors = draws.std(0) / len(draws) ** 0.5
     assert ((draws.mean(0) - full).abs() <= 5 * errors).all()
     assert errors.norm() < 0.1 * full.norm()
 
 
-def test_an_id_fills_a_slot_for_each_time_it_is_drawn():
-    """Systematic draws: every count is one of the two whole numbers next to slots * p."""
-    settings = config("sampled", 32)
+def drawn(slots, temperature=1.0, fillings=1):
+    """Kept ids and weights (fillings * TOKENS, slots), the teacher's p at the temperature, and the threshold tau of
+    sum min(1, p / tau) = slots, found by bisection."""
+    settings = config("sampled", slots, temperature=temperature)
     *_, teacher_head, theirs = case()
-    reference = kept(settings, teacher_head, theirs, torch.rand(TOKENS, dtype=torch.float64))
-    p = teacher_head(theirs)[:, :VOCABULARY].double().softmax(1)
-    counts = torch.zeros_like(p).scatter_add_(1, reference.ids, torch.ones_like(reference.ids, dtype=p.dtype))
-    assert (counts.sum(1) == 32).all() and counts.max() > 1
-    assert ((counts - 32 * p).abs() < 1 + 1e-4).all()
+    theirs = theirs.repeat(fillings, 1)
+    reference = kept(settings, teacher_head, theirs, torch.rand(len(theirs), 2, dtype=torch.float64))
+    p = (teacher_head(theirs)[:, :VOCABULARY].double() / temperature).softmax(1)
+    low, high = torch.zeros(len(p), 1), torch.ones(len(p), 1)
+    for _ in range(60):
+        tau = (low + high) / 2
+        many = (p / tau).clamp(max=1).sum(1, keepdim=True) > slots
+        low, high = torch.where(many, tau, low), torch.where(many, high, tau)
+    return reference.ids, reference.weights, p, tau
+
+
+@pytest.mark.parametrize("slots", [1, 6, 32, VOCABULARY - 1])
+def test_likely_ids_keep_their_own_weight_and_the_others_the_threshold(slots):
+    """No two the same; a weight is a whole number of draws, 4 a slot, next to the one that it stands for."""
+    ids, weights, p, tau = drawn(slots)
+    assert all(len(row.unique()) == slots for row in ids)
+    torch.testing.assert_close(weights.sum(1), torch.ones(TOKENS))
+    torch.testing.assert_close(weights * 4 * slots, (weights * 4 * slots).round())
+    assert ((weights - torch.maximum(p.gather(1, ids), tau)).abs() < 1.001 / (4 * slots)).all()
+    there = torch.zeros_like(p).scatter_(1, ids, 1)
+    assert there[p > tau * 1.001].all()
+
+
+def test_their_variance_is_that_of_threshold_sampling_and_far_below_independent_draws():
+    """Closed forms: sum p (tau - p) over p < tau, and what rounding to whole draws adds, at most 1/4 a slot in squared
+    draws; sum p (1 - p) / slots."""
+    slots = 8
+    ids, weights, p, tau = drawn(slots, fillings=400)
+    found = (torch.zeros_like(p).scatter_(1, ids, weights.double()) - p).square().sum(1).mean()
+    least = (p * (tau - p)).clamp(min=0).sum(1).mean()
+    assert 0.95 * least < found < 1.05 * least + slots / 4 / (4 * slots) ** 2
+    assert found < 0.6 * (p * (1 - p)).sum(1).mean() / slots
 
 
 @pytest.mark.parametrize("loss", ["forward_kl", "reverse_kl", "js"])
@@ -121,19 +149,19 @@ def test_a_teacher_without_doubt_has_no_tail():
     logits = torch.full((1, VOCABULARY), -200.0)
     logits[0, 17] = 0
     dtype = token_dtype(settings.cache, [1.0], VOCABULARY)
-    reference = decode(encode(logits, dtype, [1.0], torch.zeros(1)), [1.0], settings)
+    reference = decode(encode(logits, dtype, [1.0], torch.zeros(1, 2)), [1.0], settings)
     value, gradient = reference(slice(0, 1), torch.randn(1, VOCABULARY).log_softmax(1))
     assert value.isfinite() and gradient.isfinite().all()
 
 
 @pytest.mark.parametrize(
     "kind, slots, vocabulary, most",
-    [("sampled", 16, 50_304, 48), ("topk", 48, 50_304, 200), ("topk", 48, 128_256, 300)],
+    [("sampled", 16, 50_304, 48), ("topk", 48, 50_304, 200), ("topk", 48, 128_256, 248)],
 )
 def test_bytes_a_token(kind, slots, vocabulary, most):
     dtype = token_dtype(CacheConfig(kind=kind, slots=slots), [1.0], vocabulary)
     assert dtype.itemsize <= most
-    assert dtype["ids"].base.itemsize == (2 if vocabulary <= 65_536 else 4)
+    assert dtype["ids"].shape == (slots, 2 if vocabulary <= 65_536 else 3)
 
 
 def test_ids_beyond_16_bits():
@@ -142,7 +170,7 @@ def test_ids_beyond_16_bits():
     for kind in ("sampled", "topk"):
         settings = config(kind, 3)
         dtype = token_dtype(settings.cache, [1.0], 70_000)
-        reference = decode(encode(logits.clone(), dtype, [1.0], torch.rand(1)), [1.0], settings)
+        reference = decode(encode(logits.clone(), dtype, [1.0], torch.rand(1, 2)), [1.0], settings)
         assert reference.ids[0, 0] == 69_999
 
 
