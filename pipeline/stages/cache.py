@@ -18,15 +18,15 @@ from pipeline.config import CacheKind, CacheMode
 from pipeline.errors import SprigError
 from pipeline.ranks import rank, world_size
 from pipeline.stages import prepare
+from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.training import distributed
 from pipeline.training.cache import FILE, LogitsCache
 from pipeline.training.cached import token_dtype
-from pipeline.training.distill import steps_of
 from pipeline.training.order import block_numbers
 
-STAGE, VERSION = "cache", 1
+STAGE, VERSION = "cache", 2
 VERIFIED = 5  # purpose of the generator
 
 
@@ -55,21 +55,38 @@ def needs_teacher(context: Context) -> bool:
 def check(context: Context) -> None:
     """Raises SprigError where more ids a token would be kept than there are others."""
     settings, vocabulary = context.config.distill.cache, context.kd_architecture.vocab_size
-    if settings.kind == CacheKind.topk and settings.slots >= vocabulary:
+    if settings.kind != CacheKind.off and settings.slots >= vocabulary:
         raise SprigError(
             f"distill.cache.slots={settings.slots} with a vocabulary of {vocabulary:,}: keep at most "
             f"{vocabulary - 1:,}."
         )
 
 
+def teacher_flops(context: Context, trained: int) -> int:
+    """Of the KD teacher's passes for a training on so many tokens: over each of them, or with a cache over each block
+    once, however often it is trained on."""
+    config = context.config
+    if not config.distill.distils:
+        return 0
+    tokens = _kept(context, trained) if config.distill.cached else trained
+    return flops_per_token(context.kd_architecture, length=config.data.block_size) * tokens
+
+
+def _kept(context: Context, trained: int) -> int:
+    """Tokens whose logits a training on so many of them needs: no more than there are, where the text is prepared."""
+    tokens = prepare.tokens_step(context).recipe
+    if context.store.find(tokens) is None:
+        return min(trained, context.config.data.max_tokens or trained)
+    blocks = context.blocks(tokens, "train")
+    return min(trained, len(blocks) * blocks.block_size)
+
+
 def cost(context: Context) -> tuple[int, int, int, float | None]:
     """Tokens, bytes and FLOPs of filling an empty cache for this run; seconds, at the speed at which this processor
     multiplies matrices, or None where it is not the one that is planned for."""
-    config = context.config
-    budget = steps_of(config.distill, config.data.block_size) * config.distill.global_batch * config.data.block_size
-    tokens = min(budget, config.data.max_tokens or budget)
-    kept = token_dtype(config.distill.cache, config.distill.cache_temperatures, context.kd_architecture.vocab_size)
-    flops = flops_per_token(context.kd_architecture, length=config.data.block_size) * tokens
+    distill, trained = context.config.distill, budget(context)
+    tokens, flops = _kept(context, trained), teacher_flops(context, trained)
+    kept = token_dtype(distill.cache, distill.cache_temperatures, context.kd_architecture.vocab_size)
     if context.device.type == "cuda" and not torch.cuda.is_available():
         return tokens, kept.itemsize * tokens, flops, None
     matrix = torch.ones(1024, 1024, dtype=torch.float32 if context.precision == "fp32" else torch.bfloat16)
@@ -92,7 +109,7 @@ def complete(context: Context) -> LogitsCache:
     config, made = context.config, recipe(context)
     settings, teacher = config.distill.cache, config.kd_teacher or config.teacher
     blocks = context.blocks(prepare.tokens_step(context).recipe, "train")
-    wanted = steps_of(config.distill, blocks.block_size) * config.distill.global_batch
+    wanted = budget(context) // blocks.block_size
     numbers = block_numbers(len(blocks), config.seed, 0, min(wanted, len(blocks)))
 
     def load():

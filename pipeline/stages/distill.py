@@ -17,11 +17,12 @@ from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
 from pipeline.stages import cache, extract, prepare, stable
+from pipeline.stages.budget import batch_tokens, budget
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training import checkpoints, distributed
-from pipeline.training.distill import distill, steps_of, validation_steps
+from pipeline.training.distill import distill, validation_steps
 from pipeline.training.engine import Batching, batching
 from pipeline.training.metrics import METRICS
 from pipeline.training.schedules import check_schedule, warmup_tokens
@@ -39,15 +40,6 @@ log = logging.getLogger("sprig")
 def learning_rate(context: Context, role: str) -> float:
     distill = context.config.distill
     return distill.lr if role == "student" else distill.control.lr
-
-
-def budget(context: Context) -> int:
-    """Tokens that are trained on: the configured budget in whole batches."""
-    return steps_of(context.config.distill, context.config.data.block_size) * _batch_tokens(context)
-
-
-def _batch_tokens(context: Context) -> int:
-    return context.config.distill.global_batch * context.config.data.block_size
 
 
 def check(context: Context) -> None:
@@ -69,7 +61,7 @@ def layout(context: Context) -> Batching:
 
 def stable_tokens(context: Context) -> int:
     """Tokens before the decay of a wsd schedule, in whole batches; 0 where there is no stable phase to share."""
-    schedule, batch = context.config.distill.schedule, _batch_tokens(context)
+    schedule, batch = context.config.distill.schedule, batch_tokens(context)
     return stable.steps(schedule, budget(context), batch) * batch
 
 
@@ -96,7 +88,7 @@ def step(context: Context, role: str) -> Step:
         "lr": learning_rate(context, role),
         "seed": config.seed,
         "precision": context.precision,
-        "validation_tokens": validation_steps(config.distill, config.data.block_size) * _batch_tokens(context),
+        "validation_tokens": validation_steps(config.distill, config.data.block_size) * batch_tokens(context),
         "validation_blocks": config.evaluate.blocks,
         "validation_batch": config.evaluate.batch,
     }
@@ -124,7 +116,7 @@ def step(context: Context, role: str) -> Step:
             3 * flops_per_token(context.architecture, _subnetwork(context, start), length=config.data.block_size),
             flops_per_token(context.kd_architecture, length=config.data.block_size) if online else 0,
         )
-        total = budget(context) if until is None else until * _batch_tokens(context)
+        total = budget(context) if until is None else until * batch_tokens(context)
         with Progress(f"distill {role}", total=total, unit="tokens") as progress:
             return distill(
                 context.student(start, torch.device("cpu")),  # the copy that trains moves to the device
@@ -147,7 +139,7 @@ def step(context: Context, role: str) -> Step:
             )
 
     def make_stable(folder: Path) -> None:
-        steps = before_decay // _batch_tokens(context)
+        steps = before_decay // batch_tokens(context)
         train(folder, phase.fingerprint, steps, stable.shorter(context, phase), told=False)
         if rank() == 0:
             checkpoints.publish(folder, steps)

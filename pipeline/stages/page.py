@@ -135,7 +135,7 @@ def facts(summary: dict) -> list[list[str]]:
 
 NOTE = (
     "Perplexity is exp(mean nats a token), on the same {} validation blocks for every model. FLOPs are of training, "
-    "the teacher's included."
+    "the teacher's included, which with a logits cache are those of filling it, once for all that read it."
 )
 
 

@@ -7,6 +7,7 @@ from pipeline.config import Dtype, Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.ranks import local_world_size
 from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, search
+from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
@@ -106,11 +107,10 @@ def flops(context: Context, forward: int | None = None) -> dict[str, int]:
     """
     config, length = context.config, context.config.data.block_size
     forward = _typical(context)[2] if forward is None else forward
-    kd_forward = flops_per_token(context.kd_architecture, length=length) if config.distill.distils else 0
     searched = forward * search.expected(config.search, length)[1]
     searched = min(searched, config.search.limit.flops or searched)
     ordered = config.ordering.blocks * length * order.flops_of_a_token(context)
-    trained = (3 * forward + kd_forward) * distill.budget(context)
+    trained = 3 * forward * budget(context) + cache.teacher_flops(context, budget(context))
     return {
         "ordering": ordered if config.ordering.kind != OrderingKind.none else 0,
         "search": searched,
@@ -136,7 +136,7 @@ def table(context: Context) -> list[tuple[str, str]]:
     costs = flops(context, forward)
     count, searched = search.expected(config.search, length)
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
-    trained, runs = distill.budget(context), len(evaluate.roles(context))
+    trained, runs = budget(context), len(evaluate.roles(context))
     stable = distill.stable_tokens(context)
     training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
     baseline = ""
@@ -204,7 +204,7 @@ def _repetition(context: Context) -> str:
     if context.store.find(tokens) is None:
         return ""
     blocks = context.blocks(tokens, "train")
-    epochs = distill.budget(context) / (len(blocks) * blocks.block_size)
+    epochs = budget(context) / (len(blocks) * blocks.block_size)
     return f"; the text is gone through {epochs:.1f} times" if epochs > 1 else ""
 
 

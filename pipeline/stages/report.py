@@ -13,7 +13,7 @@ from pipeline.artifacts import Recipe, write_atomically, write_json
 from pipeline.evaluation.savings import Costs, savings
 from pipeline.models import checkpoint
 from pipeline.search import journal as journals
-from pipeline.stages import distill, downstream, evaluate, extract, order, plots, prepare, search
+from pipeline.stages import cache, distill, downstream, evaluate, extract, order, plots, prepare, search
 from pipeline.stages.context import Context, Step
 from pipeline.stages.page import page
 from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
@@ -22,7 +22,7 @@ from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.metrics import METRICS
 
-STAGE, VERSION = "report", 2
+STAGE, VERSION = "report", 3
 SUMMARY, PAGE = "summary.json", "report.md"
 SCHEMA = 2
 COMPLETED, RUNNING = "completed", "running"
@@ -282,7 +282,6 @@ def _model(
 ) -> dict:
     config, folder = context.config, done.get(f"distilled_{role}")
     tokens, length = curve[-1][0] if curve else 0, config.data.block_size
-    teacher = flops_per_token(context.kd_architecture, length=length) if config.distill.distils else 0
     # A backward pass costs two forward ones.
     own = 3 * flops_per_token(context.architecture, sub, length=length) if sub else 0
     return {
@@ -294,6 +293,6 @@ def _model(
         "final_perplexity": perplexity,
         "tokens": tokens,
         "lr": distill.learning_rate(context, role),
-        "flops": {"student": own * tokens, "teacher": teacher * tokens},
+        "flops": {"student": own * tokens, "teacher": cache.teacher_flops(context, tokens)},
         "artifact": f"artifacts/{distill.STAGE}/{folder.name}" if folder else None,
     }

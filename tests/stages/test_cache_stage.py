@@ -13,7 +13,9 @@ from conftest import smoke
 
 import pipeline
 from pipeline.errors import SprigError
+from pipeline.stages import cache
 from pipeline.stages.context import Context
+from pipeline.subnetwork.counting import flops_per_token
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["distill.tokens=512", "distill.validations=1", "distill.control.enabled=false", "stages=[distill]"]
@@ -51,8 +53,8 @@ def test_it_holds_the_blocks_of_the_budget_and_says_of_whom(outputs):
     )
     assert json.loads(trained.read_text())["inputs"]["cache"] == folder.name
     records = np.fromfile(folder / "records.bin", np.uint8)
-    assert records.size % (16 + 32 * (12 * 2 + 4)) == 0
-    blocks = records.reshape(-1, 16 + 32 * (12 * 2 + 4))
+    assert records.size % (16 + 32 * (12 * 2 + 8 + 4)) == 0
+    blocks = records.reshape(-1, 16 + 32 * (12 * 2 + 8 + 4))
     assert (blocks[:, :16].any(axis=1)).sum() == 512 // 32
 
 
@@ -116,6 +118,20 @@ def test_the_plan_prices_it(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "logits cache sampled, 4,096 tokens, 0.1 MiB;" in shown and "FLOPs to fill" in shown
     assert "distill 2 x 4,096 tokens" in shown and "+ 0 teacher FLOPs" in shown
+
+
+def test_the_teacher_costs_each_block_once(outputs):
+    """However often it is trained on; without a cache, each token."""
+    cached = Context(smoke(outputs, *SAMPLED), log=print)
+    online = Context(smoke(outputs), log=print)
+    (index,) = (outputs / "artifacts/prepare").glob("*/index.json")
+    text = 32 * json.loads(index.read_text())["splits"]["train"]["blocks"]
+    a_token = flops_per_token(cached.architecture, length=32)
+    for trained in (0, 512, text, 3 * text):
+        assert cache.teacher_flops(cached, trained) == a_token * min(trained, text)
+        assert cache.teacher_flops(online, trained) == a_token * trained
+    result = pipeline.run(smoke(outputs, *SHORT[:-1], *SAMPLED, "stages=[report]"))
+    assert result["student"]["flops"]["teacher"] == a_token * 512
 
 
 @pytest.mark.slow
