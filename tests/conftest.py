@@ -1,10 +1,14 @@
 """What tests of whole runs share."""
 
+import pickle
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import pipeline
+from launchers.sweep import clusters, task
 
 
 def smoke(outputs: Path, *overrides: str) -> pipeline.config.Config:
@@ -18,3 +22,34 @@ def smoke_outputs(tmp_path_factory) -> Path:
     outputs = tmp_path_factory.mktemp("smoke") / "outputs"
     pipeline.run(smoke(outputs))
     return outputs
+
+
+class InProcess:
+    """Stands for submitit: runs a sweep's job at once, in this process."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.ran = folder, []
+
+    def submit_array(self, tasks: list[task.Task]) -> list:
+        return [self._run(each) for each in tasks]
+
+    def _run(self, each: task.Task) -> SimpleNamespace:
+        self.ran.append(each.overrides)
+        said = task._alone([*each.overrides, "hydra.mode=RUN"])
+        result = self.folder / f"{len(self.ran)}.pkl"
+        result.write_bytes(pickle.dumps(("success", said)))
+        paths = SimpleNamespace(folder=self.folder, stdout=self.folder / "none", result_pickle=result)
+        return SimpleNamespace(done=lambda: True, paths=paths, job_id=str(len(self.ran)))
+
+
+@pytest.fixture
+def in_process(monkeypatch, tmp_path) -> InProcess:
+    """Sweeps of this test have no processes of their own: a whole one costs seconds, not the imports of each job."""
+    executor = InProcess(tmp_path)
+
+    @contextmanager
+    def local(settings, record, jobs):
+        yield clusters.Place(executor, [{}])
+
+    monkeypatch.setattr(clusters, "local", local)
+    return executor

@@ -8,13 +8,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 import pipeline
-from launchers.sweep.jobs import prepare
-from launchers.sweep.record import Record
 from pipeline.artifacts import digest
 from pipeline.composition import CONF
 from pipeline.config import register, to_plain
 from pipeline.models import sources
-from pipeline.stages import sweep_report
 
 PRESETS = sorted(f"{path.parent.name}/{path.stem}" for path in (CONF / "experiment").glob("*/*.yaml"))
 TWINS = [preset for preset in PRESETS if preset.startswith("twin/")]
@@ -89,27 +86,3 @@ def test_every_value_of_every_axis_is_planned(capsys, preset):
 def test_every_job_is_planned(capsys, sweep):
     for job in jobs(*sweep):
         plan(capsys, *sweep, *job)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("preset", TWINS)
-def test_every_twin_runs_at_its_smoke_size(smoke_sweeps, preset):
-    """All jobs in one process and one store, then their report, twice."""
-    sweep = [f"experiment={preset}", "size=smoke", f"outputs={smoke_sweeps}"]
-    lists = [[*sweep, *job] for job in jobs(*sweep)]
-    for overrides in lists:
-        assert pipeline.run(pipeline.compose(overrides))["status"] == "completed"
-    folder = smoke_sweeps / "sweeps" / preset.replace("/", "-")
-    folder.mkdir(parents=True)
-    swept = axes(*sweep)
-    Record(folder, folder.name, ["sprig", *sweep], swept, prepare(lists, swept, ranks=1, elsewhere=False)).save()
-    sweep_report.report(folder)
-    written = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert "missing" not in (page := written["sweep.md"].decode()) and f"{len(lists)} runs are finished: all." in page
-    sweep_report.report(folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
-
-
-@pytest.fixture(scope="module")
-def smoke_sweeps(tmp_path_factory):
-    return tmp_path_factory.mktemp("twins")

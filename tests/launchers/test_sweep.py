@@ -1,11 +1,9 @@
 """Sweeps: what is refused before a job starts, what is skipped, and what the record says. Jobs run in this process."""
 
 import json
-import pickle
 import re
 import shlex
 import shutil
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from launchers.sweep import clusters, task
+from launchers.sweep import clusters
 from launchers.sweep.jobs import prepare
 from launchers.sweep.prices import prices
 from pipeline import __main__ as entrypoint
@@ -59,36 +57,6 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
 def test_nothing_starts_where_something_is_wrong(tmp_path, overrides, said):
     assert said in refused(tmp_path, *overrides.split())
     assert not list(tmp_path.rglob("*.json"))
-
-
-class InProcess:
-    """Stands for submitit: runs a job at once, in this process."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.ran = folder, []
-
-    def submit_array(self, tasks: list[task.Task]) -> list:
-        return [self._run(each) for each in tasks]
-
-    def _run(self, each: task.Task) -> SimpleNamespace:
-        self.ran.append(each.overrides)
-        said = task._alone([*each.overrides, "hydra.mode=RUN"])
-        result = self.folder / f"{len(self.ran)}.pkl"
-        result.write_bytes(pickle.dumps(("success", said)))
-        paths = SimpleNamespace(folder=self.folder, stdout=self.folder / "none", result_pickle=result)
-        return SimpleNamespace(done=lambda: True, paths=paths, job_id=str(len(self.ran)))
-
-
-@pytest.fixture
-def in_process(monkeypatch, tmp_path) -> InProcess:
-    executor = InProcess(tmp_path)
-
-    @contextmanager
-    def local(settings, record, jobs):
-        yield clusters.Place(executor, [{}])
-
-    monkeypatch.setattr(clusters, "local", local)
-    return executor
 
 
 def record(outputs: Path) -> dict:

@@ -1,0 +1,41 @@
+"""Every twin runs at its smoke size, through the sweep's own command; its jobs are made in this process."""
+
+import csv
+import time
+
+import pytest
+
+from pipeline import __main__ as entrypoint
+from pipeline.composition import CONF
+
+pytestmark = pytest.mark.slow
+TWINS = sorted(path.stem for path in (CONF / "experiment/twin").glob("*.yaml"))
+LIMIT = 360  # processor seconds of all twins together
+spent: dict[str, float] = {}
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """One store for all: what twins share is made once."""
+    return tmp_path_factory.mktemp("twins")
+
+
+@pytest.mark.parametrize("twin", TWINS)
+def test_a_twin_runs_and_its_report_is_the_same_when_made_again(twin, outputs, in_process, capsys):
+    began = time.process_time()
+    entrypoint.main([f"experiment=twin/{twin}", "size=smoke", f"outputs={outputs}"])
+    spent[twin] = time.process_time() - began
+    with capsys.disabled():
+        print(f"\n{twin}: {len(in_process.ran)} jobs, {spent[twin]:.0f} s of processor time")
+    folder = outputs / "sweeps" / f"twin-{twin}"
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    lines = list(csv.DictReader(written["runs.csv"].decode().splitlines()))
+    assert {line["state"] for line in lines} == {"completed"} and len(lines) >= len(in_process.ran) > 0
+    assert f"{len(lines)} runs are finished: all." in written["sweep.md"].decode()
+    entrypoint.main([f"sweep={folder}", "stages=[report]"])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
+
+
+def test_all_of_them_together_are_quick():
+    assert spent.keys() == set(TWINS)
+    assert sum(spent.values()) < LIMIT, spent
