@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import STEPS, assert_near, assert_same_weights, metrics, settings, spiking, step_lines, train
+from tiny_training import (
+    STEPS,
+    assert_near,
+    assert_same_weights,
+    budget,
+    metrics,
+    settings,
+    spiking,
+    stable_phase,
+    step_lines,
+    train,
+)
 
 from pipeline.training import distill
 
@@ -27,6 +38,7 @@ def two_ranks(tmp_path_factory):
         train(folder / "one_to_two", lives=9)
     with pytest.raises(KeyboardInterrupt):
         train(folder / "one_two_one", lives=5)
+    stable_phase(folder / "stable3", 3, budget(4))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command += [str(HERE / "two_ranks.py"), str(folder)]
@@ -58,6 +70,12 @@ def test_one_to_two_to_one_over_three_stages(one_rank, two_ranks):
     weights = train(folder, stage=3).state_dict()
     assert_near(metrics(folder), metrics(one_rank[0]))
     assert_same_weights(weights, one_rank[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_stable_phase_goes_on_over_other_ranks_and_stages(two_ranks, tmp_path):
+    """One rank at ZeRO 0 to step 3, then two ranks at ZeRO 2, the stable phase to step 6 and the decay to step 8."""
+    train(tmp_path, config=budget(8))
+    assert_near(metrics(two_ranks / "extended"), metrics(tmp_path))
 
 
 @pytest.mark.parametrize("stage", [0, 2])

@@ -9,9 +9,18 @@ import pytest
 import torch
 from litgpt import GPT, Config
 
-from pipeline.config import CheckpointConfig, DeepSpeedConfig, DistillConfig
+from pipeline.config import (
+    CacheConfig,
+    CheckpointConfig,
+    DeepSpeedConfig,
+    DistillConfig,
+    ScheduleConfig,
+    ScheduleKind,
+)
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.student import build, initialize
+from pipeline.ranks import rank
+from pipeline.training import checkpoints
 from pipeline.training.distill import distill
 from pipeline.training.losses import distillation_loss
 from pipeline.training.throughput import Flops
@@ -75,6 +84,12 @@ def settings(**changes) -> DistillConfig:
     return DistillConfig(**plain | {"checkpoint": CheckpointConfig(tokens=128)} | changes)
 
 
+def budget(steps: int, kind: str = "off") -> DistillConfig:
+    """Of so many steps with a wsd schedule, whose decay is the last quarter; `kind` of the logits cache."""
+    wsd = ScheduleConfig(kind=ScheduleKind.wsd, warmup_tokens=128, decay=0.25, floor=0.0)
+    return settings(tokens=64 * steps, schedule=wsd, validation_tokens=128, cache=CacheConfig(kind=kind, slots=8))
+
+
 def validation_nll(model: GPT, precision: str) -> float:
     return mean_nll(model, TinyBlocks.tokens[:6], 4, precision)
 
@@ -113,6 +128,14 @@ def train(
         log=log,
         **options,
     )
+
+
+def stable_phase(folder, steps: int, config: DistillConfig, **options):
+    """That of a training whose decay begins after `steps`, as another training can go on from it."""
+    train(folder, config=config, until=steps, **options)
+    if rank() == 0:
+        checkpoints.publish(folder, steps)
+    return folder
 
 
 def metrics(folder) -> list[dict]:

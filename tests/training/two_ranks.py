@@ -2,10 +2,11 @@
 
 import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tiny_training import settings, spiking, train
+from tiny_training import budget, settings, spiking, stable_phase, train
 
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
@@ -24,6 +25,10 @@ def main(folder: Path) -> None:
     # From one rank at ZeRO 0, for the test to take to one rank at ZeRO 3.
     with contextlib.suppress(KeyboardInterrupt):
         train(folder / "one_two_one", config=settings(micro_batch=1), stage=2, lives=5)
+    # From the stable phase of the test, of one rank at ZeRO 0, and from one of both ranks that goes on from it.
+    longer = replace(budget(8), micro_batch=1)
+    stable = stable_phase(folder / "stable6", 6, longer, begin=folder / "stable3", stage=2)
+    train(folder / "extended", config=longer, begin=stable, stage=2)
     honest = distill.distillation_loss
     for stage in (0, 2):
         distill.distillation_loss = spiking("gradient", at=3) if rank() == 1 else honest
