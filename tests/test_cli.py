@@ -3,6 +3,7 @@
 import errno
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline import compose
 from pipeline.config import to_plain
 from pipeline.models import sources
 from pipeline.subnetwork.counting import parameters
+from pipeline.training import checkpoints
 
 ROOT = Path(__file__).parent.parent
 GROUPS_OF_PRESETS = ("experiment", "base", "selection", "init", "kd")  # chosen within one alone
@@ -116,6 +118,30 @@ def test_a_folder_that_cannot_be_written_keeps_what_is_finished(monkeypatch, tmp
     monkeypatch.setattr(sources, "convert", convert)
     sprig(monkeypatch, *SMOKE, f"outputs={outputs}", "stages=[prepare]")
     assert list(outputs.glob("artifacts/prepare/*/lit_model.pth"))
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "file"), [(os, "pwrite", "records.bin"), (checkpoints, "save_file", "state.safetensors")]
+)
+def test_a_disk_that_fills_in_training_harms_nothing(monkeypatch, smoke_outputs, tmp_path, of, name, file):
+    """While the logits cache is written, or a checkpoint; the same command goes on once there is room."""
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    published = {path: path.read_bytes() for path in outputs.glob("artifacts/*/*/*") if path.is_file()}
+    command = [*SMOKE, f"outputs={outputs}", "precision=fp32", "distill.tokens=512", "distill.validations=1"]
+    command += ["distill.control.enabled=false", "distill.cache.kind=sampled", "stages=[distill]"]
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(of, name, full)
+        sentence = refused(patched, *command)
+    assert f"{file} is full: what was finished is kept" in sentence and "run the same command again" in sentence
+    assert all(path.read_bytes() == content for path, content in published.items())
+    assert len(list(outputs.glob("artifacts/distill/*/manifest.json"))) == 2, "those of the smoke run"
+    sprig(monkeypatch, *command)
+    assert len(list(outputs.glob("artifacts/distill/*/manifest.json"))) == 3
 
 
 def test_outputs_that_name_a_file(monkeypatch, tmp_path):

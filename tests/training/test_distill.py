@@ -131,6 +131,14 @@ def test_a_budget_below_one_batch():
     assert steps_of(settings(tokens=127), 16) == 1
 
 
+def test_more_tokens_than_there_are_is_said_in_epochs(tmp_path, caplog):
+    caplog.set_level("INFO", "sprig")
+    train(tmp_path, until=1)
+    assert "gone through" not in caplog.text
+    train(tmp_path)
+    assert "20 blocks of training text for 24: it is gone through 1.2 times." in caplog.text
+
+
 def test_bf16_needs_zero(tmp_path):
     with pytest.raises(SprigError, match=r"deepspeed.zero_stage=1"):
         train(tmp_path, precision="bf16", stage=0)

@@ -186,5 +186,5 @@ def test_js_needs_both_sides(weight):
 
 
 def test_vocabularies_must_agree():
-    with pytest.raises(SprigError, match=r"90 tokens but the distillation teacher 80"):
+    with pytest.raises(SprigError, match=r"90 tokens but the distillation teacher 80: set kd_teacher to a model"):
         check_vocabularies(student(), teacher(vocab_size=80))
