@@ -65,4 +65,5 @@ from pipeline.config.search import (
     SearchConfig,
     SelectionConfig,
 )
+from pipeline.config.study import StudyConfig
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, Sizes, SpaceConfig

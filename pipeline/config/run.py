@@ -14,10 +14,11 @@ from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.launching import register_launcher
 from pipeline.config.search import SearchConfig
+from pipeline.config.study import StudyConfig
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, SpaceConfig
 from pipeline.errors import SprigError
 
-STAGES = ("prepare", "order", "search", "extract", "distill", "evaluate", "report")
+STAGES = ("prepare", "order", "search", "extract", "distill", "evaluate", "study", "report")
 ON_REQUEST = ("cache", "export", "sample", "score")  # stages that only run when they are named
 
 
@@ -122,6 +123,7 @@ class Config:
     distill: DistillConfig = MISSING
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    study: StudyConfig = field(default_factory=StudyConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     sample: SampleConfig = field(default_factory=SampleConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)

@@ -83,7 +83,7 @@ def anatomy(whole: LayerGenes, n_layer: int, sub: SubNetwork) -> go.Figure:
     attention's query entries (heads x head size) and the MLP's neurons, in entries."""
     kept = dict(zip(sub.layers, sub.genes, strict=True))
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=("attention", "MLP"), horizontal_spacing=0.04)
-    figure.update_layout(**_LAYOUT | {"barmode": "overlay", "bargap": 0.15, "height": 130 + 18 * n_layer})
+    figure.update_layout(**LAYOUT | {"barmode": "overlay", "bargap": 0.15, "height": 130 + 18 * n_layer})
     layers = range(n_layer)
     for column, (width, says) in enumerate(((_queries, _say_attention), (_neurons, _say_mlp)), start=1):
         for name, genes, colour in (
@@ -131,7 +131,7 @@ def _hover(layer: int, gene: LayerGenes | None, whole: LayerGenes, says) -> str:
     return f"layer {layer}: {says(gene) if gene else 'dropped'}, of {says(whole)}"
 
 
-_LAYOUT = {
+LAYOUT = {
     "template": "none",
     "paper_bgcolor": "rgba(0, 0, 0, 0)",
     "plot_bgcolor": "rgba(0, 0, 0, 0)",
@@ -146,7 +146,7 @@ _LAYOUT = {
 
 def log_plot(x: str, y: str) -> go.Figure:
     """An empty plot with these axes, y logarithmic until `scaled` has seen its values."""
-    figure = go.Figure(layout=_LAYOUT)
+    figure = go.Figure(layout=LAYOUT)
     figure.update_xaxes(title=x, zeroline=False, fixedrange=True)
     figure.update_yaxes(
         title=y, type="log", dtick="D2", tickformat=",~r", zeroline=False, fixedrange=True, automargin=True

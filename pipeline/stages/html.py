@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.artifacts import read_manifest, write_atomically
-from pipeline.stages import figures, page
+from pipeline.stages import figures, page, study_report
 from pipeline.stages.report import RUNNING, Material
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
@@ -97,6 +97,8 @@ def _plots(material: Material) -> list[tuple[str, go.Figure]]:
     if figures.finite(journal):
         plots.append(("Search", figures.search(material.evaluated)))
         plots.append(("Candidates in the bin", figures.candidates(journal, material.summary["bin"])))
+    if "study" in material.summary:
+        plots.append((study_report.TITLE, study_report.figure(material.summary["study"])))
     return plots
 
 

@@ -1,11 +1,14 @@
 """report.md and the closing table: a run's summary as people read it."""
 
+from pipeline.stages import study_report
+
 DOWNSTREAM_NOTE = "Without examples in the prompt, scored by lm-eval; behind ± is one standard error."
 PLOTS = {
     "training.png": "Validation perplexity against tokens",
     "search.png": "Best fitness against evaluated tokens",
     "bin.png": "Where in the bin the candidates lie",
     "anatomy.png": "The student's layers beside the teacher's",
+    "study.png": "The loss that sub-networks reach against each fitness",
 }
 
 
@@ -195,6 +198,8 @@ def tables(summary: dict) -> list[tuple[str, list[str], list[list[str]], str]]:
     if summary["efficiency"] is not None:
         body = efficiency_rows(summary["efficiency"])
         shown.append(("Efficiency", EFFICIENCY_HEADER, body, efficiency_note(summary)))
+    if "study" in summary:
+        shown.append(study_report.table(summary["study"]))
     return shown
 
 

@@ -6,7 +6,7 @@ import torch
 from pipeline.config import Dtype, Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.ranks import local_world_size
-from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, search
+from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
@@ -44,6 +44,7 @@ def check(context: Context) -> None:
         _check_kd(context)
         cache.check(context)
     distill.check(context)
+    study.check(context)
     evaluate.prefill(context)
     downstream.check(context)
     check_precision(context.precision, config.deepspeed)
@@ -116,6 +117,7 @@ def flops(context: Context, forward: int | None = None) -> dict[str, int]:
         "search": searched,
         "random_search": searched,
         **{f"distilled_{role}": trained for role in evaluate.roles(context)},
+        "study": config.study.subnetworks * study.flops(context, forward) if config.study.subnetworks else 0,
     }
 
 
@@ -168,6 +170,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         ("search", f"{count:,} evaluations, {searched:,} tokens, {costs['search']:.3g} FLOPs{baseline}"),
         ("distill", f"{runs} x {trained:,} tokens, each {training}{_repetition(context)}"),
         *_cache(context),
+        *_study(context, costs["study"]),
         *([("stable phase", f"the first {stable:,} tokens, which other budgets share")] if stable else []),
         (
             "batch",
@@ -196,6 +199,14 @@ def _cache(context: Context) -> list[tuple[str, str]]:
     time = "time unknown" if seconds is None else f"{seconds / 3600:.2g} h at the speed of matrix products here"
     kind = context.config.distill.cache.kind
     return [("logits cache", f"{kind}, {tokens:,} tokens, {_bytes(size)}; {flops:.3g} FLOPs to fill, {time}")]
+
+
+def _study(context: Context, flops: int) -> list[tuple[str, str]]:
+    if not (config := context.config.study).subnetworks:
+        return []
+    budgets = " + ".join(f"{tokens:,}" for tokens in (*config.short, study.budget(context)[0]))
+    count = f"{config.random} random + {config.searched} searched"
+    return [("study", f"{count} sub-networks x {budgets} tokens, {flops:.3g} FLOPs")]
 
 
 def _repetition(context: Context) -> str:

@@ -1,6 +1,7 @@
 """The three plots of a report, the same bytes for the same numbers."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -38,6 +39,16 @@ def _save(path: Path, plot) -> None:
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         plot(figure.subplots())
         figure.savefig(path, dpi=140, metadata={"Software": None})
+
+
+def save(path: Path, plot: Callable[[Figure], None], columns: int = 1, rows: float = 1) -> None:
+    """Writes a plot of several panels as PNG and as SVG, the same bytes for the same numbers."""
+    settings = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "sprig"}
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(3.2 + 3.2 * columns, 3.4 * rows), layout="constrained")
+        plot(figure)
+        figure.savefig(path.with_suffix(".png"), dpi=120, metadata={"Software": None})
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
 
 
 def _search(axes: Axes, evaluated: dict[str, list[dict]], fitness: str) -> None:

@@ -13,7 +13,19 @@ from pipeline.artifacts import Recipe, write_atomically, write_json
 from pipeline.evaluation.savings import Costs, savings
 from pipeline.models import checkpoint
 from pipeline.search import journal as journals
-from pipeline.stages import cache, distill, downstream, evaluate, extract, order, plots, prepare, search
+from pipeline.stages import (
+    cache,
+    distill,
+    downstream,
+    evaluate,
+    extract,
+    order,
+    plots,
+    prepare,
+    search,
+    study,
+    study_report,
+)
 from pipeline.stages.context import Context, Step
 from pipeline.stages.page import page
 from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
@@ -60,6 +72,7 @@ def step(context: Context) -> Step:
 
 def write(material: Material, folder: Path) -> None:
     drawn = plots.draw(folder, material.evaluated, material.curves, material.summary)
+    drawn += study_report.draw(folder, material.summary)
     write_json(folder / SUMMARY, material.summary)
     write_atomically(folder / PAGE, page(material.summary, material.evaluation, drawn))
 
@@ -99,6 +112,8 @@ def gather(context: Context) -> Material:
     summary = _summarise(context, done, unfinished, evaluation, curves, subnetworks)
     summary["search"]["diversity"] = _diversity(context, evaluated.get("search", []))
     summary["anatomy"] = _anatomy(context, subnetworks["student"]) if "student" in subnetworks else None
+    if "study" in done:
+        summary["study"] = study.result(done["study"])
     return Material(summary, done, evaluation, evaluated, curves, subnetworks.get("student"))
 
 
@@ -151,7 +166,8 @@ def inputs(context: Context) -> list[Step]:
     that none of them starts from is left out."""
     config = context.config
     extracted = [extract.step(context, role) for role in evaluate.roles(context)]
-    searched = any("search" in each.recipe.inputs for each in extracted)
+    studied = study.step(context)
+    searched = any("search" in each.recipe.inputs for each in (*extracted, studied) if each)
     steps: list[Step | None] = [
         prepare.teacher_step(context, config.teacher),
         distill.kd_step(context),
@@ -163,6 +179,7 @@ def inputs(context: Context) -> list[Step]:
         evaluate.speed_step(context),
         evaluate.step(context),
         *downstream.steps(context),
+        studied,
     ]
     return [each for each in steps if each is not None]
 

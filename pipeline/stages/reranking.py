@@ -1,11 +1,13 @@
 """Part of the search stage: its best candidates are trained for a short while (`search.rerank`)."""
 
+from functools import partial
 from pathlib import Path
 
 from pipeline.search import rerank as search_rerank
 from pipeline.search.journal import Journal
 from pipeline.stages import prepare, short
 from pipeline.stages.context import Context
+from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
 
 JOURNAL = "rerank.jsonl"
@@ -18,7 +20,7 @@ def _budget(context: Context) -> tuple[int, float]:
 
 def check(context: Context) -> None:
     """Raises SprigError as short.check."""
-    short.check(context, "search.rerank", *_budget(context))
+    short.check(context, "search.rerank.tokens", *_budget(context))
 
 
 def recipe_part(context: Context) -> dict:
@@ -40,11 +42,12 @@ def rerank(context: Context, journal: Path, folder: Path, fingerprint: str) -> t
         lambda line: context.log({"role": "rerank"} | line),
     )
     reranked.close()
+    forward = partial(flops_per_token, context.architecture, length=context.config.data.block_size)
     return best.subnetwork, {
         "candidates": len(candidates),
         "tokens": tokens,
         "lr": lr,
-        "flops": sum(short.flops(context, sub, tokens, lr) for sub in candidates),
+        "flops": sum(short.flops(context, forward(sub), tokens, lr) for sub in candidates),
         "loss": best.fitness,
         "rank": 1 + candidates.index(best.subnetwork),
     }

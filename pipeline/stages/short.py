@@ -37,7 +37,7 @@ def settings(context: Context, tokens: int, lr: float) -> DistillConfig:
         validations=1,
         validation_tokens=None,
         cache=CacheConfig(),
-        checkpoint=CheckpointConfig(tokens=tokens, minutes=None, keep=1),
+        checkpoint=CheckpointConfig(tokens=tokens, minutes=context.config.distill.checkpoint.minutes, keep=1),
     )
 
 
@@ -52,20 +52,27 @@ def recipe_part(context: Context, tokens: int, lr: float) -> dict:
 
 
 def check(context: Context, key: str, tokens: int, lr: float) -> None:
-    """Raises SprigError where a short training cannot be: `key` is the configuration's name for what asks for it."""
+    """Raises SprigError where a short training cannot be: `key` is the configuration's name for its budget."""
     if world_size() > 1:
-        raise SprigError(f"{key} trains in one process, but {world_size()} were started: start it without torchrun.")
+        asks = key.rpartition(".")[0]
+        raise SprigError(f"{asks} trains in one process, but {world_size()} were started: start it without torchrun.")
     config = settings(context, tokens, lr)
     length = context.config.data.block_size
+    if tokens < (batch := config.global_batch * length):
+        raise SprigError(
+            f"{key}={tokens:,} is below one batch of {config.global_batch} blocks x {length:,} = {batch:,} tokens: "
+            f"raise {key}, or lower distill.global_batch."
+        )
     check_schedule(config.schedule, steps_of(config, length) * config.global_batch * length)
 
 
-def flops(context: Context, sub: SubNetwork, tokens: int, lr: float) -> int:
-    """Of one short training, the teacher's passes included; a backward pass costs two forward ones."""
+def flops(context: Context, forward: int, tokens: int, lr: float) -> int:
+    """Of one short training of a sub-network whose forward pass costs `forward` FLOPs a token, the teacher's passes
+    included; a backward pass costs two forward ones."""
     config, length = settings(context, tokens, lr), context.config.data.block_size
     trained = steps_of(config, length) * config.global_batch * length
     teacher = flops_per_token(context.kd_architecture, length=length) if config.distils else 0
-    return trained * (3 * flops_per_token(context.architecture, sub, length=length) + teacher)
+    return trained * (3 * forward + teacher)
 
 
 def train(context: Context, sub: SubNetwork, tokens: int, lr: float, held_out: torch.Tensor, folder: Path) -> float:
@@ -105,5 +112,9 @@ def train(context: Context, sub: SubNetwork, tokens: int, lr: float, held_out: t
         reached = [line["validation_nll"] for line in lines if "validation_nll" in line][-1]
     except NotFinite:
         reached = math.inf
-    shutil.rmtree(folder)
+    # In one step: of a folder that a kill left half removed, the training would go on from its end, without its loss.
+    ended = folder.with_name(f"{folder.name}.ended")
+    shutil.rmtree(ended, ignore_errors=True)
+    folder.rename(ended)
+    shutil.rmtree(ended)
     return reached

@@ -5,14 +5,13 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from pipeline.models import checkpoint
-from pipeline.stages.plots import COLOURS
+from pipeline.stages.plots import COLOURS, save
 from pipeline.stages.sweep_runs import INITS, SAVINGS, Cell, Sweep
 from pipeline.subnetwork.value import SubNetwork
 
@@ -25,23 +24,14 @@ def draw(folder: Path, sweep: Sweep) -> dict[str, str]:
     shown = [cell for cell in sweep.cells if cell.runs]
     titles = {"training": "Perplexity against tokens and FLOPs", "final": "Perplexity after training"}
     columns = len(_distinct(_others, sweep, shown))
-    _save(folder / "training", lambda figure: _training(figure, sweep, shown), columns, 2)
-    _save(folder / "final", lambda figure: _final(figure.subplots(), sweep, shown))
+    save(folder / "training", lambda figure: _training(figure, sweep, shown), columns, 2)
+    save(folder / "final", lambda figure: _final(figure.subplots(), sweep, shown))
     if any(sweep.saving(run) for run in sweep.runs):
         titles["savings"] = "Saving against budget"
-        _save(folder / "savings", lambda figure: _savings(figure.subplots(), sweep, shown))
+        save(folder / "savings", lambda figure: _savings(figure.subplots(), sweep, shown))
     titles["anatomy"] = "What each winner keeps of the teacher's layers"
-    _save(folder / "anatomy", lambda figure: _anatomy(figure, shown), 2, 0.35 + 0.12 * len(shown))
+    save(folder / "anatomy", lambda figure: _anatomy(figure, shown), 2, 0.35 + 0.12 * len(shown))
     return titles
-
-
-def _save(path: Path, plot: Callable[[Figure], None], columns: int = 1, rows: float = 1) -> None:
-    settings = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "sprig"}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(3.2 + 3.2 * columns, 3.4 * rows), layout="constrained")
-        plot(figure)
-        figure.savefig(path.with_suffix(".png"), dpi=120, metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
 
 
 def _key(sweep: Sweep) -> int:

@@ -1,6 +1,7 @@
 """Whole runs in processes of their own: killed at any point, or spread over ranks, they come to the same result."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,32 @@ def test_killed_inside_search_and_distillation(whole, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Training goes on after step" in done.stdout
     assert results(tmp_path) == results(whole)
+
+
+def test_killed_inside_the_study(whole, tmp_path):
+    """In its measures and in a training, which goes on from its checkpoint: the same bytes as uninterrupted."""
+    asked = ["study.random=3", "study.searched=2", "study.tokens=2048", "study.short=[512]", "study.resamples=50"]
+    asked += ["stages=[study]", "distill.checkpoint.minutes=1e-4"]
+    killed, never = tmp_path / "killed", tmp_path / "never"
+    for outputs in (killed, never):
+        shutil.copytree(whole, outputs, symlinks=True)
+    assert finish(never, *asked).returncode == 0
+    kill_when(lambda: lines(killed, "study/*.partial/kl.jsonl") >= 3, killed, *asked)
+    kill_when(
+        lambda: (
+            lines(killed, "study/*.partial/reached.jsonl") >= 3
+            and lines(killed, "study/*.partial/training/metrics.jsonl") >= 8
+        ),
+        killed,
+        *asked,
+    )
+    done = finish(killed, *asked)
+    assert done.returncode == 0, done.stderr
+    assert "Training goes on after step" in done.stdout
+    published = [next(outputs.glob("artifacts/study/*/manifest.json")).parent for outputs in (killed, never)]
+    files, expected = ({path.name: path.read_bytes() for path in each.iterdir()} for each in published)
+    assert files.pop("manifest.json") != expected.pop("manifest.json")  # times
+    assert files == expected and len(files) == 6
 
 
 def test_two_ranks_find_the_same_winner_and_nearly_the_same_student(whole, tmp_path):

@@ -1,6 +1,7 @@
 """Rerank in a run: the student is the one that a short training put first, and the search's cost holds the training."""
 
 import json
+from functools import partial
 
 from conftest import smoke
 
@@ -9,6 +10,7 @@ from pipeline.search import journal
 from pipeline.search.rerank import best_of
 from pipeline.stages import reranking, search, short
 from pipeline.stages.context import Context
+from pipeline.subnetwork.counting import flops_per_token
 
 RERANK = ["search.rerank.candidates=3", "search.rerank.tokens=256", "search.random_baseline=false"]
 SMALL = ["search.generations=1", "stages=[prepare,order,search]"]
@@ -23,7 +25,8 @@ def test_the_first_after_rerank_wins_and_is_paid_for(tmp_path):
     assert [line["subnetwork"] for line in reranked] == best_of(folder / search.JOURNAL, 4, 3)
     assert search.winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
     costs = json.loads((folder / search.COSTS).read_text())
-    training = sum(short.flops(context, line["subnetwork"], 256, 1e-3) for line in reranked)
+    forward = partial(flops_per_token, context.architecture, length=32)
+    training = sum(short.flops(context, forward(line["subnetwork"]), 256, 1e-3) for line in reranked)
     assert costs["rerank"]["flops"] == training and costs["flops"] > training
     assert not (folder / "rerank").exists()
 

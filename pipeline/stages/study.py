@@ -1,0 +1,248 @@
+"""Stage study: sub-networks of the bin, each measured by every fitness and then trained. Which fitness foresaw it?"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.artifacts import Recipe, write_atomically, write_json
+from pipeline.config import Fitness, RacingConfig, SearchConfig
+from pipeline.config import Strategy as Kind
+from pipeline.config.study import FEWEST
+from pipeline.errors import SprigError
+from pipeline.evaluation.correlation import correlations
+from pipeline.progress import Progress
+from pipeline.search.evaluator import Task
+from pipeline.search.fitness import fitness_of
+from pipeline.search.journal import Journal
+from pipeline.search.loop import Scorer
+from pipeline.search.rerank import best_of
+from pipeline.search.strategies.protocol import Novelty
+from pipeline.search.strategies.registry import scores
+from pipeline.stages import order, prepare, scoring, search, short
+from pipeline.stages.context import Context, Step, part
+from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork
+
+STAGE, VERSION = "study", 1
+POINTS, RESULT = "points.csv", "study.json"
+REACHED = "reached"  # the measure that the others are to predict
+RANDOM, BOOTSTRAP = 8, 9  # purposes of the generators
+
+
+def check(context: Context) -> None:
+    """Whether there are as many sub-networks as the study asks for, and its trainings can be.
+
+    Raises:
+        SprigError: they cannot, and the cure.
+    """
+    config = context.config.study
+    if not config.subnetworks or STAGE not in context.config.stages:
+        return
+    tokens, lr = budget(context)
+    for shorter in config.short:
+        if shorter >= tokens:
+            raise SprigError(
+                f"study.short={shorter:,} is no shorter than the training that it is to predict, study.tokens="
+                f"{tokens:,}: lower it, or raise study.tokens."
+            )
+        short.check(context, "study.short", shorter, lr)
+    short.check(context, "study.tokens", tokens, lr)
+    scored = scores(context.config.search)[context.config.search.blocks]
+    scored = min(scored, context.config.search.limit.evaluations or scored)
+    if config.searched > scored:
+        raise SprigError(
+            f"study.searched={config.searched}, but search {context.config.search.strategy} scores {scored} "
+            "candidates: lower it, or search for longer."
+        )
+    _draw(context, context.space(Ordering.identity(context.architecture)), [], config.subnetworks)
+
+
+def step(context: Context) -> Step | None:
+    """None where no study is asked for."""
+    config = context.config
+    if not config.study.subnetworks:
+        return None
+    teacher, text = prepare.teacher_step(context, config.teacher).recipe, prepare.tokens_step(context).recipe
+    inputs = {"teacher": teacher.fingerprint, "tokens": text.fingerprint, "ordering": order.fingerprint(context)}
+    if config.study.searched:
+        inputs["search"] = search.step(context).recipe.fingerprint
+    tokens, lr = budget(context)
+    own = part(config.study, "tokens", "short") | {
+        REACHED: short.recipe_part(context, tokens, lr),
+        "short": [short.recipe_part(context, each, lr) for each in config.study.short],
+        "calibration": {"blocks": config.search.blocks, "batch": config.search.batch},
+        "validation": {"blocks": config.evaluate.blocks, "batch": config.evaluate.batch},
+        "space": search.space_part(context),
+        "bin": search.edges(context),
+    }
+    recipe = Recipe(STAGE, VERSION, own, inputs)
+    return Step(STAGE, "study", recipe, lambda folder: _make(context, folder, recipe.fingerprint))
+
+
+def flops(context: Context, forward: int) -> int:
+    """Of one sub-network whose forward pass costs `forward` FLOPs a token: every fitness, and every training."""
+    config, (tokens, lr) = context.config, budget(context)
+    untrained = len(Fitness) * config.search.blocks * config.data.block_size * forward
+    return untrained + sum(short.flops(context, forward, each, lr) for each in (*config.study.short, tokens))
+
+
+def fitnesses(context: Context) -> list[str]:
+    """What is to predict the loss reached."""
+    return [*map(str, Fitness), *(_short(tokens) for tokens in context.config.study.short)]
+
+
+def _short(tokens: int) -> str:
+    return f"short-{tokens}"
+
+
+def budget(context: Context) -> tuple[int, float]:
+    """Tokens and learning rate of the training whose loss is to be predicted."""
+    return context.config.study.tokens or context.config.distill.tokens, context.config.distill.lr
+
+
+def _make(context: Context, folder: Path, fingerprint: str) -> None:
+    config, (tokens, lr) = context.config, budget(context)
+    text = prepare.tokens_step(context).recipe
+    calibration = context.evenly(text, "calibration", config.search.blocks, "search.blocks")
+    validation = context.evenly(text, "validation", config.evaluate.blocks, "evaluate.blocks")
+    chosen = _chosen(context)
+    measured = partial(_measured, folder, fingerprint, list(chosen))
+    values = {}
+    for fitness in Fitness:
+        with scoring.scorer(context, _alone(config.search, fitness)) as scorer:
+            values[str(fitness)] = measured(str(fitness), partial(_untrained, scorer, fitness, config.search.blocks))
+    trainings = [(_short(each), each, calibration) for each in config.study.short]
+    for name, each, blocks in (*trainings, (REACHED, tokens, validation)):
+        train = partial(short.train, context, tokens=each, lr=lr, held_out=blocks, folder=folder / "training")
+        values[name] = measured(name, train)
+    points = [
+        {
+            "subnetwork": sub.key,
+            "from": origin,
+            "parameters": parameters(context.architecture, sub, context.bin.count),
+            "n_layer": sub.n_layer,
+            **{name: values[name][number] for name in values},
+        }
+        for number, (sub, origin) in enumerate(chosen.items())
+    ]
+    write_atomically(folder / POINTS, _csv(points))
+    write_json(
+        folder / RESULT,
+        {
+            **{key: getattr(config.study, key) for key in ("random", "searched", "resamples", "confidence")},
+            "tokens": tokens,
+            "lr": lr,
+            "flops": sum(
+                flops(context, flops_per_token(context.architecture, sub, length=config.data.block_size))
+                for sub in chosen
+            ),
+            "correlations": _correlations(context, points),
+            "points": [{key: None if value == math.inf else value for key, value in each.items()} for each in points],
+        },
+    )
+
+
+def _measured(
+    folder: Path, fingerprint: str, subs: list[SubNetwork], name: str, measure: Callable[[SubNetwork], float]
+) -> list[float]:
+    """One measure of every sub-network. What its journal already knows is not measured again."""
+    journal = Journal(folder / f"{name}.jsonl", fingerprint)
+    with Progress(f"study, {name}", len(subs), "sub-networks", start=len(journal.losses)) as progress:
+        for sub in subs:
+            if sub.key not in journal.losses:
+                value = measure(sub)
+                journal.add(sub, [value], value)
+                progress.advance(1)
+    journal.close()
+    return [journal.losses[sub.key][0] for sub in subs]
+
+
+def _untrained(scorer: Scorer, fitness: Fitness, blocks: int, sub: SubNetwork) -> float:
+    [(_, losses)] = scorer.run([Task(sub, 0, blocks)])
+    return fitness_of(fitness, losses)
+
+
+def _alone(config: SearchConfig, fitness: Fitness) -> SearchConfig:
+    """What evaluates one candidate at a time, on all blocks at once: whatever the search did with them."""
+    plain = replace(config, strategy=Kind.random, path=None, start=[], racing=RacingConfig())
+    return replace(plain, fitness=fitness, workers=1, prefix_memory=0)
+
+
+def _chosen(context: Context) -> dict[SubNetwork, str]:
+    """Distinct sub-networks, each with where it is from: "searched", best first, then "random"."""
+    config = context.config.study
+    searched = []
+    if config.searched:
+        journal = context.made(search.step(context).recipe) / search.JOURNAL
+        ranked = best_of(journal, context.config.search.blocks)
+        if config.searched > len(ranked):
+            raise SprigError(
+                f"study.searched={config.searched}, but the search has {len(ranked)} distinct candidates with a finite "
+                f"loss on all {context.config.search.blocks} blocks: lower it, or search for longer."
+            )
+        searched = [ranked[place] for place in np.linspace(0, len(ranked) - 1, config.searched).round().astype(int)]
+    drawn = _draw(context, context.space(order.load(context)), searched, config.random)
+    return dict.fromkeys(searched, "searched") | dict.fromkeys(drawn, "random")
+
+
+def _draw(context: Context, space: Space, known: list[SubNetwork], count: int) -> list[SubNetwork]:
+    """`count` distinct samples of the bin, none of those known.
+
+    Raises:
+        SprigError: the bin seems to hold fewer.
+    """
+    novelty = Novelty(space)
+    novelty.seen |= set(known)
+    drawn = []
+    for number in range(count):
+        rng = np.random.default_rng([context.config.seed, RANDOM, number])
+        drawn += novelty.candidates([partial(space.sample, rng)], rng)
+    if len(drawn) < count:
+        config = context.config.study
+        raise SprigError(
+            f"study.random={config.random} and study.searched={config.searched} ask for {config.subnetworks} distinct "
+            f"sub-networks, but {len(novelty.seen)} were found in the bin {context.bin}: lower them, or widen the bin "
+            "or the space."
+        )
+    return drawn
+
+
+def _correlations(context: Context, points: list[dict]) -> list[dict]:
+    """Of every fitness with the loss reached, among all and among the random ones alone; the draws of the bootstrap are
+    the same for every fitness."""
+    config = context.config
+    found = []
+    for fitness in fitnesses(context):
+        for among in ("all", "random"):
+            part = [point for point in points if among in ("all", point["from"])]
+            if len(part) < FEWEST or (among == "random" and len(part) == len(points)):
+                continue
+            rng = np.random.default_rng([config.seed, BOOTSTRAP])
+            pair = ([point[name] for point in part] for name in (fitness, REACHED))
+            found.append(
+                {"fitness": fitness, "among": among, "n": len(part)}
+                | correlations(*pair, config.study.resamples, config.study.confidence, rng)
+            )
+    return found
+
+
+def _csv(points: list[dict]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, points[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(points)
+    return text.getvalue()
+
+
+def result(folder: Path) -> dict:
+    """What a finished study found; a value that was not finite is null."""
+    return json.loads((folder / RESULT).read_text(encoding="utf-8"))

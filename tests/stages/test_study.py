@@ -1,0 +1,174 @@
+"""The correlation study on the smoke run: its measures are the run's own, and its correlations those of its points."""
+
+import csv
+import json
+import shutil
+from copy import deepcopy
+from functools import cache, reduce
+from pathlib import Path
+
+import pytest
+from conftest import smoke
+from scipy import stats
+
+import pipeline
+from pipeline.config import Config, Init, StudyConfig
+from pipeline.errors import SprigError
+from pipeline.search import journal
+from pipeline.stages import html, report, search, study
+from pipeline.stages.context import Context
+from pipeline.subnetwork.counting import flops_per_token
+
+STUDY = ["study.random=3", "study.searched=2", "study.short=[128]", "study.resamples=20"]
+
+
+@pytest.fixture(scope="module")
+def outputs(smoke_outputs, tmp_path_factory) -> Path:
+    """The smoke run with a study, which finds everything else made."""
+    outputs = tmp_path_factory.mktemp("study") / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    pipeline.run(smoke(outputs, *STUDY))
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def folder(outputs) -> Path:
+    return outputs / "smoke/latest/artifacts/study"
+
+
+def points(folder: Path) -> list[dict]:
+    with (folder / study.POINTS).open() as file:
+        return list(csv.DictReader(file))
+
+
+IDENTITIES: dict = {}  # the text is read once
+
+
+@cache
+def composed() -> Config:
+    return smoke(Path("outputs"), *STUDY)
+
+
+def context_of(**changes: object) -> Context:
+    """The smoke run with the study, some keys changed: their dots are underscores twice."""
+    config = deepcopy(composed())
+    for key, value in changes.items():
+        *path, name = key.split("__")
+        setattr(reduce(getattr, path, config), name, value)
+    return Context(config, print, IDENTITIES)
+
+
+def fingerprint(**changes: object) -> str:
+    return study.step(context_of(**changes)).recipe.fingerprint
+
+
+def test_searched_and_random_sub_networks_of_the_run(outputs, folder):
+    context = Context(smoke(outputs, *STUDY), print)
+    found = {line["subnetwork"]: line["fitness"] for line in journal.read(folder.parent / "search" / search.JOURNAL)}
+    measured = {line["key"]: line["subnetwork"] for line in journal.read(folder / "reached.jsonl")}
+    best, worst, *drawn = points(folder)
+    assert measured[best["subnetwork"]] == search.winner(context) == min(found, key=found.get)
+    for point, fitness in ((best, min(found.values())), (worst, max(found.values()))):
+        assert float(point["perplexity"]) == found[measured[point["subnetwork"]]] == fitness
+    assert [point["from"] for point in drawn] == ["random"] * 3 and len(measured) == 5
+    assert all(context.bin.contains(int(point["parameters"])) for point in drawn)
+
+
+def test_the_winner_reaches_what_the_runs_own_student_reached(folder):
+    """To the bit: the same start, text, settings and validation blocks."""
+    evaluation = json.loads((folder.parent / "evaluation/evaluation.json").read_text())
+    assert float(points(folder)[0]["reached"]) == evaluation["models"]["student"]["nll"]
+
+
+def test_the_correlations_are_those_of_the_points(folder):
+    summary = json.loads((folder.parents[1] / report.SUMMARY).read_text())
+    rows = points(folder)
+    for found in summary["study"]["correlations"]:
+        chosen = [row for row in rows if found["among"] in ("all", row["from"])]
+        fitness, reached = ([float(row[name]) for row in chosen] for name in (found["fitness"], "reached"))
+        assert found["n"] == len(chosen) == (5 if found["among"] == "all" else 3)
+        assert found["spearman"]["value"] == pytest.approx(stats.spearmanr(fitness, reached).statistic)
+        assert found["kendall"]["value"] == pytest.approx(stats.kendalltau(fitness, reached).statistic)
+    named = {(found["fitness"], found["among"]) for found in summary["study"]["correlations"]}
+    assert named == {(fitness, among) for fitness in ("perplexity", "kl", "short-128") for among in ("all", "random")}
+    assert summary["study"]["points"][0] | {"from": "searched"} == {
+        key: value if key in ("subnetwork", "from") else json.loads(value) for key, value in rows[0].items()
+    }
+
+
+def test_the_report_shows_it(outputs, folder):
+    run = folder.parents[1]
+    summary, page = json.loads((run / report.SUMMARY).read_text()), (run / report.PAGE).read_text()
+    found = summary["study"]["correlations"][0]["kendall"]
+    assert f"| {found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}] |" in page
+    assert "](study.png)" in page and "loss after 128 tokens" in page and (run / "study.svg").exists()
+    assert "Which fitness predicts training" in (run / html.PAGE).read_text()
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file() and path.name != "run.log"}
+    pipeline.run(smoke(outputs, *STUDY))
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_a_study_is_determines_it_and_nothing_else():
+    base = fingerprint()
+    same = {"distill__control__enabled": False, "distill__micro_batch": 4, "search__workers": 2, "study__tokens": 4_096}
+    assert all(fingerprint(**{key: value}) == base for key, value in same.items())
+    different = {"study__random": 4, "study__tokens": 512, "study__short": [256], "study__confidence": 0.9}
+    different |= {"distill__temperature": 2.0, "evaluate__blocks": 4, "search__blocks": 2, "seed": 1}
+    assert len({fingerprint(**{key: value}) for key, value in different.items()} | {base}) == 9
+    assert study.step(context_of(study=StudyConfig())) is None
+
+
+def test_random_ones_alone_need_no_search():
+    steps = report.inputs(context_of(study__searched=0, distill__init=Init.random_subnetwork))
+    assert "study" in (roles := [step.role for step in steps]) and "search" not in roles
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["study.random=2"], r"study.random=2 and study.searched=0 make 2 .* at least 3: raise"),
+        (["study.random=-1"], r"study.random=-1 .* must not be negative"),
+        (["study.random=3", "study.short=[256,128]"], r"study.short=\[256, 128\] must be growing"),
+        (["study.random=3", "study.tokens=100"], r"study.tokens=100 is below one batch of 4 blocks x 32 = 128 tokens"),
+        (["study.random=3", "study.short=[64]"], r"study.short=64 is below one batch of 4 blocks x 32 = 128 tokens"),
+        (["study.random=3", "study.short=[4096]"], r"study.short=4,096 is no shorter .* study.tokens=4,096: lower"),
+        (["study.searched=25"], r"study.searched=25, but search evolution scores 24 candidates: lower it"),
+        (["study.random=3", "study.searched=2", "search=uniform"], r"study.searched=2, but search uniform scores 1 "),
+        (
+            ["study.random=40", "space=coarse-uniform", "space.hold=[n_embd,n_query_groups,heads_per_group,head_size]"],
+            r"study.random=40 .* 40 distinct sub-networks, but \d+ were found in the bin 70,000\.\.90,000: lower them",
+        ),
+    ],
+)
+def test_bad_input(tmp_path, overrides, sentence):
+    with pytest.raises(SprigError, match=sentence):
+        pipeline.run(smoke(tmp_path, *overrides, "plan=true"))
+
+
+def test_it_trains_in_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SprigError, match="study trains in one process, but 2 were started: start it without torchrun"):
+        study.check(context_of())
+    study.check(context_of(stages=["distill"]))
+
+
+def test_the_plan_prices_every_training(tmp_path, capsys):
+    pipeline.run(smoke(tmp_path, *STUDY, "plan=true"))
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "3 random + 2 searched sub-networks x 128 + 4,096 tokens" in said
+    context = context_of()
+    evaluated, trained, teacher = 2 * 4 * 32, 128 + 4_096, flops_per_token(context.architecture, length=32)
+    assert study.flops(context, 1_000) == 1_000 * evaluated + (3 * 1_000 + teacher) * trained
+
+
+@pytest.mark.parametrize("size", [[], ["size=gpu"]])
+def test_the_preset_is_planned(size, capsys):
+    config = pipeline.compose(["experiment=study", *size, "plan=true"])
+    pipeline.run(config)
+    assert config.study.random == config.study.searched >= 12 and "sub-networks x" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_preset_runs_at_its_smoke_size(tmp_path):
+    summary = pipeline.run(pipeline.compose(["experiment=study", "size=smoke", f"outputs={tmp_path}"]))
+    assert summary["status"] == "completed" and len(summary["study"]["points"]) == 8
