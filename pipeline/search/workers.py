@@ -1,8 +1,9 @@
 """Evaluation on several processes of this machine: one a GPU where there are GPUs, else the cores shared out.
 
 What is found does not depend on their number: a loss depends on nothing but its candidate and block, and the journal
-is in ask order. On a CPU, where MKL may sum in another order on another number of threads, this holds to the bit for
-sizes in steps of 16, and for all sizes where OMP_NUM_THREADS fixes the threads of a process.
+is in ask order. On a CPU a worker has fewer threads than a lone process, and MKL may then sum otherwise where sizes are
+odd: by 1e-8 nats now and then. It never did with the default steps (see benchmarks/NOTES.md), nor does it where every
+evaluation has one thread, OMP_NUM_THREADS=1.
 """
 
 import logging

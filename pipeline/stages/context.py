@@ -16,10 +16,12 @@ from pipeline.errors import SprigError
 from pipeline.models import checkpoint, sources
 from pipeline.models.precision import resolve_device, resolve_precision
 from pipeline.models.tokenizer import Tokenizer
+from pipeline.ranks import world_size
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin, make_bin
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
+from pipeline.training import distributed
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ class Context:
         self.precision = config.precision.value if planned else resolve_precision(config.precision, self.device)
         self._teachers: dict[str, GPT] = {}
         self._identities: dict[str, dict] = {} if identities is None else identities
+
+    @property
+    def agree(self) -> Callable[[bool], bool] | None:
+        """As Step.agree: hands rank 0's word to every rank; None where there is one process."""
+
+        def agree(word: bool) -> bool:
+            distributed.start(self.device)
+            return distributed.broadcast(word)
+
+        return None if world_size() == 1 else agree
 
     @cached_property
     def architecture(self) -> Architecture:

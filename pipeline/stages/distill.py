@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from pipeline.stages.budget import batch_tokens, budget
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
-from pipeline.training import checkpoints, distributed
+from pipeline.training import checkpoints
 from pipeline.training.distill import distill, validation_steps
 from pipeline.training.engine import Batching, batching
 from pipeline.training.metrics import METRICS
@@ -92,7 +91,7 @@ def step(context: Context, role: str) -> Step:
         "validation_blocks": config.evaluate.blocks,
         "validation_batch": config.evaluate.batch,
     }
-    whole, agree = {"schedule": _schedule(context), "tokens": budget(context)}, _agree(context)
+    whole, agree = {"schedule": _schedule(context), "tokens": budget(context)}, context.agree
     before_decay, phase = stable_tokens(context), None
     if before_decay:
         phase = stable.recipe(distillation, whole["schedule"], before_decay, inputs)
@@ -167,17 +166,6 @@ def _schedule(context: Context) -> dict:
     schedule = context.config.distill.schedule
     unused = () if schedule.kind == ScheduleKind.wsd else ("decay",)
     return part(schedule, "warmup", *unused) | {"warmup_tokens": warmup_tokens(schedule, budget(context))}
-
-
-def _agree(context: Context) -> Callable[[bool], bool] | None:
-    if world_size() == 1:
-        return None
-
-    def agree(word: bool) -> bool:
-        distributed.start(context.device)
-        return distributed.broadcast(word)
-
-    return agree
 
 
 class _Log:

@@ -6,7 +6,7 @@ import torch
 from pipeline.config import Dtype, Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.ranks import local_world_size
-from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, search, study
+from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, scoring, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
@@ -35,6 +35,7 @@ def check(context: Context) -> None:
         search.read_given(context)
     else:
         search.check_strategy(context, context.space(Ordering.identity(architecture)))
+    scoring.check(context)
     if config.space.layers == Layers.rank and config.ordering.kind == OrderingKind.none:
         raise SprigError(
             "space.layers=rank needs to know which layers matter, but ordering.kind=none ranks none: use "

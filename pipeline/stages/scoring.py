@@ -1,4 +1,4 @@
-"""What evaluates the candidates of a search: this process, or workers beside it."""
+"""What evaluates the candidates of a search: this process, workers beside it, or all processes of torchrun."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +9,60 @@ import numpy as np
 import torch
 
 from pipeline.config import SearchConfig
+from pipeline.errors import SprigError
 from pipeline.models import checkpoint, sources
+from pipeline.preemption import deferred
+from pipeline.ranks import world_size
 from pipeline.search.evaluator import Evaluator
 from pipeline.search.loop import Scorer
+from pipeline.search.ranks import Ranks
 from pipeline.search.workers import Workers
 from pipeline.stages import order, prepare
 from pipeline.stages.context import Context
 from pipeline.subnetwork.selection import Ordering
+from pipeline.training import distributed
+
+
+def check(context: Context) -> None:
+    """Raises SprigError where workers and ranks are asked for at the same time."""
+    workers = context.config.search.workers
+    if workers > 1 and world_size() > 1:
+        raise SprigError(
+            f"search.workers={workers}, but {world_size()} processes were started, which all evaluate: set "
+            "search.workers=1, or start one process."
+        )
 
 
 @contextmanager
 def scorer(context: Context, config: SearchConfig) -> Iterator[Scorer]:
-    """On the calibration blocks of this run, under its ordering."""
+    """On the calibration blocks of this run, under its ordering. Under several ranks it is rank 0's, while the others
+    `serve`."""
+    if world_size() == 1:
+        with _of_this_machine(context, config) as own:
+            yield own
+        return
+    with _of_all_ranks(context, config) as ranks:
+        try:
+            yield ranks
+        finally:
+            ranks.close()
+
+
+def serve(context: Context, config: SearchConfig) -> None:
+    """Evaluates for rank 0 until its search is over."""
+    with _of_all_ranks(context, config) as ranks:
+        ranks.serve()
+
+
+@contextmanager
+def _of_all_ranks(context: Context, config: SearchConfig) -> Iterator[Ranks]:
+    distributed.start(context.device)
+    with _of_this_machine(context, config) as own, deferred() as signalled:
+        yield Ranks(own, distributed.objects(), signalled)
+
+
+@contextmanager
+def _of_this_machine(context: Context, config: SearchConfig) -> Iterator[Scorer]:
     teacher = prepare.teacher_step(context, context.config.teacher).recipe
     tokens = prepare.tokens_step(context).recipe
     ordering = order.load(context)

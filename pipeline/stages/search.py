@@ -13,6 +13,7 @@ from pipeline.artifacts import Recipe, write_json
 from pipeline.config import Fitness, LimitConfig, OrderingKind, RacingConfig, RerankConfig, SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.errors import SprigError
+from pipeline.ranks import rank
 from pipeline.search import journal as journals
 from pipeline.search.budget import Budget, Spent
 from pipeline.search.evaluator import Task
@@ -191,6 +192,9 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
     own = recipe(context, config, model)
 
     def make(folder: Path) -> None:
+        if rank() != 0:
+            scoring.serve(context, config)
+            return
         spent_as = config if model is None else _spending(context, config, model)
         budget = _budget(context, spent_as)
         journal = journals.Journal(folder / JOURNAL, own.fingerprint)
@@ -224,7 +228,7 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
             },
         )
 
-    return Step(STAGE, role, own, make)
+    return Step(STAGE, role, own, make, context.agree)
 
 
 def _budget(context: Context, config: SearchConfig) -> Budget:

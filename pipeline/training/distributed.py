@@ -14,8 +14,10 @@ from torch import distributed
 from pipeline.errors import SprigError
 from pipeline.ranks import local_world_size, rank, world_size
 
-# Rank 0 may search for hours while the others wait for its word; a rank that dies is torchrun's to notice.
+# Rank 0 may order or evaluate for hours while the others wait; a rank that dies is torchrun's to notice.
 _TIMEOUT = timedelta(days=7)
+# Beside NCCL, for Python objects: a rank that waits then keeps no GPU busy, and one that dies is an error at once.
+_objects: distributed.ProcessGroup | None = None
 
 
 def start(device: torch.device) -> torch.device:
@@ -24,6 +26,7 @@ def start(device: torch.device) -> torch.device:
     Raises:
         SprigError: more GPU processes than GPUs.
     """
+    global _objects
     if device.type == "cuda":
         processes, devices = local_world_size(), torch.cuda.device_count()
         if processes > devices:
@@ -37,6 +40,8 @@ def start(device: torch.device) -> torch.device:
         alone = {"store": distributed.HashStore(), "rank": 0, "world_size": 1}
         backend = "nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, timeout=_TIMEOUT, **(alone if world_size() == 1 else {}))
+        if backend == "nccl" and world_size() > 1:
+            _objects = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
         # Not after each training: DeepSpeed keeps groups of its own for the life of the process.
         atexit.register(_leave)
     return device
@@ -47,10 +52,15 @@ def _leave() -> None:
         distributed.destroy_process_group()
 
 
+def objects() -> distributed.ProcessGroup | None:
+    """The group for Python objects; None is the default group."""
+    return _objects
+
+
 def broadcast(value: Any) -> Any:
     """Rank 0's value, on every rank."""
     values = [value if rank() == 0 else None]
-    distributed.broadcast_object_list(values, src=0)
+    distributed.broadcast_object_list(values, src=0, group=_objects)
     return values[0]
 
 

@@ -31,6 +31,13 @@ def test_ranks_that_do_not_divide_the_batch_are_refused_before_any_is_started():
     assert "WORLD_SIZE" not in os.environ
 
 
+def test_workers_beside_ranks_are_refused():
+    overrides = ["experiment=smoke", "distill.micro_batch=1", "device=cpu", "search.workers=3"]
+    with pytest.raises(SprigError, match=r"search\.workers=3, but 2 processes were started, .*: set search\.workers=1"):
+        check([2], overrides)
+    check([1], overrides)
+
+
 def test_the_command_hands_every_override_on():
     assert command(2, ["experiment=smoke", "seed=1"])[-4:] == ["-m", "pipeline", "experiment=smoke", "seed=1"]
     assert "--nproc-per-node=2" in command(2, [])

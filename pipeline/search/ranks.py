@@ -1,0 +1,106 @@
+"""Evaluation on all processes of torchrun, on one machine or many: rank 0 searches, and every rank evaluates its share.
+
+What is found does not depend on their number, as with workers.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from torch import distributed
+
+from pipeline.errors import Interrupted, SprigError
+from pipeline.models.checkpoint import reason
+from pipeline.search.evaluator import Task
+from pipeline.search.loop import Scorer
+from pipeline.search.prefixes import arrange
+
+
+@dataclass
+class _Share:
+    """What one rank made of its tasks: the losses by a task's number, and why it ended early."""
+
+    losses: dict[int, list[float]] = field(default_factory=dict)
+    failure: str | None = None
+    signal: str | None = None
+
+
+class Ranks:
+    """Rank 0 uses it as a scorer and closes it at the end of its search; the others `serve` until then.
+
+    Args:
+        own: this rank's scorer.
+        group: of all ranks, None for the default one. With gloo a rank that died is an error at once; NCCL would wait.
+        signalled: the signal that told this process to end, or None. Signals must be held back meanwhile, so that all
+            ranks end after the same share.
+    """
+
+    def __init__(self, own: Scorer, group: distributed.ProcessGroup | None, signalled: Callable[[], str | None]):
+        self.own, self.group, self.signalled = own, group, signalled
+        self.rank, self.count = distributed.get_rank(group), distributed.get_world_size(group)
+        self._open = True
+
+    def run(self, tasks: list[Task]) -> Iterator[tuple[int, list[float]]]:
+        """As Scorer.run, on rank 0; the losses come when all ranks are done.
+
+        Raises:
+            Interrupted: a signal came to some rank; what was evaluated until then has been yielded.
+            SprigError: an evaluation failed, or a rank died.
+        """
+        if tasks:
+            self._hand_out(tasks)
+            shares = self._evaluate(tasks)
+            for share in shares:
+                yield from share.losses.items()
+            self._check(shares)
+
+    def serve(self) -> None:
+        """Another rank's part, until rank 0 closes. Raises as `run`."""
+        while (tasks := self._hand_out(None)) is not None:
+            self._check(self._evaluate(tasks))
+
+    def close(self) -> None:
+        """Sends the other ranks home, where they have not left with this one."""
+        if self._open:
+            self._hand_out(None)
+
+    def _hand_out(self, tasks: list[Task] | None) -> list[Task] | None:
+        """Rank 0's tasks, on every rank; None where the search is over."""
+        message = [tasks]
+        self._together(lambda: distributed.broadcast_object_list(message, src=0, group=self.group))
+        return message[0]
+
+    def _evaluate(self, tasks: list[Task]) -> list[_Share]:
+        # Neighbours in this order begin with the same layers, so each rank gets a stretch of it.
+        order, own = arrange([task.subnetwork for task in tasks]), _Share()
+        mine = order[self.rank * len(order) // self.count : (self.rank + 1) * len(order) // self.count]
+        try:
+            for number, losses in self.own.run([tasks[number] for number in mine]):
+                own.losses[mine[number]] = losses
+                if self.signalled():
+                    break
+        except Exception as error:  # the others wait for this share
+            own.failure = f"{type(error).__name__}: {reason(error)}"
+        own.signal = self.signalled()
+        shares = [own] * self.count
+        self._together(lambda: distributed.all_gather_object(shares, own, group=self.group))
+        self._open = not any(share.failure or share.signal for share in shares)
+        return shares
+
+    def _check(self, shares: list[_Share]) -> None:
+        """The same on every rank, so that all of them leave together."""
+        for share in shares:
+            if share.failure:
+                raise SprigError(f"A candidate could not be evaluated: {share.failure}.")
+        for share in shares:
+            if share.signal:
+                raise Interrupted(f"{share.signal} ended the search: the same command goes on from its journal.")
+
+    def _together(self, collective: Callable[[], None]) -> None:
+        try:
+            collective()
+        except RuntimeError as error:
+            self._open = False
+            raise SprigError(
+                f"One of the {self.count} processes that evaluate died, and the search ends ({reason(error)}): its own "
+                "output, above, may say why; the same command goes on from the journal."
+            ) from error
