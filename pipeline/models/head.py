@@ -3,6 +3,7 @@
 import torch
 from litgpt import GPT
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @torch.no_grad()
@@ -18,7 +19,8 @@ def token_nll(model: GPT, hidden: Tensor, targets: Tensor, chunk_tokens: int) ->
         hidden.flatten(0, 1).split(chunk_tokens), targets.flatten().split(chunk_tokens), strict=True
     ):
         logits = model.lm_head(states)[:, :vocabulary].float()
-        losses.append(logits.logsumexp(dim=1) - logits.gather(1, tokens[:, None])[:, 0])
+        # Half the time of logsumexp and gather on a CPU.
+        losses.append(F.cross_entropy(logits, tokens, reduction="none"))
     return torch.cat(losses).view(targets.shape)
 
 

@@ -1,0 +1,193 @@
+"""What a search costs on the embedded teacher: one evaluation, shared prefixes, peak memory.
+
+Each beside the plain way in the same run: a bare forward pass with cross-entropy; the same search without kept hidden
+states; the sum of what must be held. Times are of the processor, which other jobs stretch less than the clock's.
+The search's other proofs have files of their own: `sampling` (members of a bin a second, against drawing and
+rejecting), `racing` (tokens saved) and `strategies` (who finds the best at equal tokens).
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
+from time import process_time
+
+import numpy as np
+import torch
+from litgpt import GPT
+from litgpt.model import Block
+from litgpt.utils import chunked_cross_entropy
+from torch.nn import functional as F
+
+import pipeline
+from benchmarks.harness import alternate, arguments, peak_memory, report
+from benchmarks.searching import prepared, searched
+from pipeline.models.extraction import extract
+from pipeline.search.evaluator import CHUNK_TOKENS, Evaluator, Task
+from pipeline.search.strategies.uniform import uniform
+from pipeline.stages import order, prepare, scoring
+from pipeline.stages.context import Context
+from pipeline.subnetwork.counting import parameters
+
+REPETITIONS = 3
+SPACES = {"quickstart": [], "fixed width": ["space.hold=[n_embd]"]}
+STRATEGIES = {
+    "local": [],
+    "one_plus_lambda": [],
+    "evolution": ["search.parents=4", "search.crossover.offspring=8", "search.mutation.offspring=8"],
+}
+BLOCKS, LENGTH = 8, 512
+SHORT = 16  # tokens of a block, where only shares of time are asked for
+PREFIX_BYTES = (256 << 20) * SHORT // LENGTH  # as many states as the default holds of blocks of 512 tokens
+
+
+def context_of(*overrides: str) -> Context:
+    setup = ["experiment=quickstart", "precision=fp32", "search.start=[]", f"search.blocks={BLOCKS}"]
+    return prepared(Context(pipeline.compose([*setup, *overrides]), lambda line: None))
+
+
+def teacher_of(context: Context) -> GPT:
+    return context.teacher(prepare.teacher_step(context, context.config.teacher).recipe, context.config.teacher)
+
+
+@torch.no_grad()
+def evaluation(name: str) -> dict[str, float]:
+    """Seconds of scoring one candidate, extraction included, and of bare models of the same sizes."""
+    context = context_of(*SPACES[name])
+    teacher, ordering = teacher_of(context), order.load(context)
+    space = context.space(ordering)
+    # Stock litgpt holds only uniform ones: the other space shows the layer-wise model.
+    sub = uniform(space) if name == "quickstart" else space.sample(np.random.default_rng(0))
+    tokens = torch.randint(teacher.config.vocab_size, (BLOCKS, LENGTH + 1), generator=torch.Generator().manual_seed(0))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    evaluator, model = Evaluator(teacher, ordering, tokens, "fp32", BLOCKS), extract(teacher, sub, ordering)
+
+    def chunked() -> torch.Tensor:
+        return chunked_cross_entropy(model(inputs, lm_head_chunk_size=CHUNK_TOKENS), targets, CHUNK_TOKENS)
+
+    methods = {
+        "ours": lambda: list(evaluator.run([Task(sub, 0, BLOCKS)])),
+        "bare, dense": lambda: F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()),
+    }
+    if type(model) is GPT:
+        methods["bare, chunked"] = chunked
+    extract(teacher, sub, ordering)
+    model(inputs[:1])  # warm-up
+
+    def seconds(method) -> float:
+        started = process_time()
+        method()
+        return process_time() - started
+
+    return alternate({each: lambda m=method: seconds(m) for each, method in methods.items()}, REPETITIONS)
+
+
+@contextmanager
+def block_seconds() -> Iterator[list[float]]:
+    """The seconds that blocks run, one number a call."""
+    spent, forward = [], Block.forward
+
+    def timed(self, *args, **options):
+        started = process_time()
+        result = forward(self, *args, **options)
+        spent.append(process_time() - started)
+        return result
+
+    Block.forward = timed
+    try:
+        yield spent
+    finally:
+        Block.forward = forward
+
+
+class Both:
+    """Scores each batch with kept hidden states and without, and notes the seconds in blocks."""
+
+    def __init__(self, kept: Evaluator, plain: Evaluator):
+        self.evaluators, self.batches = (kept, plain), []  # [seconds kept, seconds plain] of a batch
+
+    def run(self, tasks: list[Task]) -> Iterator[tuple[int, list[float]]]:
+        found, seconds = [], []
+        for evaluator in self.evaluators:
+            with block_seconds() as spent:
+                found.append(sorted(evaluator.run(tasks)))
+            seconds.append(sum(spent))
+        assert found[0] == found[1], "kept hidden states changed a loss"
+        self.batches.append(seconds)
+        yield from found[0]
+
+
+def shared_prefixes(name: str, strategy: str) -> float:
+    """Time in blocks with kept hidden states to that without, in two generations after the first, whose members are
+    random and share nothing."""
+    sizes = ["search.population=8", "search.generations=2", *STRATEGIES[strategy]]
+    context = context_of(f"search={strategy}", *SPACES[name], *sizes)
+    config, ordering, teacher = context.config.search, order.load(context), teacher_of(context)
+    blocks = context.evenly(prepare.tokens_step(context).recipe, "calibration", BLOCKS, "search.blocks")[:, : SHORT + 1]
+    both = Both(
+        *(
+            Evaluator(teacher, ordering, blocks, "fp32", BLOCKS, cuts=config.cuts(), prefix_bytes=limit)
+            for limit in (PREFIX_BYTES, 0)
+        )
+    )
+    searched(context, config, both, context.config.seed, SHORT)
+    kept, plain = np.sum(both.batches[len(config.step_blocks()) if strategy == "one_plus_lambda" else 1 :], axis=0)
+    return float(kept / plain)
+
+
+def memory() -> dict[str, float]:
+    """MiB that a search of the quickstart's space holds at its peak above what its process held after its imports and
+    plans, and what it may: in a process of its own."""
+    context = context_of("search=local", "search.blocks=4", "search.batch=4")
+    config = replace(context.config.search, population=4, generations=2, offspring=5)
+    length, largest = context.config.data.block_size, 0
+
+    class Watched:
+        def __init__(self, scorer):
+            self.scorer = scorer
+
+        def run(self, tasks):
+            nonlocal largest
+            largest = max(largest, *(parameters(context.architecture, task.subnetwork) for task in tasks))
+            return self.scorer.run(tasks)
+
+    def work() -> None:
+        with scoring.scorer(context, config) as scorer:
+            searched(context, config, Watched(scorer), context.config.seed, length)
+
+    order.load(context)
+    peak = peak_memory(work, torch.device("cpu")) / 2**20
+    held = {
+        "teacher": 4 * parameters(context.architecture) / 2**20,
+        "1.3 x largest candidate": 1.3 * 4 * largest / 2**20,
+        "prefix budget": config.prefix_memory,
+        "calibration tokens": 8 * config.blocks * (length + 1) / 2**20,
+    }
+    return {"peak": peak, **held, "may hold": sum(held.values())}
+
+
+def main() -> None:
+    options = arguments(__doc__.splitlines()[0])
+    figures, rows = {}, []
+    for name in SPACES:
+        seconds = evaluation(name)
+        for method, each in seconds.items():
+            figures[f"{name}: {method}, seconds"] = each
+            rows.append([name, method, f"{each:.2f}", f"{seconds['ours'] / each:.2f}"])
+    title = f"One evaluation, {BLOCKS} x {LENGTH} tokens, medians of {REPETITIONS}"
+    report(title, ["space", "method", "processor seconds", "ours to it"], rows, figures, None)
+    shares = {(name, strategy): shared_prefixes(name, strategy) for name in SPACES for strategy in STRATEGIES}
+    figures |= {f"{name}: {strategy}, time in blocks": share for (name, strategy), share in shares.items()}
+    rows = [[strategy, *(f"{shares[name, strategy]:.2f}" for name in SPACES)] for strategy in STRATEGIES]
+    title = f"Time in blocks with shared prefixes to that without, {BLOCKS} x {SHORT} tokens"
+    report(title, ["strategy", *SPACES], rows, figures, None)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        held = pool.submit(memory).result()
+    figures |= {f"{name}, MiB": each for name, each in held.items()}
+    rows = [[name, f"{each:,.0f}"] for name, each in held.items()]
+    report("Memory of a search, MiB", ["what", "MiB"], rows, figures, options.json)
+
+
+if __name__ == "__main__":
+    main()

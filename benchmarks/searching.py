@@ -1,0 +1,72 @@
+"""What benchmarks of the search share: one search outside a run, and evaluations that are made once."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.config import SearchConfig
+from pipeline.search.budget import Budget
+from pipeline.search.evaluator import Task
+from pipeline.search.journal import Journal
+from pipeline.search.loop import Scorer, Search
+from pipeline.search.strategies.registry import make
+from pipeline.stages import order, prepare
+from pipeline.stages.context import Context
+from pipeline.stages.search import expected
+from pipeline.subnetwork.counting import flops_per_token, parameters
+
+
+def prepared(context: Context) -> Context:
+    """Teacher, text and ordering of a run are made where they are not there yet."""
+    for step in (
+        prepare.teacher_step(context, context.config.teacher),
+        prepare.tokens_step(context),
+        order.step(context),
+    ):
+        context.store.obtain(step.recipe, step.make)
+    return context
+
+
+def searched(context: Context, config: SearchConfig, scorer: Scorer, seed: int, length: int) -> tuple[float, int]:
+    """Best fitness, and tokens evaluated, in blocks of `length` tokens."""
+    budget = Budget(config.limit, length, lambda sub: flops_per_token(context.architecture, sub, length=length))
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "journal.jsonl", "benchmark")
+        best = Search(
+            config,
+            make(config, context.space(order.load(context)), seed),
+            scorer,
+            journal,
+            budget,
+            parameters=lambda sub: parameters(context.architecture, sub),
+            expected=expected(config, length)[0],
+            log=lambda line: None,
+        ).run()
+        journal.close()
+    return best.fitness, budget.spent.tokens
+
+
+class Kept:
+    """A scorer that scores nothing twice, in this process or a later one: losses are in the file, block by block."""
+
+    def __init__(self, scorer: Scorer, path: Path):
+        self.scorer, self.path = scorer, path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.losses = {(key, block): loss for key, block, loss in map(json.loads, lines)}
+
+    def run(self, tasks: list[Task]) -> Iterator[tuple[int, list[float]]]:
+        new = [(number, task) for number, task in enumerate(tasks) if self._find(task) is None]
+        for place, losses in self.scorer.run([task for _, task in new]):
+            task = new[place][1]
+            with self.path.open("a") as file:
+                for block, loss in enumerate(losses, start=task.first):
+                    self.losses[task.subnetwork.key, block] = loss
+                    file.write(json.dumps([task.subnetwork.key, block, loss]) + "\n")
+        for number, task in enumerate(tasks):
+            yield number, self._find(task)
+
+    def _find(self, task: Task) -> list[float] | None:
+        found = [self.losses.get((task.subnetwork.key, block)) for block in range(task.first, task.last)]
+        return None if None in found else found
