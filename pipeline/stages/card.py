@@ -3,7 +3,7 @@
 import re
 
 from pipeline.config import ExportForm, GGUFKind, Source, TeacherConfig
-from pipeline.models.export.gguf import file_name
+from pipeline.models.export import gguf
 from pipeline.stages.page import HEADER, markdown_table, rows, search_facts
 from pipeline.subnetwork.value import SubNetwork
 
@@ -16,12 +16,24 @@ _FORMS = {
 }
 
 
-def card(name: str, form: ExportForm, kind: GGUFKind, summary: dict, sub: SubNetwork, teacher: TeacherConfig) -> str:
-    """README.md of the folder `name`: a head for the hub's machines, then lineage, training and figures."""
+def card(
+    name: str,
+    form: ExportForm,
+    config: dict,
+    kind: GGUFKind,
+    summary: dict,
+    sub: SubNetwork,
+    teacher: TeacherConfig,
+) -> str:
+    """README.md of the folder `name` with config.json `config`: a head for the hub's machines, then lineage, training
+    and figures."""
     student, flops, data = summary["student"], summary["flops"], summary["data"]
     training = "pretrained with knowledge distillation" if student["kd"] else "pretrained"
     trust = ", trust_remote_code=True" if form == ExportForm.own else ""
-    gguf = "" if kind == GGUFKind.none else f"\n`{file_name(name, kind)}` is the same model for llama.cpp.\n"
+    beside = ""
+    if kind != GGUFKind.none:
+        file = gguf.file_name(name, kind)
+        beside = f"\n`{file}` is the same model for llama.cpp. {gguf.caveat(config)}".rstrip() + "\n"
     facts = [
         ["teacher", f"{summary['teacher']['name']}, {summary['teacher']['parameters']:,} parameters"],
         ["teacher's licence", teacher.license or "not stated"],
@@ -55,7 +67,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("{name}"{trust})
 tokenizer = AutoTokenizer.from_pretrained("{name}"{trust})
 ```
-{gguf}
+{beside}
 ## Figures
 
 {markdown_table(HEADER, rows(summary))}

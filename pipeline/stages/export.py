@@ -53,7 +53,11 @@ def run(context: Context) -> None:
         to,
         config.export.form,
         blocks[:, :-1],
-        lambda form: card(to.name, form, config.export.gguf, summary, sub, config.teacher),
+        lambda form, written: card(to.name, form, written, config.export.gguf, summary, sub, config.teacher),
         config.export.gguf,
     )
     log.info("%s: the student (form %s), compared with the original on %d blocks", to, form, len(blocks))
+    if config.export.gguf != GGUFKind.none:
+        written = json.loads((to / "config.json").read_text(encoding="utf-8"))
+        if caveat := gguf.caveat(written):
+            log.warning(caveat)

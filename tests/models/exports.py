@@ -70,5 +70,7 @@ def tokenizer(tmp_path: Path) -> Path:
 def export(student: GPT, tokenizer: Path, form: str = "auto", kind: str = "none") -> tuple[ExportForm, Path]:
     """Exports into a folder beside the tokenizer's; the form that was taken, and the folder."""
     to = tokenizer.parent / "exports" / form
-    taken = folder.export(student, tokenizer, to, ExportForm(form), tokens(), lambda form: f"{form}\n", GGUFKind(kind))
+    taken = folder.export(
+        student, tokenizer, to, ExportForm(form), tokens(), lambda form, config: f"{form}\n", GGUFKind(kind)
+    )
     return taken, to

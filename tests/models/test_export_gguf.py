@@ -16,6 +16,7 @@ from pipeline.config import TeacherConfig
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, sources
 from pipeline.models.export import folder
+from pipeline.models.export import gguf as export_gguf
 from pipeline.models.families import is_tied
 from pipeline.models.tokenizer import Tokenizer, write
 
@@ -37,7 +38,16 @@ SHAPES = {
 
 @pytest.fixture
 def tokenizer(tmp_path) -> Path:
-    return exports.tokenizer(tmp_path)
+    """Bytes, as for the other exports, but with one merge instead of a byte that no text has."""
+    alphabet = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - {"ÿ"})
+    vocabulary = {token: number for number, token in enumerate([*alphabet, "th", "<|endoftext|>"])}
+    built = tokenizers.Tokenizer(models.BPE(vocabulary, [("t", "h")]))
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    built.decoder = decoders.ByteLevel()
+    place = tmp_path / "tokenizer"
+    place.mkdir()
+    write(built, "<|endoftext|>", place)
+    return place
 
 
 def read(file: Path, to: Path) -> GPT:
@@ -60,9 +70,30 @@ def test_both_readers_compute_the_student(shape, tied, kind, tokenizer, tmp_path
     assert is_tied(ours) == tied and ours.config.vocab_size == 257
     kinds = {len(tensor.shape): tensor.tensor_type.name for tensor in gguf.GGUFReader(file).tensors}
     assert kinds == {1: "F32", 2: kind.upper()}
-    if "cut" not in shape:  # transformers does not read rotary scaling, which names the place of cut heads' pairs
-        theirs = AutoModelForCausalLM.from_pretrained(to, gguf_file=file.name, dtype=torch.float32).eval()
-        torch.testing.assert_close(theirs(exports.tokens()).logits, expected, atol=allowed, rtol=0)
+    theirs = AutoModelForCausalLM.from_pretrained(to, gguf_file=file.name, dtype=torch.float32).eval()
+    apart = (theirs(exports.tokens()).logits - expected).abs().max()
+    # It does not read rotary scaling, which names the place of cut heads' pairs, and that is said.
+    assert (
+        (apart > allowed) == ("cut" in shape) == bool(export_gguf.caveat(json.loads((to / "config.json").read_text())))
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.no_grad()
+def test_llama_cpp_computes_the_student(shape, tokenizer):
+    """Where a package that brings it is installed (cyllama 0.2.18 has b9190); it is no dependency."""
+    cpp = pytest.importorskip("cyllama.llama.llama_cpp")
+    student = exports.student("llama", SHAPES[shape], tied=True)
+    _, to = exports.export(student, tokenizer, "auto", "f32")
+    model = type("Model", (cpp.LlamaModel,), {"n_vocab": 257})(str(to / "auto-f32.gguf"), verbose=False)
+    settings = cpp.LlamaContextParams()
+    settings.n_ctx, settings.n_threads, settings.flash_attn_type = 64, 1, 0
+    settings.type_k = settings.type_v = 0  # a cache in fp32
+    context = cpp.LlamaContext(model, settings, verbose=False)
+    (tokens,) = exports.tokens(1).tolist()
+    for place, expected in enumerate(student(torch.tensor([tokens]))[0, :, :257]):
+        context.decode(cpp.llama_batch_get_one([tokens[place]], place))
+        torch.testing.assert_close(torch.tensor(context.get_logits()), expected, atol=1e-4, rtol=0)
 
 
 def smollm(place: Path) -> Path:
@@ -127,6 +158,14 @@ def test_a_student_that_only_its_own_file_holds(tokenizer):
     student = exports.student("llama", exports.layerwise("llama", True, head_pairs="plain"), tied=False)
     with pytest.raises(SprigError, match=r"rotary frequencies from layer to layer"):
         exports.export(student, tokenizer, "auto", "f16")
+
+
+def test_a_tokenizer_without_merges(tmp_path):
+    student = exports.student("llama", SHAPES["uniform"], True)
+    with pytest.raises(
+        SprigError, match=r"no tokenizer without merges, .* 256 entries and no merge: leave export\.gguf"
+    ):
+        exports.export(student, exports.tokenizer(tmp_path), "auto", "f16")
 
 
 def test_a_tokenizer_without_a_name(tokenizer):

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 import pipeline
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
+from pipeline.models.export import folder, gguf
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,17 @@ def test_the_card_says_where_the_model_comes_from(run, tmp_path):
         assert said in card
     export(run, tmp_path / "other")
     assert "licence is not stated" in (tmp_path / "other/README.md").read_text()
+
+
+def test_whom_a_gguf_file_would_mislead_is_told(run, tmp_path, monkeypatch, caplog):
+    """When that is, tests/models/test_export_gguf.py tells; the smoke run's tokenizer has no GGUF file."""
+    monkeypatch.setattr(gguf, "write", lambda *_: None)
+    monkeypatch.setattr(folder, "check_gguf", lambda *_: None)
+    monkeypatch.setattr(gguf, "caveat", lambda config: f"Not for every reader of {config['model_type']}.")
+    export(run, tmp_path / "model", "export.gguf=f16")
+    said = "Not for every reader of llama."
+    assert f"`model-f16.gguf` is the same model for llama.cpp. {said}" in (tmp_path / "model/README.md").read_text()
+    assert said in [record.message for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_a_target_that_exists_is_refused_before_any_work(run, tmp_path):

@@ -5,7 +5,7 @@ import shutil
 import struct
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -119,24 +119,30 @@ def test_a_key_that_is_none(tmp_path, caplog, monkeypatch):
 
 
 @pytest.mark.slow  # wandb's own retries: a quarter of a minute each
-@pytest.mark.parametrize("code", [401, 503])
-def test_a_wrong_key_and_a_server_that_cannot_answer(code, tmp_path, caplog, monkeypatch):
+@pytest.mark.parametrize("code", [401, 503, None])
+def test_a_wrong_key_and_a_server_that_cannot_answer_or_never_does(code, tmp_path, caplog, monkeypatch):
+    over = threading.Event()
+
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):
-            self.send_error(code)
+            if code is None:
+                over.wait(120)
+            else:
+                self.send_error(code)
 
         do_GET = do_POST
 
         def log_message(self, *_):
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Answer)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         assert "the run goes on offline" in refused(tmp_path, caplog)
     finally:
+        over.set()
         server.shutdown()
         server.server_close()
 

@@ -32,13 +32,13 @@ def export(
     to: Path,
     form: ExportForm,
     blocks: Tensor,
-    card: Callable[[ExportForm], str],
+    card: Callable[[ExportForm, dict], str],
     kind: GGUFKind = GGUFKind.none,
 ) -> ExportForm:
     """Publishes the student (fp32, on the CPU) at `to`, with the tokenizer of folder `tokenizer`.
 
-    `blocks` (n, T) are the tokens that it is checked on; `card` gives README.md for the form that was taken. With a
-    GGUF `kind` the folder holds <name>-<kind>.gguf too.
+    `blocks` (n, T) are the tokens that it is checked on; `card` gives README.md for the form that was taken and
+    its config.json. With a GGUF `kind` the folder holds <name>-<kind>.gguf too.
 
     Returns:
         The form: what was asked for, or the first of stock, padded and own that can hold the student.
@@ -59,7 +59,7 @@ def export(
         _write(unchecked, config, state, tokenizer)
         if taken == ExportForm.own:
             shutil.copyfile(own.MODELING, unchecked / own.MODELING.name)
-        (unchecked / "README.md").write_text(card(taken), encoding="utf-8")
+        (unchecked / "README.md").write_text(card(taken, config), encoding="utf-8")
         check(student.eval(), unchecked, Tokenizer(tokenizer), blocks)
         if kind != GGUFKind.none:
             file = unchecked / gguf.file_name(to.name, kind)

@@ -30,6 +30,21 @@ def refuse(architecture: Architecture) -> None:
         )
 
 
+def caveat(config: dict) -> str:
+    """What to know before the file of a LlamaForCausalLM with this config.json is read; empty where there is nothing.
+
+    Rotary positions are scaled where heads lost pairs, or the teacher had scaled them. llama.cpp (b9190) and Sprig read
+    the scale; transformers (5.3, `gguf_file=`) does not look at it.
+    """
+    if config["rope_parameters"]["rope_type"] == "default":
+        return ""
+    return (
+        f"Rotary positions in the GGUF file are divided by {config['rope_parameters']['factor']:.6g} "
+        "(`llama.rope.scaling`), which transformers' own GGUF reader leaves out: it would compute another model. "
+        "llama.cpp reads it; with transformers, load the folder."
+    )
+
+
 def file_name(name: str, kind: GGUFKind) -> str:
     return f"{name}-{kind}.gguf"
 
@@ -91,6 +106,11 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
         raise SprigError(
             f"GGUF files have no name for the tokenizer of {folder}; Sprig writes byte-level BPE, split as one of "
             f"{', '.join(PRE_TOKENIZERS)}: {CURE}."
+        )
+    if not model["merges"]:
+        raise SprigError(
+            f"llama.cpp loads no tokenizer without merges, and that of {folder} has {len(model['vocab'])} entries and "
+            f"no merge: {CURE}."
         )
     tokens, kinds = [f"[PAD{number}]" for number in range(size)], [gguf.TokenType.UNUSED] * size
     for token, number in model["vocab"].items():
