@@ -16,16 +16,19 @@ def correlations(
 
     Ties count as such, and inf as the largest value. The interval is the percentile bootstrap's (Efron and Tibshirani
     1993, 13.3): of `resamples` draws of n pairs with replacement. Draws in which a measure is constant have no
-    coefficient and are left out; None stands where nothing is left.
+    coefficient and are left out; where nothing is left, or a measure is constant, all three are None.
     """
     pairs = np.array([first, second])
     draws = rng.integers(pairs.shape[1], size=(resamples, pairs.shape[1]))
     found = {}
     for name, coefficient in COEFFICIENTS.items():
         spread = [value for draw in draws if (value := _value(coefficient, pairs[:, draw])) is not None]
-        tail = (1 - confidence) / 2
-        low, high = map(float, np.quantile(spread, [tail, 1 - tail])) if spread else (None, None)
-        found[name] = {"value": _value(coefficient, pairs), "low": low, "high": high}
+        if spread:
+            tail = (1 - confidence) / 2
+            low, high = map(float, np.quantile(spread, [tail, 1 - tail]))
+            found[name] = {"value": _value(coefficient, pairs), "low": low, "high": high}
+        else:
+            found[name] = dict.fromkeys(("value", "low", "high"))
     return found
 
 

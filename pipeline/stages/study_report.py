@@ -44,7 +44,7 @@ def label(fitness: str) -> str:
 
 
 def _interval(found: dict) -> str:
-    if found["value"] is None:
+    if found["low"] is None:
         return "none: all are equal"
     return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
@@ -62,7 +62,7 @@ def _drawn(study: dict, fitness: str, origin: str) -> tuple[list[float], list[fl
 def _is_wide(study: dict, fitness: str) -> bool:
     """Whether the fitness is drawn on a logarithmic axis, which below a decade may have no tick."""
     values = [each[fitness] for each in study["points"] if each[fitness] is not None]
-    return max(values) >= 10 * min(values) > 0
+    return bool(values) and max(values) >= 10 * min(values) > 0
 
 
 def draw(folder: Path, summary: dict) -> list[str]:

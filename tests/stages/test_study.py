@@ -15,7 +15,7 @@ import pipeline
 from pipeline.config import Config, Init, StudyConfig
 from pipeline.errors import SprigError
 from pipeline.search import journal
-from pipeline.stages import html, report, search, study
+from pipeline.stages import html, report, search, study, study_report
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 
@@ -106,6 +106,19 @@ def test_the_report_shows_it(outputs, folder):
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file() and path.name != "run.log"}
     pipeline.run(smoke(outputs, *STUDY))
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_trainings_that_went_astray_are_said_and_not_drawn(folder, tmp_path):
+    found = study.result(folder)
+    for point in found["points"]:
+        point |= {"short-128": None, "reached": None if point["from"] == "searched" else point["reached"]}
+    for each in found["correlations"][-2:]:
+        each["spearman"] = dict.fromkeys(each["spearman"])
+    _, _, rows, note = study_report.table(found)
+    assert rows[-1][3] == "none: all are equal" and "2 trainings went astray: they rank last." in note
+    assert study_report.draw(tmp_path, {"study": found}) == ["study.png"] and (tmp_path / "study.svg").stat().st_size
+    perplexity_searched, perplexity_random, *_, short_random = study_report.figure(found).data
+    assert [len(each.x) for each in (perplexity_searched, perplexity_random, short_random)] == [0, 3, 0]
 
 
 def test_what_a_study_is_determines_it_and_nothing_else():
