@@ -5,7 +5,6 @@ import os
 import re
 from math import exp
 from pathlib import Path
-from statistics import mean
 
 import plotly.graph_objects as go
 from markupsafe import Markup
@@ -13,23 +12,27 @@ from omegaconf import OmegaConf
 
 from pipeline.artifacts import write_atomically
 from pipeline.models import checkpoint
-from pipeline.stages import evaluate, figures, html
-from pipeline.stages.sweep_runs import Cell, Run, Sweep
+from pipeline.stages import evaluate, figures, html, sweep_savings
+from pipeline.stages.sweep_runs import SAVINGS, Cell, Run, Sweep
+from pipeline.stages.sweep_tables import Table
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 PAGE = "sweep.html"
-Table = tuple[str, list[str], list[list[str]], str]
+SYMBOLS = {
+    sweep_savings.REACHED: "circle",
+    sweep_savings.BOUND: "circle-open",
+    sweep_savings.INFINITE: "triangle-up",
+}
 
 
 def write(folder: Path, sweep: Sweep, detail: str, tables: list[Table], facts: list[list[str]]) -> None:
     """`detail` says what is finished; `tables` have title, header, rows and what the figures are."""
-    cell = min((cell for cell in sweep.cells if cell.runs), key=_final)
-    best = min(cell.runs, key=lambda run: run.student["final_perplexity"])
+    best = min(sweep.best.runs, key=lambda run: run.student["final_perplexity"])
     evaluation = best.folder / "artifacts/evaluation" / evaluate.RESULT
     page = html.render_page(
         "sweep.html.jinja",
         title=sweep.name,
-        headline=_headline(sweep, cell),
+        headline=sweep.headline,
         detail=detail,
         lacking=any(each.states or not each.runs for each in sweep.cells),
         tables=[
@@ -54,22 +57,6 @@ def _cell(text: str) -> str:
     return Markup("<b>{}</b>").format(_plain(text)) if text.startswith("**") else _plain(text)
 
 
-def _final(cell: Cell) -> float:
-    return mean(run.student["final_perplexity"] for run in cell.runs)
-
-
-def _name(sweep: Sweep, cell: Cell) -> str:
-    return " ".join(f"{axis}={value}" for axis, value in zip(sweep.axes, cell.values, strict=True)) or sweep.name
-
-
-def _headline(sweep: Sweep, best: Cell) -> str:
-    runs, cells = f"{len(best.runs)} run{'s' * (len(best.runs) > 1)}", sum(bool(cell.runs) for cell in sweep.cells)
-    return (
-        f"The lowest validation perplexity of {cells} settings is {_final(best):,.2f}, the mean of {runs} with "
-        f"{_name(sweep, best)}; the teacher stands at {best.runs[0].summary['teacher']['perplexity']:,.2f}."
-    )
-
-
 def _plots(sweep: Sweep) -> list[tuple[str, go.Figure]]:
     """Every run's validation over tokens and over all FLOPs, a colour for each setting."""
     cells = [cell for cell in sweep.cells if cell.runs]
@@ -80,7 +67,7 @@ def _plots(sweep: Sweep) -> list[tuple[str, go.Figure]]:
             tokens = [at for at, _ in run.curve]
             style = {
                 "y": [exp(nll) for _, nll in run.curve],
-                "name": _name(sweep, cell),
+                "name": sweep.name_of(cell),
                 "legendgroup": str(place),
                 "showlegend": number == 0,
                 "line_color": figures.PALETTE[place % len(figures.PALETTE)],
@@ -88,10 +75,42 @@ def _plots(sweep: Sweep) -> list[tuple[str, go.Figure]]:
             }
             by_tokens.add_scatter(x=tokens, **style)
             by_flops.add_scatter(x=[run.start_flops + run.flops_per_token * at for at in tokens], **style)
-    return [
+    plots = [
         ("Perplexity against tokens", figures.scaled(by_tokens)),
         ("Perplexity against FLOPs", figures.scaled(by_flops)),
     ]
+    return [*plots, ("Savings", _savings(sweep))] if any(sweep_savings.compared(sweep)) else plots
+
+
+def _savings(sweep: Sweep) -> go.Figure:
+    """Every run's savings, as sweep_plots draws them."""
+    by_budget, ceiling = sweep_savings.over_budgets(sweep), sweep_savings.ceiling(sweep)
+    figure = figures.log_plot("training tokens of the budget" if by_budget else "setting", "saving")
+    figure.update_xaxes(type="log" if by_budget else "category")
+    figure.update_yaxes(ticksuffix="x")
+    for place, (kind, name) in enumerate(SAVINGS.items()):
+        points = [point for point in sweep_savings.points(sweep) if point.kind == kind]
+        figure.add_scatter(
+            x=[point.budget if by_budget else point.cell for point in points],
+            y=[point.value or ceiling for point in points],
+            text=[point.state if point.value is None else f"{point.value:.2f}x, {point.state}" for point in points],
+            name=name,
+            mode="markers",
+            marker={
+                "color": figures.PALETTE[place],
+                "size": 9,
+                "symbol": [SYMBOLS[point.state] for point in points],
+            },
+            hovertemplate="%{text}",
+        )
+    for budget, factor in sweep_savings.published(sweep):
+        name = f"published, {factor}x FLOPs"
+        if budget is None:
+            figure.add_hline(factor, line_dash="dot", annotation_text=f"{name}, budget not public")
+        else:
+            marker = {"symbol": "star", "size": 13, "color": figures.TEACHER}
+            figure.add_scatter(x=[budget], y=[factor], name=name, mode="markers", marker=marker)
+    return figures.scaled(figure)
 
 
 def _anatomy(run: Run) -> tuple[str, str]:
@@ -107,6 +126,6 @@ def _run(folder: Path, sweep: Sweep, cell: Cell, run: Run) -> dict:
     return {
         "folder": os.path.relpath(run.folder, folder),
         "id": run.id,
-        "name": f"{_name(sweep, cell)}, seed {run.summary['seed']}",
+        "name": f"{sweep.name_of(cell)}, seed {run.summary['seed']}",
         "perplexity": f"{run.student['final_perplexity']:,.2f}",
     }

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from omegaconf import OmegaConf
 
 from pipeline.models import checkpoint
+from pipeline.stages import sweep_savings
 from pipeline.stages.plots import COLOURS, save
 from pipeline.stages.sweep_runs import INITS, SAVINGS, Cell, Sweep
 from pipeline.subnetwork.value import SubNetwork
@@ -26,9 +29,9 @@ def draw(folder: Path, sweep: Sweep) -> dict[str, str]:
     columns = len(_distinct(_others, sweep, shown))
     save(folder / "training", lambda figure: _training(figure, sweep, shown), columns, 2)
     save(folder / "final", lambda figure: _final(figure.subplots(), sweep, shown))
-    if any(sweep.saving(run) for run in sweep.runs):
-        titles["savings"] = "Saving against budget"
-        save(folder / "savings", lambda figure: _savings(figure.subplots(), sweep, shown))
+    if any(sweep_savings.compared(sweep)):
+        titles["savings"] = "Savings"
+        save(folder / "savings", lambda figure: _savings(figure.subplots(), sweep), 1.6)
     titles["anatomy"] = "What each winner keeps of the teacher's layers"
     save(folder / "anatomy", lambda figure: _anatomy(figure, shown), 2, 0.35 + 0.12 * len(shown))
     return titles
@@ -72,8 +75,10 @@ def _training(figure: Figure, sweep: Sweep, cells: list[Cell]) -> None:
             for axes in column:
                 axes.axhline(run.summary["teacher"]["perplexity"], color="#999999", linewidth=0.8, linestyle="--")
     for panel, (above, below) in zip(panels, grid.T, strict=True):
-        above.set(title=panel, xlabel="training tokens", yscale="log")
-        below.set(xlabel="total FLOPs (order and search included)", yscale="log")
+        above.set(title=panel, xlabel="training tokens")
+        below.set(xlabel="total FLOPs (order and search included)")
+        _perplexity(above)
+        _perplexity(below)
     for row in grid:
         row[0].set_ylabel("validation perplexity (dashed: teacher)")
     lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
@@ -91,30 +96,61 @@ def _final(axes: Axes, sweep: Sweep, cells: list[Cell]) -> None:
         final = [run.student["final_perplexity"] for run in cell.runs]
         axes.scatter([place] * len(final), final, s=18, alpha=0.7, color=colours[_value(sweep, cell)], linewidths=0)
         axes.hlines(np.mean(final), place - step / 3, place + step / 3, color=colours[_value(sweep, cell)])
-    axes.set_xticks(range(len(groups)), groups, fontsize=7)
-    axes.set(ylabel="validation perplexity after training", yscale="log")
+    axes.set_xticks(range(len(groups)) if any(groups) else [], groups if any(groups) else [], fontsize=7)
+    axes.set_ylabel("validation perplexity after training")
+    _perplexity(axes)
     for value, colour in colours.items():
         axes.plot([], [], "o", color=colour, label=value)
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _savings(axes: Axes, sweep: Sweep, cells: list[Cell]) -> None:
-    """A dot for each run's saving, hollow where the control was not reached; a line through the means of the others."""
-    for place, (key, title) in enumerate(SAVINGS.items()):
-        finite: dict[int, list[float]] = {}
-        for run in (run for cell in cells for run in cell.runs):
-            if (found := sweep.saving(run)) is None or (saving := found[1][key]) is None:
-                continue
-            reached = found[1]["reached"] != "not reached"
-            if reached:
-                finite.setdefault(run.student["tokens"], []).append(saving)
-            face = PALETTE[place] if reached else "none"
-            axes.scatter(run.student["tokens"], saving, s=20, edgecolors=PALETTE[place], facecolors=face)
-        means = [(budget, np.mean(values)) for budget, values in sorted(finite.items())]
-        axes.plot(*np.array(means).reshape(-1, 2).T, color=PALETTE[place], label=title)
+def _savings(axes: Axes, sweep: Sweep) -> None:
+    """A dot for each run's saving, over the budget where there are several, else by setting; a line through means."""
+    by_budget, ceiling = sweep_savings.over_budgets(sweep), sweep_savings.ceiling(sweep)
+    settings = list(dict.fromkeys(sweep.name_of(cell) for cell, *_ in sweep_savings.compared(sweep)))
+    for place, (kind, title) in enumerate(SAVINGS.items()):
+        aside, finite = place - (len(SAVINGS) - 1) / 2, {}
+        for point in (each for each in sweep_savings.points(sweep) if each.kind == kind):
+            at = point.budget * 1.04**aside if by_budget else settings.index(point.cell) + 0.15 * aside
+            face = "none" if point.state == sweep_savings.BOUND else PALETTE[place]
+            style = {"s": 20, "edgecolors": PALETTE[place], "facecolors": face}
+            axes.scatter(at, point.value or ceiling, marker="o" if point.value else "^", **style)
+            if point.state == sweep_savings.REACHED:
+                finite.setdefault(at, []).append(point.value)
+        means = [(at, np.mean(values)) for at, values in sorted(finite.items())] if by_budget else []
+        axes.plot(*np.array(means).reshape(-1, 2).T, color=PALETTE[place])
+        axes.plot([], [], "o", color=PALETTE[place], label=title)
+    for budget, factor in sweep_savings.published(sweep):
+        if budget is None:
+            axes.axhline(factor, color="black", linewidth=0.8, linestyle=":")
+        else:
+            axes.scatter(budget, factor, marker="*", s=90, color="black", zorder=3)
+    if sweep_savings.published(sweep):
+        axes.plot([], [], "*", color="black", label="published, FLOPs\n(dotted: budget\nnot public)")
     axes.axhline(1, color="#999999", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="training tokens of the budget", ylabel="saving (hollow: a bound)", xscale="log", yscale="log")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set(ylabel="saving (hollow: a bound, ▲: no finite value)", yscale="log")
+    if by_budget:
+        axes.set(xlabel="training tokens of the budget", xscale="log")
+        _plain(axes.xaxis, "{:,.5g}")
+    else:
+        axes.set_xticks(range(len(settings)), [each.replace(" ", "\n") for each in settings], fontsize=7)
+    _plain(axes.yaxis, "{:,.4g}x")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _plain(axis: Axis, form: str) -> None:
+    """A logarithmic axis without powers of ten, some ticks in every decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form.format(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _perplexity(axes: Axes) -> None:
+    """Logarithmic, but linear within a decade, in which a logarithmic axis may have no tick."""
+    low, high = axes.dataLim.intervaly
+    axes.set_yscale("log" if high >= 10 * low else "linear")
+    if high >= 10 * low:
+        _plain(axes.yaxis, "{:,.5g}")
 
 
 def _anatomy(figure: Figure, cells: list[Cell]) -> None:

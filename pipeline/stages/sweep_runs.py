@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from statistics import mean
 
+from omegaconf import OmegaConf
+
+from pipeline.composition import CONF
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.evaluation.savings import nll_at
@@ -86,6 +90,10 @@ class Cell:
     runs: list[Run]
     states: list[str]  # of the jobs without a result: failed, interrupted, missing
 
+    @property
+    def perplexity(self) -> float:
+        return mean(run.student["final_perplexity"] for run in self.runs)
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -98,6 +106,30 @@ class Sweep:
     @property
     def runs(self) -> list[Run]:
         return [run for cell in self.cells for run in cell.runs]
+
+    @cached_property
+    def published(self) -> list[dict]:
+        """What is public of this preset's results, see conf/published.yaml."""
+        known = OmegaConf.to_container(OmegaConf.load(CONF / "published.yaml"))
+        return [each for each in known if each["preset"] == self.runs[0].summary["preset"]]
+
+    @cached_property
+    def best(self) -> Cell:
+        """The one with the lowest perplexity, as the mean of its runs."""
+        return min((cell for cell in self.cells if cell.runs), key=lambda cell: cell.perplexity)
+
+    @property
+    def headline(self) -> str:
+        """What came out, in one sentence."""
+        best, settings = self.best, sum(bool(cell.runs) for cell in self.cells)
+        runs = f"{len(best.runs)} run{'s' * (len(best.runs) > 1)}"
+        return (
+            f"The lowest validation perplexity of {settings} settings is {best.perplexity:,.2f}, the mean of {runs} "
+            f"with {self.name_of(best)}; the teacher stands at {best.runs[0].summary['teacher']['perplexity']:,.2f}."
+        )
+
+    def name_of(self, cell: Cell) -> str:
+        return " ".join(f"{axis}={value}" for axis, value in zip(self.axes, cell.values, strict=True)) or self.name
 
     @cached_property
     def cheapest(self) -> float:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from pipeline import __main__ as entrypoint
 from pipeline.errors import SprigError
 from pipeline.stages import sweep_html, sweep_plots
 from pipeline.stages.report import SCHEMA
 from pipeline.stages.sweep_report import report
+from pipeline.stages.sweep_runs import read
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 TOKENS = 100
@@ -63,6 +65,7 @@ def make_run(
         "control": model("random_weights") if control else None,
         "flops": {"order": 10, "search": 40, "random_search": 7},
         "saving": None,
+        "downstream": {},
     }
     (folder / "summary.json").write_text(json.dumps(summary))
 
@@ -141,8 +144,9 @@ def test_a_saving_over_the_sweeps_run_from_random_weights(folder):
     """Target 2 nats, reached at 50 tokens; seed 1 has no such run, nor has kd=off."""
     said = row(folder, "searched", "on", "0")
     assert said[3:] == ["random weights", f"{math.exp(2):.2f}", "2.00x", "2.00x", "2.00x", f"{300 / (50 + 150):.2f}x"]
-    savings = (folder / "sweep.md").read_text().split("## Savings")[1].split("The target is")[0]
-    assert "| 1 |" not in savings and "off" not in savings
+    lines = (folder / "sweep.md").read_text().split("## Savings")[1].splitlines()
+    missing = [line.strip("| ").split(" | ")[:4] for line in lines if "missing" in line]
+    assert missing == [["searched", kd, seed, "missing"] for kd, seed in (("on", "1"), ("off", "0"))]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +158,43 @@ def test_a_runs_own_control_comes_first(undrawn, tmp_path, init, tokens, total):
     made = make_sweep(tmp_path, {"distill.tokens": ["100"]}, [job(0, **{"distill.tokens": "100"})])
     report(made)
     assert row(made, "100", "0")[2:] == ["own", f"{math.exp(2):.2f}", tokens, tokens, tokens, total]
+
+
+@pytest.mark.parametrize(
+    ("inits", "tokens", "total"),
+    [
+        (("searched", "searched"), "2.00x", "1.50x"),
+        (("searched", "lost"), "< 1.50 ± 0.71x", f"< {(1.5 + 300 / 350) / 2:.2f} ± {(1.5 - 300 / 350) / 2**0.5:.2f}x"),
+        (("searched", "born"), "1 of 2 have no finite value", "3.75 ± 3.18x"),
+        (("born", "born"), "no finite value", "6.00x"),
+    ],
+)
+def test_what_all_seeds_save(undrawn, tmp_path, inits, tokens, total):
+    for number, init in enumerate(inits):
+        make_run(tmp_path / f"hand/job{number}", init, seed=number, control=True)
+    axes = {"kd": ["on"], "seed": ["0", "1"]}
+    report(made := make_sweep(tmp_path, axes, [job(n, kd="on", seed=str(n)) for n in (0, 1)]))
+    assert row(made, "on", "all 2")[4:] == [tokens, tokens, tokens, total]
+
+
+def test_tasks_of_all_models_beside_the_published_ones(undrawn, tmp_path):
+    """Two seeds of one cell, one run of another that was not scored, and a cell that was never begun."""
+    teacher = {"piqa": {"acc": 0.75, "acc_stderr": 0.01}}
+    for number, (seed, accuracy) in enumerate([(0, 0.5), (1, 0.6), (0, None)]):
+        student = {} if accuracy is None else {"piqa": {"acc": accuracy, "acc_stderr": 0.02 + 0.02 * seed}}
+        make_run(folder := tmp_path / f"hand/job{number}", "searched", seed=seed, preset="paper-p7-downstream")
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["downstream"] = {"teacher": teacher, "student": student}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    axes = {"init": ["searched", "random_weights"], "bin": ["pythia-410m", "pythia-1b"], "seed": ["0", "1"]}
+    cells = [("searched", "pythia-410m", "0"), ("searched", "pythia-410m", "1"), ("random_weights", "pythia-410m", "0")]
+    jobs = [job(n, **dict(zip(axes, values, strict=True))) for n, values in enumerate(cells)]
+    report(made := make_sweep(tmp_path, axes, jobs))
+    assert row(made, "model") == ["model", "piqa acc"]
+    assert row(made, "teacher hand")[1] == "0.75 ± 0.01"
+    assert row(made, "searched pythia-410m")[1] == "0.55 ± 0.03 (0.071)"
+    assert row(made, "random_weights pythia-410m")[1] == row(made, "searched pythia-1b")[1] == "missing"
+    assert row(made, "published: Pythia-410M, 300B tokens")[1] == "0.668"
 
 
 def test_every_number_is_in_the_csv(folder):
@@ -190,6 +231,22 @@ def test_published_figures_stand_beside_the_cells_that_reproduce_them(undrawn, t
     made = make_sweep(tmp_path, {"distill.tokens": budgets}, [job(n, **{"distill.tokens": budgets[n]}) for n in (0, 1)])
     report(made)
     assert row(made, budgets[0])[-1].startswith("5.16x fewer FLOPs") and row(made, budgets[1])[-1].startswith("1.26x")
+    sweep_plots._savings(axes := Figure().subplots(), sweep := read(made))
+    marked = [tuple(each.get_offsets()[0]) for each in axes.collections if each.get_zorder() == 3]
+    assert marked == [(1e10, 5.16), (1e11, 1.26)]
+    stars = [trace for trace in sweep_html._savings(sweep).data if trace.marker.symbol == "star"]
+    assert [(*trace.x, *trace.y) for trace in stars] == marked
+
+
+def test_what_has_no_finite_value_is_drawn_above_all_others(undrawn, tmp_path):
+    for number, init in enumerate(("born", "lost")):
+        make_run(tmp_path / f"hand/job{number}", init, seed=number, control=True)
+    made = make_sweep(tmp_path, {"kd": ["on"], "seed": ["0", "1"]}, [job(n, kd="on", seed=str(n)) for n in (0, 1)])
+    figure = sweep_html._savings(read(made))
+    tokens, total = figure.data[0], figure.data[-1]
+    assert tokens.marker.symbol == ("triangle-up", "circle-open") and total.marker.symbol == ("circle", "circle-open")
+    assert tokens.y == (9.0, 1.0) and total.y == (6.0, 300 / 350)
+    assert tokens.text[0] == "no finite value: reached before training"
 
 
 @pytest.mark.parametrize(

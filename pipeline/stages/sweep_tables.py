@@ -1,0 +1,194 @@
+"""The tables of a sweep's report: each with title, header, rows, and what its figures are."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from statistics import mean, stdev
+
+from pipeline.stages.page import number
+from pipeline.stages.sweep_runs import RANDOM_WEIGHTS, SAVINGS, Cell, Run, Sweep
+from pipeline.stages.sweep_savings import compared
+
+Table = tuple[str, list[str], list[list[str]], str]
+
+MISSING = "missing"
+PERPLEXITY = """Perplexity is exp(mean nats a token) on the same validation blocks for all, as mean ± standard deviation
+over seeds; the best of the cells that differ on the first axis alone is bold. Total FLOPs are order,
+search, teacher and student; random weights are charged only their training. The last column reads all
+curves at the smallest total of the sweep, which is before the end of the others' schedules."""
+RULE = """The target is the control's final perplexity; a saving is the control's cost over the cost at which the
+student first is at or below the target (log perplexity linear in tokens between two points, token 0
+included). The teacher's FLOPs are on both sides, order and search on the student's alone. `no finite
+value`: the target was reached before training. `<`: it was not reached, and this is the bound. A run's
+control is its own; where it has none, it is the sweep's run from random weights with the same seed and
+the same values on all other axes. All seeds: mean ± standard deviation."""
+TASKS = """Without examples in the prompt, scored by lm-eval, as the mean over seeds; behind ± is one standard error
+of a run's examples, in brackets the standard deviation over seeds. Published models are others', of the same size."""
+
+
+def tables(sweep: Sweep) -> list[Table]:
+    """All that the sweep has figures for; the first is that of its cells."""
+    found = [("", *cells(sweep), PERPLEXITY)]
+    if any(compared(sweep)):
+        head = [*sweep.axes, "seed", "control", "target", *(f"saving: {title}" for title in SAVINGS.values())]
+        found.append(("Savings", head, _savings(sweep), RULE))
+    if any(run.summary["downstream"] for run in sweep.runs):
+        found.append(("Downstream tasks", *_tasks(sweep), TASKS))
+    if sweep.errors:
+        failed = [[job, one_line(error.splitlines()[-1])] for job, error in sweep.errors.items()]
+        found.append(("Without a result", ["job", "last words"], failed, ""))
+    return found
+
+
+def cells(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
+    """Header, and a row for each cell."""
+    header = [*sweep.axes, "seeds", "parameters", "untrained", "perplexity", "tokens", "total FLOPs", "at equal FLOPs"]
+    best = _best(sweep)
+    rows = [
+        [*cell.values, *(_results(sweep, cell, cell.values in best) if cell.runs else _without(cell))]
+        for cell in sweep.cells
+    ]
+    if said := _published(sweep):
+        header = [*header, "published"]
+        rows = [[*row, said.get(cell.values, "")] for row, cell in zip(rows, sweep.cells, strict=True)]
+    return header, rows
+
+
+def _results(sweep: Sweep, cell: Cell, best: bool) -> list[str]:
+    def over_seeds(value: Callable[[Run], float], form: str) -> str:
+        return _spread([value(run) for run in cell.runs], form)
+
+    final = over_seeds(lambda run: run.student["final_perplexity"], ",.2f")
+    equal = [run.nll_at_flops(sweep.cheapest) for run in cell.runs]
+    return [
+        ", ".join([str(len(cell.runs)), *_lacking(cell)]),
+        over_seeds(lambda run: run.student["parameters"], ",.0f"),
+        over_seeds(lambda run: run.student["untrained_perplexity"], ",.2f"),
+        f"**{final}**" if best else final,
+        over_seeds(lambda run: run.student["tokens"], ",.0f"),
+        over_seeds(lambda run: run.total_flops, ".3g"),
+        "not begun" if None in equal else _spread([math.exp(nll) for nll in equal], ",.2f"),
+    ]
+
+
+def _without(cell: Cell) -> list[str]:
+    return [", ".join(_lacking(cell)) or MISSING, *[""] * 6]
+
+
+def _lacking(cell: Cell) -> list[str]:
+    return [f"{count} {state}" for state, count in sorted(Counter(cell.states).items())]
+
+
+def _best(sweep: Sweep) -> set[tuple[str, ...]]:
+    """Of the cells that differ on the first axis alone, the one with the lowest perplexity; none has no rival."""
+    groups: dict[tuple[str, ...], list[tuple[float, tuple[str, ...]]]] = {}
+    for cell in sweep.cells:
+        if cell.runs:
+            groups.setdefault(cell.values[1:], []).append((cell.perplexity, cell.values))
+    return {min(group)[1] for group in groups.values() if len(group) > 1}
+
+
+def _spread(values: list[float], form: str) -> str:
+    if len(set(values)) == 1:
+        return format(values[0], form)
+    return f"{format(mean(values), form)} ± {format(stdev(values), form)}"
+
+
+def _published(sweep: Sweep) -> dict[tuple[str, ...], str]:
+    """What the paper says of a cell, by the cell's values."""
+    said = {}
+    for cell in sweep.cells:
+        named = dict(zip(sweep.axes, cell.values, strict=True))
+        entries = [each for each in sweep.published if "says" in each]
+        fits = [each for each in entries if all(named.get(axis) in known for axis, known in each["where"].items())]
+        if fits:
+            said[cell.values] = "; ".join(each["says"] for each in fits)
+    return said
+
+
+def _savings(sweep: Sweep) -> list[list[str]]:
+    """A row for each run, and one for all seeds of a cell; what starts from random weights is what others save over."""
+    rows = []
+    for cell in sweep.cells:
+        savings = []
+        for run in cell.runs:
+            if run.student["init"] == RANDOM_WEIGHTS:
+                continue
+            name = [*cell.values, str(run.summary["seed"])]
+            if (found := sweep.saving(run)) is None:
+                rows.append([*name, MISSING, "", *[""] * len(SAVINGS)])
+                continue
+            control, saving = found
+            savings.append(saving)
+            figures = (_saving(saving, key) for key in SAVINGS)
+            rows.append([*name, control, f"{saving['target_perplexity']:,.2f}", *figures])
+        if len(savings) > 1:
+            means = (_mean_saving(savings, key) for key in SAVINGS)
+            rows.append([*cell.values, f"all {len(savings)}", "", "", *means])
+        if not cell.runs and RANDOM_WEIGHTS not in cell.values:
+            rows.append([*cell.values, MISSING, *[""] * (2 + len(SAVINGS))])
+    return rows
+
+
+def _saving(saving: dict, key: str) -> str:
+    if saving[key] is None:
+        return "no finite value"
+    return f"{_bound(saving)}{saving[key]:.2f}x"
+
+
+def _bound(saving: dict) -> str:
+    return "< " if saving["reached"] == "not reached" else ""
+
+
+def _mean_saving(savings: list[dict], key: str) -> str:
+    finite = [saving for saving in savings if saving[key] is not None]
+    if not finite:
+        return "no finite value"
+    if len(finite) < len(savings):
+        return f"{len(savings) - len(finite)} of {len(savings)} have no finite value"
+    bound = max(_bound(saving) for saving in savings)  # a mean of which one part is a bound is one itself
+    return f"{bound}{_spread([saving[key] for saving in savings], '.2f')}x"
+
+
+def _tasks(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
+    """A row for each model, a column for each metric."""
+    models: dict[str, list[dict]] = {}
+    for cell in sweep.cells:
+        for run in cell.runs:
+            scored = run.summary["downstream"]
+            if teacher := scored.get("teacher"):
+                models[f"teacher {run.summary['teacher']['name']}"] = [teacher]
+            for role in ("student", "control"):
+                if role == "student" or role in scored:
+                    name = " ".join(cell.values) or sweep.name
+                    name = name if role == "student" else f"{name}, control"
+                    models.setdefault(name, []).append(scored.get(role, {}))
+        if not cell.runs:
+            models[" ".join(cell.values)] = [{}]
+    metrics = {
+        (task, metric): None
+        for scores in (score for each in models.values() for score in each)
+        for task, values in scores.items()
+        for metric in values
+        if not metric.endswith("_stderr")
+    }
+    rows = [[name, *(_score(scores, *metric) for metric in metrics)] for name, scores in models.items()]
+    for each in sweep.published:
+        if scores := each.get("scores"):
+            figures = (scores.get(task, {}).get(metric) for task, metric in metrics)
+            rows.append([f"published: {each['model']}", *(number(figure, ",.4g") for figure in figures)])
+    return ["model", *(f"{task} {metric}" for task, metric in metrics)], rows
+
+
+def _score(runs: list[dict], task: str, metric: str) -> str:
+    scored = [run[task] for run in runs if metric in run.get(task, {})]
+    if len(scored) < len(runs):
+        return MISSING
+    values = [score[metric] for score in scored]
+    errors = [score[f"{metric}_stderr"] for score in scored if score.get(f"{metric}_stderr") is not None]
+    said = f"{mean(values):,.4g}" + (f" ± {mean(errors):.2g}" if errors else "")
+    return said + (f" ({stdev(values):.2g})" if len(values) > 1 else "")
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
