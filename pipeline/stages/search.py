@@ -31,6 +31,7 @@ from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork, check
 
 STAGE, VERSION = "search", 3
+LIMITS = 2  # as VERSION, of searches beside limits alone: how members are drawn there
 JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json", "seconds.txt"
 # Which keys determine each strategy's walk; the others are out of its fingerprint. Seed and limit only matter to those
 # that have more than one candidate.
@@ -173,7 +174,8 @@ def space_part(context: Context) -> dict:
     """What of the space determines a result: not what a limit that is not set would be counted by."""
     space = context.config.space
     unused = [] if space.max_flops_per_token else ["flops_length"]
-    return part(space, *unused, *([] if space.max_kv_bytes_per_token else ["kv_value_bytes"]))
+    own = part(space, *unused, *([] if space.max_kv_bytes_per_token else ["kv_value_bytes"]))
+    return own | ({"limits": LIMITS} if make_limits(context.architecture, space) else {})
 
 
 def _strategy(context: Context, config: SearchConfig, ordering: Ordering) -> Strategy:

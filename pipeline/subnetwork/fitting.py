@@ -164,8 +164,8 @@ class Fitter:
 
         Genes come in random order. One that can land in the bin takes any value that does; one that cannot goes a
         random part of the way, so that many genes share the burden. Where a limit keeps a small model from growing, its
-        attention makes room for MLPs, which cost no limit more for their parameters than attention does. Returns False
-        where the last gap is smaller than a step of every gene, or no room is found.
+        attention makes room for MLPs, which cost no limit more for their parameters than attention does, and which from
+        then on move first. Returns False where the last gap is smaller than a step of every gene, or no room is found.
         """
         if self.split:
             self._split_anew(draft, rng)
@@ -181,6 +181,7 @@ class Fitter:
                 return True
             if not self.limits or totals[0] > self.bin.high or not self._trade(draft, 2**trade, totals, rng):
                 return False
+            pools = [place for place in every if place[1] == 3], every
         return False
 
     def _split_anew(self, draft: Draft, rng: np.random.Generator) -> None:

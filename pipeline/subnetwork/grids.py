@@ -11,10 +11,30 @@ DIMENSIONS = ("n_layer", "n_embd", *GENES)
 STEPS = {"n_embd": 64, "head_size": 8, "intermediate_size": 64}
 
 
+def unit_of(architecture: Architecture, name: str) -> int:
+    """What every step of a dimension must be a multiple of."""
+    return head_size_unit(architecture) if name == "head_size" else 1
+
+
+def step_of(architecture: Architecture, config: SpaceConfig, name: str) -> int:
+    """The configured step of a dimension, or the default one."""
+    # At most a quarter of the teacher's size, so that a tiny teacher still has choices.
+    size, unit = getattr(architecture, name), unit_of(architecture, name)
+    return getattr(config.step, name) or max(min(STEPS.get(name, 1), size // 4) // unit * unit, unit)
+
+
+def finer_steps(architecture: Architecture, config: SpaceConfig, name: str) -> list[int]:
+    """The whole fractions of a dimension's step that it may have instead, the coarsest first; none where it is held."""
+    if name in config.hold:
+        return []
+    unit, step = unit_of(architecture, name), step_of(architecture, config, name)
+    return sorted({step // part // unit * unit for part in range(2, step // unit + 1)}, reverse=True)
+
+
 def _grid(architecture: Architecture, config: SpaceConfig, name: str) -> list[int]:
     size = getattr(architecture, name)
     teacher = f"teacher {architecture.name}'s {name}={size}"
-    unit = head_size_unit(architecture) if name == "head_size" else 1
+    unit = unit_of(architecture, name)
     step, least, most = (getattr(part, name) for part in (config.step, config.min, config.max))
     if name in config.hold:
         for key, value in (("step", step), ("min", least), ("max", most)):
@@ -28,8 +48,7 @@ def _grid(architecture: Architecture, config: SpaceConfig, name: str) -> list[in
         raise SprigError(
             f"space.step.{name}={step} would break rotary pairs: it must be a multiple of {unit} for {teacher}."
         )
-    # At most a quarter of the teacher's size, so that a tiny teacher still has choices.
-    step = step or max(min(STEPS.get(name, 1), size // 4) // unit * unit, unit)
+    step = step_of(architecture, config, name)
     values = [value for value in range(step, size + 1, step) if (least or 1) <= value <= (most or size)]
     if most is None and size not in values:
         values.append(size)

@@ -1,6 +1,7 @@
 """Which depths and widths of a space can meet the bin and the limits, and what to say where none can."""
 
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from pipeline.subnetwork.counting import layer_parameters, outer_parameters, par
 from pipeline.subnetwork.fitting import Fitter
 from pipeline.subnetwork.limits import Limit
 
+WEIGHTS = 9  # of two limits in a mean of them, from the one alone to the other
 CURE = "change space.min, space.max, space.step or space.hold"
 
 
@@ -38,18 +40,22 @@ def find(fitter: Fitter, depths: list[int], widths: list[int]) -> Reach:
     if not met.any():
         found = [*least.ravel().tolist(), *most.ravel().tolist()]
         raise bin_unreachable(fitter, int(least.min()), int(most.max()), found)
-    possible = met
+    possible, wanted = met, (bin.low - outer) / column
     for limit in fitter.limits:
-        needed = _needs(fitter, limit, depths, widths, (bin.low - outer) / column)
-        if (least_beside := int(needed[possible].min())) > limit.most:
-            least_of_all = int(_needs(fitter, limit, depths, widths, np.zeros_like(most)).min())
+        needed = _needs(fitter, limit, depths, widths, wanted)
+        if (least_beside := ceil(needed[possible].min())) > limit.most:
+            least_of_all = ceil(_needs(fitter, limit, depths, widths, np.zeros_like(most)).min())
             raise _too_low(fitter, limit, least_of_all, least_beside)
         met = met & (needed <= limit.most)
-    if not met.any():
-        raise SprigError(
-            f"bin {bin}, {' and '.join(limit.name for limit in fitter.limits)} contradict one another: each limit can "
-            f"be met in the bin, but at no depth and width all of them; raise a limit, lower the bin, or {CURE}."
-        )
+    if len(fitter.limits) == 2:
+        share = _share_needed(fitter, depths, widths, wanted)
+        if (least_share := share[possible].min()) > 1:
+            raise SprigError(
+                f"bin {bin}, {_names(fitter)} contradict one another: to be met together in the bin each limit must "
+                f"be at least {least_share - 1:.1%} higher, or one of them still more; raise them, lower the bin, or "
+                f"{CURE}."
+            )
+        met = possible & (share <= 1)
     return Reach(
         int(least.min()),
         int(most.max()),
@@ -70,16 +76,34 @@ def _needs(fitter: Fitter, limit: Limit, depths: list[int], widths: list[int], w
             for layer in (lambda *genes: layer_parameters(fitter.architecture, *genes), limit.layer)
         )
         frontier = np.interp(mean, *_frontier(sizes, costs))
-        needs.append(np.ceil((limit.outer(width) + column * frontier) * (1 - 1e-12)))  # rounding must not exclude
+        needs.append((limit.outer(width) + column * frontier) * (1 - 1e-12))  # rounding must not exclude
     return np.stack(needs, axis=1)
 
 
-def _frontier(sizes: np.ndarray, costs: np.ndarray) -> tuple[list[int], list[int]]:
+def _share_needed(fitter: Fitter, depths: list[int], widths: list[int], wanted: np.ndarray) -> np.ndarray:
+    """A bound from below, as _needs, on the factor by which all limits must be raised to be met together: what keeps
+    each keeps every weighted mean of them, too (the dual of a linear program, at a few weights)."""
+    first, second = fitter.limits
+    shares = []
+    for weight in np.linspace(0, 1, WEIGHTS):
+        parts = [(weight / first.most, first), ((1 - weight) / second.most, second)]
+        mean = Limit(
+            "",
+            "",
+            1,
+            lambda width, parts=parts: sum(part * limit.outer(width) for part, limit in parts),
+            lambda *genes, parts=parts: sum(part * limit.layer(*genes) for part, limit in parts),
+        )
+        shares.append(_needs(fitter, mean, depths, widths, wanted))
+    return np.max(shares, axis=0)
+
+
+def _frontier(sizes: np.ndarray, costs: np.ndarray) -> tuple[list[float], list[float]]:
     """The least cost of at least a size, over mixtures of the given layers: its corners, both coordinates ascending."""
     order = np.lexsort((costs, -sizes))
     costs, sizes = costs[order], sizes[order]
     cheaper = np.concatenate([[True], costs[1:] < np.minimum.accumulate(costs)[:-1]])
-    corners: list[tuple[int, int]] = []
+    corners: list[tuple[float, float]] = []
     for x, y in zip(sizes[cheaper][::-1].tolist(), costs[cheaper][::-1].tolist(), strict=True):
         while len(corners) > 1:
             (x0, y0), (x1, y1) = corners[-2:]
@@ -88,6 +112,10 @@ def _frontier(sizes: np.ndarray, costs: np.ndarray) -> tuple[list[int], list[int
             corners.pop()
         corners.append((x, y))
     return [x for x, _ in corners], [y for _, y in corners]
+
+
+def _names(fitter: Fitter) -> str:
+    return " and ".join(limit.name for limit in fitter.limits)
 
 
 def _too_low(fitter: Fitter, limit: Limit, least_of_all: int, least_beside: int) -> SprigError:
@@ -102,16 +130,27 @@ def _too_low(fitter: Fitter, limit: Limit, least_of_all: int, least_beside: int)
     )
 
 
-def bin_unreachable(fitter: Fitter, least: int, most: int, found: list[int]) -> SprigError:
-    """What to say of a bin where `found` are counts that were met outside it (and, beside limits, inside it)."""
+class BinUnreachable(SprigError):
+    """No sub-network of a space has as many parameters as the bin asks for."""
+
+
+def bin_unreachable(fitter: Fitter, least: int, most: int, found: list[int]) -> BinUnreachable:
+    """What to say of a bin where `found` are counts that were met outside it, whatever the limits."""
     bin = fitter.bin
     below = [count for count in (least, *found) if count < bin.low]
     above = [count for count in (most, *found) if count > bin.high]
     total = parameters(fitter.architecture, count=bin.count)
     gap = f", but nothing was found between {max(below):,} and {min(above):,}" if below and above else ""
-    if fitter.limits:
-        gap += " within " + " and ".join(limit.name for limit in fitter.limits)
-    return SprigError(
+    return BinUnreachable(
         f"bin {bin} cannot be reached from teacher {fitter.architecture.name} ({total:,}) in this space: it reaches "
         f"{least:,}..{most:,}{gap}; choose a bin inside, or {CURE}."
+    )
+
+
+def unreachable_within_limits(fitter: Fitter, least: int, found: list[int]) -> BinUnreachable:
+    """What to say of a bin that is reached, but not within the limits: `found` are counts that were met there."""
+    nearest = max(count for count in (least, *found) if count < fitter.bin.low)
+    return BinUnreachable(
+        f"bin {fitter.bin} cannot be reached within {_names(fitter)}: the nearest that was found has {nearest:,} "
+        f"parameters, {fitter.bin.low - nearest:,} too few; raise the limits, lower the bin, or {CURE}."
     )

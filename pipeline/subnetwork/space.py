@@ -1,5 +1,7 @@
 """A search space within a parameter bin: sampling, mutation and crossover that yield members by construction."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from pipeline.config import Exportable, Granularity, Layers, Sharing, SpaceConfig
@@ -7,8 +9,9 @@ from pipeline.errors import SprigError
 from pipeline.subnetwork import reach
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin
+from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.fitting import Draft, Fitter
-from pipeline.subnetwork.grids import GENES, make_grids
+from pipeline.subnetwork.grids import DIMENSIONS, GENES, finer_steps, make_grids, step_of
 from pipeline.subnetwork.limits import make_limits
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.stock import check_stock, is_split, stock_grids
@@ -16,6 +19,7 @@ from pipeline.subnetwork.value import LayerGenes, SubNetwork, check
 
 REDRAWS = 1000  # tries before a bin that falls between the steps of all genes is given up
 LIMITED_REDRAWS = 100  # the same beside limits, where a try is dearer
+PROBES = 20  # the same where another step is tried
 SEEDS = 2**32
 
 
@@ -23,10 +27,18 @@ class Space:
     """The sub-networks of a teacher that a configuration allows and whose count lies in a bin.
 
     `grids` maps each dimension to its values, ascending; `uniform` spaces share one row of genes among all layers,
-    `fine` ones have index seeds. Every draw comes from the generator that is passed in.
+    `fine` ones have index seeds. Every draw comes from the generator that is passed in. `redraws` is how often one is
+    tried: by default as often as it takes to be sure; with a number nothing is said of steps that would do.
     """
 
-    def __init__(self, architecture: Architecture, config: SpaceConfig, bin: Bin, ordering: Ordering | None):
+    def __init__(
+        self,
+        architecture: Architecture,
+        config: SpaceConfig,
+        bin: Bin,
+        ordering: Ordering | None,
+        redraws: int | None = None,
+    ):
         """Raises SprigError where a grid is impossible, layers=rank has no ordering, or nothing lies in the bin."""
         if config.layers == Layers.rank and ordering is None:
             raise SprigError("space.layers=rank needs an ordering of the layers: set ordering.kind=importance.")
@@ -41,10 +53,38 @@ class Space:
         self.uniform = config.sharing == Sharing.uniform
         limits = make_limits(architecture, config)
         self.fitter = Fitter(architecture, self.grids, bin, limits, split=stock and is_split(architecture))
-        self._reach = reach.find(self.fitter, self.grids["n_layer"], self.grids["n_embd"])
-        self._widths_of, self._depths_of = self._reach.widths_of, self._reach.depths_of
-        self._depths = [depth for depth, found in self._widths_of.items() if found]
-        self.sample(np.random.default_rng(0))  # a bin between the grid's steps shows itself here
+        self._redraws = redraws or (LIMITED_REDRAWS if limits else REDRAWS)
+        try:
+            self._reach = reach.find(self.fitter, self.grids["n_layer"], self.grids["n_embd"])
+            self._widths_of, self._depths_of = self._reach.widths_of, self._reach.depths_of
+            self._depths = [depth for depth, found in self._widths_of.items() if found]
+            self.sample(np.random.default_rng(0))  # a bin between the grid's steps shows itself here
+        except reach.BinUnreachable as error:
+            if redraws or limits or not (finer := self._steps_that_reach()):
+                raise
+            raise SprigError(f"{str(error).rstrip('.')}: {' or '.join(finer)} would reach it.") from None
+
+    def _steps_that_reach(self) -> list[str]:
+        """For each dimension the nearest finer step under which the bin is reached, if there is one."""
+
+        def is_reached(name: str, step: int) -> bool:
+            config = replace(self.config, step=replace(self.config.step, **{name: step}))
+            try:
+                Space(self.architecture, config, self.bin, self.ordering, redraws=PROBES)
+            except SprigError:
+                return False
+            return True
+
+        found = []
+        if parameters(self.architecture, count=self.bin.count) < self.bin.low:
+            return found
+        for name in DIMENSIONS:
+            steps = finer_steps(self.architecture, self.config, name)
+            if steps and is_reached(name, steps[-1]):
+                nearest = next(step for step in steps if is_reached(name, step))
+                now = step_of(self.architecture, self.config, name)
+                found.append(f"space.step.{name}={nearest} instead of {now}")
+        return found
 
     def reach(self) -> tuple[int, int]:
         """The least and the most parameters in this space, whatever the bin."""
@@ -78,7 +118,7 @@ class Space:
             SprigError: the bin lies between the steps of the grids.
         """
         missed = []
-        for _ in range(LIMITED_REDRAWS if self.fitter.limits else REDRAWS):
+        for _ in range(self._redraws):
             depth = _pick(self._depths, rng)
             width = _pick(self._widths_of[depth], rng)
             layers = self._draw_layers(depth, rng)
@@ -92,7 +132,10 @@ class Space:
             if self.fitter.fit(draft, redrawn, rng):
                 return self.freeze(draft)
             missed.append(self.fitter.total(draft))
-        raise reach.bin_unreachable(self.fitter, *self.reach(), missed)
+        least, most = self.reach()
+        if self.fitter.limits and least < self.bin.low:
+            raise reach.unreachable_within_limits(self.fitter, least, missed)
+        raise reach.bin_unreachable(self.fitter, least, most, missed)
 
     def mutate(self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float) -> SubNetwork:
         """A member near `parent`, itself a member: each gene and index seed drawn anew with chance `gene_rate`, depth

@@ -112,7 +112,7 @@ def test_a_line_cut_by_a_kill_is_dropped_and_said(tmp_path, caplog):
 
 def test_a_journal_of_another_search_is_refused(tmp_path):
     Journal(tmp_path / "journal", "abc").close()
-    with pytest.raises(SprigError, match="belongs to search abc, not to xyz"):
+    with pytest.raises(SprigError, match="belongs to search abc, not to xyz: remove it to begin anew"):
         Journal(tmp_path / "journal", "xyz")
 
 

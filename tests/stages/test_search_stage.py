@@ -7,8 +7,9 @@ from conftest import smoke
 
 import pipeline
 from pipeline.config import Strategy
+from pipeline.errors import SprigError
 from pipeline.search import journal
-from pipeline.stages import search
+from pipeline.stages import plan, search
 from pipeline.stages.context import Context
 
 RACE = ["search=one_plus_lambda", "search.offspring=6", "search.generations=2", "search.start=[importance]"]
@@ -82,9 +83,24 @@ def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
     )
 
 
+def test_calibration_text_shorter_than_the_blocks_asked_for(smoke_outputs):
+    said = (
+        r"search\.blocks=9999, but the calibration split of data sotu has \d+ blocks of 32 tokens: "
+        r"lower search\.blocks, raise data\.calibration, or give more text"
+    )
+    with pytest.raises(SprigError, match=said):
+        plan.check_prepared(Context(smoke(smoke_outputs, "search.blocks=9999"), lambda line: None))
+
+
 def test_how_a_limit_is_counted_matters_only_where_there_is_one(tmp_path):
     plain = fingerprints(tmp_path)
     assert fingerprints(tmp_path, "space.kv_value_bytes=1", "space.flops_length=64") == plain
     limited = fingerprints(tmp_path, "space.max_kv_bytes_per_token=100_000")
     assert limited != plain
     assert fingerprints(tmp_path, "space.max_kv_bytes_per_token=100_000", "space.kv_value_bytes=1") != limited
+
+
+def test_how_members_are_drawn_beside_limits_is_told_apart_only_where_there_are_some(tmp_path):
+    limited = Context(smoke(tmp_path, "space.max_kv_bytes_per_token=100_000"), lambda line: None)
+    assert "limits" in search.space_part(limited)
+    assert "limits" not in search.space_part(Context(smoke(tmp_path), lambda line: None))

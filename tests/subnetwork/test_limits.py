@@ -1,6 +1,8 @@
 """Limits beside the bin: kept by construction, reaching all that they allow, and clear where they allow nothing."""
 
+import re
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -116,6 +118,45 @@ def test_no_limit_shuts_out_a_shape_that_has_a_member():
 def test_limits_that_allow_nothing_are_named_with_what_is_missing(limits, said):
     with pytest.raises(SprigError, match=said):
         Space(SMOLLM2_135M, SpaceConfig(**limits), HALF, None)
+
+
+def test_a_limit_just_above_what_the_bin_needs_is_met():
+    """Only with the least attention, all of whose room the MLPs take."""
+    needed, config = 129_590_858, SpaceConfig(max_flops_per_token=130_000_000)
+    with pytest.raises(SprigError, match=f"at least {needed:,} FLOPs a token"):
+        Space(SMOLLM2_135M, replace(config, max_flops_per_token=needed - 1), HALF, None)
+    space, rng = Space(SMOLLM2_135M, config, HALF, None), np.random.default_rng(0)
+    parent = space.sample(rng)
+    for sub in (parent, space.mutate(parent, rng, 0.2, 0.4), space.crossover(parent, space.sample(rng), rng)):
+        assert space.contains(sub) and flops_per_token(SMOLLM2_135M, sub, length=8192) <= 130_000_000
+
+
+def test_a_limit_between_two_steps_names_the_nearest_and_what_it_lacks():
+    said = r"within space\.max_flops_per_token=129,592,000: .* has 63,865,152 parameters, 29,477 too few; raise"
+    with pytest.raises(SprigError, match=said):
+        Space(SMOLLM2_135M, SpaceConfig(max_flops_per_token=129_592_000), HALF, None)
+
+
+def test_limits_are_not_blamed_where_the_bin_is_out_of_reach_without_them():
+    with pytest.raises(SprigError, match=r"it reaches 3,160,256\.\.134,515,008; choose a bin inside") as error:
+        Space(SMOLLM2_135M, SpaceConfig(max_kv_bytes_per_token=10_000), Bin(0, 140_000_000, 150_000_000), None)
+    assert "max_kv" not in str(error.value)
+
+
+def test_limits_that_contradict_only_each_other_name_by_how_much():
+    """Without MLPs that could grow, query heads cost FLOPs, query groups the cache."""
+    flops, cache = {"max_flops_per_token": 185_000_000}, {"max_kv_bytes_per_token": 9_000}
+    bin, narrow = Bin(0, 45_000_000, 46_000_000), Sizes(intermediate_size=128)
+    for limits in (flops, cache):
+        Space(SMOLLM2_135M, SpaceConfig(max=narrow, **limits), bin, None)
+    said = r"185,000,000 and space\.max_kv_bytes_per_token=9,000 contradict one another: .* at least ([\d.]+)% higher"
+    with pytest.raises(SprigError, match=said) as error:
+        Space(SMOLLM2_135M, SpaceConfig(max=narrow, **flops, **cache), bin, None)
+    more = 1 + float(re.search(said, str(error.value))[1]) / 100
+    for factor, is_met in ((more - 0.002, False), (more + 0.03, True)):
+        limits = {name: round(most * factor) for name, most in (flops | cache).items()}
+        with nullcontext() if is_met else pytest.raises(SprigError, match="contradict one another"):
+            Space(SMOLLM2_135M, SpaceConfig(max=narrow, **limits), bin, None)
 
 
 def test_limits_that_contradict_only_each_other():

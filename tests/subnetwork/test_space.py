@@ -1,7 +1,9 @@
 """Sampling, mutation and crossover stay in the bin, reach all of it, and starve nothing."""
 
 import json
+import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from architectures import PYTHIA_6_9B, SMOLLM2_135M, TOY, TOY_STEPS, every_subnetwork, sizes
 
 from pipeline.config import Count, Granularity, Layers, Sharing, Sizes, SpaceConfig
+from pipeline.errors import SprigError
 from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.grids import GENES
@@ -210,3 +213,34 @@ def test_crossover_mixes_by_teacher_layer():
                     sources[name, given.index(getattr(gene, name))] += 1
     for name in (*GENES, "index_seed"):
         assert 0.4 < sources[name, 0] / (sources[name, 0] + sources[name, 1]) < 0.6
+
+
+# --- bins between the steps
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_a_step_that_leaves_no_value_in_the_bin_is_named_with_the_nearest_that_does(sharing):
+    held = ["n_embd", "n_query_groups", "heads_per_group", "head_size", "n_layer"]
+    config = SpaceConfig(sharing=sharing, hold=held, step=Sizes(intermediate_size=700))
+    bin = Bin(0, 66_000_000, 66_300_000)
+    said = r"bin 66,000,000\.\.66,300,000 .* space\.step\.intermediate_size=(\d+) instead of 700 would reach it\.$"
+    with pytest.raises(SprigError, match=said) as error:
+        Space(SMOLLM2_135M, config, bin, None)
+    nearest = int(re.search(said, str(error.value))[1])
+    Space(SMOLLM2_135M, replace(config, step=Sizes(intermediate_size=nearest)), bin, None)
+    # One MLP width for all layers: closed form, by steps of 700 // 2, 700 // 3, ...
+    if sharing == Sharing.uniform:
+        each = 3 * 576 * 30
+        empty = parameters(SMOLLM2_135M) - each * 1536
+        reaches = (
+            step
+            for step in (700 // part for part in range(2, 700))
+            if any(66_000_000 <= empty + each * width <= 66_300_000 for width in range(step, 1537, step))
+        )
+        assert nearest == next(reaches)
+
+
+def test_a_bin_that_no_step_reaches_is_not_blamed_on_one():
+    held = ["n_embd", "n_query_groups", "heads_per_group", "head_size", "intermediate_size"]
+    with pytest.raises(SprigError, match=r"between 63,713,088 and 67,253,184; .* space\.hold\.$"):
+        Space(SMOLLM2_135M, SpaceConfig(hold=held), Bin(0, 66_000_000, 66_300_000), None)
