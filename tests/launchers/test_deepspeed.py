@@ -1,10 +1,12 @@
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from launchers.deepspeed import command, slots
+from launchers.deepspeed import command, main, slots
 from pipeline.errors import SprigError
 
 
@@ -31,6 +33,22 @@ def test_a_hostfile_that_says_nothing(text, message, tmp_path):
         slots(hosts)
     with pytest.raises(SprigError, match="neither a number of processes nor a hostfile"):
         slots(tmp_path / "none")
+
+
+def test_the_documented_command_starts_on_the_machines_of_its_hostfile(tmp_path, monkeypatch):
+    """All of it but the processes: the hostfile is read and the run checked as a rank on those machines would."""
+    page = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
+    (documented,) = re.findall(r"^python -m launchers\.deepspeed (.*)$", page, re.MULTILINE)
+    (line,) = re.findall(r"`(node-1 slots=\d+)`", page)
+    hosts, *overrides = documented.split()
+    monkeypatch.chdir(tmp_path)
+    Path(hosts).write_text(f"{line}\n{line.replace('node-1', 'node-2')}\n")
+    monkeypatch.setattr(sys, "argv", ["launchers.deepspeed", *documented.split()])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    started = []
+    monkeypatch.setattr(os, "execv", lambda program, words: started.append(words))
+    main()
+    assert f"--hostfile={hosts}" in started[0] and started[0][-len(overrides) :] == overrides
 
 
 @pytest.mark.slow

@@ -49,6 +49,10 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ("stages=[export] export.to=x seed=0,1", "Job seed=0: stages names export, which is for one run"),
         ("seed=0,1 hydra.launcher.jobs=0", "hydra.launcher.jobs=0 must be above 0"),
         ("seed=0,1 hydra.launcher.job=2", "no configuration key hydra.launcher.job: did you mean jobs?"),
+        (
+            "seed=0,1 hydra.launcher.jobs=999 hydra.launcher.gpus_per_job=1",
+            "hydra.launcher.jobs=999 with gpus_per_job=1 need 999 GPUs, but this machine has",
+        ),
         ("seed=0,1 hydra/launcher=slurm", "this machine has no Slurm (no sbatch on its PATH)"),
         ("seed=0,1 hydra/launcher=slurm precision=auto", "precision=auto would be this machine's"),
         ("seed=0,1 hydra/launcher=slurm hydra.launcher.dry_run=true +hydra.launcher.slurm.tme=5", "'tme'"),
@@ -88,6 +92,14 @@ def test_a_sweep_that_is_given_again_runs_what_failed_and_what_is_new(in_process
     assert joined["axes"] == {"data.max_tokens": ["20000", "3000", "30000"]}
     assert [job["status"] for job in joined["jobs"]] == ["completed", "failed", "completed"]
     assert joined["jobs"][0] == first["jobs"][0]
+
+
+def test_a_record_of_another_schema_says_how_to_remake_it(in_process, tmp_path):
+    (folder := tmp_path / "sweeps/smoke").mkdir(parents=True)
+    (folder / "sweep.json").write_text('{"schema": 0}')
+    said = refused(tmp_path, "data.max_tokens=20000,30000", base=SMALL)
+    assert "sweep.json is of schema 0, this is Sprig's 1: move the folder away and give the same command again" in said
+    assert not in_process.ran
 
 
 def test_identical_jobs_are_one(tmp_path):
@@ -188,7 +200,7 @@ def test_slurm_is_shown_where_there_is_none(tmp_path, capsys):
     script = capsys.readouterr().out
     for line in ("--array=0-2%2", "--partition=long", "--gpus-per-node=2", "--time=240", "--job-name=sprig-smoke"):
         assert f"#SBATCH {line}" in script
-    assert "#SBATCH --signal=USR1@120\n#SBATCH" in script and "-m submitit.core._submit" in script
+    assert "#SBATCH --requeue\n#SBATCH --signal=USR1@120\n#SBATCH" in script and "-m submitit.core._submit" in script
     assert not list(tmp_path.iterdir())
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import fake_slurm
@@ -148,6 +149,33 @@ def test_a_job_alone_finds_what_the_sweep_made(outputs):
     said = subprocess.run(alone, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True).stdout
     assert "begins" not in said and made(outputs) == before
     assert (outputs / "smoke/latest").resolve().name == jobs(outputs)["3"]["id"]
+
+
+FOUR_GPUS = (
+    "import sys, torch; torch.cuda.device_count = lambda: 4; from pipeline.__main__ import main; main(sys.argv[1:])"
+)
+
+
+def test_ranks_of_a_job_see_its_gpus_and_its_cores(tmp_path):
+    """A machine that says it has four: two jobs at a time with two ranks each, as their processes were started."""
+    texts = ["data.max_tokens=20000,30000,40000", "data.block_size=16", "stages=[prepare]", "device=cpu"]
+    overrides = ["-m", *SMALL, f"outputs={tmp_path}", *texts, "distill.micro_batch=2", "hydra.launcher.gpus_per_job=2"]
+    environment = {key: os.environ[key] for key in os.environ if key not in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+    command = [sys.executable, "-c", FOUR_GPUS, *overrides, "hydra.launcher.jobs=2"]
+    process, seen = subprocess.Popen(command, cwd=ROOT, env=environment), set()
+    try:
+        deadline = time.monotonic() + LIMIT
+        while process.poll() is None and time.monotonic() < deadline:
+            for each in processes_of(tmp_path):
+                with suppress(psutil.Error):
+                    if "LOCAL_RANK" in (has := each.environ()):
+                        seen.add((has["CUDA_VISIBLE_DEVICES"], has["LOCAL_RANK"], has["OMP_NUM_THREADS"]))
+            time.sleep(0.2)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    threads = str(max(1, len(os.sched_getaffinity(0)) // 4))
+    assert seen == {(gpus, rank, threads) for gpus in ("0,1", "2,3") for rank in ("0", "1")}
 
 
 def test_an_interrupt_ends_the_jobs(tmp_path):

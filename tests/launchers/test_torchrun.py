@@ -1,9 +1,12 @@
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.run import parse_args
 
 from launchers.layout import check
 from launchers.torchrun import command
@@ -36,6 +39,13 @@ def test_workers_beside_ranks_are_refused():
     with pytest.raises(SprigError, match=r"search\.workers=3, but 2 processes were started, .*: set search\.workers=1"):
         check([2], overrides)
     check([1], overrides)
+
+
+def test_torchruns_own_command_for_several_machines_is_one_that_it_reads():
+    page = " ".join((Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8").split())
+    (documented,) = re.findall(r"`torchrun (.* -m pipeline) \.\.\.`", page)
+    read = parse_args([*documented.split(), "experiment=smoke"])
+    assert (read.nnodes, read.nproc_per_node, read.module, read.training_script) == ("2", "8", True, "pipeline")
 
 
 def test_the_command_hands_every_override_on():
