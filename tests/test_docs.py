@@ -11,23 +11,36 @@ import pytest
 from pipeline import __main__ as entrypoint
 from pipeline import compose
 from pipeline.config.reference import page
+from pipeline.evaluation import tasks_data
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCES = re.findall(r"^```\w*\n(.*?)^```", "\n".join(path.read_text() for path in PAGES), re.MULTILINE | re.DOTALL)
-COMMANDS = sorted(
-    {line for fence in FENCES for line in fence.splitlines() if re.match(r"sprig |python -m launch", line)}
-)
+FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BY_HAND = re.findall(r"^\| `(.+?)`", (ROOT / "docs/README.md").read_text(), re.MULTILINE)
+TEXTS = [path.read_text() for path in PAGES if path != ROOT / "docs/README.md"]
+LINES = [line for text in TEXTS for fence in FENCE.findall(text) for line in fence.splitlines()]
+SPANS = [" ".join(span.split()) for text in TEXTS for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+STARTS = re.compile(r"(sprig|make|pip|source|python -m (launch|pipeline|pytest)\S*) \S")
+COMMANDS = sorted({each for each in LINES + SPANS if STARTS.match(each) and "..." not in each})
 SPRIG = [command for command in COMMANDS if command.startswith("sprig ")]
 AT_ONCE = [command for command in SPRIG if "plan=true" in command and "run=" not in command]
-ELSEWHERE = ("launchers.deepspeed", "launchers.slurm", "launcher=slurm")  # want machines; tests/launchers has stand-ins
+# Run, some with other arguments, by tests/launchers, which has stand-ins for machines, tests/test_twins.py and
+# tests/test_cli.py.
+ELSEWHERE = ("launchers.deepspeed", "launchers.slurm", "launcher=slurm", "sweep=", "experiment=twin/", "--help")
 AT_LENGTH = [
     command
     for command in COMMANDS
     if ("experiment=" in command or "run=" in command)
     and "plan=true" not in command
-    and not any(launcher in command for launcher in ELSEWHERE)
+    and not any(other in command for other in ELSEWHERE)
 ]
+# What a sentence names as `key=value`, once or several times. tests/test_presets.py has the presets.
+SETTINGS = sorted(
+    span
+    for span in set(SPANS)
+    if all(re.fullmatch(r"\+?(?!hydra|experiment|dry)[a-z_.]+=[^|]+", word) for word in span.split())
+    and "..." not in span
+)
 
 
 def arguments(command: str) -> list[str]:
@@ -39,7 +52,19 @@ def test_the_page_of_the_configuration_is_made_from_the_schema():
 
 
 def test_there_are_commands_of_every_kind():
-    assert len(SPRIG) >= 15 and len(AT_ONCE) >= 5 and len(AT_LENGTH) >= 8
+    assert len(SPRIG) >= 15 and len(AT_ONCE) >= 5 and len(AT_LENGTH) >= 8 and len(SETTINGS) >= 20
+
+
+def test_every_command_is_run_by_tests_or_was_run_by_hand():
+    by_tests = {command for command in COMMANDS if any(other in command for other in ELSEWHERE)}
+    by_tests |= {*AT_ONCE, *AT_LENGTH}
+    assert set(COMMANDS) == by_tests | set(BY_HAND)
+    assert not by_tests & set(BY_HAND), "a test runs it by now"
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting_that_a_sentence_names_composes(setting):
+    compose(["experiment=smoke", *shlex.split(setting)])
 
 
 @pytest.mark.parametrize("command", [command for command in SPRIG if " -" not in command])
@@ -60,12 +85,16 @@ def test_every_plan_is_made(command, capsys, tmp_path):
 @pytest.mark.parametrize("command", AT_LENGTH)
 def test_every_command_runs_at_the_size_of_the_smoke_preset(command, smoke_outputs, tmp_path):
     """A preset's own size takes from minutes to days; tests/stages/test_quickstart.py runs the quickstart's."""
+    if "evaluate.tasks" in command and tasks_data.installed() is None:
+        pytest.skip("the tasks' data is not here: make tasks")
     command = re.sub(r"experiment=[\w/-]+", "experiment=smoke", command)
     command = re.sub(r"run=\S+", f"run={smoke_outputs / 'smoke/latest'}", command)
     command = re.sub(r"export\.to=\S+", f"export.to={tmp_path / 'model'}", command)
     command = re.sub(r"^sprig", "python -m pipeline", command).replace("python", sys.executable, 1)
     if "run=" not in command:
         command += f" outputs={tmp_path}"
+    if "evaluate.tasks" in command and "evaluate.limit" not in command:
+        command += " evaluate.limit=10"
     done = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
