@@ -3,6 +3,7 @@
 import json
 from functools import partial
 
+import pytest
 from conftest import smoke
 
 import pipeline
@@ -29,6 +30,27 @@ def test_the_first_after_rerank_wins_and_is_paid_for(tmp_path):
     training = sum(short.flops(context, forward(line["subnetwork"]), 256, 1e-3) for line in reranked)
     assert costs["rerank"]["flops"] == training and costs["flops"] > training
     assert not (folder / "rerank").exists()
+
+
+@pytest.mark.slow
+def test_another_kd_teacher_trains_the_same_candidates_to_other_losses(tmp_path):
+    kd = ["teacher@kd_teacher=tiny-random", "kd_teacher.litgpt.n_layer=2"]
+    candidates, losses, flops = [], [], []
+    for overrides in ([*RERANK, *SMALL], [*RERANK, *SMALL, *kd]):
+        pipeline.run(smoke(tmp_path, *overrides))
+        context = Context(smoke(tmp_path, *overrides), lambda line: None)
+        folder = context.made(search.step(context).recipe)
+        reranked = journal.read(folder / reranking.JOURNAL)
+        candidates.append([line["key"] for line in reranked])
+        losses.append([line["fitness"] for line in reranked])
+        flops.append(json.loads((folder / search.COSTS).read_text())["rerank"]["flops"])
+        assert search.winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
+    assert candidates[0] == candidates[1]
+    assert all(ours != theirs for ours, theirs in zip(*losses, strict=True))
+    # Two layers fewer to run along, on 256 tokens for each of three candidates.
+    whole, half = context.architecture, context.kd_architecture
+    saved = flops_per_token(whole, length=32) - flops_per_token(half, length=32)
+    assert half.n_layer == 2 and flops[0] - flops[1] == 3 * 256 * saved
 
 
 def test_what_a_rerank_is_belongs_to_the_fingerprint_and_nothing_else(tmp_path):
