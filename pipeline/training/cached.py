@@ -67,8 +67,8 @@ def _draw(p: Tensor, slots: int, uniform: Tensor) -> tuple[Tensor, Tensor]:
     p = p.double()
     top, likeliest = p.topk(slots)
     places = torch.arange(slots, device=p.device)
-    from_here = p.sum(1, keepdim=True) - top.cumsum(1) + top
-    above = (top * (slots - places) > from_here)[:, :-1].long().cumprod(1).sum(1, keepdim=True)
+    rest = p.sum(1, keepdim=True) - top.cumsum(1) + top  # the mass of this id and all that are less likely
+    above = (top * (slots - places) > rest)[:, :-1].long().cumprod(1).sum(1, keepdim=True)
     own = places < above
     cumulated = p.scatter_(1, likeliest, top.masked_fill(own, 0)).cumsum_(1)
     threshold = cumulated[:, -1:] / (slots - above)

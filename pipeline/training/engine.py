@@ -150,7 +150,7 @@ class Engine:
             "gradient_accumulation_steps": batches.accumulation,
             "gradient_clipping": config.clip,
             "zero_optimization": {"stage": deepspeed.zero_stage, **deepspeed.zero_optimization},
-            "bf16": {"enabled": precision == "bf16", "check_grad_overflow": True},
+            "bf16": {"enabled": precision == "bf16"},
         }
         self.optimizer = _optimizer(student, config)
         self.module, *_ = import_deepspeed(device).initialize(
