@@ -153,11 +153,12 @@ def _mean_saving(savings: list[dict], key: str) -> str:
 def _tasks(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     """A row for each model, a column for each metric."""
     models: dict[str, list[dict]] = {}
+    for run in sweep.runs:
+        if teacher := run.summary["downstream"].get("teacher"):
+            models[f"teacher {run.summary['teacher']['name']}"] = [teacher]
     for cell in sweep.cells:
         for run in cell.runs:
             scored = run.summary["downstream"]
-            if teacher := scored.get("teacher"):
-                models[f"teacher {run.summary['teacher']['name']}"] = [teacher]
             for role in ("student", "control"):
                 if role == "student" or role in scored:
                     name = " ".join(cell.values) or sweep.name

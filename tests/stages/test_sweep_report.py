@@ -191,6 +191,13 @@ def test_tasks_of_all_models_beside_the_published_ones(undrawn, tmp_path):
     jobs = [job(n, **dict(zip(axes, values, strict=True))) for n, values in enumerate(cells)]
     report(made := make_sweep(tmp_path, axes, jobs))
     assert row(made, "model") == ["model", "piqa acc"]
+    tasks = (made / "sweep.md").read_text().split("## ")[1].splitlines()
+    assert [line.split(" | ")[0] for line in tasks if "teacher" in line or "missing" in line] == [
+        "| teacher hand",
+        "| searched pythia-1b",
+        "| random_weights pythia-410m",
+        "| random_weights pythia-1b",
+    ]
     assert row(made, "teacher hand")[1] == "0.75 ± 0.01"
     assert row(made, "searched pythia-410m")[1] == "0.55 ± 0.03 (0.071)"
     assert row(made, "random_weights pythia-410m")[1] == row(made, "searched pythia-1b")[1] == "missing"
