@@ -110,6 +110,22 @@ def identify(teacher: TeacherConfig) -> dict[str, Any]:
     return identity
 
 
+def identify_tokenizer(teacher: TeacherConfig) -> dict[str, Any]:
+    """What determines the ids of a text under the tokenizer that `convert` will write: its content and the token that
+    ends a text. Of a hub model it is the name and revision, since nothing is fetched to say who it is.
+
+    Raises:
+        SprigError: as `describe`.
+    """
+    if teacher.tokenizer is None and _on_hub(teacher):
+        return {"path": teacher.path, "revision": teacher.revision}
+    with tempfile.TemporaryDirectory() as folder:
+        original = _original(teacher, weights=False) if teacher.tokenizer is None else None
+        _write_tokenizer(teacher, original, Path(folder))
+        content = (Path(folder) / "tokenizer.json").read_bytes()
+        return {"sha256": hashlib.sha256(content).hexdigest(), "eos_id": Tokenizer(Path(folder)).eos_id}
+
+
 def convert(teacher: TeacherConfig, folder: Path) -> None:
     """Writes the teacher as a litgpt checkpoint folder, weights in `teacher.dtype`, tokenizer included.
 
@@ -172,7 +188,8 @@ def _litgpt_config(teacher: TeacherConfig) -> Config:
         raise SprigError(f"teacher.litgpt={given} is no litgpt configuration ({error}): correct it.") from None
 
 
-def _write_tokenizer(teacher: TeacherConfig, original: Original, folder: Path) -> None:
+def _write_tokenizer(teacher: TeacherConfig, original: Original | None, folder: Path) -> None:
+    """`original` is asked where the configuration names no tokenizer."""
     if teacher.tokenizer == "bytes":
         tokenizer.write_bytes(folder)
     elif teacher.tokenizer is not None:

@@ -48,7 +48,7 @@ def part(config: object, *without: str) -> dict:
 class Context:
     """One run's configuration with what it needs at hand. Nothing heavy is loaded before it is asked for.
 
-    `identities` has the hashes of teachers' and texts' files: the jobs of a sweep share it, so that each is read once.
+    `identities` has the hashes of teachers, tokenizers and texts: the jobs of a sweep share it, so each is read once.
     """
 
     def __init__(self, config: Config, log: Callable[[dict], None], identities: dict[str, dict] | None = None):
@@ -91,8 +91,12 @@ class Context:
     def identity_of(self, teacher: TeacherConfig) -> dict:
         return self._identity(teacher, sources.identify)
 
+    @property
+    def tokenizer_identity(self) -> dict:
+        return self._identity(self.config.teacher, sources.identify_tokenizer)
+
     def _identity(self, config: DataConfig | TeacherConfig, identify: Callable[..., dict]) -> dict:
-        key = repr(config)
+        key = f"{identify.__qualname__} of {config!r}"
         if key not in self._identities:
             self._identities[key] = identify(config)
         return self._identities[key]

@@ -18,10 +18,11 @@ def teacher_step(context: Context, config: TeacherConfig, role: str = "teacher")
 
 
 def tokens_step(context: Context) -> Step:
-    teacher = teacher_step(context, context.config.teacher).recipe
-    recipe = Recipe(STAGE, VERSION, {"data": context.data_identity}, {"teacher": teacher.fingerprint})
+    """Teachers of one tokenizer, and a student that is the next teacher, share the text."""
+    recipe = Recipe(STAGE, VERSION, {"data": context.data_identity, "tokenizer": context.tokenizer_identity})
 
     def make(folder: Path) -> None:
+        teacher = teacher_step(context, context.config.teacher).recipe
         data.prepare(context.config.data, context.tokenizer(teacher), folder)
 
     return Step(STAGE, TOKENS, recipe, make)

@@ -270,6 +270,29 @@ def test_identity_of_tokenizer_and_hub(tmp_path):
     assert sources.identify(hub) != sources.identify(replace(hub, revision="step1000"))
 
 
+def test_identity_of_the_tokenizer_alone(tmp_path, monkeypatch):
+    """What it is counts, not whose it is, where it lies, or what else its configuration says."""
+    tokenizer.write_bytes(tmp_path)
+    said = tmp_path / "tokenizer_config.json"
+    said.write_text(json.dumps(tokenizer.read_json(said) | {"chat_template": "hello"}))
+    ours = sources.identify_tokenizer(random_teacher())
+    assert json.loads(json.dumps(ours)) == ours
+    others = {"litgpt": LLAMA | {"n_layer": 3}, "dtype": Dtype.bf16, "tokenizer": str(tmp_path)}
+    assert sources.identify_tokenizer(random_teacher(**others)) == ours
+    said.write_text(json.dumps({"eos_token": "a"}))
+    assert sources.identify_tokenizer(random_teacher(**others)) == ours | {"eos_id": 97}
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["c"], vocabulary["b"] = vocabulary["b"], vocabulary["c"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert sources.identify_tokenizer(random_teacher(**others))["sha256"] != ours["sha256"]
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)  # any call would fail
+    hub = TeacherConfig(name="p", source=Source.hf, path="a/b", revision="main")
+    assert sources.identify_tokenizer(hub) != sources.identify_tokenizer(replace(hub, revision="step1000"))
+    assert sources.identify_tokenizer(replace(hub, tokenizer="bytes")) == ours
+
+
 # --- the shipped teachers
 
 

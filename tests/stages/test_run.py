@@ -19,7 +19,7 @@ from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.search import journal
-from pipeline.stages import distill
+from pipeline.stages import distill, prepare
 from pipeline.stages.context import Context
 from pipeline.subnetwork.value import SubNetwork
 
@@ -143,6 +143,18 @@ def test_a_kd_teacher_of_the_same_name_is_still_another(smoke_outputs, tmp_path)
         distill.step(Context(config, log=print), "student").recipe.inputs for config in (smoke(smoke_outputs), other)
     )
     assert ours["start"] == theirs["start"] and ours["teacher"] != theirs["teacher"]
+
+
+def test_teachers_of_one_tokenizer_share_the_text(smoke_outputs, folder):
+    """A deeper random teacher, and the smoke run's student as the next teacher."""
+    student = f"teacher.path={folder / 'artifacts/distilled_student'}"
+    first, *others = (
+        Context(smoke(smoke_outputs, *overrides), log=print)
+        for overrides in ([], ["teacher.litgpt.n_layer=5"], ["teacher=local", "teacher.source=litgpt", student])
+    )
+    for other in others:
+        assert prepare.tokens_step(other).recipe == prepare.tokens_step(first).recipe
+        assert other.identity_of(other.config.teacher) != first.identity_of(first.config.teacher)
 
 
 def test_a_kd_teacher_of_another_token_map_is_refused_before_the_search(smoke_outputs, tmp_path):
