@@ -20,6 +20,7 @@ from pipeline.errors import SprigError
 from pipeline.models.checkpoint import reason
 from pipeline.search.evaluator import Task
 from pipeline.search.loop import Scorer
+from pipeline.search.memory import given_back
 from pipeline.search.prefixes import arrange
 
 log = logging.getLogger("sprig")
@@ -119,7 +120,8 @@ def _serve(pipe: Connection, make: Callable[[int], Scorer], number: int, threads
         except EOFError:
             return
         try:
-            ((_, answer),) = scorer.run([task])
+            with given_back():
+                ((_, answer),) = scorer.run([task])
         except Exception as error:
             answer = f"{type(error).__name__}: {reason(error)}"
         pipe.send(answer)
