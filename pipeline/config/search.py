@@ -55,13 +55,13 @@ class LimitConfig:
 
 @dataclass
 class RacingConfig:
-    """Candidates are scored on growing shares of the blocks; one that is beaten beyond doubt stops early."""
+    """Candidates are scored on growing shares of the blocks, until it is beyond doubt who the strategy goes on from."""
 
     enabled: bool = False
-    confidence: float = 0.95  # that one who is stopped would have lost on all blocks, too
+    confidence: float = 0.9  # of each comparison, that the better of two on the blocks so far is so on all
     blocks: list[float] = field(
-        default_factory=lambda: [0.125, 0.25, 0.5]
-    )  # shares of search.blocks, at least 2 blocks
+        default_factory=lambda: [0.125, 0.1875, 0.25, 0.375, 0.5]
+    )  # shares of search.blocks, at least 2 blocks; after the last one, only who wins is in doubt any longer
 
     def __post_init__(self):
         require(
@@ -172,6 +172,10 @@ class SearchConfig:
         if not self.racing.enabled:
             return []
         return sorted({max(round(share * self.blocks), 2) for share in self.racing.blocks} - {self.blocks})
+
+    def winners(self) -> int:
+        """How many candidates a search is for."""
+        return max(self.rerank.candidates, 1)
 
     def cuts(self) -> list[int]:
         """Numbers of blocks that a candidate may be scored up to, before all of them."""

@@ -13,7 +13,7 @@ from pipeline.search.evaluator import Task
 from pipeline.search.fitness import fitness_of
 from pipeline.search.journal import Journal
 from pipeline.search.racing import Race
-from pipeline.search.strategies.protocol import Ask, Scored, Strategy
+from pipeline.search.strategies.protocol import Ask, Scored, Strategy, by_fitness
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -55,7 +55,7 @@ class Search:
         self.parameters, self.log, self.measure = parameters, log, measure
         self.progress = Progress("search", total=expected, unit="candidates")
         self.losses: dict[str, list[float]] = defaultdict(list)  # as the journal's, up to where the strategy was led
-        self.finished: list[str] = []  # keys of who is known on all blocks
+        self.told: dict[str, Scored] = {}  # by key, who has raced
         self.best: Scored | None = None
         self.generation = self.tokens = 0
         self.allowed, self.resuming = True, bool(journal.losses)
@@ -77,29 +77,45 @@ class Search:
             )
         if math.isinf(self.best.fitness):
             raise SprigError(
-                f"None of {len(self.finished)} candidates has a finite loss: use precision=fp32, or another ordering "
+                f"None of {len(self.losses)} candidates has a finite loss: use precision=fp32, or another ordering "
                 "or bin."
             )
         return self.best
 
     def _scored(self, asked: Ask) -> list[Scored]:
         """What the strategy is told; where the limit ended the search, without who is not known on all asked blocks."""
-        running, race = asked.candidates, None
         # A selection of the strategy's own comes first: racing is for what that left.
         if asked.blocks == self.config.blocks and (steps := self.config.racing_blocks()):
-            race = Race(self.losses, self.finished, asked.places, asked.blocks, self.config.racing.confidence)
-            for step in steps:
-                self._score(running, step, decides=False)
-                if not self.allowed:
-                    return []
-                left = race.stop([sub.key for sub in running], step)
-                self._show(len(running) - len(left))
-                running = [sub for sub in running if sub.key in left]
-        self._score(running, asked.blocks)
-        told = {sub.key: self.losses[sub.key] for sub in running if len(self.losses[sub.key]) == asked.blocks}
-        if race is not None and self.allowed:
-            told |= {key: [loss] for key, loss in race.told().items()}
-        return [self._measured(sub, told[sub.key]) for sub in asked.candidates if sub.key in told]
+            return self._raced(asked, steps)
+        self._score(asked.candidates, asked.blocks)
+        known = [sub for sub in asked.candidates if len(self.losses[sub.key]) == asked.blocks]
+        return [self._measured(sub, self.losses[sub.key]) for sub in known]
+
+    def _raced(self, asked: Ask, steps: list[int]) -> list[Scored]:
+        """The same, from a race of what is asked against the former candidates that it may displace; corrects what was
+        told of these."""
+        former = [each.subnetwork for each in by_fitness(self.told.values())[: asked.places]]
+        field = {sub.key: sub for sub in [*former, *asked.candidates]}
+        race = Race(self.losses, list(field), asked.places, asked.blocks, self.config.racing.confidence)
+        waiting = {sub.key for sub in asked.candidates}
+        # Who wins is decided on all blocks. Parents that are as good as level by the last share are as good as parents.
+        steps = [*steps, asked.blocks] if asked.places <= self.config.winners() else steps
+        for step in steps:
+            self._score([field[key] for key in race.running], step, decides=False)
+            if not self.allowed:
+                return []
+            race.decide(step, is_last=step == steps[-1])
+            self._show(len(waiting.difference(race.running)))
+            waiting.intersection_update(race.running)
+        # Whatever ends the search, its winner is known on all blocks.
+        best = race.best(self.config.winners())
+        self._score([field[key] for key in best], asked.blocks, decides=False)
+        if not self.allowed:
+            return []
+        for key, estimate in race.estimates(best[0]).items():
+            losses = self.losses[key] if len(self.losses[key]) == asked.blocks else [estimate]
+            self.told.setdefault(key, Scored(field[key], math.inf)).fitness = self.measure(self.config.fitness, losses)
+        return [self.told[sub.key] for sub in asked.candidates]
 
     def _measured(self, sub: SubNetwork, losses: list[float]) -> Scored:
         return Scored(sub, self.measure(self.config.fitness, losses))
@@ -121,7 +137,6 @@ class Search:
                 self.resuming = False
                 self.log(self.journal.add(sub, losses, scored.fitness, parameters=self.parameters(sub)))
             if blocks == self.config.blocks:
-                self.finished.append(sub.key)
                 self.best = scored if self.best is None or scored.fitness < self.best.fitness else self.best
             self._show(int(decides))
 

@@ -1,56 +1,69 @@
-"""Racing: a candidate that is beaten beyond doubt on the blocks so far is scored on no more of them.
+"""Racing: a candidate whose place is decided beyond doubt, in or out, is scored on no more blocks.
 
-The doubt is that of a paired comparison: two candidates' losses differ far less from block to block than either's own,
-and the blocks are a sample, without replacement, of all that a search scores on.
+A selection race (Heidrich-Meisner and Igel, ICML 2009, after Maron and Moore's Hoeffding races): besides the losers it
+also stops the sure winners, because a strategy that goes on from its best few need not know them more exactly. The
+doubt is that of a randomised block design: what a block costs all candidates alike cancels, and the rest has one
+variance, estimated from all who still run, so that a comparison on two blocks already decides something.
 """
 
 import math
-from collections.abc import Sequence
 
 from scipy import stats
 
 from pipeline.search.fitness import mean
 
 
-def is_beaten(losses: Sequence[float], rival: Sequence[float], of: int, confidence: float) -> bool:
-    """Whether the mean loss on `of` blocks is above the rival's, by a one-sided paired t-test on the first of them.
+def least_difference(losses: list[list[float]], of: int, confidence: float) -> float:
+    """The difference of two candidates' mean losses from which on the better one is better on all `of` blocks, too.
 
-    The standard error has the correction for a finite population: with all blocks known nothing is in doubt.
+    Fisher's least significant difference, one-sided, from `losses` (candidates, first blocks), two of each at least;
+    with the correction for a finite population, because the blocks are a sample, without replacement, of `of`.
     """
-    known, mine, theirs = len(losses), mean(losses), mean(rival)
-    if known < 2 or not (math.isfinite(mine) and math.isfinite(theirs)):
-        return math.isfinite(theirs) and not math.isfinite(mine)
-    excess = mine - theirs
-    variance = sum((a - b - excess) ** 2 for a, b in zip(losses, rival, strict=True)) / (known - 1)
-    error = math.sqrt(variance / known * (of - known) / of)
-    return excess > stats.t.ppf(confidence, known - 1) * error
+    count, known = len(losses), len(losses[0])
+    rows, columns = [mean(row) for row in losses], [mean(column) for column in zip(*losses, strict=True)]
+    middle, freedom = mean(rows), (count - 1) * (known - 1)
+    residuals = (
+        loss - row - column + middle
+        for row, own in zip(rows, losses, strict=True)
+        for column, loss in zip(columns, own, strict=True)
+    )
+    variance = math.fsum(residual**2 for residual in residuals) / freedom
+    return stats.t.ppf(confidence, freedom) * math.sqrt(2 * variance / known * (of - known) / of)
 
 
 class Race:
-    """One asked batch. `losses` has everybody's losses by key and grows from outside; `finished` are the keys of former
-    candidates that are known on all `of` blocks; the strategy goes on from the best `places` of all."""
+    """One race for `places`. `losses` has everybody's losses by key and grows from outside; `field` are the keys of all
+    who may have a place, former candidates first."""
 
-    def __init__(self, losses: dict[str, list[float]], finished: list[str], places: int, of: int, confidence: float):
-        self.losses, self.places, self.of, self.confidence = losses, places, of, confidence
-        self.finished = sorted(finished, key=lambda key: mean(losses[key]))[:places]
-        self.stopped: list[tuple[str, str]] = []  # (who, by whom), in the order of their stops
+    def __init__(self, losses: dict[str, list[float]], field: list[str], places: int, of: int, confidence: float):
+        self.losses, self.field, self.places, self.of, self.confidence = losses, field, places, of, confidence
+        self.running, self.chosen = field, []
 
-    def stop(self, running: list[str], blocks: int) -> list[str]:
-        """Those of `running`, all scored on so many blocks, that go on: all but who is beaten by the last of the best
-        `places`."""
-        field = sorted([*self.finished, *running], key=lambda key: mean(self.losses[key][:blocks]))
-        rival = field[min(self.places, len(field)) - 1]
-        theirs = self.losses[rival][:blocks]
-        beaten = [key for key in running if is_beaten(self.losses[key][:blocks], theirs, self.of, self.confidence)]
-        self.stopped += [(key, rival) for key in beaten]
-        return [key for key in running if key not in beaten]
+    def decide(self, blocks: int, is_last: bool = False) -> None:
+        """Leaves in `running`, all of whom are scored on so many blocks, those whose place is in doubt; none where it
+        is the last time: then the better ones so far have the places that are left."""
+        finite = [key for key in self.running if math.isfinite(mean(self.losses[key]))]
+        first = {key: self.losses[key][:blocks] for key in finite}
+        level = {key: mean(losses) for key, losses in first.items()}
+        ranked = sorted(finite, key=level.__getitem__)
+        free = self.places - len(self.chosen)
+        if len(ranked) <= free or is_last:
+            self.chosen, self.running = self.chosen + ranked[:free], []
+            return
+        doubt = least_difference(list(first.values()), self.of, self.confidence)
+        last_in, first_out = level[ranked[free - 1]], level[ranked[free]]
+        self.chosen = self.chosen + [key for key in ranked[:free] if first_out - level[key] > doubt]
+        self.running = [key for key in finite if key not in self.chosen and level[key] - last_in <= doubt]
 
-    def told(self) -> dict[str, float]:
-        """For each who was stopped, its mean loss on all blocks as far as is known: the loss of who stopped it, plus
-        their mean difference on the blocks that both were scored on. So none ranks before who beat it."""
-        estimates: dict[str, float] = {}
-        for key, rival in reversed(self.stopped):  # a rival is stopped later, if at all
-            known = len(self.losses[key])
-            theirs = estimates[rival] if rival in estimates else mean(self.losses[rival])
-            estimates[key] = theirs + mean(self.losses[key]) - mean(self.losses[rival][:known])
-        return estimates
+    def best(self, count: int) -> list[str]:
+        """The best of the chosen, as far as is known; one without a finite loss where all are so."""
+        known = max(self.chosen, key=lambda key: len(self.losses[key]), default=None)
+        return sorted(self.chosen, key=lambda key: self._behind(key, known))[:count] or self.field[:1]
+
+    def estimates(self, reference: str) -> dict[str, float]:
+        """Everybody's mean loss on all blocks as far as is known: that of `reference`, who is known on all, plus the
+        mean difference on the blocks that both were scored on."""
+        return {key: mean(self.losses[reference]) + self._behind(key, reference) for key in self.field}
+
+    def _behind(self, key: str, other: str) -> float:
+        return mean([a - b for a, b in zip(self.losses[key], self.losses[other], strict=False)])

@@ -32,6 +32,7 @@ from pipeline.subnetwork.value import SubNetwork, check
 
 STAGE, VERSION = "search", 3
 LIMITS = 2  # as VERSION, of searches beside limits alone: how members are drawn there
+RACING = 2  # as VERSION, of searches that race alone
 JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json", "seconds.txt"
 # Which keys determine each strategy's walk; the others are out of its fingerprint. Seed and limit only matter to those
 # that have more than one candidate.
@@ -125,8 +126,10 @@ def recipe(context: Context, config: SearchConfig, model: Recipe | None = None) 
         inputs["search"] = model.fingerprint
         walk = tuple(key for key in walk if key != "evaluations")
     plain = part(config) | {"seed": context.config.seed}
-    scored = ("strategy", "fitness", "blocks", "batch", *(["racing"] if config.racing.enabled else []))
+    scored = ("strategy", "fitness", "blocks", "batch")
     own = {key: reduce(getitem, key.split("."), plain) for key in (*scored, *walk)}
+    if config.racing.enabled:
+        own["racing"] = plain["racing"] | {"version": RACING}
     own |= {"precision": context.precision}
     if config.strategy == Kind.given:
         own |= {"subnetwork": read_given(context).to_dict()}

@@ -26,7 +26,8 @@ class Evolution:
             candidates = self.novelty.first(self.starts, self.config.population, rng)
         else:
             candidates = self.novelty.candidates(self._offspring(rng), rng)
-        return Ask(candidates, self.config.blocks, places=self.config.parents)
+        is_last = self.generation == self.config.generations
+        return Ask(candidates, self.config.blocks, self.config.winners() if is_last else self.config.parents)
 
     def tell(self, scored: list[Scored]) -> None:
         self.generation += 1

@@ -24,7 +24,8 @@ Draw = Callable[[], SubNetwork]
 class Ask:
     """Candidates to score on the same number of calibration blocks.
 
-    The strategy goes on from the best `places` of all that it was told, or nearly so: racing stops who is surely worse.
+    The strategy goes on from the best `places` of all that it was told, or nearly so: racing decides who they are, not
+    who of them is better.
     """
 
     candidates: list[SubNetwork]
@@ -32,9 +33,12 @@ class Ask:
     places: int = 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class Scored:
-    """A candidate with its fitness, lower is better; inf where the loss was not finite."""
+    """A candidate with its fitness, lower is better; inf where the loss was not finite.
+
+    A race tells an estimate, and corrects it in place when a later race scores the candidate on more blocks.
+    """
 
     subnetwork: SubNetwork
     fitness: float

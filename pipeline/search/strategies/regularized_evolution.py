@@ -29,8 +29,9 @@ class RegularizedEvolution:
         else:
             candidates = self.novelty.candidates([lambda: self._child(rng)] * self.config.offspring, rng)
         # Tournaments of t among p members seldom have a winner beyond rank p / t.
-        places = self.config.population // self.config.tournament
-        return Ask(candidates, self.config.blocks, places=max(places, 1))
+        places = max(self.config.population // self.config.tournament, 1)
+        is_last = self.generation == self.config.generations
+        return Ask(candidates, self.config.blocks, self.config.winners() if is_last else places)
 
     def tell(self, scored: list[Scored]) -> None:
         self.generation += 1
