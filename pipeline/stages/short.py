@@ -1,5 +1,6 @@
 """Short training: what a sub-network reaches after a small token budget, for the search's rerank and for the study."""
 
+import gc
 import json
 import math
 import shutil
@@ -117,4 +118,5 @@ def train(context: Context, sub: SubNetwork, tokens: int, lr: float, held_out: t
     shutil.rmtree(ended, ignore_errors=True)
     folder.rename(ended)
     shutil.rmtree(ended)
+    gc.collect()  # the engine lies in reference cycles: after ten trainings 6 GB were taken, and the kernel killed it
     return reached
