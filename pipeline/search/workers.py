@@ -20,7 +20,6 @@ from pipeline.errors import SprigError
 from pipeline.models.checkpoint import reason
 from pipeline.search.evaluator import Task
 from pipeline.search.loop import Scorer
-from pipeline.search.memory import given_back
 from pipeline.search.prefixes import arrange
 
 log = logging.getLogger("sprig")
@@ -120,8 +119,7 @@ def _serve(pipe: Connection, make: Callable[[int], Scorer], number: int, threads
         except EOFError:
             return
         try:
-            with given_back():
-                ((_, answer),) = scorer.run([task])
+            ((_, answer),) = scorer.run([task])
         except Exception as error:
             answer = f"{type(error).__name__}: {reason(error)}"
         pipe.send(answer)

@@ -15,7 +15,6 @@ from pipeline.preemption import deferred
 from pipeline.ranks import world_size
 from pipeline.search.evaluator import Evaluator
 from pipeline.search.loop import Scorer
-from pipeline.search.memory import given_back
 from pipeline.search.ranks import Ranks
 from pipeline.search.workers import Workers
 from pipeline.stages import order, prepare
@@ -70,8 +69,7 @@ def _of_this_machine(context: Context, config: SearchConfig) -> Iterator[Scorer]
     blocks = context.evenly(tokens, "calibration", config.blocks, "search.blocks")
     if config.workers == 1:
         model = context.teacher(teacher, context.config.teacher)
-        with given_back():
-            yield _evaluator(model, ordering, blocks, context.precision, config)
+        yield _evaluator(model, ordering, blocks, context.precision, config)
         return
     dtype = sources.DTYPES[context.config.teacher.dtype]
     facts = context.made(teacher), dtype, context.device.type, ordering, blocks.numpy(), context.precision, config
