@@ -104,9 +104,7 @@ class Config:
     run_name: str | None = None  # the run folder's name, instead of the preset's
     run: str | None = None  # reopens this run folder with its own configuration
     prompt: str | None = None  # the text that stage sample continues
-    stages: list[str] = field(
-        default_factory=lambda: list(STAGES)
-    )  # export, sample and score run only when they are named
+    stages: list[str] = field(default_factory=lambda: list(STAGES))  # export, sample, score: only when they are named
     seed: int = 0  # every random draw depends on it; the split of the text does not
     device: Device = Device.auto  # auto: a GPU where there is one
     precision: Precision = Precision.auto  # auto: bf16-mixed where the processor has bf16, else fp32
