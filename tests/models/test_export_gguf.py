@@ -9,6 +9,7 @@ import pytest
 import tokenizers
 import torch
 from litgpt import GPT
+from texts import TEXTS
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
@@ -20,14 +21,6 @@ from pipeline.models.export import gguf as export_gguf
 from pipeline.models.families import is_tied
 from pipeline.models.tokenizer import Tokenizer, write
 
-TEXTS = [
-    "",
-    "The purpose of education is to replace an empty mind with an open one.",
-    "  two  spaces\n\n\ttabs and   a trailing one ",
-    "In 1984, 3.14159 of 2,718 were 50% off: $12.30!",
-    "naïve Ωμέγα 漢字かな 🙂‍↔️ it's they'll WE'VE",
-    "<|im_start|>user\nHi<|im_end|> <think>\n<|endoftext|>",
-]
 SHAPES = {
     "uniform": exports.uniform("llama", False),
     "cut head": exports.uniform("llama", True),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from texts import TEXTS
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pipeline.config import Source, TeacherConfig
@@ -18,16 +19,6 @@ from pipeline.models.gguf_header import read_header
 from pipeline.models.tokenizer import Tokenizer
 
 TOKENS = torch.randint(0, 270, (2, 24), generator=torch.Generator().manual_seed(0))
-TEXTS = [
-    "",
-    "The purpose of education is to replace an empty mind with an open one.",
-    "  two  spaces\n\n\ttabs and   a trailing one ",
-    "In 1984, 3.14159 of 2,718 were 50% off: $12.30!",
-    "naïve Ωμέγα 漢字かな 🙂‍↔️ it's they'll WE'VE",
-    "def f(x):\n    return {'a': x[0] ** 2}  # ok\r\n",
-    "<|im_start|>user\nHi<|im_end|>\n<|endoftext|>",
-    "\x00\x7f\u00a0\u00ad\ufeff",
-]
 _NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",

@@ -1,7 +1,10 @@
 """A toy space and a fixed landscape for the tests of this folder, and a search over them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+from architectures import SMOLLM2_135M
 
 from pipeline.config import (
     BinConfig,
@@ -20,14 +23,13 @@ from pipeline.search.journal import Journal
 from pipeline.search.loop import Search
 from pipeline.search.strategies.protocol import Scored
 from pipeline.search.strategies.registry import make, scores
-from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.space import Space
 
-TEACHER = Architecture(
+TEACHER = replace(
+    SMOLLM2_135M,
     name="toy",
-    family="llama",
     n_layer=4,
     n_embd=32,
     n_head=4,
@@ -37,14 +39,6 @@ TEACHER = Architecture(
     vocab_size=50,
     padded_vocab_size=64,
     context=32,
-    tied=True,
-    bias=False,
-    attention_bias=False,
-    lm_head_bias=False,
-    layer_norm=False,
-    gated_mlp=True,
-    qk_norm=False,
-    rotary_percentage=1.0,
     rope_base=10000,
 )
 BLOCKS, LENGTH = 8, 16

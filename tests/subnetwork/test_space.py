@@ -8,7 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from architectures import PYTHIA_6_9B, SMOLLM2_135M, TOY, TOY_STEPS, every_subnetwork, sizes
+from architectures import (
+    HALF,
+    PYTHIA_6_9B,
+    SMOLLM2_135M,
+    SPACES,
+    TOY,
+    assert_reached,
+    every_subnetwork,
+    sizes,
+    space,
+    toy_config,
+)
 
 from pipeline.config import Count, Granularity, Layers, Sharing, Sizes, SpaceConfig
 from pipeline.errors import SprigError
@@ -18,17 +29,7 @@ from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, check, whole
 
-SPACES = [(granularity, sharing) for granularity in Granularity for sharing in Sharing]
 CONF = Path(__file__).parents[2] / "conf"
-HALF = Bin(67_257_504, 63_894_629, 70_620_379)
-
-
-def space(teacher=SMOLLM2_135M, bin=HALF, ordering=None, **config) -> Space:
-    return Space(teacher, SpaceConfig(**config), bin, ordering)
-
-
-def toy_config(**config) -> SpaceConfig:
-    return SpaceConfig(step=Sizes(**TOY_STEPS), **config)
 
 
 # --- always in the bin
@@ -86,14 +87,7 @@ def test_sampling_and_mutation_reach_every_member_and_nothing_else(granularity, 
     bin = Bin(0, 500, 1200) if sharing == Sharing.uniform else Bin(0, 900, 920)
     members = {sizes(sub) for sub in every_subnetwork(config) if bin.contains(parameters(TOY, sub))}
     assert len(members) > 40
-    found, rng = Space(TOY, config, bin, None), np.random.default_rng(0)
-    sub = found.sample(rng)
-    for step in (lambda _: found.sample(rng), lambda sub: found.mutate(sub, rng, 0.2, 0.4)):
-        seen = Counter()
-        while len(seen) < len(members) and seen.total() < 60_000:
-            sub = step(sub)
-            seen[sizes(sub)] += 1
-        assert set(seen) == members
+    assert_reached(Space(TOY, config, bin, None), members, most=60_000)
 
 
 def test_mutation_reaches_every_member_at_any_rates():

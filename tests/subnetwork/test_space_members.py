@@ -5,10 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from architectures import PYTHIA_6_9B, SMOLLM2_135M, TOY, TOY_STEPS, every_subnetwork
+from architectures import (
+    PYTHIA_6_9B,
+    SMOLLM2_135M,
+    TOY,
+    every_subnetwork,
+    space,
+    toy_config,
+)
 from omegaconf import OmegaConf
 
-from pipeline.config import BinConfig, Granularity, Layers, Sharing, Sizes, SpaceConfig
+from pipeline.config import BinConfig, Granularity, Layers, Sharing, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.subnetwork.bins import Bin, make_bin
 from pipeline.subnetwork.counting import parameters
@@ -16,17 +23,7 @@ from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import whole
 
-SPACES = [(granularity, sharing) for granularity in Granularity for sharing in Sharing]
 CONF = Path(__file__).parents[2] / "conf"
-HALF = Bin(67_257_504, 63_894_629, 70_620_379)
-
-
-def space(teacher=SMOLLM2_135M, bin=HALF, ordering=None, **config) -> Space:
-    return Space(teacher, SpaceConfig(**config), bin, ordering)
-
-
-def toy_config(**config) -> SpaceConfig:
-    return SpaceConfig(step=Sizes(**TOY_STEPS), **config)
 
 
 # --- depth, seeds, what a sub-network carries

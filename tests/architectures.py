@@ -1,11 +1,16 @@
-"""Architectures that the tests of this folder share, and members of a toy space listed one by one."""
+"""Architectures and spaces that tests share, and members of a toy space listed one by one."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations, product
 
-from pipeline.config import Layers, Sharing, SpaceConfig
+import numpy as np
+
+from pipeline.config import Granularity, Layers, Sharing, Sizes, SpaceConfig
 from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.grids import GENES
+from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 PYTHIA_6_9B = Architecture(
@@ -76,6 +81,16 @@ TOY = Architecture(
     rope_base=10000,
 )
 TOY_STEPS = {"n_embd": 4, "intermediate_size": 3}
+SPACES = [(granularity, sharing) for granularity in Granularity for sharing in Sharing]
+HALF = Bin(67_257_504, 63_894_629, 70_620_379)
+
+
+def space(teacher=SMOLLM2_135M, bin=HALF, ordering=None, **config) -> Space:
+    return Space(teacher, SpaceConfig(**config), bin, ordering)
+
+
+def toy_config(**config) -> SpaceConfig:
+    return SpaceConfig(step=Sizes(**TOY_STEPS), **config)
 
 
 def every_subnetwork(config: SpaceConfig) -> Iterator[SubNetwork]:
@@ -92,3 +107,15 @@ def every_subnetwork(config: SpaceConfig) -> Iterator[SubNetwork]:
 def sizes(sub: SubNetwork) -> tuple:
     """What a fine sub-network is without its seeds."""
     return sub.layers, sub.n_embd, tuple(tuple(getattr(gene, name) for name in GENES) for gene in sub.genes)
+
+
+def assert_reached(found: Space, members: set[tuple], most: int) -> None:
+    """Samples of the space, and a walk of mutations, come upon all `members` (see sizes) and nothing else."""
+    rng = np.random.default_rng(0)
+    sub = found.sample(rng)
+    for step in (lambda _: found.sample(rng), lambda sub: found.mutate(sub, rng, 0.2, 0.4)):
+        seen = Counter()
+        while len(seen) < len(members) and seen.total() < most:
+            sub = step(sub)
+            seen[sizes(sub)] += 1
+        assert set(seen) == members
