@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 from torch import distributed
-from toy import SPACE, TEACHER, Landscape, configure, fitness, make_budget, walk
+from toy import SPACE, Landscape, configure, fitness, search, walk
 
 from pipeline.errors import SprigError
-from pipeline.search.journal import Journal
-from pipeline.search.loop import Search
 from pipeline.search.ranks import Ranks
 from pipeline.search.strategies.registry import make
-from pipeline.subnetwork.counting import parameters
 
 pytestmark = pytest.mark.slow
 LIMIT = 200  # seconds that the processes may take
@@ -45,7 +42,7 @@ def searched(path: Path, rank: int, trouble: str) -> None:
     if rank != 0:
         ranks.serve()
         return
-    config, journal, lines = configure("evolution"), Journal(path, "abc"), []
+    config, lines = configure("evolution"), []
 
     def log(line):
         lines.append(line)
@@ -53,20 +50,9 @@ def searched(path: Path, rank: int, trouble: str) -> None:
             raise OSError("the disk is full")
 
     try:
-        Search(
-            config,
-            make(config, SPACE, 0),
-            ranks,
-            journal,
-            make_budget(config.limit),
-            parameters=lambda sub: parameters(TEACHER, sub),
-            expected=60,
-            log=log,
-            measure=lambda kind, losses: losses[-1],
-        ).run()
+        search(config, make(config, SPACE, 0), ranks, path, log=log)
     finally:
         ranks.close()
-        journal.close()
 
 
 def live(rank: int, count: int, folder: Path, troubles: list[str]) -> None:

@@ -6,14 +6,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from toy import SPACE, TEACHER, Landscape, configure, fitness, make_budget, walk
+from toy import SPACE, Landscape, configure, fitness, search, walk
 
 from pipeline.errors import SprigError
-from pipeline.search.journal import Journal
-from pipeline.search.loop import Search
 from pipeline.search.strategies.registry import make
 from pipeline.search.workers import Workers
-from pipeline.subnetwork.counting import parameters
 
 pytestmark = pytest.mark.slow
 
@@ -47,22 +44,11 @@ def healthy(number: int) -> Landscape:
 
 
 def searched(path: Path, count: int, make_scorer) -> None:
-    config, workers, journal = configure("evolution"), Workers(count, make_scorer), Journal(path, "abc")
+    config, workers = configure("evolution"), Workers(count, make_scorer)
     try:
-        Search(
-            config,
-            make(config, SPACE, 0),
-            workers,
-            journal,
-            make_budget(config.limit),
-            parameters=lambda sub: parameters(TEACHER, sub),
-            expected=60,
-            log=lambda line: None,
-            measure=lambda kind, losses: losses[-1],
-        ).run()
+        search(config, make(config, SPACE, 0), workers, path)
     finally:
         workers.close()
-        journal.close()
 
 
 def test_the_journal_does_not_depend_on_the_number_of_workers(tmp_path):

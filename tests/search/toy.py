@@ -20,7 +20,7 @@ from pipeline.config import (
 from pipeline.search.budget import Budget
 from pipeline.search.evaluator import Task
 from pipeline.search.journal import Journal
-from pipeline.search.loop import Search
+from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.protocol import Scored
 from pipeline.search.strategies.registry import make, scores
 from pipeline.subnetwork.bins import make_bin
@@ -106,17 +106,29 @@ def walk(
 def follow(
     config: SearchConfig, strategy, path: Path, evaluate: Callable = fitness, budget: Budget | None = None
 ) -> Scored:
+    return search(config, strategy, Landscape(evaluate), path, budget)
+
+
+def search(
+    config: SearchConfig,
+    strategy,
+    scorer: Scorer,
+    path: Path,
+    budget: Budget | None = None,
+    log: Callable[[dict], None] = lambda line: None,
+) -> Scored:
+    """As walk; the scorer stays open."""
     journal = Journal(path, "abc")
     try:
         return Search(
             config,
             strategy,
-            Landscape(evaluate),
+            scorer,
             journal,
             budget or make_budget(config.limit),
             parameters=lambda sub: parameters(TEACHER, sub),
             expected=sum(scores(config).values()),
-            log=lambda line: None,
+            log=log,
             measure=lambda kind, losses: losses[-1],
         ).run()
     finally:
