@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from pipeline.artifacts import read_manifest, write_atomically
 from pipeline.stages import figures, page, study_report
-from pipeline.stages.report import RUNNING, Material
+from pipeline.stages.report import Material
+from pipeline.stages.summary import RUNNING
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 

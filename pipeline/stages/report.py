@@ -4,40 +4,22 @@ A run that is still going has the same, of what there is, in its folder alone.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_atomically, write_json
-from pipeline.evaluation.savings import Costs, savings
 from pipeline.models import checkpoint
 from pipeline.search import journal as journals
-from pipeline.stages import (
-    cache,
-    distill,
-    downstream,
-    evaluate,
-    extract,
-    order,
-    plots,
-    prepare,
-    search,
-    study,
-    study_report,
-)
+from pipeline.stages import distill, downstream, evaluate, extract, order, plots, prepare, search, study, study_report
 from pipeline.stages.context import Context, Step
 from pipeline.stages.page import page
-from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
-from pipeline.subnetwork.diversity import diversity
-from pipeline.subnetwork.grids import GENES
+from pipeline.stages.summary import SUMMARY, labels, summarise
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.metrics import METRICS
 
 STAGE, VERSION = "report", 3
-SUMMARY, PAGE = "summary.json", "report.md"
-SCHEMA = 2
-COMPLETED, RUNNING = "completed", "running"
+PAGE = "report.md"
 
 
 @dataclass(frozen=True)
@@ -58,7 +40,7 @@ def step(context: Context) -> Step:
     recipe = Recipe(
         STAGE,
         VERSION,
-        _labels(context),
+        labels(context),
         {each.role: each.recipe.fingerprint for each in steps},
     )
 
@@ -109,11 +91,7 @@ def gather(context: Context) -> Material:
         if f"extracted_{role}" in done
     }
     evaluation = json.loads((done["evaluation"] / evaluate.RESULT).read_text()) if "evaluation" in done else None
-    summary = _summarise(context, done, unfinished, evaluation, curves, subnetworks)
-    summary["search"]["diversity"] = _diversity(context, evaluated.get("search", []))
-    summary["anatomy"] = _anatomy(context, subnetworks["student"]) if "student" in subnetworks else None
-    if "study" in done:
-        summary["study"] = study.result(done["study"])
+    summary = summarise(context, done, unfinished, evaluation, evaluated.get("search", []), curves, subnetworks)
     return Material(summary, done, evaluation, evaluated, curves, subnetworks.get("student"))
 
 
@@ -122,43 +100,6 @@ def _fully_scored(context: Context, journal: list[dict]) -> list[dict]:
     spent = accumulate(len(line["losses"]) * context.config.data.block_size for line in journal)
     lines = [line | {"tokens": tokens} for line, tokens in zip(journal, spent, strict=True)]
     return [line for line in lines if line["blocks"] == context.config.search.blocks]
-
-
-def _diversity(context: Context, evaluated: list[dict]) -> dict | None:
-    """Of as many candidates as the first generation has, the first ones and the last; None where they overlap."""
-    count = context.config.search.population
-    if len(evaluated) < 2 * count:
-        return None
-    found = [line["subnetwork"] for line in evaluated]
-    return {"candidates": count, "first": diversity(found[:count]), "last": diversity(found[-count:])}
-
-
-def _anatomy(context: Context, sub: SubNetwork) -> dict:
-    """The teacher's sizes, and the student's for every layer that it keeps."""
-    teacher = context.architecture
-    return {
-        "n_layer": [teacher.n_layer, sub.n_layer],
-        "n_embd": [teacher.n_embd, sub.n_embd],
-        "teacher": {name: getattr(teacher, name) for name in GENES},
-        "student": [
-            {"layer": layer} | {name: getattr(gene, name) for name in GENES}
-            for layer, gene in zip(sub.layers, sub.genes, strict=True)
-        ],
-    }
-
-
-def _labels(context: Context) -> dict:
-    """What the report says of the run that is in no other recipe, or not by this name."""
-    config = context.config
-    return {
-        "preset": config.preset,
-        "seed": config.seed,
-        "teacher": {"name": config.teacher.name},
-        "data": {"name": config.data.name, "block_size": config.data.block_size},
-        "bin": {"center": context.bin.center, **search.edges(context)},
-        "space": f"{config.space.granularity} {config.space.sharing}",
-        "ordering": str(config.ordering.kind),
-    }
 
 
 def inputs(context: Context) -> list[Step]:
@@ -182,134 +123,3 @@ def inputs(context: Context) -> list[Step]:
         studied,
     ]
     return [each for each in steps if each is not None]
-
-
-def _summarise(
-    context: Context,
-    done: dict[str, Path],
-    unfinished: dict[str, str],
-    evaluation: dict | None,
-    curves: dict[str, list],
-    subnetworks: dict[str, SubNetwork],
-) -> dict:
-    """The run in one dictionary, the same schema for every run; what is not known yet is null. Perplexities are over
-    the same fixed validation blocks."""
-    config, length = context.config, context.config.data.block_size
-    perplexities = {name: each["perplexity"] for name, each in evaluation["models"].items()} if evaluation else {}
-    found = _costs(done.get("search"), search.COSTS)
-    if "search" in unfinished:
-        found = {"strategy": config.search.strategy}
-    baseline = _costs(done.get("random_search"), search.COSTS)
-    ordering = _costs(done.get("ordering"), order.COSTS)
-    trained = {
-        role: _model(context, role, done, subnetworks.get(role), curves.get(role, []), perplexities.get(role))
-        for role in evaluate.roles(context)
-    }
-    flops = {
-        "order": ordering.get("flops", 0),
-        "search": found.get("flops", 0),
-        "random_search": baseline.get("flops", 0),
-    }
-    labels = _labels(context)
-    return {
-        "schema": SCHEMA,
-        "status": RUNNING if unfinished else COMPLETED,
-        **({"unfinished": unfinished} if unfinished else {}),
-        **labels,
-        "precision": context.precision,
-        "teacher": labels["teacher"]
-        | {
-            "parameters": parameters(context.architecture),
-            "perplexity": perplexities.get("teacher"),
-            "flops_per_token": flops_per_token(context.architecture, length=length),
-        },
-        "data": labels["data"] | {"validation_blocks": config.evaluate.blocks},
-        "search": {
-            **{key: found.get(key) for key in ("strategy", "evaluated", "tokens", "seconds", "best_fitness")},
-            "fitness": str(config.search.fitness),
-            "random_best_fitness": baseline.get("best_fitness"),
-            "rerank": found.get("rerank"),
-        },
-        "student": trained["student"],
-        "control": trained.get("control"),
-        "flops": flops,
-        "saving": _saving(trained, curves, flops) if all(f"distilled_{role}" in done for role in trained) else None,
-        "efficiency": _efficiency(context, done.get("speed"), subnetworks.get("student")),
-        "downstream": downstream.results(done),
-    }
-
-
-def _efficiency(context: Context, speed: Path | None, sub: SubNetwork | None) -> dict | None:
-    """What teacher and student cost to run. KV-cache entries have the precision's bytes."""
-    if speed is None or sub is None:
-        return None
-    config, measured = context.config, json.loads((speed / evaluate.SPEED).read_text())
-    value_bytes = 4 if context.precision == "fp32" else 2
-    models = {
-        name: {
-            "parameters": parameters(context.architecture, each),
-            "flops_per_token": flops_per_token(context.architecture, each, length=config.data.block_size),
-            "kv_bytes_per_token": kv_bytes_per_token(context.architecture, each, value_bytes=value_bytes),
-            "prefill_tokens_per_second": measured["models"][name]["prefill"],
-            "decode_tokens_per_second": measured["models"][name]["decode"],
-        }
-        for name, each in (("teacher", None), ("student", sub))
-    }
-    return {
-        "hardware": measured["hardware"],
-        "prefill": evaluate.prefill(context),
-        "decode": config.evaluate.speed.decode,
-        "repetitions": config.evaluate.speed.repetitions,
-        **models,
-    }
-
-
-def _saving(trained: dict[str, dict], curves: dict[str, list], flops: dict[str, int]) -> dict | None:
-    if "control" not in trained:
-        return None
-    return saving(trained["student"], trained["control"], flops, curves["student"], curves["control"])
-
-
-def saving(student: dict, control: dict, flops: dict, student_curve: list, control_curve: list) -> dict:
-    """What a summary's student saves over a control, which may be another run's; `flops` are of its order and search.
-
-    Curves are (tokens, nats a token), from token 0 on.
-    """
-    costs = Costs(
-        order=flops["order"],
-        search=flops["search"],
-        student_per_token=student["flops"]["student"] // student["tokens"],
-        control_per_token=control["flops"]["student"] // control["tokens"],
-        teacher_per_token=student["flops"]["teacher"] // student["tokens"],
-    )
-    return savings(student_curve, control_curve, costs)
-
-
-def _costs(folder: Path | None, name: str) -> dict:
-    return json.loads((folder / name).read_text()) if folder else {}
-
-
-def _model(
-    context: Context,
-    role: str,
-    done: dict[str, Path],
-    sub: SubNetwork | None,
-    curve: list[tuple[int, float]],
-    perplexity: float | None,
-) -> dict:
-    config, folder = context.config, done.get(f"distilled_{role}")
-    tokens, length = curve[-1][0] if curve else 0, config.data.block_size
-    # A backward pass costs two forward ones.
-    own = 3 * flops_per_token(context.architecture, sub, length=length) if sub else 0
-    return {
-        "init": str(extract.init_of(context, role)),
-        "kd": config.distill.distils,
-        "parameters": parameters(context.architecture, sub) if sub else None,
-        "n_layer": sub.n_layer if sub else None,
-        "untrained_perplexity": math.exp(curve[0][1]) if curve else None,
-        "final_perplexity": perplexity,
-        "tokens": tokens,
-        "lr": distill.learning_rate(context, role),
-        "flops": {"student": own * tokens, "teacher": cache.teacher_flops(context, tokens)},
-        "artifact": f"artifacts/{distill.STAGE}/{folder.name}" if folder else None,
-    }

@@ -94,7 +94,8 @@ def _run_lines(sweep: Sweep) -> Iterable[dict]:
     for cell in sweep.cells:
         axes = dict(zip(sweep.axes, cell.values, strict=True))
         for run in cell.runs:
-            yield axes | {"run": run.id, "state": "completed"} | dict(numbers(sweep, run))
+            # Where an axis and a number have one name, the axis' value stands, as in the rows without a result.
+            yield axes | {"run": run.id, "state": "completed"} | dict(numbers(sweep, run)) | axes
         for state in cell.states or ([] if cell.runs else ["missing"]):
             yield axes | {"state": state}
 

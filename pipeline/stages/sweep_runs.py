@@ -15,7 +15,7 @@ from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.evaluation.savings import nll_at
 from pipeline.stages import distill
-from pipeline.stages.report import COMPLETED, SCHEMA, SUMMARY, saving
+from pipeline.stages.summary import COMPLETED, SCHEMA, SUMMARY, saving
 
 NAME, SWEEP_SCHEMA = "sweep.json", 1
 SEED = "seed"
@@ -166,7 +166,7 @@ def read(folder: Path) -> Sweep:
         SprigError: the folder is no sweep's, none of its runs is finished, they are of several presets, or something is
             of another schema.
     """
-    found = _record(folder)
+    found = read_record(folder)
     jobs = {job["id"]: job for job in found["jobs"]}
     runs = {key: run for key, job in jobs.items() if (run := _run(folder, job)) is not None}
     if not runs:
@@ -197,7 +197,12 @@ def read(folder: Path) -> Sweep:
     return Sweep(found["name"], found["command"], axes, cells, errors)
 
 
-def _record(folder: Path) -> dict:
+def read_record(folder: Path) -> dict:
+    """A sweep's own file, which the launcher keeps.
+
+    Raises:
+        SprigError: it is not there, or of another schema.
+    """
     path = folder / NAME
     if not path.exists():
         raise SprigError(f"sweep={folder} is no sweep's folder ({path} is not there): name one of outputs/sweeps.")

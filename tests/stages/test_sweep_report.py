@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pipeline import __main__ as entrypoint
 from pipeline.errors import SprigError
 from pipeline.stages import sweep_html, sweep_plots
-from pipeline.stages.report import SCHEMA
+from pipeline.stages.summary import SCHEMA
 from pipeline.stages.sweep_report import report
 from pipeline.stages.sweep_runs import read
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
@@ -212,6 +212,12 @@ def test_every_number_is_in_the_csv(folder):
     curves = list(csv.DictReader((folder / "curves.csv").open()))
     assert {line["run"] for line in curves} == {"job0", "job1", "job2", "job3"}
     assert float(curves[-1]["nll"]) == 1.0 and float(curves[-1]["student_flops"]) == 200
+
+
+def test_an_axis_and_a_number_of_one_name(undrawn, tmp_path):
+    make_run(tmp_path / "hand/job0", "searched")
+    report(made := make_sweep(tmp_path, {"precision": ["full", "half"]}, [job(0, precision="full")]))
+    assert [line["precision"] for line in csv.DictReader((made / "runs.csv").open())] == ["full", "half"]
 
 
 def test_the_page_says_the_best_setting_and_leads_to_the_pages_of_the_runs(folder):
