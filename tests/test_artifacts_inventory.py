@@ -68,6 +68,19 @@ def test_the_list_names_sizes_and_runs(outputs, monkeypatch, capsys):
         assert word in printed
 
 
+def test_a_file_that_goes_meanwhile_has_no_size(outputs, monkeypatch):
+    lstat = os.lstat
+
+    def gone(path):
+        if str(path).endswith("step"):
+            raise FileNotFoundError(path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", gone)
+    (training,) = (entry for entry in entries(outputs) if entry.partial)
+    assert training.bytes == 0 and training.idle_days() < 1
+
+
 def test_cleaning_asks_and_takes_only_what_nobody_needs(outputs, monkeypatch, capsys):
     actions(monkeypatch, outputs, "clean")
     assert "add --yes" in capsys.readouterr().out and left(outputs) == ["distill", "extract", "prepare", "search"]
@@ -93,6 +106,16 @@ def test_verify_names_what_was_damaged(outputs, monkeypatch, capsys):
     assert actions(monkeypatch, outputs, "verify") == 1
     printed = capsys.readouterr().out
     assert "data has sha256" in printed and "3 artifacts, 1 of them damaged" in printed
+
+
+def test_a_torn_manifest_is_named_and_nothing_is_cleaned(outputs, monkeypatch, capsys):
+    """What it was made from is not known, so nobody can say what is not needed."""
+    (manifest,) = outputs.glob("artifacts/extract/*/manifest.json")
+    manifest.write_text("{")
+    for action in ("list", "clean"):
+        assert "manifest.json cannot be read" in actions(monkeypatch, outputs, action, "--yes")
+    assert left(outputs) == ["distill", "extract", "prepare", "search"]
+    assert actions(monkeypatch, outputs, "verify") == 1 and "manifest.json cannot be read" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_store_is_one_sentence(tmp_path):

@@ -202,8 +202,22 @@ def _publish(partial: Path, folder: Path, recipe: Recipe, started: float) -> Non
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
+def _damaged(folder: Path, what: str) -> SprigError:
+    return SprigError(
+        f"Artifact {folder} was changed after it was published: {what}. It is not used; remove that folder and run the "
+        "same command again to make it anew."
+    )
+
+
 def read_manifest(folder: Path) -> dict:
-    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    """
+    Raises:
+        SprigError: it is torn.
+    """
+    try:
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(folder, f"{MANIFEST} cannot be read ({error})") from None
 
 
 def verify(folder: Path) -> None:
@@ -212,22 +226,16 @@ def verify(folder: Path) -> None:
     Raises:
         SprigError: names the file, what it should be and what it is.
     """
-
-    def damaged(what: str) -> SprigError:
-        return SprigError(
-            f"Artifact {folder} was changed after it was published: {what}. It is not used; remove that folder and run "
-            "the same command again to make it anew."
-        )
-
+    manifest = read_manifest(folder)
     try:
-        files = {name: (wanted["bytes"], wanted["sha256"]) for name, wanted in read_manifest(folder)["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise damaged(f"{MANIFEST} cannot be read ({error})") from None
+        files = {name: (wanted["bytes"], wanted["sha256"]) for name, wanted in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, f"{MANIFEST} cannot be read ({error})") from None
     for name, (size, sha256) in files.items():
         path = folder / name
         if not path.exists():
-            raise damaged(f"{name} is missing")
+            raise _damaged(folder, f"{name} is missing")
         if (found := path.stat().st_size) != size:
-            raise damaged(f"{name} has {found:,} bytes, not {size:,}")
+            raise _damaged(folder, f"{name} has {found:,} bytes, not {size:,}")
         if (found := file_sha256(path)) != sha256:
-            raise damaged(f"{name} has sha256 {found[:12]}, not {sha256[:12]}")
+            raise _damaged(folder, f"{name} has sha256 {found[:12]}, not {sha256[:12]}")

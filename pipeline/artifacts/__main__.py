@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.artifacts import verify
-from pipeline.artifacts.inventory import STORE, Entry, entries
+from pipeline.artifacts.inventory import STORE, Entry, entries, published
 from pipeline.errors import SprigError
 from pipeline.progress import Progress
 
@@ -24,11 +24,14 @@ def main() -> None:
     given = parser.parse_args()
     if not (given.outputs / STORE).is_dir():
         sys.exit(f"{given.outputs / STORE} is not there: name the folder with --outputs.")
-    found = entries(given.outputs)
+    if given.action == "verify":
+        sys.exit(check(published(given.outputs)))
+    try:
+        found = entries(given.outputs)
+    except SprigError as error:
+        sys.exit(str(error))
     if given.action == "list":
         show(found)
-    elif given.action == "verify":
-        sys.exit(check(found))
     else:
         clean(found, given.yes, given.days)
 
@@ -42,18 +45,17 @@ def show(found: list[Entry]) -> None:
     print(f"{len(found)} in all, {_size(found)}")
 
 
-def check(found: list[Entry]) -> int:
-    """Compares every file with its checksum; the number of damaged artifacts, each of which is named."""
+def check(folders: list[Path]) -> int:
+    """Compares every file with its checksum and names what is damaged; 1 where something is."""
     damaged = []
-    published = [entry for entry in found if not entry.partial]
-    with Progress("verify", total=len(published), unit="artifacts") as progress:
-        for entry in published:
+    with Progress("verify", total=len(folders), unit="artifacts") as progress:
+        for folder in folders:
             try:
-                verify(entry.folder)
+                verify(folder)
             except SprigError as error:
                 damaged.append(str(error))
             progress.advance()
-    print("\n".join([*damaged, f"{len(published)} artifacts, {len(damaged)} of them damaged."]))
+    print("\n".join([*damaged, f"{len(folders)} artifacts, {len(damaged)} of them damaged."]))
     return min(len(damaged), 1)
 
 

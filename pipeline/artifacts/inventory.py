@@ -1,8 +1,10 @@
 """What the store holds, which runs need it, and what nobody needs any more."""
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +28,11 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        return sum(path.lstat().st_size for path in _files(self.folder))
+        return sum(file.st_size for file in _files(self.folder))
 
     def idle_days(self) -> float:
         """Since anything in it was written."""
-        newest = max(path.lstat().st_mtime for path in [self.folder, *_files(self.folder)])
+        newest = max(file.st_mtime for file in [self.folder.lstat(), *_files(self.folder)])
         return (time.time() - newest) / 86_400
 
     def remove(self) -> bool:
@@ -45,13 +47,27 @@ class Entry:
         return True
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+def _files(folder: Path) -> Iterator[os.stat_result]:
+    """Those that stay: a training removes its old checkpoints while this looks."""
+    for below, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(below, name))
+
+
+def published(outputs: Path) -> list[Path]:
+    """The folders of all artifacts, damaged ones too."""
+    found = sorted(manifest.parent for manifest in (outputs / STORE).glob(f"*/*/{MANIFEST}"))
+    return [folder for folder in found if folder.suffix != PARTIAL]
 
 
 def entries(outputs: Path) -> list[Entry]:
     """Everything in the store of `outputs`, by stage. An artifact is needed by the runs that link to it, and by those
-    that need something which was made from it."""
+    that need something which was made from it.
+
+    Raises:
+        SprigError: a manifest is torn, so what it was made from is not known.
+    """
     needed: dict[str, set[str]] = {}
     for run, fingerprint in _links(outputs):
         _need(outputs / STORE, fingerprint, run, needed)
@@ -61,8 +77,11 @@ def entries(outputs: Path) -> list[Entry]:
 
 def _links(outputs: Path) -> Iterator[tuple[str, str]]:
     """Run folder and the fingerprint of each artifact that it links to."""
-    for configuration in outputs.glob("**/.hydra/config.yaml"):
-        run = configuration.parents[1]
+    for below, folders, _ in os.walk(outputs):
+        run = Path(below)
+        folders[:] = [name for name in folders if run / name != outputs / STORE]
+        if not (run / ".hydra/config.yaml").exists():
+            continue
         for link in (run / STORE).glob("*"):
             if link.is_symlink():
                 yield str(run.relative_to(outputs)), link.readlink().name

@@ -48,6 +48,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     steps, last = report.inputs(context), report.step(context)
     folder = run_folder(context, last)
     handler = _open(folder, config, overrides or [])
+    _claim(context, steps, folder)
     material = None
     try:
         tracker.start(config, folder)
@@ -83,6 +84,19 @@ def _make(context: Context, step: Step, folder: Path, tracker: Tracker) -> None:
         _link(folder / "artifacts" / step.role, artifact)
         if found:
             tracker.found(step.role, _metrics(context, step))
+
+
+def _claim(context: Context, steps: list[Step], folder: Path) -> None:
+    """Links what is made on the way of a step before it is there: until the step has its manifest, nothing else tells
+    that this run needs it."""
+    if rank() != 0:
+        return
+    config, kept = context.config, context.config.distill.cache
+    for step in steps:
+        if step.phase is not None and step.stage in config.stages:
+            _link(folder / "artifacts" / f"{step.role}_stable", context.store.path(step.phase))
+    if config.distill.cached and not kept.path and {cache.STAGE, distill.STAGE} & set(config.stages):
+        _link(folder / "artifacts/cache", context.store.path(cache.recipe(context)))
 
 
 def _link(link: Path, target: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from conftest import smoke
 
 import pipeline
-from pipeline.stages import distill
+from pipeline.artifacts.inventory import entries
+from pipeline.stages import cache, distill, graph, report
 from pipeline.stages.context import Context
 
 WSD = ("distill=wsd", "distill.schedule.warmup_tokens=128", "distill.validation_tokens=256")
@@ -64,6 +65,18 @@ def test_what_the_stable_phase_depends_on(overrides, shared, tmp_path):
         return distill.step(Context(config, log=print), "student").recipe.inputs["stable"]
 
     assert (phase(*overrides) == phase()) is shared
+
+
+def test_a_run_that_is_cut_keeps_what_it_made_on_its_way(tmp_path):
+    """A stable phase and a logits cache are there long before the training that was begun from them."""
+    config = smoke(tmp_path, *WSD, "distill.tokens=512", "distill.cache.kind=sampled")
+    context = Context(config, log=print)
+    (run := tmp_path / "smoke/1/.hydra").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    graph._claim(context, report.inputs(context), run.parent)
+    for made in (cache.recipe(context), distill.step(context, "student").phase):
+        context.store.obtain(made, lambda folder: None)
+    assert [entry.needed_by for entry in entries(tmp_path)] == [("smoke/1",)] * 2
 
 
 def test_other_schedules_have_none(tmp_path):
