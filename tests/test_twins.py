@@ -27,7 +27,7 @@ def test_a_twin_runs_and_its_report_is_the_same_when_made_again(twin, outputs, i
     spent[twin] = time.process_time() - began
     with capsys.disabled():
         print(f"\n{twin}: {len(in_process.ran)} jobs, {spent[twin]:.0f} s of processor time")
-    folder = outputs / "sweeps" / f"twin-{twin}"
+    folder = outputs / "sweeps" / f"twin-{twin}-smoke"
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
     lines = list(csv.DictReader(written["runs.csv"].decode().splitlines()))
     assert {line["state"] for line in lines} == {"completed"} and len(lines) >= len(in_process.ran) > 0
