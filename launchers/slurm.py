@@ -61,13 +61,15 @@ def parse(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     """Slurm's keys, nodes and gpus among them, and the run's overrides.
 
     Raises:
-        SprigError: nodes or gpus is no number above 0.
+        SprigError: nodes or gpus is no number above 0, or dry neither true nor false.
     """
     pairs = [argument.partition("=") for argument in arguments]
-    options = {"nodes": "1", "gpus": "1"} | {key: value for key, _, value in pairs if key in KEYS}
+    options = {"nodes": "1", "gpus": "1", "dry": "false"} | {key: value for key, _, value in pairs if key in KEYS}
     for key in ("nodes", "gpus"):
         if not options[key].isdecimal() or int(options[key]) < 1:
             raise SprigError(f"{key}={options[key]} must be a number above 0.")
+    if options["dry"] not in ("true", "false"):
+        raise SprigError(f"dry={options['dry']} must be true or false.")
     return options, [argument for argument in arguments if argument.partition("=")[0] not in KEYS]
 
 
@@ -97,7 +99,7 @@ def main() -> None:
         # Always as elsewhere: a login node says nothing of the GPUs of the others.
         check([int(options["gpus"])] * int(options["nodes"]), [*overrides, "plan=true"])
         text = script(options, overrides)
-        print(text if options.get("dry") == "true" else submit(text))
+        print(text if options["dry"] == "true" else submit(text))
     except SprigError as error:
         sys.exit(f"sprig: {error}")
 

@@ -64,9 +64,11 @@ def test_the_documented_command_prints_its_script(launch, capsys):
     assert "--gpus-per-node=8" in capsys.readouterr().out
 
 
-def test_numbers_that_are_none():
+def test_values_that_are_none():
     with pytest.raises(SprigError, match="gpus=many must be a number above 0"):
         parse(["gpus=many"])
+    with pytest.raises(SprigError, match="dry=True must be true or false"):
+        parse(["dry=True"])
 
 
 def test_a_machine_without_slurm(monkeypatch):
