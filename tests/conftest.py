@@ -39,7 +39,8 @@ class InProcess:
         result = self.folder / f"{len(self.ran)}.pkl"
         result.write_bytes(pickle.dumps(("success", said)))
         paths = SimpleNamespace(folder=self.folder, stdout=self.folder / "none", result_pickle=result)
-        return SimpleNamespace(done=lambda: True, paths=paths, job_id=str(len(self.ran)))
+        nobody = str(10**9 + len(self.ran))  # no process has this id: a sweep that is ended ends its jobs' processes
+        return SimpleNamespace(done=lambda: True, paths=paths, job_id=nobody)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def in_process(monkeypatch, tmp_path) -> InProcess:
 
     @contextmanager
     def local(settings, record, jobs):
-        yield clusters.Place(executor, [{}])
+        yield clusters.Place(executor, [{}], alive=tmp_path / "alive.lock")
 
     monkeypatch.setattr(clusters, "local", local)
     return executor

@@ -1,5 +1,6 @@
 """Where jobs run: processes of this machine or Slurm, behind submitit's one interface."""
 
+import logging
 import os
 import shutil
 import signal
@@ -23,20 +24,23 @@ from pipeline.errors import SprigError
 
 NO_LIMIT = 60 * 24 * 365 * 10  # minutes; a local job ends when it is done
 ON_SLURM = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "SUSPENDED", "PREEMPTED")
-GRACE = 10  # seconds for a checkpoint before the kill
+GRACE = 280  # seconds, as torchrun has them: for the step that runs and its checkpoint
 
 Slot = dict[str, str]  # the environment of the job that has it
+
+log = logging.getLogger("sprig")
 
 
 def _slots(settings: LauncherConfig, jobs: Sequence[Job]) -> list[Slot]:
     """This machine's GPUs, or its cores, shared out to as many jobs as run at a time.
 
     Raises:
-        SprigError: that takes more GPUs than there are.
+        SprigError: that takes more GPUs than there are, or jobs that run on GPUs are to have none.
     """
-    each = settings.gpus_per_job
-    if each is None:
-        each = int(any(job.context.device.type == "cuda" for job in jobs))
+    wanted = int(any(job.context.device.type == "cuda" for job in jobs))
+    each = wanted if settings.gpus_per_job is None else settings.gpus_per_job
+    if each < wanted:
+        raise SprigError("hydra.launcher.gpus_per_job=0, but the jobs run on GPUs: leave it out, or set device=cpu.")
     gpus = _visible_gpus() if each else []
     at_once = settings.jobs or (max(1, len(gpus) // each) if each else 1)
     if at_once * each > len(gpus):
@@ -68,6 +72,11 @@ class Place:
     ranks: int = 1
     alive: Path | None = None
     here: dict[str, Handle] = field(default_factory=dict)  # what an earlier start submitted and is not over, by job
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether its jobs go on without this process."""
+        return self.alive is None
 
     def submit(self, jobs: list[Job], slots: list[Slot]) -> list[Handle]:
         pairs = [(job, slot) for job, slot in zip(jobs, slots, strict=True) if job.id not in self.here]
@@ -167,6 +176,8 @@ def end(handles: Sequence[Handle]) -> None:
         elif tree := _tree(int(handle.job_id)):
             tree[0].terminate()  # the controller hands it on
             trees += tree
+    if trees:
+        log.info("The jobs that run are ended, a training after a checkpoint; Ctrl-C ends them at once.")
     _, alive = psutil.wait_procs(trees, timeout=GRACE)
     for process in alive:
         process.kill()

@@ -3,17 +3,20 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 from hydra.core.utils import env_override
 
-from pipeline.artifacts import MANIFEST
+from pipeline.artifacts import MANIFEST, Recipe
 from pipeline.composition import compose
 from pipeline.config import ON_REQUEST, Device, Precision
 from pipeline.errors import SprigError
-from pipeline.stages import plan, report
+from pipeline.stages import plan, report, stable
+from pipeline.stages.budget import budget
 from pipeline.stages.context import Context, Step
 from pipeline.stages.graph import run_folder
+from pipeline.stages.summary import SUMMARY
 
 Overrides = dict[str, str]
 
@@ -50,9 +53,19 @@ class Job:
 
     def completed(self) -> bool:
         """Whether every artifact that it is asked for is there, and the report where people look for it."""
-        store = self.context.store
-        reported = report.STAGE not in self.context.config.stages or (self.folder / report.SUMMARY).exists()
-        return reported and all((store.path(step.recipe) / MANIFEST).exists() for step in self.steps)
+        reported = report.STAGE not in self.context.config.stages or (self.folder / SUMMARY).exists()
+        return reported and all(self._made(step.recipe) for step in self.steps)
+
+    def goes_on_from(self, other: "Job") -> bool:
+        """Whether a training of it begins with a stable phase that the other one has still to make."""
+        phases = product(*([step.phase for step in job.steps if step.phase is not None] for job in (self, other)))
+        return any(
+            stable.is_longer(mine, theirs) and not self._made(mine) and not self._made(theirs)
+            for mine, theirs in phases
+        )
+
+    def _made(self, recipe: Recipe) -> bool:
+        return (self.context.store.path(recipe) / MANIFEST).exists()
 
 
 def named(overrides: Sequence[str]) -> Overrides:
@@ -64,7 +77,8 @@ def label(overrides: Sequence[str], axes: Iterable[str]) -> str:
 
 
 def prepare(lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: int, elsewhere: bool) -> list[Job]:
-    """The jobs of these overrides, checked as `ranks` processes would, the identical ones once.
+    """The jobs of these overrides, checked as `ranks` processes would, the identical ones once, small budgets first: a
+    larger one may go on from the stable phase of a smaller.
 
     `elsewhere`: they run on other machines than this one, whose device and precision then say nothing.
 
@@ -93,7 +107,8 @@ def prepare(lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: i
             "sweep for each, or give all of them one preset=NAME."
         )
     _refuse_idle_axes(list(jobs.values()), axes)
-    return list({job.id: job for job in reversed(jobs.values())}.values())[::-1]
+    once = list({job.id: job for job in reversed(jobs.values())}.values())[::-1]
+    return sorted(once, key=lambda job: budget(job.context))
 
 
 def _context(overrides: tuple[str, ...], identities: dict[str, dict], elsewhere: bool) -> Context:

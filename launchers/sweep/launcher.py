@@ -1,5 +1,6 @@
 """`sprig -m`: Hydra's sweep of axes, on a launcher over submitit that resumes."""
 
+import logging
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -14,14 +15,18 @@ from omegaconf import DictConfig, OmegaConf
 from launchers.sweep import clusters, pool, prices
 from launchers.sweep.board import Board
 from launchers.sweep.jobs import Job, prepare
-from launchers.sweep.record import FAILED, NAME, Record
+from launchers.sweep.record import FAILED, Record
 from pipeline.composition import hydra_session
 from pipeline.config import Cluster, LauncherConfig
-from pipeline.errors import SprigError
+from pipeline.errors import Interrupted, SprigError
+from pipeline.preemption import preemptible
 from pipeline.stages import sweep_report
-from pipeline.stages.report import SUMMARY
+from pipeline.stages.summary import COMPLETED, SUMMARY
+from pipeline.stages.sweep_runs import NAME
 
 SWEEPS = "sweeps"  # the folder of all sweeps in outputs
+
+log = logging.getLogger("sprig")
 
 
 def start(overrides: list[str]) -> None:
@@ -63,6 +68,7 @@ class SweepLauncher(Launcher):
         """
         Raises:
             SprigError: a job cannot work, and none was started; or some failed, and the others are completed.
+            Interrupted: Ctrl-C or a signal came; the same command goes on from there.
         """
         settings = self.settings
         elsewhere = settings.cluster == Cluster.slurm
@@ -74,19 +80,30 @@ class SweepLauncher(Launcher):
         if self.planned:
             prices.show(jobs, self.axes)
         elif settings.dry_run:
-            print(clusters.script(settings, folder, name, len(todo)))
+            print(
+                clusters.script(settings, folder, name, len(todo)) if todo else f"{folder} has no job left to submit."
+            )
         else:
             with clusters.only_here(folder):
                 record = Record(folder, name, self.command, self.axes, jobs)
-                self._run(jobs, todo, record)
+                if todo:
+                    self._run(jobs, todo, record)
+                else:
+                    record.save()
+                    log.info("%s: all of its %d jobs are completed", folder, len(jobs))
                 _close(jobs, record)
         return []
 
     def _run(self, jobs: list[Job], todo: list[Job], record: Record) -> None:
         make = clusters.slurm if self.settings.cluster == Cluster.slurm else clusters.local
-        with make(self.settings, record, todo) as place, Board(jobs, record, self.axes) as board:
-            record.save()
-            pool.run(todo, place, record, board, self.settings.fail_fast)
+        try:
+            with preemptible(), make(self.settings, record, todo) as place, Board(jobs, record, self.axes) as board:
+                record.save()
+                pool.run(todo, place, record, board, self.settings.fail_fast)
+        except (Interrupted, KeyboardInterrupt) as stop:
+            said = str(stop) or "Interrupted: the same command goes on from here."
+            done = sum(job.completed() for job in jobs)
+            raise Interrupted(f"{said} {done} of {len(jobs)} jobs are completed.") from None
 
 
 def _values(override: Override) -> list[str]:
@@ -97,12 +114,15 @@ def _values(override: Override) -> list[str]:
 
 def _close(jobs: list[Job], record: Record) -> None:
     """The sweep's report; SprigError where jobs failed."""
-    states = {job.id: record.jobs[job.id] for job in jobs}
-    if any((job.folder / SUMMARY).exists() for job in jobs):
+    states = [record.jobs[job.id] for job in jobs]
+    if any(
+        state["status"] == COMPLETED and (job.folder / SUMMARY).exists()
+        for job, state in zip(jobs, states, strict=True)
+    ):
         sweep_report.report(record.folder)
-    if failed := [state for state in states.values() if state["status"] == FAILED]:
-        first = failed[0]
-        overrides = " ".join(f"{key}={first['overrides'][key]}" for key in record.axes())
+    if failed := [state for state in states if state["status"] == FAILED]:
+        first, axes = failed[0], record.axes()
+        overrides = " ".join(f"{key}={value}" for key, value in first["overrides"].items() if key in axes)
         raise SprigError(
             f"{len(failed)} of {len(jobs)} jobs failed, first {overrides}: {first['error'].splitlines()[-1].strip()} "
             f"What the logs said last is in {record.folder / NAME}; the same command runs only what is not completed."

@@ -5,8 +5,10 @@ from pathlib import Path
 
 LINES = 20
 END = 1 << 16  # bytes that are read from the end
-# What submitit says of itself.
-NOISE = re.compile(r"^submitit (INFO|WARNING)|^\s*$")
+# What submitit and torchrun say of themselves.
+NOISE = re.compile(r"^submitit (INFO|WARNING)|^W\d{4} .*torch/distributed/elastic|^\s*$")
+# Where a rank has failed, and torchrun goes on for forty lines that say no more.
+RANK_FAILED = re.compile(r"^E\d{4} .*torch/distributed/elastic.* failed \(exitcode: (-?)")
 
 
 def last_lines(path: Path, count: int = LINES) -> list[str]:
@@ -16,7 +18,12 @@ def last_lines(path: Path, count: int = LINES) -> list[str]:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - END))
         text = file.read().decode(errors="replace")
-    return [line.rstrip() for line in text.splitlines() if not NOISE.match(line)][-count:]
+    lines = [line.rstrip() for line in text.splitlines() if not NOISE.match(line)]
+    for place, line in enumerate(lines):
+        if failed := RANK_FAILED.match(line):
+            lines = lines[: place + bool(failed[1])]  # one that was killed said nothing itself
+            break
+    return lines[-count:]
 
 
 def last_line(path: Path) -> str:

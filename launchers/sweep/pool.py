@@ -12,6 +12,8 @@ from launchers.sweep.clusters import Handle, Place, Slot, end
 from launchers.sweep.jobs import Job
 from launchers.sweep.logs import last_lines
 from launchers.sweep.record import COMPLETED, FAILED, INTERRUPTED, Record
+from pipeline.errors import Interrupted
+from pipeline.preemption import check
 
 POLL = 0.5  # seconds
 
@@ -24,14 +26,18 @@ class Running:
 
 
 def run(jobs: Sequence[Job], place: Place, record: Record, board: Board, fail_fast: bool) -> None:
-    """Runs all jobs to their end. However it is left, none of them goes on."""
-    waiting, free, active = deque(jobs), deque(place.slots), []
+    """Runs all jobs to their end. However it is left, none of them goes on; a signal leaves those of other machines."""
+    waiting, free, active = list(jobs), deque(place.slots), []
     try:
         while waiting or active:
-            if count := min(len(waiting), len(free)):
-                taken = [waiting.popleft() for _ in range(count)], [free.popleft() for _ in range(count)]
-                active += map(Running, *taken, place.submit(*taken))
-                for each in active[-count:]:
+            check()
+            ready = waiting[: len(free)] if place.elsewhere else _ready(waiting, active, len(free))
+            if ready:
+                waiting = [job for job in waiting if job not in ready]
+                slots = [free.popleft() for _ in ready]
+                begun = list(map(Running, ready, slots, place.submit(ready, slots)))
+                active += begun
+                for each in begun:
                     _begin(each, record, board)
             for each in [each for each in active if each.handle.done()]:
                 active.remove(each)
@@ -40,12 +46,25 @@ def run(jobs: Sequence[Job], place: Place, record: Record, board: Board, fail_fa
                     return
             board.refresh()
             time.sleep(POLL)
+    except Interrupted:
+        if place.elsewhere:
+            active.clear()
+        raise
     finally:
         end([each.handle for each in active])
         for each in active:
             # A job that was done in the same moment is not undone.
             state = COMPLETED if each.job.completed() else INTERRUPTED
             record.set(each.job, state, seconds=board.ends(each.job, state))
+
+
+def _ready(waiting: list[Job], active: list[Running], free: int) -> list[Job]:
+    """As many as there are free slots, without those whose training another's, which runs, is about to begin."""
+    ready = []
+    for job in waiting:
+        if len(ready) < free and not any(job.goes_on_from(other) for other in [*(each.job for each in active), *ready]):
+            ready.append(job)
+    return ready
 
 
 def _begin(each: Running, record: Record, board: Board) -> None:
@@ -71,5 +90,6 @@ def _error(handle: Handle) -> str:
         return f"{said}\nThe process ended without a word: killed, or out of memory?".strip()
     outcome, result = pickle.loads(handle.paths.result_pickle.read_bytes())
     if outcome == "success":
-        return result or f"{said}\nThe job ended without its artifacts: did conf/ change since the sweep began?".strip()
+        why = "a report needs the results of all stages, and conf/ must stay as it is while a sweep runs"
+        return result or f"{said}\nThe job ended without all that it should make: {why}.".strip()
     return said or result

@@ -1,18 +1,18 @@
 """sweep.json: what was asked for and what became of every job, over all starts of the sweep."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from launchers.sweep.jobs import Job
 from pipeline.artifacts import write_json
-from pipeline.errors import SprigError
+from pipeline.stages.summary import COMPLETED
+from pipeline.stages.sweep_runs import NAME, SWEEP_SCHEMA, read_record
 
-SCHEMA = 1
-NAME = "sweep.json"
-IMMATERIAL = ("outputs", "stages", "device", "debug", "run_name")  # what tells no two jobs apart
-COMPLETED, FAILED, INTERRUPTED, MISSING = "completed", "failed", "interrupted", "missing"
+# What tells no two jobs apart: with another micro-batch, say, the same sweep goes on.
+IMMATERIAL = ("outputs", "stages", "device", "debug", "run_name", "tracker", "deepspeed", "data.workers")
+IMMATERIAL += ("search.workers", "distill.micro_batch", "distill.chunk_tokens", "distill.activation_checkpointing")
+FAILED, INTERRUPTED, MISSING = "failed", "interrupted", "missing"
 
 
 class Record:
@@ -26,7 +26,8 @@ class Record:
             SprigError: the file is of another schema.
         """
         self.folder, self.name, self.command, self.declared = folder, name, command, declared
-        self.jobs: dict[str, dict[str, Any]] = {each["id"]: each for each in _read(folder)}
+        earlier = read_record(folder)["jobs"] if (folder / NAME).exists() else []
+        self.jobs: dict[str, dict[str, Any]] = {each["id"]: each for each in earlier}
         for job in jobs:
             known = self.jobs.setdefault(job.id, {"id": job.id, "overrides": {}, "status": MISSING})
             known["overrides"] = {key: value for key, value in job.named.items() if key not in IMMATERIAL}
@@ -46,7 +47,7 @@ class Record:
         write_json(
             self.folder / NAME,
             {
-                "schema": SCHEMA,
+                "schema": SWEEP_SCHEMA,
                 "name": self.name,
                 "axes": self.axes(),
                 "command": self.command,
@@ -63,16 +64,3 @@ class Record:
             if key in axes or len(values) > 1:
                 axes[key] = [value for value in values if value is not None]
         return axes
-
-
-def _read(folder: Path) -> list[dict]:
-    path = folder / NAME
-    if not path.exists():
-        return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["schema"] != SCHEMA:
-        raise SprigError(
-            f"{path} is of schema {found['schema']}, this is Sprig's {SCHEMA}: move the folder away and give the same "
-            "command again; what is finished is found, not made again."
-        )
-    return found["jobs"]

@@ -29,7 +29,9 @@ class Task:
     def __call__(self) -> str | None:
         """Runs the job; the sentence in which it failed, or None."""
         os.environ.update(self.environment)  # before torch is imported
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it, and the run has not begun to heed it
         if self.alive is not None:
+            os.environ.pop("SLURM_JOB_ID", None)  # where the sweep is itself a Slurm job, it asks for the requeue
             threading.Thread(target=_end_with, args=(self.alive,), daemon=True).start()
         overrides = [*self.overrides, "hydra.mode=RUN"]  # the preset may be a sweep: this is one job of it
         return _alone(overrides) if self.ranks == 1 else _as_ranks(self.ranks, overrides)
@@ -47,7 +49,7 @@ def _alone(overrides: list[str]) -> str | None:
         return stop.code.removeprefix("sprig: ")
 
 
-def _as_ranks(ranks: int, overrides: list[str]) -> str | None:
+def _as_ranks(ranks: int, overrides: list[str]) -> None:
     from launchers.torchrun import command
 
     process, signals = subprocess.Popen(command(ranks, overrides)), []
@@ -61,7 +63,8 @@ def _as_ranks(ranks: int, overrides: list[str]) -> str | None:
     code = process.wait()
     if signals:
         sys.exit(code)
-    return f"torchrun ended with exit code {code}; see the log above." if code else None
+    if code:
+        raise RuntimeError(f"torchrun ended with exit code {code}")
 
 
 def _end_with(alive: Path) -> None:

@@ -52,6 +52,11 @@ def length(recipe: Recipe) -> int:
     return recipe.config["tokens"]
 
 
+def is_longer(recipe: Recipe, other: Recipe) -> bool:
+    """Whether it goes on from the other one."""
+    return length(recipe) > length(other) and without_length(recipe) == without_length(other)
+
+
 def without_length(recipe: Recipe) -> str:
     """The same for all stable phases of which the longer goes on from the shorter."""
     return digest([recipe.version, recipe.config | {"tokens": None}, recipe.inputs])

@@ -1,9 +1,11 @@
 """Sweeps: what is refused before a job starts, what is skipped, and what the record says. Jobs run in this process."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from launchers.sweep import clusters
+from launchers.sweep import clusters, pool
 from launchers.sweep.jobs import prepare
+from launchers.sweep.logs import last_lines
 from launchers.sweep.prices import prices
 from pipeline import __main__ as entrypoint
 from pipeline.config import LauncherConfig
@@ -67,7 +70,7 @@ def record(outputs: Path) -> dict:
     return json.loads((outputs / "sweeps/smoke/sweep.json").read_text())
 
 
-def test_a_sweep_that_is_given_again_runs_what_failed_and_what_is_new(in_process, tmp_path):
+def test_a_sweep_that_is_given_again_runs_what_failed_and_what_is_new(in_process, tmp_path, monkeypatch):
     """3,000 tokens of text are one document, which cannot be split; that shows only once it is tokenised."""
     few = ["data.max_tokens=20000,3000"]
     said = refused(tmp_path, *few, base=SMALL)
@@ -93,12 +96,34 @@ def test_a_sweep_that_is_given_again_runs_what_failed_and_what_is_new(in_process
     assert [job["status"] for job in joined["jobs"]] == ["completed", "failed", "completed"]
     assert joined["jobs"][0] == first["jobs"][0]
 
+    sweep(tmp_path, "seed=1,2", "data.max_tokens=20000", base=SMALL)
+    assert "1 of 2 jobs failed, first data.max_tokens=3000:" in refused(tmp_path, *few, base=SMALL), "it names no seed"
+
+    monkeypatch.setattr(clusters, "local", None)
+    sweep(tmp_path, "data.max_tokens=20000,30000", base=SMALL)  # nothing is left to do: no machine is asked for
+
+
+def test_a_signal_ends_a_sweep_in_one_sentence(in_process, tmp_path, monkeypatch):
+    run = in_process._run
+
+    def told_at_the_second(task):
+        if in_process.ran:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run(task)
+
+    monkeypatch.setattr(in_process, "_run", told_at_the_second)
+    said = refused(tmp_path, "data.max_tokens=20000,30000", base=SMALL)
+    assert said == "sprig: SIGTERM ended this run: the same command goes on from here. 1 of 2 jobs are completed."
+    assert [job["status"] for job in record(tmp_path)["jobs"]] == ["completed", "missing"]
+
 
 def test_a_record_of_another_schema_says_how_to_remake_it(in_process, tmp_path):
     (folder := tmp_path / "sweeps/smoke").mkdir(parents=True)
     (folder / "sweep.json").write_text('{"schema": 0}')
     said = refused(tmp_path, "data.max_tokens=20000,30000", base=SMALL)
-    assert "sweep.json is of schema 0, this is Sprig's 1: move the folder away and give the same command again" in said
+    assert (
+        f"sweep.json is of schema 0, this is Sprig's 1: move {folder} away and give the sweep's command again" in said
+    )
     assert not in_process.ran
 
 
@@ -145,11 +170,13 @@ def test_a_sweep_is_priced_with_what_is_shared_once(tmp_path, smoke_outputs, cap
 
 
 def test_a_budget_is_priced_from_the_stable_phase_on(tmp_path):
-    """The twin of P6: 1,024 tokens go on from the first 128 of 256 tokens' budget, student and control alike."""
+    """The twin of P6: 1,024 tokens go on from the first 128 of 256 tokens' budget, student and control alike, for which
+    they wait, in whatever order they are given."""
     base = ["experiment=twin/p6-budget", "size=smoke", "seed=0", f"outputs={tmp_path}"]
-    budgets = {"distill.tokens": ["256", "1024"]}
+    budgets = {"distill.tokens": ["1024", "256"]}
     lists = [[*base, f"distill.tokens={tokens}"] for tokens in budgets["distill.tokens"]]
-    _, large = jobs = prepare(lists, budgets, ranks=1, elsewhere=False)
+    small, large = jobs = prepare(lists, budgets, ranks=1, elsewhere=False)
+    assert pool._ready(jobs, [], free=2) == [small] and pool._ready([large], [], free=2) == [large]
     trained = plan.flops(large.context)["distilled_student"]
     assert trained == plan.flops(large.context)["distilled_control"]
     (alone, _, first), (_, _, second) = prices(jobs)
@@ -160,6 +187,10 @@ def test_a_budget_is_priced_from_the_stable_phase_on(tmp_path):
     (stored / "manifest.json").write_text(json.dumps(asdict(phase)))
     ((alone, _, left),) = prices(jobs[1:])
     assert left == alone - trained * 3 // 4
+    for step in (step for step in small.steps if step.phase is not None):
+        (phase := small.context.store.path(step.phase)).mkdir()
+        (phase / "manifest.json").touch()
+    assert pool._ready(jobs, [], free=2) == jobs
 
 
 @pytest.fixture
@@ -179,15 +210,33 @@ def test_gpus_are_shared_out(four_gpus, monkeypatch):
     assert visible(gpus_per_job=2) == ["0,1", "2,3"]
     with pytest.raises(SprigError, match=r"jobs=3 with gpus_per_job=2 need 6 GPUs, but this machine has 4: lower"):
         visible(jobs=3, gpus_per_job=2)
+    with pytest.raises(SprigError, match="gpus_per_job=0, but the jobs run on GPUs: leave it out, or set device=cpu"):
+        visible(gpus_per_job=0)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,7,5")
     assert visible(gpus_per_job=2) == ["GPU-a,GPU-b", "7,5"]
 
 
 def test_cores_are_shared_out(four_gpus, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    slots = clusters._slots(LauncherConfig(jobs=3, gpus_per_job=0), four_gpus)
+    jobs = [SimpleNamespace(context=SimpleNamespace(device=torch.device("cpu")))] * 8
+    slots = clusters._slots(LauncherConfig(jobs=3), jobs)
     assert slots == [{"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "2"}] * 3
-    assert clusters._slots(LauncherConfig(jobs=3, gpus_per_job=0), four_gpus[:1])[0]["OMP_NUM_THREADS"] == "8"
+    assert clusters._slots(LauncherConfig(jobs=3), jobs[:1])[0]["OMP_NUM_THREADS"] == "8"
+
+
+def test_the_last_words_of_ranks_are_not_torchruns(tmp_path):
+    """As torchrun writes them, its forty lines cut short."""
+    failed = (
+        "E1122 10:23:37.747000 17 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: {}) rank: 0"
+    )
+    closing = (
+        "W1122 10:23:37.746000 17 torch/distributed/elastic/multiprocessing/api.py:1010] Sending process 18 closing"
+    )
+    after = "Traceback (most recent call last):\nRuntimeError: torchrun ended with exit code 1\n"
+    log = tmp_path / "log"
+    for code, words in (("1", "sprig: too short."), ("-9", failed.format("-9"))):
+        log.write_text("\n".join(["step 3", "sprig: too short.", closing, failed.format(code), after]))
+        assert last_lines(log)[-1] == words
 
 
 def test_slurm_is_shown_where_there_is_none(tmp_path, capsys):

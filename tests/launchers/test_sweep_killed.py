@@ -178,15 +178,20 @@ def test_ranks_of_a_job_see_its_gpus_and_its_cores(tmp_path):
     assert seen == {(gpus, rank, threads) for gpus in ("0,1", "2,3") for rank in ("0", "1")}
 
 
-def test_an_interrupt_ends_the_jobs(tmp_path):
+@pytest.mark.parametrize(
+    ("send", "number", "how"),  # Ctrl-C goes to all processes of the terminal
+    [(os.killpg, signal.SIGINT, "Interrupted: "), (os.kill, signal.SIGTERM, "SIGTERM ended this run: ")],
+)
+def test_an_interrupt_ends_the_jobs(tmp_path, send, number, how):
     process = begin(tmp_path, "distill.temperature=1,2,3", "hydra.launcher.jobs=2", "distill.tokens=1048576")
     try:
         wait(lambda: len(list(tmp_path.glob("smoke/*/run.log"))) == 2, process)
-        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+        send(process.pid, number)
         said, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 1 and "Interrupted: the same command goes on from here." in said
+    said = " ".join(said.split())
+    assert process.returncode == 1 and f"{how}the same command goes on from here. 0 of 3 jobs are completed." in said
     assert "Traceback" not in said
     assert not processes_of(tmp_path)
     assert statuses(tmp_path) == ["interrupted", "interrupted", "missing"]
