@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from architectures import PYTHIA_6_9B
 from toy import TEACHER
 
-from pipeline.config import BinConfig, Granularity, Layers, Sharing, Sizes, SpaceConfig
+from pipeline.config import BinConfig, Exportable, Granularity, Layers, Sharing, Sizes, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.search.strategies.first_layers import first_layers
 from pipeline.search.strategies.importance import importance
@@ -98,6 +99,17 @@ def cut(sub, depth):
 def test_a_searched_set_of_layers_has_all_of_them(rule, sharing):
     space = space_of(0.5, layers=Layers.subset, sharing=sharing)
     assert space.contains(rule(space))
+
+
+@pytest.mark.parametrize("rule", [uniform, importance])
+@pytest.mark.parametrize("center", [405_334_016, 1_011_781_632, 2_775_208_960])
+def test_where_heads_share_out_the_width_they_still_do(rule, center):
+    """Stock GPT-NeoX has no head size of its own: one that is scaled by itself would fit no class."""
+    config = SpaceConfig(sharing=Sharing.uniform, exportable=Exportable.stock, layers=Layers.subset)
+    space = Space(PYTHIA_6_9B, config, make_bin(BinConfig(center=center)), Ordering.identity(PYTHIA_6_9B))
+    sub = rule(space)
+    assert space.contains(sub)
+    assert sub.genes[0].n_head * sub.genes[0].head_size == sub.n_embd
 
 
 @pytest.mark.parametrize(

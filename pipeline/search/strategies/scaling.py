@@ -1,5 +1,6 @@
 """Sub-networks of one shape for all layers, whose size one factor sets: what `uniform` and `importance` choose by."""
 
+import math
 from collections.abc import Callable, Collection
 from itertools import pairwise
 
@@ -77,6 +78,11 @@ def _draft(space: Space, dimensions: Collection[str], layers_of: Callable[[int],
         for name in DIMENSIONS
     }
     row = [sizes[gene] for gene in GENES]
+    if space.fitter.split:  # only some attentions share out the width: the one of the nearest proportions
+        row[:3] = min(
+            space.fitter.costs(sizes["n_embd"]).options,
+            key=lambda option: sum(abs(math.log(size / wanted)) for size, wanted in zip(option, row, strict=False)),
+        )
     return Draft(layers_of(sizes["n_layer"]), sizes["n_embd"], [row], [None], None)
 
 
