@@ -1,6 +1,7 @@
 """Cutting a student out of a teacher: indexing of its weights, nothing learned."""
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,24 +16,24 @@ from pipeline.subnetwork.selection import LayerSelection, Ordering, Selection, s
 from pipeline.subnetwork.value import SubNetwork, check
 
 
-def extract(teacher: GPT, sub: SubNetwork, ordering: Ordering, layer: int = 0) -> GPT:
+def extract(teacher: GPT, sub: SubNetwork, ordering: Ordering, layer: int = 0, own: bool = True) -> GPT:
     """The student that a sub-network names, on the teacher's device and in its dtype, sharing no memory with it.
 
-    Its blocks before number `layer` are left out: who has their output needs only the others (`block_outputs`).
+    For who only scores it: blocks before number `layer` are left out, because who has their output needs only the
+    others (`block_outputs`), and where it shall not `own` them, tensors kept whole are the teacher's own memory.
 
     Raises:
         SprigError: the teacher does not contain the sub-network, or it was found under another ordering.
     """
     architecture = architecture_of(teacher.config, is_tied(teacher))
     check(sub, architecture)
-    return cut(teacher, sub, select(sub, architecture, ordering), layer)
+    return cut(teacher, sub, select(sub, architecture, ordering), layer, own)
 
 
 @torch.no_grad()
-def cut(teacher: GPT, sub: SubNetwork, selection: Selection, layer: int = 0) -> GPT:
-    """The student of this sub-network's sizes that holds exactly the selected entries, in the selection's order.
-
-    Its blocks before number `layer` are left out.
+def cut(teacher: GPT, sub: SubNetwork, selection: Selection, layer: int = 0, own: bool = True) -> GPT:
+    """The student of this sub-network's sizes that holds exactly the selected entries, in the selection's order;
+    `layer` and `own` as in `extract`.
 
     With attention_scale=teacher the factor sqrt(new head size / old) goes into q, so that the student's own scale,
     1/sqrt(new head size), leaves the scores as the teacher's scale would.
@@ -46,15 +47,15 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection, layer: int = 0) -> 
     architecture = architecture_of(teacher.config, tied)
     device = teacher.transformer.wte.weight.device
 
-    width = _index(selection.embedding, architecture.n_embd, device)
+    take, width = partial(_take, own=own), _index(selection.embedding, architecture.n_embd, device)
     weights = {
-        "transformer.wte.weight": _take(teacher.transformer.wte.weight, (None, width)),
-        "transformer.ln_f.weight": _take(teacher.transformer.ln_f.weight, (width,)),
+        "transformer.wte.weight": take(teacher.transformer.wte.weight, (None, width)),
+        "transformer.ln_f.weight": take(teacher.transformer.ln_f.weight, (width,)),
     }
     if architecture.layer_norm:
-        weights["transformer.ln_f.bias"] = _take(teacher.transformer.ln_f.bias, (width,))
+        weights["transformer.ln_f.bias"] = take(teacher.transformer.ln_f.bias, (width,))
     weights["lm_head.weight"] = (
-        weights["transformer.wte.weight"] if tied else _take(teacher.lm_head.weight, (None, width))
+        weights["transformer.wte.weight"] if tied else take(teacher.lm_head.weight, (None, width))
     )
     if architecture.lm_head_bias:
         weights["lm_head.bias"] = teacher.lm_head.bias.clone()
@@ -62,10 +63,10 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection, layer: int = 0) -> 
         gene = sub.genes[number]
         axes = _axes(architecture, selection.layers[number], width, device)
         block = {
-            name: _take(tensor, axes[name.rpartition(".")[0]])
+            name: take(tensor, axes[name.rpartition(".")[0]])
             for name, tensor in teacher.transformer.h[sub.layers[number]].named_parameters()
         }
-        if sub.attention_scale == "teacher":
+        if sub.attention_scale == "teacher" and gene.head_size != architecture.head_size:
             for queries in _queries(block, gene.n_head * gene.head_size):
                 queries *= math.sqrt(gene.head_size / architecture.head_size)
         weights |= {f"transformer.h.{number}.{name}": tensor for name, tensor in block.items()}
@@ -79,13 +80,16 @@ def _index(entries: np.ndarray, size: int, device: torch.device) -> Tensor | Non
     return None if np.array_equal(flat, np.arange(size)) else torch.from_numpy(flat).to(device)
 
 
-def _take(tensor: Tensor, axes: tuple[Tensor | None, ...]) -> Tensor:
-    """A copy of the chosen entries along each axis; a bias has only the first."""
+def _take(tensor: Tensor, axes: tuple[Tensor | None, ...], own: bool) -> Tensor:
+    """The chosen entries along each axis, a copy unless they are all and need not be owned; a bias has only the first
+    axis."""
     taken = tensor
     for axis, entries in enumerate(axes[: tensor.dim()]):
         if entries is not None:
             taken = taken.index_select(axis, entries)
-    return tensor.clone() if taken is tensor else taken
+    if taken is not tensor:
+        return taken
+    return tensor.clone() if own else tensor.detach()
 
 
 def _axes(

@@ -86,7 +86,7 @@ class Evaluator:
         path = self._path(sub)
         chunks = [number for number, (first, _) in enumerate(self.chunks) if task.first <= first < task.last]
         depths = dict.fromkeys(chunks, 0) if self.prefixes is None else self.prefixes.hold(path, chunks)
-        model = extract(self.teacher, sub, self.ordering, min(depths.values()))
+        model = extract(self.teacher, sub, self.ordering, min(depths.values()), own=False)
         losses = []
         for chunk, depth in depths.items():
             with autocast(self.precision, self.chunks[chunk][1].device):

@@ -232,6 +232,22 @@ def test_a_student_owns_its_memory(family):
 
 
 @families
+def test_who_only_scores_shares_what_is_kept_whole_and_changes_none_of_it(family):
+    teacher = tiny.teacher(family).requires_grad_(False)
+    before, theirs = copy.deepcopy(teacher.state_dict()), {tensor.data_ptr() for tensor in teacher.parameters()}
+    arch = architecture(teacher)
+    neurons = change(whole(arch), intermediate_size=arch.intermediate_size - 1)
+    for sub in (neurons, change(neurons, head_size=arch.head_size // 2)):
+        owner, reader = (extract(teacher, sub, Ordering.identity(arch), own=own) for own in (True, False))
+        shared = {name for name, tensor in reader.state_dict().items() if tensor.data_ptr() in theirs}
+        assert {"transformer.wte.weight", "transformer.ln_f.weight"} < shared
+        assert not any("mlp.proj.weight" in name for name in shared)
+        assert torch.equal(run(reader), run(owner))
+        assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+        assert not any(tensor.requires_grad for tensor in teacher.parameters())
+
+
+@families
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
 @pytest.mark.parametrize("uniform", [True, False])
 def test_a_bf16_teacher_works_like_its_fp32_copy(family, precision, uniform):
