@@ -261,7 +261,7 @@ class _Timed:
         for result in self.scorer.run(tasks):
             now = time.perf_counter()
             with self.path.open("a") as file:
-                file.write(f"{now - started:.4f}\n")
+                file.write(f"\n{now - started:.4f}")  # in this order a number that is cut short spoils no other
             yield result
             started = time.perf_counter()
 

@@ -77,7 +77,8 @@ def save(engine: Engine, root: Path, position: Position, keep: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # unreadable, or it would not be written again
     partial.rename(folder)
     sync_folder(folder.parent)
-    for old in _folders(root)[keep:]:
+    # A later one could not be read, or it would have been gone on from: it takes no place.
+    for old in [each for each in _folders(root) if int(each.name) <= position.step][keep:]:
         shutil.rmtree(old)
 
 

@@ -104,3 +104,15 @@ def test_how_members_are_drawn_beside_limits_is_told_apart_only_where_there_are_
     limited = Context(smoke(tmp_path, "space.max_kv_bytes_per_token=100_000"), lambda line: None)
     assert "limits" in search.space_part(limited)
     assert "limits" not in search.space_part(Context(smoke(tmp_path), lambda line: None))
+
+
+def test_a_time_that_was_cut_short_spoils_no_other(tmp_path):
+    class Instant:
+        def run(self, tasks):
+            yield from enumerate([[1.0]] * 3)
+
+    path = tmp_path / search.TIMES
+    for cut in range(7):
+        list(search._Timed(Instant(), path).run([]))
+        path.write_text(path.read_text()[: -cut or None])
+    assert all(0 <= float(seconds) < 1 for seconds in path.read_text().split())

@@ -89,6 +89,15 @@ def test_a_torn_checkpoint_is_passed_over(file, keep, one_rank, tmp_path, caplog
     assert_same_end(tmp_path, weights, one_rank)
 
 
+def test_a_torn_checkpoint_takes_no_place_of_a_good_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "tensors", lambda engine: [("weight", "w", torch.zeros(1))])
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
+    for step in (2, 3):
+        checkpoints.save(None, tmp_path, checkpoints.Position(step), keep=1)
+        assert checkpoints.latest(tmp_path).name == str(step)
+    assert kept(tmp_path) == ["3", "4"]
+
+
 def test_the_newest_are_kept_and_the_last_step_is_among_them(one_rank, tmp_path):
     assert kept(one_rank[0]) == ["4", "6"]
     train(tmp_path, config=settings(checkpoint=CheckpointConfig(tokens=250, keep=1)))
