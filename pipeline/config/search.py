@@ -116,7 +116,7 @@ class SearchConfig:
     racing: RacingConfig = field(default_factory=RacingConfig)
     blocks: int = 8  # calibration blocks a candidate is scored on
     batch: int = 8  # blocks a forward pass
-    prefix_memory: int = 256  # MiB of hidden states kept for candidates that begin with the same layers; 0: none
+    prefix_memory: int = 256  # MiB of hidden states a process keeps for candidates of the same first layers; 0: none
     workers: int = 1  # processes that evaluate: one a GPU, or the cores shared out; 1 where torchrun starts them
 
     def __post_init__(self):

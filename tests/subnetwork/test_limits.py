@@ -151,24 +151,6 @@ def test_limits_that_contradict_only_each_other_name_by_how_much():
             Space(SMOLLM2_135M, SpaceConfig(max=narrow, **limits), bin, None)
 
 
-def test_limits_that_contradict_only_each_other():
-    """A whole cache of one deep shape, or few FLOPs of one that is wide and shallow: never both."""
-    narrow = SpaceConfig(hold=["head_size", "heads_per_group"], max_flops_per_token=10**9, flops_length=1024)
-    space = Space(SMOLLM2_135M, narrow, HALF, None)
-    subs = [space.sample(np.random.default_rng(seed)) for seed in range(100)]
-    flops = min(flops_per_token(SMOLLM2_135M, sub, length=1024) for sub in subs)
-    cache = min(kv_bytes_per_token(SMOLLM2_135M, sub) for sub in subs)
-    config = replace(narrow, max_flops_per_token=flops, max_kv_bytes_per_token=cache, kv_value_bytes=2)
-    try:
-        sub = Space(SMOLLM2_135M, config, HALF, None).sample(np.random.default_rng(0))
-    except SprigError as error:
-        assert f"max_flops_per_token={flops:,}" in str(error) and f"max_kv_bytes_per_token={cache:,}" in str(error)
-    else:
-        assert (
-            flops_per_token(SMOLLM2_135M, sub, length=1024) <= flops and kv_bytes_per_token(SMOLLM2_135M, sub) <= cache
-        )
-
-
 # --- shapes that export as stock classes
 
 
