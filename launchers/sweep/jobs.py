@@ -28,6 +28,7 @@ class Job:
     overrides: tuple[str, ...]
     context: Context
     last: Step
+    same: tuple[tuple[str, ...], ...] = ()  # further combinations of the axes' values that are this very run
 
     @property
     def folder(self) -> Path:
@@ -107,7 +108,10 @@ def prepare(lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: i
             "sweep for each, or give all of them one preset=NAME."
         )
     _refuse_idle_axes(list(jobs.values()), axes)
-    once = list({job.id: job for job in reversed(jobs.values())}.values())[::-1]
+    alike: dict[str, list[Job]] = {}
+    for job in jobs.values():
+        alike.setdefault(job.id, []).append(job)
+    once = [replace(first, same=tuple(other.overrides for other in others)) for first, *others in alike.values()]
     return sorted(once, key=lambda job: budget(job.context))
 
 

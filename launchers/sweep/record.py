@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from launchers.sweep.jobs import Job
+from launchers.sweep.jobs import Job, Overrides, named
 from pipeline.artifacts import write_json
 from pipeline.stages.summary import COMPLETED
 from pipeline.stages.sweep_runs import NAME, SWEEP_SCHEMA, read_record
@@ -30,7 +30,8 @@ class Record:
         self.jobs: dict[str, dict[str, Any]] = {each["id"]: each for each in earlier}
         for job in jobs:
             known = self.jobs.setdefault(job.id, {"id": job.id, "overrides": {}, "status": MISSING})
-            known["overrides"] = {key: value for key, value in job.named.items() if key not in IMMATERIAL}
+            known["overrides"] = _material(job.overrides)
+            known["same"] = [_material(overrides) for overrides in job.same]
             known["folder"] = os.path.relpath(job.folder, folder)
             for key in ("seconds", "error", "log", "submitted"):
                 known.setdefault(key, None)
@@ -57,10 +58,14 @@ class Record:
 
     def axes(self) -> dict[str, list[str]]:
         """Every key that was declared as one, or that is not the same in all jobs."""
-        overrides = [job["overrides"] for job in self.jobs.values()]
+        overrides = [each for job in self.jobs.values() for each in (job["overrides"], *job.get("same", ()))]
         axes = {key: list(dict.fromkeys(values)) for key, values in self.declared.items()}
         for key in dict.fromkeys(key for each in overrides for key in each):
             values = dict.fromkeys(each.get(key) for each in overrides)
             if key in axes or len(values) > 1:
                 axes[key] = [value for value in values if value is not None]
         return axes
+
+
+def _material(overrides: tuple[str, ...]) -> Overrides:
+    return {key: value for key, value in named(overrides).items() if key not in IMMATERIAL}

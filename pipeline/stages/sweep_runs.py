@@ -105,7 +105,8 @@ class Sweep:
 
     @property
     def runs(self) -> list[Run]:
-        return [run for cell in self.cells for run in cell.runs]
+        """Each once."""
+        return list({run.id: run for cell in self.cells for run in cell.runs}.values())
 
     @cached_property
     def published(self) -> list[dict]:
@@ -180,7 +181,10 @@ def read(folder: Path) -> Sweep:
     axes = {key: values for key, values in found["axes"].items() if key != SEED}
     members: dict[Values, list[str]] = {values: [] for values in product(*axes.values())}
     for key, job in jobs.items():
-        members.setdefault(tuple(job["overrides"].get(axis, "") for axis in axes), []).append(key)
+        # A job is in several cells where an axis means nothing beside another's value.
+        of_job = (job["overrides"], *job.get("same", ()))
+        for values in dict.fromkeys(tuple(each.get(axis, "") for axis in axes) for each in of_job):
+            members.setdefault(values, []).append(key)
     cells = [
         Cell(
             values,

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from launchers.sweep import clusters, pool
 from launchers.sweep.jobs import prepare
 from launchers.sweep.logs import last_lines
 from launchers.sweep.prices import prices
+from launchers.sweep.record import Record
 from pipeline import __main__ as entrypoint
 from pipeline.config import LauncherConfig
 from pipeline.errors import SprigError
@@ -131,6 +133,12 @@ def test_identical_jobs_are_one(tmp_path):
     lists = [[*SMALL, f"outputs={tmp_path}", f"seed={seed}", f"data.workers={n}"] for seed in (0, 1) for n in (1, 2)]
     jobs = prepare(lists, {"seed": ["0", "1"]}, ranks=1, elsewhere=False)
     assert [job.named["seed"] for job in jobs] == ["0", "1"] and jobs[0].id != jobs[1].id
+    axes = {"search": ["evolution", "random"], "search.parents": ["2", "3"]}
+    lists = [[*SMALL, f"outputs={tmp_path}", f"search={a}", f"search.parents={b}"] for a, b in product(*axes.values())]
+    made = Record(tmp_path, "smoke", [], axes, prepare(lists, axes, ranks=1, elsewhere=False))
+    *_, drawn = made.jobs.values()
+    assert len(made.jobs) == 3 and drawn["overrides"]["search.parents"] == "2"
+    assert [each["search.parents"] for each in drawn["same"]] == ["3"]
 
 
 def test_a_run_of_its_own_is_a_job_of_the_sweep(smoke_outputs):

@@ -214,6 +214,16 @@ def test_every_number_is_in_the_csv(folder):
     assert float(curves[-1]["nll"]) == 1.0 and float(curves[-1]["student_flops"]) == 200
 
 
+def test_a_run_stands_in_every_cell_that_it_is(undrawn, tmp_path):
+    make_run(tmp_path / "hand/job0", "searched")
+    axes = {"search": ["random"], "search.parents": ["2", "3"]}
+    one = job(0, **{"search": "random", "search.parents": "2"})
+    one["same"] = [{"search": "random", "search.parents": "3"}, {"search": "random", "search.parents": "3"}]
+    report(made := make_sweep(tmp_path, axes, [one]))
+    assert row(made, "random", "3")[2:] == row(made, "random", "2")[2:] and row(made, "random", "3")[2] == "1"
+    assert "1 runs are finished: all." in (made / "sweep.md").read_text()
+
+
 def test_an_axis_and_a_number_of_one_name(undrawn, tmp_path):
     make_run(tmp_path / "hand/job0", "searched")
     report(made := make_sweep(tmp_path, {"precision": ["full", "half"]}, [job(0, precision="full")]))
