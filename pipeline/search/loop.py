@@ -10,7 +10,7 @@ from pipeline.errors import SprigError
 from pipeline.progress import Progress
 from pipeline.search.budget import Budget
 from pipeline.search.evaluator import Task
-from pipeline.search.fitness import fitness_of
+from pipeline.search.fitness import fitness_of, mean
 from pipeline.search.journal import Journal
 from pipeline.search.racing import Race
 from pipeline.search.strategies.protocol import Ask, Scored, Strategy, by_fitness
@@ -107,11 +107,15 @@ class Search:
             race.decide(step, is_last=step == steps[-1])
             self._show(len(waiting.difference(race.running)))
             waiting.intersection_update(race.running)
-        # Whatever ends the search, its winner is known on all blocks.
-        best = race.best(self.config.winners())
-        self._score([field[key] for key in best], asked.blocks, decides=False)
-        if not self.allowed:
-            return []
+        # Whatever ends the search, its winner is known on all blocks. The others are estimated from it, so one that is
+        # not finite there makes way.
+        for _ in range(len(race.chosen) + 1):
+            best = race.best(self.config.winners())
+            self._score([field[key] for key in best], asked.blocks, decides=False)
+            if not self.allowed:
+                return []
+            if math.isfinite(mean(self.losses[best[0]])):
+                break
         for key, estimate in race.estimates(best[0]).items():
             losses = self.losses[key] if len(self.losses[key]) == asked.blocks else [estimate]
             self.told.setdefault(key, Scored(field[key], math.inf)).fitness = self.measure(self.config.fitness, losses)

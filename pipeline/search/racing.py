@@ -56,9 +56,10 @@ class Race:
         self.running = [key for key in finite if key not in self.chosen and level[key] - last_in <= doubt]
 
     def best(self, count: int) -> list[str]:
-        """The best of the chosen, as far as is known; one without a finite loss where all are so."""
-        known = max(self.chosen, key=lambda key: len(self.losses[key]), default=None)
-        return sorted(self.chosen, key=lambda key: self._behind(key, known))[:count] or self.field[:1]
+        """The best of the chosen, as far as is known; anyone where none has a finite loss."""
+        finite = [key for key in self.chosen if math.isfinite(mean(self.losses[key]))]
+        known = max(finite, key=lambda key: len(self.losses[key]), default=None)
+        return sorted(finite, key=lambda key: self._behind(key, known))[:count] or self.field[:1]
 
     def estimates(self, reference: str) -> dict[str, float]:
         """Everybody's mean loss on all blocks as far as is known: that of `reference`, who is known on all, plus the

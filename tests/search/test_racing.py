@@ -187,6 +187,23 @@ def test_a_strategy_knows_what_a_later_race_found_out(tmp_path):
     assert corrected
 
 
+def test_a_winner_whose_later_losses_are_not_finite_spoils_nobody_elses_estimate(tmp_path, monkeypatch):
+    from toy import SPACE
+
+    honest = Noisy.losses
+
+    def tempting(self, sub) -> list[float]:
+        """One of five is by far the best, but for its last block."""
+        losses = honest(self, sub)
+        return losses if int(sub.key, 16) % 5 else [loss - 5 for loss in losses[:-1]] + [math.inf]
+
+    monkeypatch.setattr(Noisy, "losses", tempting)
+    evolution = make(configure("evolution", racing=RACING), SPACE, 0)
+    best, _ = race("evolution", tmp_path / "journal", strategy=evolution, racing=RACING)
+    assert math.inf in [line["fitness"] for line in read(tmp_path / "journal")]
+    assert math.isfinite(best.fitness) and all(math.isfinite(each.fitness) for each in evolution.best)
+
+
 def test_as_many_as_a_rerank_takes_are_known_on_all_blocks(tmp_path):
     for kind in ("evolution", "regularized_evolution"):
         race(kind, tmp_path / kind, racing=RACING, rerank=RerankConfig(candidates=3))
