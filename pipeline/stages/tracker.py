@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import STAGES, Config, TrackerKind, to_plain
+from pipeline.models.checkpoint import reason
 from pipeline.ranks import rank
 from pipeline.stages import page
 from pipeline.stages.report import Material
@@ -59,7 +60,7 @@ class Tracker:
                 raise
             log.warning(
                 "wandb cannot be reached (%s): the run goes on offline; `wandb sync` sends it later.",
-                str(error).strip().splitlines()[0].rstrip("."),
+                reason(error),
             )
             wandb.teardown()  # its service would still hold the run's id
             self._run = begin("offline")
@@ -101,7 +102,8 @@ class Tracker:
         shown |= {f"plots/{plot.stem}": wandb.Image(str(plot)) for plot in sorted(folder.glob("*.png"))}
         self._run.log(shown)
         for role, place in material.done.items():
-            artifact = wandb.Artifact(f"{role}-{place.name}", type=place.parent.name)
+            name = f"{role}-{place.name}".replace("/", "-")  # of downstream/MODEL/TASK; wandb allows no slash
+            artifact = wandb.Artifact(name, type=place.parent.name)
             artifact.add_reference(place.resolve().as_uri(), checksum=False)
             self._run.log_artifact(artifact)
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import wandb
@@ -15,6 +16,7 @@ from wandb.proto import wandb_internal_pb2
 
 import pipeline
 from pipeline.search import journal
+from pipeline.stages.report import Material
 from pipeline.stages.tracker import Tracker
 
 KEY = "x" * 40
@@ -152,3 +154,16 @@ def test_a_server_that_is_not_there(tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     assert "the run goes on offline" in refused(tmp_path, caplog)
+
+
+def test_every_artifact_of_a_run_has_a_name_that_wandb_takes(tmp_path, smoke_outputs):
+    """Those of downstream scores have a slash in their role; wandb checks names offline too."""
+    logged = []
+    tracker = Tracker()
+    tracker._run = SimpleNamespace(summary={}, log=lambda line: None, log_artifact=logged.append)
+    summary = json.loads((smoke_outputs / "smoke/latest/summary.json").read_text())
+    done = {"teacher": tmp_path / "prepare/0123", "downstream/teacher/arc_easy": tmp_path / "evaluate/4567"}
+    for place in done.values():
+        place.mkdir(parents=True)
+    tracker.report(Material(summary, done, None, {}, {}, None), tmp_path)
+    assert [artifact.name for artifact in logged] == ["teacher-0123", "downstream-teacher-arc_easy-4567"]
