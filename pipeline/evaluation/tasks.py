@@ -14,6 +14,7 @@ from litgpt import GPT
 
 from pipeline.errors import SprigError
 from pipeline.evaluation import tasks_data
+from pipeline.models.checkpoint import reason
 from pipeline.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # lm-eval is an extra
@@ -42,16 +43,18 @@ def check(names: list[str], fetch: bool = True) -> None:
         _known(name)
         if fetch and (output := load(name).OUTPUT_TYPE) not in SCORED:
             raise SprigError(
-                f"evaluate.tasks names {name}, whose answers are scored by {output}: Sprig scores {', '.join(SCORED)}. "
-                "Take it out, or give the exported student to lm-eval."
+                f"evaluate.tasks names {name}, in which a model writes its answer (lm-eval's {output}), and Sprig "
+                "scores given answers alone: take it out, or export the student and give its folder to lm-eval."
             )
 
 
 def _known(name: str) -> None:
     _version()
-    every = _manager(None).all_subtasks
-    if name not in every:
-        near = difflib.get_close_matches(name, [*tasks_data.OFFLINE, *every], n=1)
+    manager = _manager(None)
+    if name not in manager.all_subtasks:
+        if name in manager.all_tasks:  # which has groups and tags too
+            raise SprigError(f"evaluate.tasks names {name}, which lm-eval has as a group of tasks: name its tasks.")
+        near = difflib.get_close_matches(name, [*tasks_data.OFFLINE, *manager.all_subtasks], n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise SprigError(f"evaluate.tasks names {name!r}, which is no task of lm-eval: {hint}{_here()}")
 
@@ -69,8 +72,7 @@ def load(name: str) -> "Task":
         return _manager(None).load([name])["tasks"][name]
     # What the hub, a data set's own packages and its files raise has no common base.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise SprigError(f"The data of task {name} is not here ({reason}). {_here()}") from None
+        raise SprigError(f"The data of task {name} is not here ({reason(error)}). {_here()}") from None
 
 
 def score(

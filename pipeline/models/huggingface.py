@@ -66,6 +66,11 @@ class HuggingFaceFolder:
     @cached_property
     def config(self) -> Config:
         family = self._plain.get("model_type")
+        if family == "sprig":
+            raise SprigError(
+                f"{self.folder} is a student in a modelling file of its own, and a teacher's layers are all alike: "
+                "export it with export.form=padded to use it as a teacher."
+            )
         if family not in tuple(_FAMILIES):  # what is no text may not be hashable
             raise SprigError(
                 f"{self.folder} is of model_type {family!r}; supported are {', '.join(_FAMILIES)}: use one of these."

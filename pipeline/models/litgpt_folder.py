@@ -38,8 +38,8 @@ class LitGPTFolder:
             ) from None
         if (self.folder / checkpoint.SUBNETWORK).is_file() and not is_stock(config, self._student()):
             raise SprigError(
-                f"{self.folder} is a layer-wise student, and a teacher's layers are all alike: cut a student of a "
-                "uniform space (space=coarse-uniform) to use it as a teacher."
+                f"{self.folder} is a layer-wise student, and a teacher's layers are all alike: export it with "
+                "export.form=padded to use it as a teacher."
             )
         return config
 

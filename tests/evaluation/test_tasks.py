@@ -108,7 +108,10 @@ def test_a_task_that_is_unknown_or_far_away_says_which_are_here(monkeypatch):
     with pytest.raises(SprigError, match=r"The data of task copa is not here \(.+\)\. (Tasks whose|No task's) data is"):
         tasks.check(["copa"])
     tasks.check(["copa"], fetch=False)
-    with pytest.raises(SprigError, match="scored by generate_until: Sprig scores loglikelihood"):
+    for group in ("mmlu", "ai2_arc"):
+        with pytest.raises(SprigError, match=f"names {group}, which lm-eval has as a group of tasks: name its tasks"):
+            tasks.check([group])
+    with pytest.raises(SprigError, match=r"names gsm8k, .* \(lm-eval's generate_until\), and Sprig scores given"):
         monkeypatch.setattr(tasks, "load", lambda name: type("Task", (), {"OUTPUT_TYPE": "generate_until"}))
         tasks.check(["gsm8k"])
 

@@ -176,7 +176,7 @@ def test_a_uniform_student_can_teach_and_a_layerwise_one_cannot(tmp_path):
     torch.testing.assert_close(logits(converted(uniform, tmp_path / "ours")), logits(theirs), atol=1e-6, rtol=0)
     student_folder(tmp_path / "layerwise", [16, 24], tmp_path)
     layerwise = TeacherConfig(name="s", source=Source.litgpt, path=str(tmp_path / "layerwise"))
-    with pytest.raises(SprigError, match="layer-wise student"):
+    with pytest.raises(SprigError, match=r"layer-wise student, .* export it with export\.form=padded"):
         sources.describe(layerwise)
 
 
