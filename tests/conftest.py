@@ -1,5 +1,6 @@
 """What tests of whole runs share."""
 
+import json
 import pickle
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,18 @@ def smoke_outputs(tmp_path_factory) -> Path:
     outputs = tmp_path_factory.mktemp("smoke") / "outputs"
     pipeline.run(smoke(outputs))
     return outputs
+
+
+def half_trained(artifact: Path) -> Path:
+    """Puts a model's training back to 2,048 tokens, as a kill leaves it, the last line of its metrics cut short; the
+    folder."""
+    partial = artifact.resolve().rename(f"{artifact.resolve()}.partial")
+    for name in ("manifest.json", "lit_model.pth"):
+        (partial / name).unlink()
+    lines = (partial / "metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["tokens"] <= 2_048]
+    (partial / "metrics.jsonl").write_text("".join(kept) + lines[len(kept)][:9])
+    return partial
 
 
 class InProcess:

@@ -67,7 +67,7 @@ def describe(teacher: TeacherConfig) -> Architecture:
     Raises:
         SprigError: the source is missing, unreadable or unsupported, or contradicts the configuration.
     """
-    planned = teacher.source == Source.random or (_on_hub(teacher) and teacher.litgpt is not None)
+    planned = teacher.source == Source.random or (on_hub(teacher) and teacher.litgpt is not None)
     if planned and teacher.source == Source.hf and teacher.tied is None:
         raise SprigError(
             f"teacher.tied is null, and {teacher.path} is not here to say whether head and embedding share weights: "
@@ -97,7 +97,7 @@ def identify(teacher: TeacherConfig) -> dict[str, Any]:
     }
     if teacher.source == Source.random:
         identity |= {"litgpt": asdict(_litgpt_config(teacher)), "seed": RANDOM_SEED}
-    elif _on_hub(teacher):
+    elif on_hub(teacher):
         identity |= {"path": teacher.path, "revision": teacher.revision}
     else:
         original = _original(teacher, weights=True)
@@ -117,7 +117,7 @@ def identify_tokenizer(teacher: TeacherConfig) -> dict[str, Any]:
     Raises:
         SprigError: as `describe`.
     """
-    if teacher.tokenizer is None and _on_hub(teacher):
+    if teacher.tokenizer is None and on_hub(teacher):
         return {"path": teacher.path, "revision": teacher.revision}
     with tempfile.TemporaryDirectory() as folder:
         original = _original(teacher, weights=False) if teacher.tokenizer is None else None
@@ -162,7 +162,7 @@ def _path(teacher: TeacherConfig) -> Path:
     return Path(next(iter(package.submodule_search_locations))) / path
 
 
-def _on_hub(teacher: TeacherConfig) -> bool:
+def on_hub(teacher: TeacherConfig) -> bool:
     hub_name = teacher.package is None and re.fullmatch(r"[\w.-]+/[\w.-]+", teacher.path or "")
     return teacher.source == Source.hf and bool(hub_name) and not Path(teacher.path).exists()
 
@@ -171,7 +171,7 @@ def _original(teacher: TeacherConfig, weights: bool) -> Original:
     """Opens the source. `weights`: fetch those of a hub model too."""
     if teacher.source == Source.random:
         return Named(teacher)
-    if _on_hub(teacher):
+    if on_hub(teacher):
         return HuggingFaceFolder(download(teacher.path, teacher.revision, weights))
     kinds = {Source.gguf: GGUFFile, Source.hf: HuggingFaceFolder, Source.litgpt: LitGPTFolder}
     return kinds[teacher.source](_path(teacher))

@@ -1,10 +1,9 @@
 """The model card of an exported student, written from the run's summary."""
 
-import re
-
-from pipeline.config import ExportForm, GGUFKind, Source, TeacherConfig
+from pipeline.config import ExportForm, GGUFKind, TeacherConfig
+from pipeline.models import sources
 from pipeline.models.export import gguf
-from pipeline.stages.page import HEADER, markdown_table, rows, search_facts
+from pipeline.stages.page import HEADER, markdown_table, progress_sentence, rows, search_facts
 from pipeline.subnetwork.value import SubNetwork
 
 _FORMS = {
@@ -28,6 +27,7 @@ def card(
     """README.md of the folder `name` with config.json `config`: a head for the hub's machines, then lineage, training
     and figures."""
     student, flops, data = summary["student"], summary["flops"], summary["data"]
+    going = f" {progress_sentence(summary)}" if summary["status"] == "running" else ""
     training = "pretrained with knowledge distillation" if student["kd"] else "pretrained"
     trust = ", trust_remote_code=True" if form == ExportForm.own else ""
     beside = ""
@@ -73,7 +73,7 @@ tokenizer = AutoTokenizer.from_pretrained("{name}"{trust})
 {markdown_table(HEADER, rows(summary))}
 
 Perplexity is exp(mean nats a token), on the same {data["validation_blocks"]} validation blocks of {data["name"]} for
-all models; `student` is this one. FLOPs are of training, the teacher's included.
+all models; `student` is this one. FLOPs are of training, the teacher's included.{going}
 
 ## Lineage
 
@@ -85,7 +85,7 @@ all models; `student` is this one. FLOPs are of training, the teacher's included
 
 def _head(teacher: TeacherConfig) -> str:
     lines = [f"license: {teacher.license or 'unknown'}", "library_name: transformers", "pipeline_tag: text-generation"]
-    if teacher.source == Source.hf and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", teacher.path):
+    if sources.on_hub(teacher):
         lines.append(f"base_model: {teacher.path}")
     return "\n".join([*lines, "tags: [sprig, distillation, pruning]"])
 

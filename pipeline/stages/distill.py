@@ -195,6 +195,33 @@ class _Log:
 
 def curve(folder: Path) -> list[tuple[int, float]]:
     """The validation curve of a model so far: (tokens, nats a token), from token 0 on."""
-    text = (folder / METRICS).read_text()
-    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    return [(line["tokens"], line["validation_nll"]) for line in lines if "validation_nll" in line]
+    return [(line["tokens"], line["validation_nll"]) for line in _metrics(folder) if "validation_nll" in line]
+
+
+def how_far(context: Context, step: Step) -> str:
+    """How far a training is that has begun."""
+    folders = [context.store.begun(step.recipe)]
+    if step.phase is not None:
+        folders += [context.store.begun(step.phase), context.store.path(step.phase)]
+    reached = max((line["tokens"] for folder in folders if folder for line in _metrics(folder)), default=0)
+    return f"at {reached:,} of {budget(context):,} tokens"
+
+
+def trained(context: Context, role: str) -> Path:
+    """The folder of a model that is trained.
+
+    Raises:
+        SprigError: it is not; says how far its training is.
+    """
+    wanted = step(context, role)
+    if context.store.find(wanted.recipe) is None and context.store.begun(wanted.recipe):
+        raise SprigError(
+            f"Training of the {role} stands {how_far(context, wanted)}: the same command without stages= goes on."
+        )
+    return context.made(wanted.recipe)
+
+
+def _metrics(folder: Path) -> list[dict]:
+    """The whole lines so far: the last one may be cut short."""
+    text = (folder / METRICS).read_text() if (folder / METRICS).exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]

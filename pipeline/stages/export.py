@@ -38,11 +38,11 @@ def run(context: Context) -> None:
     """Writes, checks and publishes the export of the run's student; see pipeline.models.export.folder.
 
     Raises:
-        SprigError: the run has no finished student or no report, or as folder.export.
+        SprigError: the run has no finished student, or as folder.export.
     """
     config = context.config
-    trained = context.made(distill.step(context, "student").recipe)
-    summary = json.loads((context.made(report.step(context).recipe) / report.SUMMARY).read_text(encoding="utf-8"))
+    trained = distill.trained(context, "student")
+    summary = report.summary_of(context)
     tokens = prepare.tokens_step(context).recipe
     blocks = context.evenly(tokens, "validation", min(BLOCKS, config.evaluate.blocks), "evaluate.blocks")
     sub = SubNetwork.from_dict(json.loads((trained / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))

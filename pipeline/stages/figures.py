@@ -37,9 +37,9 @@ def training(curves: dict[str, list[tuple[int, float]]], teacher: float | None) 
     return scaled(figure)
 
 
-def search(evaluated: dict[str, list[dict]]) -> go.Figure:
-    """Every evaluation's perplexity over the tokens evaluated up to it, and the best so far."""
-    figure = log_plot("evaluated tokens", "perplexity, untrained")
+def search(evaluated: dict[str, list[dict]], measure: str) -> go.Figure:
+    """Every evaluation's fitness, which is a `measure`, over the tokens evaluated up to it, and the best so far."""
+    figure = log_plot("evaluated tokens", f"{measure}, untrained")
     for name, journal in evaluated.items():
         lines = finite(journal)
         tokens, fitness = [line["tokens"] for line in lines], [line["fitness"] for line in lines]
@@ -53,9 +53,9 @@ def search(evaluated: dict[str, list[dict]]) -> go.Figure:
     return scaled(figure)
 
 
-def candidates(journal: list[dict], edges: dict) -> go.Figure:
+def candidates(journal: list[dict], edges: dict, measure: str) -> go.Figure:
     """Where in the bin the candidates lie, coloured from early to late, the winner ringed."""
-    figure = log_plot("parameters", "perplexity, untrained")
+    figure = log_plot("parameters", f"{measure}, untrained")
     scored = finite(journal)
     best = min(scored, key=lambda line: line["fitness"])
     figure.add_vrect(edges["low"], edges["high"], fillcolor=OUTLINE, line_width=0, layer="below")

@@ -158,6 +158,8 @@ def _close(context: Context, last: Step, folder: Path) -> report.Material:
     material = report.gather(context)
     summary = material.summary
     if rank() == 0:
+        for role, made in material.done.items():  # by other commands too: the page leads there
+            _link(folder / "artifacts" / role, made)
         if artifact := context.store.find(last.recipe):
             for path in artifact.iterdir():
                 if path.name != MANIFEST:

@@ -1,5 +1,6 @@
 """report.html: the report as one self-contained page, which needs no network."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.artifacts import read_manifest, write_atomically
+from pipeline.composition import OF_ONE_COMMAND
 from pipeline.stages import figures, page, study_report
 from pipeline.stages.report import Material
 from pipeline.stages.summary import RUNNING
@@ -48,7 +50,7 @@ def render(material: Material, teacher: Architecture, folder: Path) -> str:
         facts=page.facts(summary),
         evaluation=material.evaluation,
         artifacts=[_artifact(role, path) for role, path in material.done.items()],
-        commands=[shlex.join(["sprig", *overrides]), shlex.join(["sprig", f"run={folder}"])],
+        commands=commands(overrides, folder),
         config=(hydra / "config.yaml").read_text(encoding="utf-8"),
     )
 
@@ -56,6 +58,13 @@ def render(material: Material, teacher: Architecture, folder: Path) -> str:
 def render_page(template: str, **values: object) -> str:
     """A page on the base that all share; the plotting library is inside it, once."""
     return TEMPLATES.get_template(template).render(**values, plotly=Markup(plotly.offline.get_plotlyjs()))
+
+
+def commands(overrides: list[str], folder: Path) -> list[str]:
+    """What makes the run again, elsewhere and here. The command that began it may have been for a part of it."""
+    whole = [each for each in overrides if re.split("[.=]", each)[0] not in OF_ONE_COMMAND]
+    given = [whole] if whole else []  # a run from Python has none
+    return [shlex.join(["sprig", *each]) for each in (*given, [f"run={folder}"])]
 
 
 def headline(summary: dict) -> str:
@@ -93,11 +102,12 @@ def tiles(summary: dict) -> list[tuple[str, str]]:
 
 def _plots(material: Material) -> list[tuple[str, go.Figure]]:
     journal, plots = material.evaluated.get("search", []), []
+    measure = material.summary["search"]["fitness"]
     if material.curves:
         plots.append(("Distillation", figures.training(material.curves, material.summary["teacher"]["perplexity"])))
     if figures.finite(journal):
-        plots.append(("Search", figures.search(material.evaluated)))
-        plots.append(("Candidates in the bin", figures.candidates(journal, material.summary["bin"])))
+        plots.append(("Search", figures.search(material.evaluated, measure)))
+        plots.append(("Candidates in the bin", figures.candidates(journal, material.summary["bin"], measure)))
     if "study" in material.summary:
         plots.append((study_report.TITLE, study_report.figure(material.summary["study"])))
     return plots

@@ -1,7 +1,10 @@
 """report.md and the closing table: a run's summary as people read it."""
 
+import math
+
 from pipeline.stages import study_report
 
+NOT_BEGUN = "not begun"  # what a summary says of an artifact that is not even half there
 DOWNSTREAM_NOTE = "Without examples in the prompt, scored by lm-eval; behind ± is one standard error."
 PLOTS = {
     "training.png": "Validation perplexity against tokens",
@@ -116,9 +119,14 @@ def result_sentence(summary: dict) -> str:
 
 def progress_sentence(summary: dict) -> str:
     """How far a run is that is still going."""
-    return (
-        "This run is not finished: " + ", ".join(f"{role} {how}" for role, how in summary["unfinished"].items()) + "."
-    )
+    parts = [f"{role} {how}" for role, how in summary["unfinished"].items() if how != NOT_BEGUN]
+    waiting = [role for role, how in summary["unfinished"].items() if how == NOT_BEGUN]
+    named = [role for role in waiting if not role.startswith("downstream/")]
+    if len(named) < len(waiting):  # three models' on each task: too many to read
+        named.append(f"downstream scores ({len(waiting) - len(named)})")
+    if named:
+        parts.append(f"{NOT_BEGUN}: {', '.join(named)}")
+    return f"This run is not finished: {'; '.join(parts)}."
 
 
 def facts(summary: dict) -> list[list[str]]:
@@ -181,13 +189,16 @@ def downstream(models: dict[str, dict[str, dict[str, float]]]) -> tuple[list[str
     body = []
     for task, metric in metrics:
         found = [models[name].get(task, {}) for name in models]
-        body.append([task, metric, *(_measured(values, metric) for values in found)])
+        body.append([task, metric, *(measured(each.get(metric), each.get(f"{metric}_stderr")) for each in found)])
     return ["task", "metric", *models], body
 
 
-def _measured(values: dict, metric: str) -> str:
-    error = values.get(f"{metric}_stderr")
-    return number(values.get(metric), ",.4g") + ("" if error is None else f" ± {error:.2g}")
+def measured(value: float | None, error: float | None) -> str:
+    """A value to the digits that its standard error leaves it; to four where it has none."""
+    if value is None or not error or not math.isfinite(error):
+        return number(value, ",.4g")
+    digits = max(1 - math.floor(math.log10(error)), 0)
+    return f"{value:,.{digits}f} ± {error:,.{digits}f}"
 
 
 def tables(summary: dict) -> list[tuple[str, list[str], list[list[str]], str]]:

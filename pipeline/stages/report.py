@@ -11,12 +11,22 @@ from pathlib import Path
 from pipeline.artifacts import Recipe, write_atomically, write_json
 from pipeline.models import checkpoint
 from pipeline.search import journal as journals
-from pipeline.stages import distill, downstream, evaluate, extract, order, plots, prepare, search, study, study_report
+from pipeline.stages import (
+    distill,
+    downstream,
+    evaluate,
+    extract,
+    order,
+    page,
+    plots,
+    prepare,
+    search,
+    study,
+    study_report,
+)
 from pipeline.stages.context import Context, Step
-from pipeline.stages.page import page
 from pipeline.stages.summary import SUMMARY, labels, summarise
 from pipeline.subnetwork.value import SubNetwork
-from pipeline.training.metrics import METRICS
 
 STAGE, VERSION = "report", 3
 PAGE = "report.md"
@@ -56,7 +66,14 @@ def write(material: Material, folder: Path) -> None:
     drawn = plots.draw(folder, material.evaluated, material.curves, material.summary)
     drawn += study_report.draw(folder, material.summary)
     write_json(folder / SUMMARY, material.summary)
-    write_atomically(folder / PAGE, page(material.summary, material.evaluation, drawn))
+    write_atomically(folder / PAGE, page.page(material.summary, material.evaluation, drawn))
+
+
+def summary_of(context: Context) -> dict:
+    """The report's; of a run that is still going, of what there is."""
+    if folder := context.store.find(step(context).recipe):
+        return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    return gather(context).summary
 
 
 def gather(context: Context) -> Material:
@@ -69,10 +86,11 @@ def gather(context: Context) -> Material:
     for each in inputs(context):
         if found := context.store.find(each.recipe):
             done[each.role] = seen[each.role] = found
+        elif begun := context.store.begun(each.recipe):
+            seen[each.role] = begun
+            unfinished[each.role] = distill.how_far(context, each) if each.stage == distill.STAGE else "begun"
         else:
-            begun = context.store.begun(each.recipe)
-            unfinished[each.role] = "begun" if begun else "not begun"
-            seen |= {each.role: begun} if begun else {}
+            unfinished[each.role] = page.NOT_BEGUN
     evaluated = {
         role: _fully_scored(context, journals.read(seen[role] / search.JOURNAL))
         for role in ("search", "random_search")
@@ -81,9 +99,7 @@ def gather(context: Context) -> Material:
     curves = {
         role: curve
         for role in evaluate.roles(context)
-        if (folder := seen.get(f"distilled_{role}"))
-        and (folder / METRICS).exists()
-        and (curve := distill.curve(folder))
+        if (folder := seen.get(f"distilled_{role}")) and (curve := distill.curve(folder))
     }
     subnetworks = {
         role: SubNetwork.from_dict(json.loads((done[f"extracted_{role}"] / checkpoint.SUBNETWORK).read_text()))

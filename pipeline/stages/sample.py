@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.evaluation.sampling import continue_text
+from pipeline.models import checkpoint
 from pipeline.stages import distill, evaluate, prepare
 from pipeline.stages.context import Context
 
@@ -19,18 +20,16 @@ def run(context: Context) -> dict[str, str]:
         SprigError: a model of the run is not finished.
     """
     config = context.config
-    recipes = {role: distill.step(context, role).recipe for role in evaluate.roles(context)}
-    for recipe in recipes.values():  # all of them, before the first is loaded
-        context.made(recipe)
+    trained = {role: distill.trained(context, role) for role in evaluate.roles(context)}
     teacher = prepare.teacher_step(context, config.teacher).recipe
     tokenizer = context.tokenizer(teacher)
     prompt = tokenizer.encode(config.prompt)
     continued = {}
-    for name in ("teacher", *recipes):
+    for name in ("teacher", *trained):
         if name == "teacher":
             model = context.teacher(teacher, config.teacher)
         else:
-            model = context.student(recipes[name], context.device)
+            model = checkpoint.load(trained[name], context.device)
         new = continue_text(
             model,
             prompt,

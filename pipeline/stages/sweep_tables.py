@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from statistics import mean, stdev
 
-from pipeline.stages.page import number
+from pipeline.stages.page import measured, number
 from pipeline.stages.sweep_runs import RANDOM_WEIGHTS, SAVINGS, Cell, Run, Sweep
 from pipeline.stages.sweep_savings import compared
 
@@ -187,7 +187,7 @@ def _score(runs: list[dict], task: str, metric: str) -> str:
         return MISSING
     values = [score[metric] for score in scored]
     errors = [score[f"{metric}_stderr"] for score in scored if score.get(f"{metric}_stderr") is not None]
-    said = f"{mean(values):,.4g}" + (f" ± {mean(errors):.2g}" if errors else "")
+    said = measured(mean(values), mean(errors) if errors else None)
     return said + (f" ({stdev(values):.2g})" if len(values) > 1 else "")
 
 

@@ -1,6 +1,7 @@
 """Downstream tasks in a run: scored once for each model, found again, side by side in the summary and the reports."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from datasets import Dataset
 import pipeline
 from pipeline.errors import SprigError
 from pipeline.evaluation import tasks, tasks_data
-from pipeline.stages import score
+from pipeline.stages import page, score
 from pipeline.stages.context import Context
 
 MODELS = ("teacher", "student", "control")
@@ -56,11 +57,23 @@ def test_every_model_is_scored_side_by_side_and_a_further_task_costs_itself_alon
         right = [first[0] < second[0] for first, second in (each["responses"] for each in examples)]
         values = summary["downstream"][model]["arc_easy"]
         assert values["acc"] == sum(right) / 5 and values["acc_stderr"] >= 0 and "acc_norm" in values
-        line = f"{values['acc']:.4g} ± {values['acc_stderr']:.2g}"
+        error = values["acc_stderr"]  # of five examples: tenths, or nothing where all are right or wrong
+        line = f"{values['acc']:.2f} ± {error:.2f}" if error else f"{values['acc']:g}"
         assert line in (folder / "report.md").read_text() and line in (folder / "report.html").read_text()
     again = pipeline.run(smoke(outputs, "evaluate.tasks=[arc_easy,arc_challenge]", "evaluate.limit=5"))
     assert len(evaluations(outputs) - before - new) == 4
     assert again["downstream"]["student"]["arc_easy"] == summary["downstream"]["student"]["arc_easy"]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "said"),
+    [
+        (0.64309, 0.01117, "0.643 ± 0.011"), (0.5, 0.00996, "0.5000 ± 0.0100"), (36.1234, 1.52, "36.1 ± 1.5"),
+        (5153.2, 151, "5,153 ± 151"), (1, 0, "1"), (0.51234, None, "0.5123"), (0.5, math.nan, "0.5"), (None, None, ""),
+    ],
+)  # fmt: skip
+def test_a_value_has_the_digits_that_its_standard_error_leaves_it(value, error, said):
+    assert page.measured(value, error) == said
 
 
 def test_a_kill_costs_the_task_that_was_running_alone(few_examples, outputs, monkeypatch):

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import smoke
+from conftest import half_trained, smoke
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 import pipeline
+from pipeline.config import ExportForm, GGUFKind, Source, TeacherConfig
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models.export import folder, gguf
+from pipeline.stages.card import card
+from pipeline.subnetwork.value import SubNetwork
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,17 @@ def test_the_card_says_where_the_model_comes_from(run, tmp_path):
     assert "licence is not stated" in (tmp_path / "other/README.md").read_text()
 
 
+def test_the_card_names_a_teacher_of_the_hub_as_its_base_and_no_folder_here(run, tmp_path, monkeypatch):
+    summary = json.loads((run / "summary.json").read_text())
+    sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/own").mkdir(parents=True)
+    for path, base in (("EleutherAI/pythia-70m", "base_model: EleutherAI/pythia-70m\n"), ("models/own", "")):
+        teacher = TeacherConfig(name="teacher", source=Source.hf, path=path, license="mit")
+        text = card("model", ExportForm.stock, {}, GGUFKind.none, summary, sub, teacher)
+        assert f"pipeline_tag: text-generation\n{base}tags: " in text
+
+
 def test_whom_a_gguf_file_would_mislead_is_told(run, tmp_path, monkeypatch, caplog):
     """When that is, tests/models/test_export_gguf.py tells; the smoke run's tokenizer has no GGUF file."""
     monkeypatch.setattr(gguf, "write", lambda *_: None)
@@ -89,6 +103,27 @@ def test_a_run_without_a_finished_student(smoke_outputs, tmp_path):
     with pytest.raises(SprigError, match=r"Stage distill was never run .* stages=\[distill"):
         export(outputs / "smoke/latest", tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_student_that_is_still_trained_says_how_far_it_is(smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    half_trained(outputs / "smoke/latest/artifacts/distilled_student")
+    said = r"Training of the student stands at 2,048 of 4,096 tokens: the same command without stages= goes on\."
+    with pytest.raises(SprigError, match=said):
+        export(outputs / "smoke/latest", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_finished_student_leaves_while_its_control_is_trained(smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    for role in ("evaluation", "report"):
+        shutil.rmtree((outputs / "smoke/latest/artifacts" / role).resolve())
+    half_trained(outputs / "smoke/latest/artifacts/distilled_control")
+    export(outputs / "smoke/latest", tmp_path / "model")
+    card = (tmp_path / "model/README.md").read_text()
+    assert "This run is not finished: distilled_control at 2,048 of 4,096 tokens; not begun: evaluation." in card
 
 
 def test_an_export_needs_a_target():

@@ -6,11 +6,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import smoke
+from conftest import half_trained, smoke
 
 import pipeline
 from pipeline.artifacts import MANIFEST
-from pipeline.errors import SprigError
 from pipeline.stages import figures, html, report
 from pipeline.stages.context import Context
 from pipeline.subnetwork.value import SubNetwork, whole
@@ -85,32 +84,33 @@ def test_a_narrow_range_of_values_still_has_ticks():
     assert narrow.layout.yaxis.type == "linear" and wide.layout.yaxis.type == "log"
 
 
+def test_the_command_to_run_it_again_makes_all_of_it():
+    """Also where the first one was for a part of it, or there was none."""
+    folder, reopened = Path("outputs/smoke/0123"), "sprig run=outputs/smoke/0123"
+    given = ["experiment=smoke", "stages=[prepare,score]", "sample.tokens=5", "evaluate.tasks=[piqa]"]
+    assert html.commands(given, folder) == ["sprig experiment=smoke 'evaluate.tasks=[piqa]'", reopened]
+    assert html.commands([], folder) == [reopened]
+
+
 def test_a_run_that_is_still_going_shows_what_there_is_and_publishes_nothing(outputs):
-    """As after a kill in the middle of the control's training, the last line of its metrics cut short."""
+    """As after a kill in the middle of the control's training."""
     folder = outputs / "smoke/latest"
     for role in ("evaluation", "report"):
         shutil.rmtree((folder / "artifacts" / role).resolve())
-    control = (folder / "artifacts/distilled_control").resolve()
-    partial = control.with_name(control.name + ".partial")
-    control.rename(partial)
-    (partial / MANIFEST).unlink()
-    (partial / "lit_model.pth").unlink()
-    lines = (partial / "metrics.jsonl").read_text()
-    (partial / "metrics.jsonl").write_text(lines[: len(lines) // 2])
+    half_trained(folder / "artifacts/distilled_control")
+    (folder / "artifacts/speed").unlink()  # as where another command made it
 
     summary = pipeline.run(pipeline.compose([f"run={folder}", "stages=[report]"]))
     assert summary == json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "running" and summary["saving"] is None
-    assert summary["unfinished"] == {"distilled_control": "begun", "evaluation": "not begun"}
-    assert summary["student"]["tokens"] == 4096 and 0 < summary["control"]["tokens"] < 4096
+    assert summary["unfinished"] == {"distilled_control": "at 2,048 of 4,096 tokens", "evaluation": "not begun"}
+    assert summary["student"]["tokens"] == 4096 and summary["control"]["tokens"] == 2048
     assert summary["student"]["final_perplexity"] is None
     for text in (Page(folder / html.PAGE).text, (folder / report.PAGE).read_text()):
-        assert "This run is not finished: distilled_control begun, evaluation not begun." in text
+        assert "not finished: distilled_control at 2,048 of 4,096 tokens; not begun: evaluation." in text
+    targets = Page(folder / html.PAGE).targets
+    assert "artifacts/speed/" in targets and all((folder / target).is_dir() for target in targets)
     assert not list(outputs.glob("artifacts/report/*/"))
-    with pytest.raises(SprigError, match=r"stages=\[report"):
-        pipeline.run(pipeline.compose([f"run={folder}", "stages=[export]", f"export.to={outputs / 'to'}"]))
-
-    partial.rename(control)  # begun anew: the control is trained, and the report is whole again
     assert pipeline.run(pipeline.compose([f"run={folder}"]))["status"] == "completed"
     assert "not finished" not in Page(folder / html.PAGE).text
 

@@ -198,8 +198,8 @@ def test_tasks_of_all_models_beside_the_published_ones(undrawn, tmp_path):
         "| random_weights pythia-410m",
         "| random_weights pythia-1b",
     ]
-    assert row(made, "teacher hand")[1] == "0.75 ± 0.01"
-    assert row(made, "searched pythia-410m")[1] == "0.55 ± 0.03 (0.071)"
+    assert row(made, "teacher hand")[1] == "0.750 ± 0.010"
+    assert row(made, "searched pythia-410m")[1] == "0.550 ± 0.030 (0.071)"
     assert row(made, "random_weights pythia-410m")[1] == row(made, "searched pythia-1b")[1] == "missing"
     assert row(made, "published: Pythia-410M, 300B tokens")[1] == "0.668"
 
