@@ -7,6 +7,7 @@ evaluation has one thread, OMP_NUM_THREADS=1.
 """
 
 import logging
+import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -111,6 +112,7 @@ class Workers:
 
 def _serve(pipe: Connection, make: Callable[[int], Scorer], number: int, threads: int) -> None:
     """A worker's life, which ends with the pipe: also where the search was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the search says so, and ends its workers
     torch.set_num_threads(threads)
     scorer = make(number)
     while True:
