@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from math import exp
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -23,6 +22,7 @@ SYMBOLS = {
     sweep_savings.BOUND: "circle-open",
     sweep_savings.INFINITE: "triangle-up",
 }
+DASHES = {"student": "solid", "control": "dot"}
 
 
 def write(folder: Path, sweep: Sweep, detail: str, tables: list[Table], facts: list[list[str]]) -> None:
@@ -64,17 +64,18 @@ def _plots(sweep: Sweep) -> list[tuple[str, go.Figure]]:
     by_flops = figures.log_plot("total FLOPs, order and search included", "validation perplexity")
     for place, cell in enumerate(cells):
         for number, run in enumerate(cell.runs):
-            tokens = [at for at, _ in run.curve]
-            style = {
-                "y": [exp(nll) for _, nll in run.curve],
-                "name": sweep.name_of(cell),
-                "legendgroup": str(place),
-                "showlegend": number == 0,
-                "line_color": figures.PALETTE[place % len(figures.PALETTE)],
-                "mode": "lines+markers",
-            }
-            by_tokens.add_scatter(x=tokens, **style)
-            by_flops.add_scatter(x=[run.start_flops + run.flops_per_token * at for at in tokens], **style)
+            for model, curve in run.trainings.items():
+                tokens, flops, perplexity = zip(*curve, strict=True)
+                style = {
+                    "y": perplexity,
+                    "name": sweep.name_of(cell) + (", control" if model == "control" else ""),
+                    "legendgroup": f"{place} {model}",
+                    "showlegend": number == 0,
+                    "line": {"color": figures.PALETTE[place % len(figures.PALETTE)], "dash": DASHES[model]},
+                    "mode": "lines+markers",
+                }
+                by_tokens.add_scatter(x=tokens, **style)
+                by_flops.add_scatter(x=flops, **style)
     plots = [
         ("Perplexity against tokens", figures.scaled(by_tokens)),
         ("Perplexity against FLOPs", figures.scaled(by_flops)),
@@ -91,7 +92,7 @@ def _savings(sweep: Sweep) -> go.Figure:
     for place, (kind, name) in enumerate(SAVINGS.items()):
         points = [point for point in sweep_savings.points(sweep) if point.kind == kind]
         figure.add_scatter(
-            x=[point.budget if by_budget else point.cell for point in points],
+            x=[point.budget if by_budget else point.cell.replace(" ", "<br>") for point in points],
             y=[point.value or ceiling for point in points],
             text=[point.state if point.value is None else f"{point.value:.2f}x, {point.state}" for point in points],
             name=name,
@@ -110,6 +111,7 @@ def _savings(sweep: Sweep) -> go.Figure:
         else:
             marker = {"symbol": "star", "size": 13, "color": figures.TEACHER}
             figure.add_scatter(x=[budget], y=[factor], name=name, mode="markers", marker=marker)
+    figure.update_xaxes(automargin=True)
     return figures.scaled(figure)
 
 

@@ -68,10 +68,12 @@ def _training(figure: Figure, sweep: Sweep, cells: list[Cell]) -> None:
     for cell in cells:
         column = grid[:, panels.index(_others(sweep, cell))]
         for run in cell.runs:
-            tokens, nll = np.array(run.curve).T
-            style = {"color": colours[_value(sweep, cell)], "linewidth": 1, "label": _value(sweep, cell)}
-            column[0].plot(tokens, np.exp(nll), **style)
-            column[1].plot(run.start_flops + run.flops_per_token * tokens, np.exp(nll), **style)
+            for model, curve in run.trainings.items():
+                label = _value(sweep, cell) if model == "student" else f"{_value(sweep, cell)}, control"
+                style = {"color": colours[_value(sweep, cell)], "linewidth": 1, "label": label}
+                tokens, flops, perplexity = zip(*curve, strict=True)
+                for axes, cost in zip(column, (tokens, flops), strict=True):
+                    axes.plot(cost, perplexity, linestyle="-" if model == "student" else ":", **style)
             for axes in column:
                 axes.axhline(run.summary["teacher"]["perplexity"], color="#999999", linewidth=0.8, linestyle="--")
     for panel, (above, below) in zip(panels, grid.T, strict=True):
@@ -82,9 +84,8 @@ def _training(figure: Figure, sweep: Sweep, cells: list[Cell]) -> None:
     for row in grid:
         row[0].set_ylabel("validation perplexity (dashed: teacher)")
     lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
-    figure.legend(
-        [lines[value] for value in colours], list(colours), loc="outside lower center", ncols=4, frameon=False
-    )
+    shown = [label for value in colours for label in (value, f"{value}, control") if label in lines]
+    figure.legend([lines[label] for label in shown], shown, loc="outside lower center", ncols=4, frameon=False)
 
 
 def _final(axes: Axes, sweep: Sweep, cells: list[Cell]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from math import exp
 from pathlib import Path
 from statistics import mean
 
@@ -75,6 +76,18 @@ class Run:
     @property
     def total_flops(self) -> float:
         return self.start_flops + self.flops_per_token * self.student["tokens"]
+
+    @property
+    def trainings(self) -> dict[str, list[tuple[int, float, float]]]:
+        """The validations of student and own control: (tokens, total FLOPs, perplexity). As in a saving, order
+        and search are the student's alone."""
+        start, each = self.start_flops, self.flops_per_token
+        curves = {"student": [(tokens, start + each * tokens, exp(nll)) for tokens, nll in self.curve]}
+        if self.control_curve:
+            control = self.summary["control"]
+            each = sum(control["flops"].values()) / control["tokens"]
+            curves["control"] = [(tokens, each * tokens, exp(nll)) for tokens, nll in self.control_curve]
+        return curves
 
     def nll_at_flops(self, total: float) -> float | None:
         """The validation loss at a total cost, between two points linear in tokens; None before training begins."""

@@ -158,6 +158,11 @@ def test_a_runs_own_control_comes_first(undrawn, tmp_path, init, tokens, total):
     made = make_sweep(tmp_path, {"distill.tokens": ["100"]}, [job(0, **{"distill.tokens": "100"})])
     report(made)
     assert row(made, "100", "0")[2:] == ["own", f"{math.exp(2):.2f}", tokens, tokens, tokens, total]
+    sweep = read(made)
+    (run,) = sweep.runs
+    figure = sweep_html._plots(sweep)[1][1]
+    assert [trace.name for trace in figure.data] == ["distill.tokens=100", "distill.tokens=100, control"]
+    assert [trace.x[-1] for trace in figure.data] == [run.total_flops, sum(run.summary["control"]["flops"].values())]
 
 
 @pytest.mark.parametrize(
