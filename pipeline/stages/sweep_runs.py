@@ -70,8 +70,7 @@ class Run:
     @property
     def flops_per_token(self) -> float:
         """Of training, the teacher's included."""
-        flops = self.student["flops"]
-        return (flops["student"] + flops["teacher"]) / self.student["tokens"]
+        return _flops_per_token(self.student)
 
     @property
     def total_flops(self) -> float:
@@ -84,8 +83,7 @@ class Run:
         start, each = self.start_flops, self.flops_per_token
         curves = {"student": [(tokens, start + each * tokens, exp(nll)) for tokens, nll in self.curve]}
         if self.control_curve:
-            control = self.summary["control"]
-            each = sum(control["flops"].values()) / control["tokens"]
+            each = _flops_per_token(self.summary["control"])
             curves["control"] = [(tokens, each * tokens, exp(nll)) for tokens, nll in self.control_curve]
         return curves
 
@@ -93,6 +91,10 @@ class Run:
         """The validation loss at a total cost, between two points linear in tokens; None before training begins."""
         tokens = (total - self.start_flops) / self.flops_per_token
         return nll_at(self.curve, min(tokens, self.student["tokens"])) if tokens >= 0 else None
+
+
+def _flops_per_token(model: dict) -> float:
+    return (model["flops"]["student"] + model["flops"]["teacher"]) / model["tokens"]
 
 
 @dataclass(frozen=True)
