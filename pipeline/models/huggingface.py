@@ -63,14 +63,13 @@ class HuggingFaceFolder:
             raise SprigError(f"{file} does not exist: set teacher.path to a transformers model folder.")
         return tokenizer.read_json(file)
 
+    @property
+    def family(self) -> Any:
+        return self._plain.get("model_type")
+
     @cached_property
     def config(self) -> Config:
-        family = self._plain.get("model_type")
-        if family == "sprig":
-            raise SprigError(
-                f"{self.folder} is a student in a modelling file of its own, and a teacher's layers are all alike: "
-                "export it with export.form=padded to use it as a teacher."
-            )
+        family = self.family
         if family not in tuple(_FAMILIES):  # what is no text may not be hashable
             raise SprigError(
                 f"{self.folder} is of model_type {family!r}; supported are {', '.join(_FAMILIES)}: use one of these."
@@ -94,9 +93,9 @@ class HuggingFaceFolder:
     def files(self) -> list[Path]:
         """What determines the weights and the token that ends a text."""
         names = ("config.json", "generation_config.json")
-        return [*(self.folder / name for name in names if (self.folder / name).is_file()), *self._weight_files()]
+        return [*(self.folder / name for name in names if (self.folder / name).is_file()), *self.weight_files()]
 
-    def _weight_files(self) -> list[Path]:
+    def weight_files(self) -> list[Path]:
         for name in _WEIGHTS:
             index = self.folder / f"{name}.index.json"
             if index.is_file():
@@ -112,16 +111,16 @@ class HuggingFaceFolder:
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """litgpt's names and shapes. `lm_head.weight` is there only where the files hold a head."""
-        copy = _FAMILIES[self._plain["model_type"]][1]
+        copy = _FAMILIES[self.family][1]
         # litgpt falls back on the embedding where a file holds no head: with shards, that would hit the wrong one.
         state: dict[str, Tensor | None] = {"lm_head.weight": None}
         split_attention: dict = {}  # q, k and v of a layer may lie in different shards
         before = () if copy is copy_weights_gpt_neox else (split_attention,)
-        for file in self._weight_files():
+        for file in self.weight_files():
             try:
-                copy(self.config, *before, state, _read(file), dtype=dtype)
+                copy(self.config, *before, state, read_weights(file), dtype=dtype)
             except KeyError as error:
-                raise SprigError(f"{file} holds {error}, which no plain {self._plain['model_type']} has.") from None
+                raise SprigError(f"{file} holds {error}, which no plain {self.family} has.") from None
             except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
                 raise SprigError(f"{file} does not fit config.json ({reason(error)}): fetch them again.") from None
         return {name: weight for name, weight in state.items() if weight is not None}
@@ -137,7 +136,8 @@ def _shards(index: Path) -> list[str]:
     return sorted(set(shards.values()))
 
 
-def _read(file: Path) -> dict[str, Tensor]:
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Raises SprigError where the file is broken."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

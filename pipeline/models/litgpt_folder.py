@@ -1,4 +1,4 @@
-"""Reads a litgpt checkpoint folder: one that litgpt wrote, or a uniform student of Sprig's."""
+"""Reads a litgpt checkpoint folder: one that litgpt wrote, or a student of Sprig's, padded where its layers differ."""
 
 import json
 from functools import cached_property
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, tokenizer
-from pipeline.models.student import is_stock
+from pipeline.models.padding import uniform
+from pipeline.models.student import assemble, build, is_stock
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -18,39 +19,50 @@ class LitGPTFolder:
     """One folder, read on demand.
 
     Raises (when a part is read):
-        SprigError: a file is missing or unreadable, or the layers differ in their sizes.
+        SprigError: a file is missing or unreadable, or no padding makes the layers alike.
     """
+
+    cure = "set teacher.path to a litgpt checkpoint folder"
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.files = [folder / checkpoint.WEIGHTS, folder / checkpoint.CONFIG]
+        self.files = [*self._weight_files(), folder / checkpoint.CONFIG]
         for file in self.files:
             if not file.is_file():
-                raise SprigError(f"{file} does not exist: set teacher.path to a litgpt checkpoint folder.")
+                raise SprigError(f"{file} does not exist: {self.cure}.")
+        if self._layerwise is not None:
+            self.files.append(folder / checkpoint.SUBNETWORK)
+
+    def _weight_files(self) -> list[Path]:
+        return [self.folder / checkpoint.WEIGHTS]
 
     @cached_property
-    def config(self) -> Config:
+    def _own(self) -> Config:
+        file = self.folder / checkpoint.CONFIG
         try:
-            config = Config.from_file(self.files[1])
+            return Config.from_file(file)
         except checkpoint.UNREADABLE as error:
-            raise SprigError(
-                f"{self.files[1]} is no litgpt configuration ({checkpoint.reason(error)}): make it anew."
-            ) from None
-        if (self.folder / checkpoint.SUBNETWORK).is_file() and not is_stock(config, self._student()):
-            raise SprigError(
-                f"{self.folder} is a layer-wise student, and a teacher's layers are all alike: export it with "
-                "export.form=padded to use it as a teacher."
-            )
-        return config
+            raise SprigError(f"{file} is no litgpt configuration ({checkpoint.reason(error)}): make it anew.") from None
 
-    def _student(self) -> SubNetwork:
+    @cached_property
+    def _layerwise(self) -> SubNetwork | None:
+        """The sub-network of a student whose layers differ."""
         file = self.folder / checkpoint.SUBNETWORK
+        if not file.is_file():
+            return None
         try:
-            return SubNetwork.from_dict(json.loads(file.read_text(encoding="utf-8")))
+            sub = SubNetwork.from_dict(json.loads(file.read_text(encoding="utf-8")))
         except (SprigError, ValueError) as error:
             raise SprigError(
                 f"{file} is no sub-network of a student ({checkpoint.reason(error)}): make it anew."
             ) from None
+        return None if is_stock(self._own, sub) else sub
+
+    @cached_property
+    def config(self) -> Config:
+        if self._layerwise is None:
+            return self._own
+        return uniform(build(self._own, self._layerwise, tied=False, device="meta")).config
 
     @cached_property
     def _state(self) -> dict[str, Tensor]:
@@ -71,7 +83,16 @@ class LitGPTFolder:
         return head is None or (embedding is not None and torch.equal(head, embedding))
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        return {name: weight.to(dtype) for name, weight in self._state.items()}
+        state = self._state
+        if self._layerwise is not None:
+            state.setdefault("lm_head.weight", state.get("transformer.wte.weight"))
+            try:
+                state = uniform(assemble(self._own, self._layerwise, self.tied, state)).state_dict()
+            except (RuntimeError, AttributeError):  # whose text has a line for each weight
+                raise SprigError(
+                    f"The weights in {self.folder} do not fit its {checkpoint.SUBNETWORK}: make the folder anew."
+                ) from None
+        return {name: weight.to(dtype) for name, weight in state.items()}
 
     def write_tokenizer(self, folder: Path) -> None:
         tokenizer.copy(self.folder, folder)

@@ -21,6 +21,7 @@ from pipeline.models.families import architecture_of
 from pipeline.models.gguf import GGUFFile
 from pipeline.models.huggingface import HuggingFaceFolder, download
 from pipeline.models.litgpt_folder import LitGPTFolder
+from pipeline.models.own_folder import MODEL_TYPE, OwnFolder
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.subnetwork.architecture import Architecture
 
@@ -171,10 +172,11 @@ def _original(teacher: TeacherConfig, weights: bool) -> Original:
     """Opens the source. `weights`: fetch those of a hub model too."""
     if teacher.source == Source.random:
         return Named(teacher)
-    if on_hub(teacher):
-        return HuggingFaceFolder(download(teacher.path, teacher.revision, weights))
+    path = download(teacher.path, teacher.revision, weights) if on_hub(teacher) else _path(teacher)
     kinds = {Source.gguf: GGUFFile, Source.hf: HuggingFaceFolder, Source.litgpt: LitGPTFolder}
-    return kinds[teacher.source](_path(teacher))
+    original = kinds[teacher.source](path)
+    is_own = teacher.source == Source.hf and original.family == MODEL_TYPE
+    return OwnFolder(path) if is_own else original
 
 
 def _litgpt_config(teacher: TeacherConfig) -> Config:

@@ -7,14 +7,18 @@ import exports
 import pytest
 import torch
 import transformers
+from litgpt import GPT
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from pipeline.config import Source
 from pipeline.errors import SprigError
 from pipeline.models import sources
 from pipeline.models.export import check, folder, own
+from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.ordering import importance
 from pipeline.models.tokenizer import Tokenizer
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 
 @pytest.fixture
@@ -38,25 +42,62 @@ def test_what_lies_in_the_folder(tokenizer):
     assert words.decode(words("Zwölf, and  twice\n12").input_ids) == "Zwölf, and  twice\n12"
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen2", "qwen3"])
-def test_a_stock_export_comes_back_as_a_teacher(family, tokenizer):
-    """With the same logits: nothing of it is lost on the way out and in."""
-    student = exports.student(family, exports.uniform(family, True), tied=True)
-    _, to = exports.export(student, tokenizer, "stock")
-    back = sources.HuggingFaceFolder(to)
-    assert back.tied and back.config.n_embd == student.config.n_embd
-    config = sources.TeacherConfig(name="back", source="hf", path=str(to))
-    sources.convert(config, tokenizer.parent / "back")
-    model = sources.checkpoint.load(tokenizer.parent / "back", "cpu")
-    expected = student(exports.tokens())[..., :257]
-    torch.testing.assert_close(model(exports.tokens()), expected, atol=1e-4, rtol=0)
+@torch.no_grad()
+def assert_comes_back(student: GPT, to: Path, place: Path) -> GPT:
+    """The export as a teacher, which is uniform, has the student's logits and is described as it is."""
+    config = sources.TeacherConfig(name="back", source=Source.hf, path=str(to))
+    sources.convert(config, place)
+    model = sources.checkpoint.load(place, "cpu").eval()
+    assert type(model) is GPT
+    torch.testing.assert_close(model(exports.tokens()), student(exports.tokens())[..., :257], atol=1e-4, rtol=0)
+    assert sources.describe(config) == architecture_of(model.config, is_tied(student))
+    assert sources.identify(config)["files"].keys() >= {"model.safetensors"}
+    return model
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("form", ["stock", "own"])
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "llama3", "qwen2", "qwen3"])
+def test_an_export_comes_back_as_a_teacher(family, form, tied, tokenizer):
+    """Nothing of it is lost on the way out and in."""
+    # A stock class cannot hold cut heads of Llama 3.1's frequencies.
+    sub = exports.layerwise(family, True) if form == "own" else exports.uniform(family, family != "llama3")
+    student = exports.student(family, sub, tied)
+    _, to = exports.export(student, tokenizer, form)
+    assert_comes_back(student, to, tokenizer.parent / "back")
+
+
+def test_an_own_file_for_layers_that_are_alike_comes_back(tokenizer):
+    """Its head has a bias, which no stock class has; and a serial GPT-NeoX with rotary shares that round down."""
+    student = exports.student("qwen2", exports.uniform("qwen2", True), tied=False, lm_head_bias=True)
+    assert_comes_back(student, exports.export(student, tokenizer)[1], tokenizer.parent / "back")
+    sub = SubNetwork((0, 2), 184, (LayerGenes(1, 1, 104, 40), LayerGenes(1, 1, 72, 40)), head_pairs="strided")
+    student = exports.student("gpt_neox", sub, tied=False, n_embd=184, n_head=1, head_size=128, parallel_residual=False)
+    assert_comes_back(student, exports.export(student, tokenizer, "own")[1], tokenizer.parent / "again")
+
+
+def test_own_files_that_cannot_be_a_teacher(tokenizer):
+    student = exports.student("qwen3", exports.with_heads(exports.layerwise("qwen3", True), 10, 4, 14), tied=True)
+    _, to = exports.export(student, tokenizer, "own")
+    config = sources.TeacherConfig(name="back", source=Source.hf, path=str(to))
+    with pytest.raises(SprigError, match=r"norms q and k over heads .* take another student"):
+        sources.describe(config)
+
+
+def test_an_own_file_with_other_weights_is_refused(tokenizer):
+    _, to = exports.export(exports.student("qwen3", exports.layerwise("qwen3", True), tied=True), tokenizer, "own")
+    config = sources.TeacherConfig(name="back", source=Source.hf, path=str(to))
+    state = load_file(to / "model.safetensors")
+    save_file(state | {"layers.0.attention.z.weight": torch.zeros(1)}, to / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SprigError, match=r"are none of its modelling file's \('z'\): export the student anew"):
+        sources.convert(config, tokenizer.parent / "back")
 
 
 def test_zeros_of_a_padded_teacher_are_what_is_cut_first(tokenizer):
     """A padded student as the next teacher: its empty neurons and groups are ranked last."""
     student = exports.student("llama", exports.layerwise("llama", True), tied=True)
     _, to = exports.export(student, tokenizer, "padded")
-    sources.convert(sources.TeacherConfig(name="back", source="hf", path=str(to)), tokenizer.parent / "back")
+    sources.convert(sources.TeacherConfig(name="back", source=Source.hf, path=str(to)), tokenizer.parent / "back")
     model = sources.checkpoint.load(tokenizer.parent / "back", "cpu").eval()
     ranked = importance(model, exports.tokens(), "fp32", 2, "ordering")
     for number, block in enumerate(student.transformer.h):

@@ -170,14 +170,25 @@ def student_folder(folder: Path, sizes: list[int], tmp_path: Path) -> GPT:
     return model.eval()
 
 
-def test_a_uniform_student_can_teach_and_a_layerwise_one_cannot(tmp_path):
-    theirs = student_folder(tmp_path / "uniform", [16, 16], tmp_path)
-    uniform = TeacherConfig(name="s", source=Source.litgpt, path=str(tmp_path / "uniform"))
-    torch.testing.assert_close(logits(converted(uniform, tmp_path / "ours")), logits(theirs), atol=1e-6, rtol=0)
-    student_folder(tmp_path / "layerwise", [16, 24], tmp_path)
-    layerwise = TeacherConfig(name="s", source=Source.litgpt, path=str(tmp_path / "layerwise"))
-    with pytest.raises(SprigError, match=r"layer-wise student, .* export it with export\.form=padded"):
-        sources.describe(layerwise)
+@pytest.mark.parametrize("sizes", [[16, 16], [16, 24]], ids=["uniform", "layer-wise"])
+def test_a_student_can_teach(sizes, tmp_path):
+    theirs = student_folder(tmp_path / "student", sizes, tmp_path)
+    config = TeacherConfig(name="s", source=Source.litgpt, path=str(tmp_path / "student"))
+    ours = converted(config, tmp_path / "ours")
+    torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-6, rtol=0)
+    assert sources.describe(config) == architecture_of(ours.config, tied=True)
+    assert ours.config.intermediate_size == max(sizes)
+
+
+def test_a_layerwise_student_whose_files_do_not_belong_together(tmp_path):
+    student_folder(tmp_path / "student", [16, 24], tmp_path)
+    config = TeacherConfig(name="s", source=Source.litgpt, path=str(tmp_path / "student"))
+    before = sources.identify(config)
+    sub = tmp_path / "student/subnetwork.json"
+    sub.write_text(sub.read_text().replace("24", "32"))
+    assert sources.identify(config) != before
+    with pytest.raises(SprigError, match=r"weights in .*student do not fit its subnetwork\.json"):
+        sources.convert(config, tmp_path / "ours")
 
 
 def test_broken_litgpt_folders_are_one_sentence(tmp_path):

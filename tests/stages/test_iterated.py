@@ -1,4 +1,4 @@
-"""Iterated shrinking at smoke size: the smoke run's student, exported with zeros, is the second round's teacher."""
+"""Iterated shrinking at smoke size: the smoke run's student, exported as it is, is the second round's teacher."""
 
 import json
 
@@ -17,7 +17,7 @@ SIZES = [
 def test_a_student_is_the_next_teacher(smoke_outputs, tmp_path):
     run, outputs = smoke_outputs / "smoke/latest", tmp_path / "outputs"
     path = tmp_path / "round-1"
-    pipeline.run(pipeline.compose([f"run={run}", "stages=[export]", "export.form=padded", f"export.to={path}"]))
+    pipeline.run(pipeline.compose([f"run={run}", "stages=[export]", "export.form=own", f"export.to={path}"]))
     second = pipeline.run(
         pipeline.compose(["experiment=iterated", f"teacher.path={path}", f"outputs={outputs}", *SIZES])
     )

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from pipeline.config import ExportForm, GGUFKind
 from pipeline.errors import SprigError
+from pipeline.models.blocks import sizes
 from pipeline.models.export import gguf, own, stock
-from pipeline.models.export.blocks import sizes
 from pipeline.models.export.check import check, check_gguf, require_transformers
-from pipeline.models.export.padding import target
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.tokenizer import Tokenizer
 
@@ -58,7 +57,7 @@ def export(
         unchecked.mkdir()
         _write(unchecked, config, state, tokenizer)
         if taken == ExportForm.own:
-            shutil.copyfile(own.MODELING, unchecked / own.MODELING.name)
+            own.write_beside(student, unchecked)
         (unchecked / "README.md").write_text(card(taken, config), encoding="utf-8")
         check(student.eval(), unchecked, Tokenizer(tokenizer), blocks)
         if kind != GGUFKind.none:
@@ -74,7 +73,7 @@ def _in_form(student: GPT, form: ExportForm, kind: GGUFKind) -> tuple[ExportForm
     """The form that is taken, its config.json and its weights."""
     if form != ExportForm.own:
         try:
-            common = target(student)
+            common = stock.target(student)
             unpadded = all(sizes(block) == common.sizes for block in student.transformer.h)
             if form == ExportForm.stock and not unpadded:
                 raise SprigError(

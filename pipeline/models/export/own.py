@@ -1,13 +1,20 @@
 """A student as it is, with a modelling file of its own that travels with it."""
 
+import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from litgpt import GPT
+from litgpt.utils import save_config
 from torch import Tensor
 
-from pipeline.models.export.blocks import frequencies, sizes, weights
-from pipeline.models.export.stock import common_config, ends, flat
+from pipeline.models import checkpoint
+from pipeline.models.blocks import flat, frequencies, sizes, weights
+from pipeline.models.export.stock import common_config, ends
 from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.own_folder import MODEL_TYPE
+from pipeline.models.student import LayerwiseGPT
 
 MODELING = Path(__file__).with_name("modeling_sprig.py")
 _ATTENTION = ("q", "k", "v", "out", "q_norm", "k_norm")
@@ -21,7 +28,7 @@ def config_json(model: GPT) -> dict:
     blocks = [sizes(block) for block in model.transformer.h]
     return common_config(model) | {
         "architectures": ["SprigForCausalLM"],
-        "model_type": "sprig",
+        "model_type": MODEL_TYPE,
         "auto_map": {
             "AutoConfig": f"{MODELING.stem}.SprigConfig",
             "AutoModelForCausalLM": f"{MODELING.stem}.SprigForCausalLM",
@@ -56,3 +63,12 @@ def state_dict(model: GPT) -> dict[str, Tensor]:
             place = "attention." if module in _ATTENTION else "mlp." if module in _MLP else ""
             state[f"layers.{number}.{place}{name}"] = tensor
     return state
+
+
+def write_beside(model: GPT, folder: Path) -> None:
+    """What the weights need: the modelling file; and for Sprig, to which the folder may be the next teacher, litgpt's
+    configuration and the sub-network."""
+    shutil.copyfile(MODELING, folder / MODELING.name)
+    save_config(replace(model.config, padded_vocab_size=model.config.vocab_size), folder)
+    if isinstance(model, LayerwiseGPT):
+        (folder / checkpoint.SUBNETWORK).write_text(json.dumps(model.sub.to_dict(), indent=1) + "\n")

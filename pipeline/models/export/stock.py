@@ -1,12 +1,18 @@
 """A student in the names and the configuration of its family's stock transformers class."""
 
+from dataclasses import replace
+
 import torch
 from litgpt import GPT
 from torch import Tensor
 
-from pipeline.models.export.blocks import held_pairs, sizes, weights
-from pipeline.models.export.padding import Target, pad
+from pipeline.errors import SprigError
+from pipeline.models.blocks import flat, held_pairs, sizes, weights
 from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.padding import Target, common, pad
+from pipeline.subnetwork.architecture import Architecture
+
+CURE = "use export.form=own"
 
 CLASSES = {
     "gpt_neox": "GPTNeoXForCausalLM",
@@ -38,6 +44,37 @@ _NEOX = {
 _ACTIVATIONS = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}  # of litgpt's gelu_approximate
 
 
+def target(model: GPT) -> Target:
+    """The smallest sizes of the model's stock class that hold every block.
+
+    Raises:
+        SprigError: there are none; says why.
+    """
+    architecture = architecture_of(model.config, tied=False)
+    name = architecture.name
+    if architecture.lm_head_bias:
+        raise SprigError(f"{name} has a bias in its head, and no stock class has: {CURE}.")
+    if architecture.family != "gpt_neox" and architecture.rotary_percentage != 1:
+        raise SprigError(
+            f"{name} rotates {architecture.rotary_percentage} of a head's entries, and stock {architecture.family} "
+            f"all of them: {CURE}."
+        )
+    held = common(model, CURE)
+    return _neox(architecture, held) if architecture.family == "gpt_neox" else held
+
+
+def _neox(architecture: Architecture, held: Target) -> Target:
+    """Stock GPT-NeoX has no head size of its own: it is width / heads."""
+    size, width = held.sizes, architecture.n_embd
+    fits = [each for each in range(size.head_size, width // size.groups + 1) if width % each == 0]
+    if size.heads > 1 or not fits:
+        raise SprigError(
+            f"{architecture.name} needs {size.groups} x {size.heads} heads of {size.head_size}, but stock gpt_neox has "
+            f"heads x head size = width, {width} here: {CURE}."
+        )
+    return replace(held, sizes=replace(size, groups=width // fits[0], head_size=fits[0]))
+
+
 def common_config(model: GPT) -> dict:
     """What config.json says in every form. The vocabulary's padding rows are left behind."""
     config = model.config
@@ -65,12 +102,9 @@ def config_json(model: GPT, target: Target) -> dict:
         "rope_parameters": _rope(model, target),
     }
     if family == "gpt_neox":
-        share = size.rotary / size.head_size
-        if int(size.head_size * share) < size.rotary:  # the class truncates, and the product may fall short by an ulp
-            share = (size.rotary + 0.5) / size.head_size
-        plain["rope_parameters"]["partial_rotary_factor"] = share
+        plain["rope_parameters"]["partial_rotary_factor"] = size.rotary_share
         return plain | {
-            "rotary_pct": share,  # transformers reads the share from here alone
+            "rotary_pct": size.rotary_share,  # transformers reads the share from here alone
             "layer_norm_eps": config.norm_eps,
             "use_parallel_residual": config.parallel_residual,
             "attention_bias": True,
@@ -82,11 +116,8 @@ def config_json(model: GPT, target: Target) -> dict:
 
 
 def _rope(model: GPT, target: Target) -> dict:
-    """A run of pairs (first, step, m of n/2) is base B**(step*m/(n/2)) and positions divided by B**(first/(n/2)),
-    which transformers calls linear scaling."""
-    config, pairs = model.config, target.sizes.rotary // 2
-    base = float(config.rope_base)
-    if (adjusted := config.rope_adjustments) is not None:
+    base, factor = target.power_law(model.config)
+    if (adjusted := model.config.rope_adjustments) is not None:
         return {
             "rope_type": "llama3",
             "rope_theta": base,
@@ -95,11 +126,9 @@ def _rope(model: GPT, target: Target) -> dict:
             "high_freq_factor": adjusted["high_freq_factor"],
             "original_max_position_embeddings": adjusted["original_max_seq_len"],
         }
-    theta = base ** (target.step * pairs / target.total)
-    factor = float(config.rope_condense_ratio) * base ** (target.first / target.total)
     if factor == 1:
-        return {"rope_type": "default", "rope_theta": theta}
-    return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+        return {"rope_type": "default", "rope_theta": base}
+    return {"rope_type": "linear", "rope_theta": base, "factor": factor}
 
 
 def state_dict(model: GPT, target: Target) -> dict[str, Tensor]:
@@ -131,18 +160,6 @@ def ends(model: GPT, embedding: str, norm: str, head: str) -> dict[str, Tensor]:
         if kind == "bias" or not is_tied(model):
             state[f"{head}.{kind}"] = tensor.detach()[:rows].clone()
     return state
-
-
-def flat(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Heads and their entries on one axis again."""
-    flat = {}
-    for name, tensor in parts.items():
-        if name.partition(".")[0] in ("q", "k", "v"):
-            tensor = tensor.flatten(0, 2)
-        elif name == "out.weight":
-            tensor = tensor.flatten(1)
-        flat[name] = tensor.contiguous()
-    return flat
 
 
 def _joined(parts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""A student's blocks as an export needs them: their sizes, their rotary pairs, and their weights with heads as axes."""
+"""A model's blocks taken apart, for other classes and other sizes: their sizes, their rotary pairs, and their weights
+with heads as axes."""
 
 from dataclasses import dataclass
 
@@ -11,6 +12,19 @@ from pipeline.models.families import architecture_of
 from pipeline.models.student import LayerwiseGPT
 from pipeline.subnetwork.selection import rotary_run
 
+# litgpt's modules but for qkv, and their names here. fc_1 goes through the activation and gates fc_2.
+_PARTS = {
+    "norm_1": "attention_norm",
+    "norm_2": "mlp_norm",
+    "attn.norm_q": "q_norm",
+    "attn.norm_k": "k_norm",
+    "attn.proj": "out",
+    "mlp.fc_1": "gate",
+    "mlp.fc_2": "up",
+    "mlp.fc": "up",
+    "mlp.proj": "down",
+}
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -21,6 +35,12 @@ class Sizes:
     head_size: int
     rotary: int
     neurons: int
+
+    @property
+    def rotary_share(self) -> float:
+        """`rotary` of `head_size` entries, for who truncates the product, which may fall short by an ulp."""
+        share = self.rotary / self.head_size
+        return share if int(self.head_size * share) == self.rotary else (self.rotary + 0.5) / self.head_size
 
 
 def sizes(block: Block) -> Sizes:
@@ -65,29 +85,45 @@ def weights(block: Block) -> dict[str, Tensor]:
     """The block's weights, by part. Shapes: q (groups, heads, head_size, width), k and v (groups, 1, head_size,
     width), their biases without the last axis, out.weight (width, groups, heads, head_size); the others as in litgpt.
     """
-    shape, attention = sizes(block), block.attn
+    shape = sizes(block)
     rows = shape.groups * shape.head_size
     parts = {}
-    for kind, tensor in attention.qkv.named_parameters():
-        split = tensor.split([shape.heads * rows, rows, rows])
-        for name, part, heads in zip("qkv", split, (shape.heads, 1, 1), strict=True):
-            # Cloned, because safetensors takes no views into a larger tensor.
-            parts[f"{name}.{kind}"] = part.unflatten(0, (shape.groups, heads, shape.head_size)).clone()
-    for kind, tensor in attention.proj.named_parameters():
-        each = (shape.groups, shape.heads, shape.head_size)
-        parts[f"out.{kind}"] = tensor.unflatten(1, each) if kind == "weight" else tensor
-    # litgpt's fc_1 goes through the activation and gates fc_2.
-    renamed = {"fc_1": "gate", "fc_2": "up", "fc": "up", "proj": "down"}
-    for name, tensor in block.mlp.named_parameters():
-        module, kind = name.split(".")
-        parts[f"{renamed[module]}.{kind}"] = tensor
-    modules = {
-        "q_norm": attention.norm_q,
-        "k_norm": attention.norm_k,
-        "attention_norm": block.norm_1,
-        "mlp_norm": block.norm_2,
-    }
-    for name, module in modules.items():
-        if module is not None:
-            parts |= {f"{name}.{kind}": tensor for kind, tensor in module.named_parameters()}
-    return {name: tensor.detach() for name, tensor in parts.items()}
+    for name, parameter in block.named_parameters():
+        module, _, kind = name.rpartition(".")
+        tensor = parameter.detach()
+        if module == "attn.qkv":
+            split = tensor.split([shape.heads * rows, rows, rows])
+            for part, each, heads in zip("qkv", split, (shape.heads, 1, 1), strict=True):
+                # Cloned, because safetensors takes no views into a larger tensor.
+                parts[f"{part}.{kind}"] = each.unflatten(0, (shape.groups, heads, shape.head_size)).clone()
+        elif name == "attn.proj.weight":
+            parts["out.weight"] = tensor.unflatten(1, (shape.groups, shape.heads, shape.head_size))
+        else:
+            parts[f"{_PARTS[module]}.{kind}"] = tensor
+    return parts
+
+
+def flat(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Heads and their entries on one axis again."""
+    flat = {}
+    for name, tensor in parts.items():
+        if name.partition(".")[0] in ("q", "k", "v"):
+            tensor = tensor.flatten(0, 2)
+        elif name == "out.weight":
+            tensor = tensor.flatten(1)
+        flat[name] = tensor.contiguous()
+    return flat
+
+
+def joined(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Flat parts under litgpt's names, as a block's state_dict has them."""
+    gated = "gate.weight" in parts
+    places = {part: module for module, part in _PARTS.items() if module != ("mlp.fc" if gated else "mlp.fc_2")}
+    state = {}
+    for name, tensor in parts.items():
+        part, kind = name.split(".")
+        if part == "q":
+            state[f"attn.qkv.{kind}"] = torch.cat([parts[f"{each}.{kind}"] for each in "qkv"])
+        elif part not in ("k", "v"):
+            state[f"{places[part]}.{kind}"] = tensor
+    return state
