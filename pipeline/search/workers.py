@@ -54,7 +54,7 @@ class Workers:
         """As Scorer.run. A task whose worker dies is given to a new one, and the death is reported.
 
         Raises:
-            SprigError: workers died at the same candidate time and again, or an evaluation failed.
+            SprigError: workers died at the same candidate time and again, one could not start, or an evaluation failed.
         """
         # Neighbours in this order begin with the same layers, so each worker gets a stretch of it.
         order, count = arrange([task.subnetwork for task in tasks]), len(self._workers)
@@ -86,7 +86,7 @@ class Workers:
                     give(self._replace(worker, tasks[number], deaths[number]), number)
                     continue
                 if isinstance(losses, str):
-                    raise SprigError(f"A candidate could not be evaluated: {losses}.")
+                    raise SprigError(f"{losses}.")
                 give(worker)
                 yield number, losses
 
@@ -114,14 +114,23 @@ def _serve(pipe: Connection, make: Callable[[int], Scorer], number: int, threads
     """A worker's life, which ends with the pipe: also where the search was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the search says so, and ends its workers
     torch.set_num_threads(threads)
-    scorer = make(number)
+    try:
+        scorer, failure = make(number), None
+    except Exception as error:
+        scorer, failure = None, f"Search worker {number} could not start: {_said(error)}"
     while True:
         try:
             task = pipe.recv()
         except EOFError:
             return
-        try:
-            ((_, answer),) = scorer.run([task])
-        except Exception as error:
-            answer = f"{type(error).__name__}: {reason(error)}"
+        answer = failure
+        if scorer is not None:
+            try:
+                ((_, answer),) = scorer.run([task])
+            except Exception as error:
+                answer = f"A candidate could not be evaluated: {_said(error)}"
         pipe.send(answer)
+
+
+def _said(error: Exception) -> str:
+    return reason(error) if isinstance(error, SprigError) else f"{type(error).__name__}: {reason(error)}"

@@ -39,6 +39,10 @@ class Failing(Landscape):
         raise RuntimeError("no such luck")
 
 
+def unable(number: int) -> Landscape:
+    raise SprigError("No GPU has 40 GiB free: use search.workers=1.")
+
+
 def healthy(number: int) -> Landscape:
     return Landscape(fitness)
 
@@ -74,3 +78,9 @@ def test_a_candidate_at_which_workers_die_again_and_again_ends_the_search(tmp_pa
 def test_an_evaluation_that_fails_is_one_sentence(tmp_path):
     with pytest.raises(SprigError, match="A candidate could not be evaluated: RuntimeError: no such luck"):
         searched(tmp_path / "journal", 1, Failing)
+
+
+def test_a_worker_that_cannot_start_is_one_sentence(tmp_path, capfd):
+    with pytest.raises(SprigError, match=r"^Search worker 0 could not start: No GPU has 40 GiB free: use \S+=1\.$"):
+        searched(tmp_path / "journal", 1, unable)
+    assert "Traceback" not in capfd.readouterr().err
