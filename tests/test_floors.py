@@ -1,0 +1,57 @@
+"""Imports go down the floors of the package alone, and the lower ones start without torch."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pipeline
+
+# From the ground up; the parts of one floor do not import one another.
+FLOORS = [
+    {"errors", "hardware", "ranks"},
+    {"config", "preemption", "progress"},
+    {"artifacts", "composition", "subnetwork"},
+    {"models"},
+    {"data"},
+    {"search", "training", "evaluation"},
+    {"stages"},
+    {"__init__"},
+    {"__main__"},
+]
+ROOT = Path(pipeline.__file__).parent
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The parts of the package that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "pipeline":
+            names = [f"pipeline.{each.name}" for each in node.names] if node.module == "pipeline" else [node.module]
+        elif isinstance(node, ast.Import):
+            names = [each.name for each in node.names if each.name.partition(".")[0] == "pipeline"]
+        else:
+            continue
+        for name in names:
+            part = name.split(".")[1] if "." in name else "__init__"
+            yield part if (ROOT / part).exists() or (ROOT / f"{part}.py").exists() else "__init__"
+
+
+def test_imports_go_down():
+    floor_of = {part: number for number, floor in enumerate(FLOORS) for part in floor}
+    seen, upwards = set(), []
+    for file in ROOT.rglob("*.py"):
+        part = file.relative_to(ROOT).with_suffix("").parts[0]
+        seen.add(part)
+        upwards += [
+            f"{file.relative_to(ROOT)} imports {other}"
+            for other in imported(file)
+            if other != part and floor_of[other] >= floor_of[part]
+        ]
+    assert not upwards
+    assert seen == floor_of.keys()
+
+
+def test_the_ground_floors_import_no_torch():
+    code = "import sys, pipeline, pipeline.artifacts, pipeline.subnetwork.space; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
