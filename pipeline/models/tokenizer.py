@@ -12,6 +12,7 @@ from pipeline.errors import SprigError
 
 END_OF_TEXT = "<|endoftext|>"
 # transformers names the token that ends a text in the first, or gives its number in the model's configurations.
+_CHAT_TEMPLATE = "chat_template.jinja"  # older ones lie in tokenizer_config.json, where all are read from
 _SAY_END_OF_TEXT = ("tokenizer_config.json", "generation_config.json", "config.json")
 
 
@@ -73,12 +74,12 @@ def files(source: Path) -> list[Path]:
         raise SprigError(
             f"{file} does not exist: set teacher.tokenizer to a folder with a tokenizer.json, or to bytes."
         )
-    return [file, *(path for path in map(file.with_name, _SAY_END_OF_TEXT) if path.is_file())]
+    return [file, *(path for path in map(file.with_name, (*_SAY_END_OF_TEXT, _CHAT_TEMPLATE)) if path.is_file())]
 
 
 def copy(source: Path, folder: Path) -> None:
     """Brings a tokenizer.json (or the folder that holds one) into `folder`, with a tokenizer_config.json that names
-    the token which ends a text, wherever the model's files say it.
+    the token which ends a text, wherever the model's files say it, and holds the chat template.
 
     Raises:
         SprigError: as Tokenizer.
@@ -86,7 +87,10 @@ def copy(source: Path, folder: Path) -> None:
     file = files(source)[0]
     end = _end_of_text(file.parent, _read(file))
     shutil.copyfile(file, folder / "tokenizer.json")
-    _write_json(folder / "tokenizer_config.json", read_json(file.parent / "tokenizer_config.json") | {"eos_token": end})
+    said = read_json(file.parent / "tokenizer_config.json") | {"eos_token": end}
+    if (template := file.with_name(_CHAT_TEMPLATE)).is_file():
+        said["chat_template"] = template.read_text(encoding="utf-8")
+    _write_json(folder / "tokenizer_config.json", said)
 
 
 def write(tokenizer: tokenizers.Tokenizer, eos_token: str, folder: Path) -> None:

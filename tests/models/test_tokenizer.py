@@ -4,7 +4,7 @@ import pickle
 import pytest
 import tokenizers
 from tokenizers import AddedToken, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pipeline.errors import SprigError
 from pipeline.models import tokenizer
@@ -94,6 +94,20 @@ def test_copy_finds_the_token_that_ends_a_text(tmp_path, words, said):
     kept = json.loads((target / "tokenizer_config.json").read_text())
     assert kept == said.get("tokenizer_config.json", {}) | {"eos_token": "<other>"}
     assert tokenizer.files(source) == [source / "tokenizer.json", *(source / name for name in said)]
+
+
+def test_a_chat_template_travels_as_transformers_saves_it(tmp_path, words):
+    source, target = tmp_path / "source", tmp_path / "target"
+    target.mkdir()
+    theirs = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<other>")
+    theirs.chat_template = "{% for each in messages %}{{ each.content }}<other>{% endfor %}"
+    theirs.save_pretrained(source)
+    assert (source / "chat_template.jinja").is_file()
+    tokenizer.copy(source, target)
+    assert source / "chat_template.jinja" in tokenizer.files(source)
+    ours = AutoTokenizer.from_pretrained(target)
+    said = [{"role": "user", "content": "ab"}]
+    assert ours.apply_chat_template(said, tokenize=False) == "ab<other>"
 
 
 def test_copy_takes_a_file_of_any_name(tmp_path, words):
