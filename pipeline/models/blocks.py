@@ -38,9 +38,11 @@ class Sizes:
 
     @property
     def rotary_share(self) -> float:
-        """`rotary` of `head_size` entries, for who truncates the product, which may fall short by an ulp."""
+        """`rotary` of `head_size` entries, for who multiplies it with a head size and truncates. Where it is no binary
+        fraction the product may fall short by an ulp, so that half an entry is added."""
         share = self.rotary / self.head_size
-        return share if int(self.head_size * share) == self.rotary else (self.rotary + 0.5) / self.head_size
+        exact = share.as_integer_ratio()[1] <= self.head_size
+        return share if exact else (self.rotary + 0.5) / self.head_size
 
 
 def sizes(block: Block) -> Sizes:

@@ -156,7 +156,8 @@ class GGUFFile:
         for token, kind in zip(tokens, types, strict=True):
             if kind in (gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED):
                 built.add_tokens([AddedToken(token, normalized=False, special=kind == gguf.TokenType.CONTROL)])
-        tokenizer.write(built, tokens[self._get("tokenizer.ggml.eos_token_id")], folder)
+        template = self._get("tokenizer.chat_template", None)
+        tokenizer.write(built, tokens[self._get("tokenizer.ggml.eos_token_id")], folder, template)
 
 
 def _rotary_halves(rows: np.ndarray, heads: int, head_size: int) -> np.ndarray:

@@ -35,7 +35,7 @@ def download(name: str, revision: str | None, weights: bool) -> Path:
     """
     fetch = partial(huggingface_hub.snapshot_download, name, revision=revision, ignore_patterns=["*/*"])
     try:
-        folder = Path(fetch(allow_patterns=["*.json", *(["*.safetensors"] if weights else [])]))
+        folder = Path(fetch(allow_patterns=["*.json", "*.jinja", *(["*.safetensors"] if weights else [])]))
         if weights and not any(folder.glob("*.safetensors")):
             fetch(allow_patterns=["*.json", "*.bin"])
     except (OSError, HFValidationError) as error:
@@ -57,7 +57,8 @@ class HuggingFaceFolder:
         self.folder = folder
 
     @cached_property
-    def _plain(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
+        """config.json."""
         file = self.folder / "config.json"
         if not file.is_file():
             raise SprigError(f"{file} does not exist: set teacher.path to a transformers model folder.")
@@ -65,7 +66,7 @@ class HuggingFaceFolder:
 
     @property
     def family(self) -> Any:
-        return self._plain.get("model_type")
+        return self.plain.get("model_type")
 
     @cached_property
     def config(self) -> Config:
@@ -75,7 +76,7 @@ class HuggingFaceFolder:
                 f"{self.folder} is of model_type {family!r}; supported are {', '.join(_FAMILIES)}: use one of these."
             )
         try:
-            return _FAMILIES[family][0](self._plain)
+            return _FAMILIES[family][0](self.plain)
         except KeyError as error:
             raise SprigError(f"{self.folder / 'config.json'} lacks {error}: fetch it again.") from None
         except (TypeError, ValueError, AttributeError, AssertionError, ArithmeticError) as error:
@@ -87,7 +88,7 @@ class HuggingFaceFolder:
 
     @property
     def tied(self) -> bool:
-        return bool(self._plain.get("tie_word_embeddings", False))
+        return bool(self.plain.get("tie_word_embeddings", False))
 
     @property
     def files(self) -> list[Path]:

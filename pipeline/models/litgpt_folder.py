@@ -22,19 +22,14 @@ class LitGPTFolder:
         SprigError: a file is missing or unreadable, or no padding makes the layers alike.
     """
 
-    cure = "set teacher.path to a litgpt checkpoint folder"
-
     def __init__(self, folder: Path):
         self.folder = folder
-        self.files = [*self._weight_files(), folder / checkpoint.CONFIG]
+        self.files = [folder / checkpoint.WEIGHTS, folder / checkpoint.CONFIG]
         for file in self.files:
             if not file.is_file():
-                raise SprigError(f"{file} does not exist: {self.cure}.")
+                raise SprigError(f"{file} does not exist: set teacher.path to a litgpt checkpoint folder.")
         if self._layerwise is not None:
             self.files.append(folder / checkpoint.SUBNETWORK)
-
-    def _weight_files(self) -> list[Path]:
-        return [self.folder / checkpoint.WEIGHTS]
 
     @cached_property
     def _own(self) -> Config:

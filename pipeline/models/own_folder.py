@@ -2,33 +2,50 @@
 
 from collections import defaultdict
 from functools import cached_property
-from pathlib import Path
 
+import torch
+from litgpt import Config
 from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.models.blocks import joined
 from pipeline.models.huggingface import HuggingFaceFolder, read_weights
-from pipeline.models.litgpt_folder import LitGPTFolder
+from pipeline.models.padding import uniform
+from pipeline.models.student import assemble, build
+from pipeline.subnetwork.value import SubNetwork
 
 MODEL_TYPE = "sprig"
 _ENDS = {"embed_tokens": "transformer.wte", "norm": "transformer.ln_f", "lm_head": "lm_head"}
 
 
-class OwnFolder(LitGPTFolder):
-    """litgpt's configuration and the sub-network lie beside the weights, which have the modelling file's names."""
-
-    cure = "export the student anew"
-
-    def _weight_files(self) -> list[Path]:
-        return HuggingFaceFolder(self.folder).weight_files()
+class OwnFolder(HuggingFaceFolder):
+    """Its config.json says beside the modelling file's own keys what Sprig builds the student from, so that it is still
+    there when transformers saved the model again, from a fine-tuning say. See pipeline.models.export.own."""
 
     @cached_property
-    def _state(self) -> dict[str, Tensor]:
-        state, blocks = {}, defaultdict(dict)
+    def _built_from(self) -> tuple[Config, SubNetwork | None]:
+        """litgpt's configuration, and the sub-network where layers differ."""
         try:
-            for file in self._weight_files():
+            said = self.plain["student"]
+            sub = None if said["subnetwork"] is None else SubNetwork.from_dict(said["subnetwork"])
+            return Config(**said["litgpt"]), sub
+        except (SprigError, *checkpoint.UNREADABLE) as error:
+            raise SprigError(
+                f"{self.folder / 'config.json'} does not say what Sprig built the student from "
+                f"({checkpoint.reason(error)}): export it anew."
+            ) from None
+
+    @cached_property
+    def config(self) -> Config:
+        config, sub = self._built_from
+        return config if sub is None else uniform(build(config, sub, tied=False, device="meta")).config
+
+    def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        state, blocks = {}, defaultdict(dict)
+        config, sub = self._built_from
+        try:
+            for file in self.weight_files():
                 for name, tensor in read_weights(file).items():
                     *place, part, kind = name.split(".")
                     if place:  # layers, number, and attention or mlp
@@ -37,9 +54,11 @@ class OwnFolder(LitGPTFolder):
                         state[f"{_ENDS[part]}.{kind}"] = tensor
             for number, parts in blocks.items():
                 state |= {f"transformer.h.{number}.{name}": tensor for name, tensor in joined(parts).items()}
-        except (LookupError, ValueError) as error:
+            state.setdefault("lm_head.weight", state["transformer.wte.weight"])
+            if sub is not None:
+                state = uniform(assemble(config, sub, self.tied, state)).state_dict()
+        except (LookupError, ValueError, RuntimeError):  # whose text may have a line for each weight
             raise SprigError(
-                f"The weights in {self.folder} are none of its modelling file's ({checkpoint.reason(error)}): "
-                f"{self.cure}."
+                f"The weights in {self.folder} do not fit its config.json: export the student anew."
             ) from None
-        return state
+        return {name: tensor.to(dtype) for name, tensor in state.items()}

@@ -93,10 +93,11 @@ def copy(source: Path, folder: Path) -> None:
     _write_json(folder / "tokenizer_config.json", said)
 
 
-def write(tokenizer: tokenizers.Tokenizer, eos_token: str, folder: Path) -> None:
+def write(tokenizer: tokenizers.Tokenizer, eos_token: str, folder: Path, chat_template: str | None = None) -> None:
     """Writes a tokenizer that has no files yet."""
     tokenizer.save(str(folder / "tokenizer.json"))
-    _write_json(folder / "tokenizer_config.json", {"eos_token": eos_token})
+    said = {"eos_token": eos_token} | ({} if chat_template is None else {"chat_template": chat_template})
+    _write_json(folder / "tokenizer_config.json", said)
 
 
 def write_bytes(folder: Path) -> None:

@@ -17,12 +17,15 @@ ANSWERS = "answers.jsonl"  # while a task is scored
 
 
 def check(context: Context) -> None:
-    """Before anything runs: are the tasks known, and their data here.
+    """Before anything runs: are the tasks known, and, where one is to be scored, its data here.
 
     Raises:
         SprigError: as evaluation.tasks.check.
     """
-    tasks.check(context.config.evaluate.tasks, fetch=not context.config.plan)
+    config = context.config
+    asked = not config.plan and {evaluate.STAGE, "score"} & set(config.stages)
+    missing = asked and any(context.store.find(step.recipe) is None for step in steps(context))
+    tasks.check(config.evaluate.tasks, fetch=bool(missing))
 
 
 def steps(context: Context) -> list[Step]:

@@ -121,7 +121,8 @@ def _open(folder: Path, config: Config, overrides: list[str]) -> logging.Handler
     for name, content in (("config", to_plain(config)), ("overrides", overrides)):
         if not (path := folder / ".hydra" / f"{name}.yaml").exists():  # a later command must not change whose run it is
             write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(content)))
-    _link(folder.parent / "latest", folder)
+    if config.run is None or not folder.samefile(config.run):  # one that is reopened is no newer for it
+        _link(folder.parent / "latest", folder)
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)

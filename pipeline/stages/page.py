@@ -5,7 +5,6 @@ import math
 from pipeline.stages import study_report
 
 NOT_BEGUN = "not begun"  # what a summary says of an artifact that is not even half there
-DOWNSTREAM_NOTE = "Without examples in the prompt, scored by lm-eval; behind ± is one standard error."
 PLOTS = {
     "training.png": "Validation perplexity against tokens",
     "search.png": "Best fitness against evaluated tokens",
@@ -193,6 +192,14 @@ def downstream(models: dict[str, dict[str, dict[str, float]]]) -> tuple[list[str
     return ["task", "metric", *models], body
 
 
+def downstream_note(*summaries: dict) -> str:
+    """What the scores of these runs are of."""
+    limits = {summary["data"].get("task_examples") for summary in summaries}  # absent in summaries of older runs
+    parts = sorted(f"the first {limit:,} examples" for limit in limits if limit)
+    of = " or ".join([*parts, "all examples"] if None in limits else parts)
+    return f"Of {of} of a task, by lm-eval's own prompts and metrics; behind ± is one standard error"
+
+
 def measured(value: float | None, error: float | None) -> str:
     """A value to the digits that its standard error leaves it; to four where it has none."""
     if value is None or not error or not math.isfinite(error):
@@ -205,7 +212,7 @@ def tables(summary: dict) -> list[tuple[str, list[str], list[list[str]], str]]:
     """The tables that a run may have beside its first: title, header, rows, and what the figures are."""
     shown = []
     if summary["downstream"]:
-        shown.append(("Downstream tasks", *downstream(summary["downstream"]), DOWNSTREAM_NOTE))
+        shown.append(("Downstream tasks", *downstream(summary["downstream"]), f"{downstream_note(summary)}."))
     if summary["efficiency"] is not None:
         body = efficiency_rows(summary["efficiency"])
         shown.append(("Efficiency", EFFICIENCY_HEADER, body, efficiency_note(summary)))

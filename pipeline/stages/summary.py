@@ -71,7 +71,7 @@ def summarise(
             "perplexity": perplexities.get("teacher"),
             "flops_per_token": flops_per_token(context.architecture, length=length),
         },
-        "data": named["data"] | {"validation_blocks": config.evaluate.blocks},
+        "data": named["data"] | {"validation_blocks": config.evaluate.blocks, "task_examples": config.evaluate.limit},
         "search": {
             **{key: found.get(key) for key in ("strategy", "evaluated", "tokens", "seconds", "best_fitness")},
             "fitness": str(config.search.fitness),

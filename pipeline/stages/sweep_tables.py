@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from statistics import mean, stdev
 
-from pipeline.stages.page import measured, number
+from pipeline.stages.page import downstream_note, measured, number
 from pipeline.stages.sweep_runs import RANDOM_WEIGHTS, SAVINGS, Cell, Run, Sweep
 from pipeline.stages.sweep_savings import compared
 
@@ -22,7 +22,7 @@ included). The teacher's FLOPs are on both sides, order and search on the studen
 value`: the target was reached before training. `<`: it was not reached, and this is the bound. A run's
 control is its own; where it has none, it is the sweep's run from random weights with the same seed and
 the same values on all other axes. All seeds: mean ± standard deviation."""
-TASKS = """Without examples in the prompt, scored by lm-eval, as the mean over seeds; behind ± is one standard error
+TASKS = """{}
 of a run's examples, in brackets the standard deviation over seeds. Published models are others', of the same size."""
 
 
@@ -32,8 +32,8 @@ def tables(sweep: Sweep) -> list[Table]:
     if any(compared(sweep)):
         head = [*sweep.axes, "seed", "control", "target", *(f"saving: {title}" for title in SAVINGS.values())]
         found.append(("Savings", head, _savings(sweep), RULE))
-    if any(run.summary["downstream"] for run in sweep.runs):
-        found.append(("Downstream tasks", *_tasks(sweep), TASKS))
+    if scored := [run.summary for run in sweep.runs if run.summary["downstream"]]:
+        found.append(("Downstream tasks", *_tasks(sweep), TASKS.format(downstream_note(*scored))))
     if sweep.errors:
         failed = [[job, one_line(error.splitlines()[-1])] for job, error in sweep.errors.items()]
         found.append(("Without a result", ["job", "last words"], failed, ""))

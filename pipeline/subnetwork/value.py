@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
@@ -88,13 +89,20 @@ def whole(architecture: Architecture) -> SubNetwork:
     return SubNetwork(layers, architecture.n_embd, (genes,) * architecture.n_layer)
 
 
+@cache
 def head_size_unit(architecture: Architecture) -> int:
-    """The smallest step of a head size that keeps whole rotary pairs: 2 for full rotary, 8 for Pythia's 25 %."""
-    return next(
-        size
-        for size in range(1, architecture.head_size + 1)
-        if (entries := architecture.rotary_percentage * size) == int(entries) and int(entries) % 2 == 0 and entries > 0
-    )
+    """The smallest step of a head size that keeps whole rotary pairs: 2 for full rotary, 8 for Pythia's 25 %.
+
+    The rotary entries are the same share at every step, and what litgpt truncates `rotary_percentage` of them to.
+    """
+    rotary, whole = architecture.rope_entries, architecture.head_size
+
+    def keeps_pairs(size: int) -> bool:
+        kept = int(architecture.rotary_percentage * size)
+        return kept % 2 == 0 and kept * whole == rotary * size
+
+    steps = (step for step in range(1, whole) if whole % step == 0)
+    return next((step for step in steps if all(map(keeps_pairs, range(step, whole, step)))), whole)
 
 
 def _check_types(sub: SubNetwork) -> None:

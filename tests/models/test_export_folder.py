@@ -9,15 +9,17 @@ import torch
 import transformers
 from litgpt import GPT
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.config import Source
+from pipeline.config import Source, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.models import sources
 from pipeline.models.export import check, folder, own
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.ordering import importance
 from pipeline.models.tokenizer import Tokenizer
+from pipeline.subnetwork.bins import Bin
+from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 
@@ -51,7 +53,8 @@ def assert_comes_back(student: GPT, to: Path, place: Path) -> GPT:
     assert type(model) is GPT
     torch.testing.assert_close(model(exports.tokens()), student(exports.tokens())[..., :257], atol=1e-4, rtol=0)
     assert sources.describe(config) == architecture_of(model.config, is_tied(student))
-    assert sources.identify(config)["files"].keys() >= {"model.safetensors"}
+    space = Space(sources.describe(config), SpaceConfig(layers="subset"), Bin(0, 1, 10**9), None)  # it can be cut
+    assert space.grids["head_size"][-1] == model.config.head_size
     return model
 
 
@@ -76,6 +79,14 @@ def test_an_own_file_for_layers_that_are_alike_comes_back(tokenizer):
     assert_comes_back(student, exports.export(student, tokenizer, "own")[1], tokenizer.parent / "again")
 
 
+def test_a_rotary_share_that_no_float_is(tokenizer):
+    """14 rotary entries of 50: 0.28 * 50 is above 14, so no size would be found that keeps whole pairs."""
+    sub = SubNetwork((0, 2), 128, (LayerGenes(1, 1, 32, 40), LayerGenes(1, 1, 48, 40)), head_pairs="strided")
+    student = exports.student("gpt_neox", sub, tied=False, n_embd=128, n_head=1, head_size=128)
+    model = assert_comes_back(student, exports.export(student, tokenizer, "own")[1], tokenizer.parent / "back")
+    assert (model.config.rope_n_elem, model.config.head_size) == (14, 50)
+
+
 def test_own_files_that_cannot_be_a_teacher(tokenizer):
     student = exports.student("qwen3", exports.with_heads(exports.layerwise("qwen3", True), 10, 4, 14), tied=True)
     _, to = exports.export(student, tokenizer, "own")
@@ -88,9 +99,19 @@ def test_an_own_file_with_other_weights_is_refused(tokenizer):
     _, to = exports.export(exports.student("qwen3", exports.layerwise("qwen3", True), tied=True), tokenizer, "own")
     config = sources.TeacherConfig(name="back", source=Source.hf, path=str(to))
     state = load_file(to / "model.safetensors")
-    save_file(state | {"layers.0.attention.z.weight": torch.zeros(1)}, to / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SprigError, match=r"are none of its modelling file's \('z'\): export the student anew"):
-        sources.convert(config, tokenizer.parent / "back")
+    key = "layers.0.attention.k.weight"
+    for other in ({"layers.0.attention.z.weight": torch.zeros(1)}, {key: state[key][:, 1:].clone()}):
+        save_file(state | other, to / "model.safetensors", {"format": "pt"})
+        with pytest.raises(SprigError, match=r"weights in .*own do not fit its config\.json: export the student anew"):
+            sources.convert(config, tokenizer.parent / "back")
+
+
+def test_an_own_file_that_transformers_saved_again_comes_back(tokenizer):
+    student = exports.student("llama", exports.layerwise("llama", True), tied=True)
+    _, to = exports.export(student, tokenizer, "own")
+    AutoModelForCausalLM.from_pretrained(to, trust_remote_code=True).save_pretrained(tokenizer.parent / "tuned")
+    AutoTokenizer.from_pretrained(to, trust_remote_code=True).save_pretrained(tokenizer.parent / "tuned")
+    assert_comes_back(student, tokenizer.parent / "tuned", tokenizer.parent / "back")
 
 
 def test_zeros_of_a_padded_teacher_are_what_is_cut_first(tokenizer):

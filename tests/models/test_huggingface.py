@@ -178,7 +178,7 @@ def change(folder, **fields) -> None:
     ("name", "fields", "message"),
     [
         ("llama", {"model_type": "mixtral"}, "is of model_type 'mixtral'; supported are gpt_neox, llama"),
-        ("llama", {"model_type": "sprig"}, r"model_config\.yaml does not exist: export the student anew"),
+        ("llama", {"model_type": "sprig"}, r"not say what Sprig built the student from \('student'\): export it anew"),
         ("llama", {"attention_bias": True}, "attention_bias=True is not supported"),
         ("llama", {"mlp_bias": True}, "mlp_bias=True is not supported"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only 'silu'"),

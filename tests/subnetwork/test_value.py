@@ -95,4 +95,7 @@ def test_what_is_no_subnetwork_is_said(plain):
 
 def test_units_of_head_size_keep_whole_pairs():
     assert [head_size_unit(each) for each in (TOY, SMOLLM2_135M, PYTHIA_6_9B)] == [2, 2, 8]
-    assert head_size_unit(replace(PYTHIA_6_9B, rotary_percentage=0.4)) == 5
+    assert head_size_unit(replace(PYTHIA_6_9B, head_size=80, rotary_percentage=0.4)) == 5
+    # No float is 14 of 50: it is a little more or less, here on purpose half an entry more.
+    for share in (0.28, 14.5 / 50):
+        assert head_size_unit(replace(PYTHIA_6_9B, head_size=50, rotary_percentage=share)) == 25 * 2

@@ -17,6 +17,9 @@ from pipeline.models.export import gguf, own, stock
 from pipeline.models.export.check import check, check_gguf, require_transformers
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.tokenizer import Tokenizer
+from pipeline.models.writing import writing
+
+OWN = "use export.form=own"
 
 
 def refuse_existing(to: Path) -> None:
@@ -57,7 +60,7 @@ def export(
         unchecked.mkdir()
         _write(unchecked, config, state, tokenizer)
         if taken == ExportForm.own:
-            own.write_beside(student, unchecked)
+            shutil.copyfile(own.MODELING, unchecked / own.MODELING.name)
         (unchecked / "README.md").write_text(card(taken, config), encoding="utf-8")
         check(student.eval(), unchecked, Tokenizer(tokenizer), blocks)
         if kind != GGUFKind.none:
@@ -73,7 +76,7 @@ def _in_form(student: GPT, form: ExportForm, kind: GGUFKind) -> tuple[ExportForm
     """The form that is taken, its config.json and its weights."""
     if form != ExportForm.own:
         try:
-            common = stock.target(student)
+            common = stock.target(student, OWN if kind == GGUFKind.none else gguf.CURE)
             unpadded = all(sizes(block) == common.sizes for block in student.transformer.h)
             if form == ExportForm.stock and not unpadded:
                 raise SprigError(
@@ -92,7 +95,8 @@ def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path
     """Weights in shards of at most 5 GB, configurations and tokenizer."""
     entries = Tokenizer(tokenizer)
     special = {"bos_token_id": None, "eos_token_id": entries.eos_id, "pad_token_id": entries.eos_id}
-    save_torch_state_dict(state, folder)
+    with writing(folder):
+        save_torch_state_dict(state, folder)
     _write_json(folder / "config.json", config | special)
     for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
         file.chmod((folder / "config.json").stat().st_mode)

@@ -1,15 +1,11 @@
 """A student as it is, with a modelling file of its own that travels with it."""
 
-import json
-import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from litgpt import GPT
-from litgpt.utils import save_config
 from torch import Tensor
 
-from pipeline.models import checkpoint
 from pipeline.models.blocks import flat, frequencies, sizes, weights
 from pipeline.models.export.stock import common_config, ends
 from pipeline.models.families import architecture_of, is_tied
@@ -22,7 +18,7 @@ _MLP = ("gate", "up", "down")
 
 
 def config_json(model: GPT) -> dict:
-    """config.json for SprigForCausalLM."""
+    """config.json for SprigForCausalLM; `student` is for Sprig, to which the folder may be the next teacher."""
     config = model.config
     architecture = architecture_of(config, is_tied(model))
     blocks = [sizes(block) for block in model.transformer.h]
@@ -32,6 +28,10 @@ def config_json(model: GPT) -> dict:
         "auto_map": {
             "AutoConfig": f"{MODELING.stem}.SprigConfig",
             "AutoModelForCausalLM": f"{MODELING.stem}.SprigForCausalLM",
+        },
+        "student": {
+            "litgpt": asdict(replace(config, padded_vocab_size=config.vocab_size)),
+            "subnetwork": model.sub.to_dict() if isinstance(model, LayerwiseGPT) else None,
         },
         "layers": [
             {
@@ -63,12 +63,3 @@ def state_dict(model: GPT) -> dict[str, Tensor]:
             place = "attention." if module in _ATTENTION else "mlp." if module in _MLP else ""
             state[f"layers.{number}.{place}{name}"] = tensor
     return state
-
-
-def write_beside(model: GPT, folder: Path) -> None:
-    """What the weights need: the modelling file; and for Sprig, to which the folder may be the next teacher, litgpt's
-    configuration and the sub-network."""
-    shutil.copyfile(MODELING, folder / MODELING.name)
-    save_config(replace(model.config, padded_vocab_size=model.config.vocab_size), folder)
-    if isinstance(model, LayerwiseGPT):
-        (folder / checkpoint.SUBNETWORK).write_text(json.dumps(model.sub.to_dict(), indent=1) + "\n")

@@ -12,8 +12,6 @@ from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.padding import Target, common, pad
 from pipeline.subnetwork.architecture import Architecture
 
-CURE = "use export.form=own"
-
 CLASSES = {
     "gpt_neox": "GPTNeoXForCausalLM",
     "llama": "LlamaForCausalLM",
@@ -44,33 +42,33 @@ _NEOX = {
 _ACTIVATIONS = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}  # of litgpt's gelu_approximate
 
 
-def target(model: GPT) -> Target:
+def target(model: GPT, cure: str) -> Target:
     """The smallest sizes of the model's stock class that hold every block.
 
     Raises:
-        SprigError: there are none; says why.
+        SprigError: there are none; says why, and the `cure`.
     """
     architecture = architecture_of(model.config, tied=False)
     name = architecture.name
     if architecture.lm_head_bias:
-        raise SprigError(f"{name} has a bias in its head, and no stock class has: {CURE}.")
+        raise SprigError(f"{name} has a bias in its head, and no stock class has: {cure}.")
     if architecture.family != "gpt_neox" and architecture.rotary_percentage != 1:
         raise SprigError(
             f"{name} rotates {architecture.rotary_percentage} of a head's entries, and stock {architecture.family} "
-            f"all of them: {CURE}."
+            f"all of them: {cure}."
         )
-    held = common(model, CURE)
-    return _neox(architecture, held) if architecture.family == "gpt_neox" else held
+    held = common(model, cure)
+    return _neox(architecture, held, cure) if architecture.family == "gpt_neox" else held
 
 
-def _neox(architecture: Architecture, held: Target) -> Target:
+def _neox(architecture: Architecture, held: Target, cure: str) -> Target:
     """Stock GPT-NeoX has no head size of its own: it is width / heads."""
     size, width = held.sizes, architecture.n_embd
     fits = [each for each in range(size.head_size, width // size.groups + 1) if width % each == 0]
     if size.heads > 1 or not fits:
         raise SprigError(
             f"{architecture.name} needs {size.groups} x {size.heads} heads of {size.head_size}, but stock gpt_neox has "
-            f"heads x head size = width, {width} here: {CURE}."
+            f"heads x head size = width, {width} here: {cure}."
         )
     return replace(held, sizes=replace(size, groups=width // fits[0], head_size=fits[0]))
 
