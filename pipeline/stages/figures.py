@@ -53,11 +53,11 @@ def search(evaluated: dict[str, list[dict]], measure: str) -> go.Figure:
     return scaled(figure)
 
 
-def candidates(journal: list[dict], edges: dict, measure: str) -> go.Figure:
-    """Where in the bin the candidates lie, coloured from early to late, the winner ringed."""
+def candidates(journal: list[dict], edges: dict, measure: str, winner: str | None) -> go.Figure:
+    """Where in the bin the candidates lie, coloured from early to late, the one with the key `winner` ringed."""
     figure = log_plot("parameters", f"{measure}, untrained")
     scored = finite(journal)
-    best = min(scored, key=lambda line: line["fitness"])
+    won = [line for line in scored if line["key"] == winner]
     figure.add_vrect(edges["low"], edges["high"], fillcolor=OUTLINE, line_width=0, layer="below")
     for lines, name, marker in (
         (
@@ -65,7 +65,7 @@ def candidates(journal: list[dict], edges: dict, measure: str) -> go.Figure:
             "candidates, early to late",
             {"color": list(range(len(scored))), "colorscale": EARLY_TO_LATE, "size": 8},
         ),
-        ([best], "winner", {"color": "rgba(0, 0, 0, 0)", "size": 16, "line": {"color": COLOURS["search"], "width": 3}}),
+        (won, "winner", {"color": "rgba(0, 0, 0, 0)", "size": 16, "line": {"color": COLOURS["search"], "width": 3}}),
     ):
         figure.add_scatter(
             x=[line["parameters"] for line in lines],
@@ -73,6 +73,7 @@ def candidates(journal: list[dict], edges: dict, measure: str) -> go.Figure:
             name=name,
             mode="markers",
             marker=marker,
+            showlegend=bool(lines),
             hovertemplate="%{y:,.2f} with %{x:,} parameters<extra></extra>",
         )
     return scaled(figure)

@@ -107,7 +107,8 @@ def _plots(material: Material) -> list[tuple[str, go.Figure]]:
         plots.append(("Distillation", figures.training(material.curves, material.summary["teacher"]["perplexity"])))
     if figures.finite(journal):
         plots.append(("Search", figures.search(material.evaluated, measure)))
-        plots.append(("Candidates in the bin", figures.candidates(journal, material.summary["bin"], measure)))
+        drawn = figures.candidates(journal, material.summary["bin"], measure, material.winner)
+        plots.append(("Candidates in the bin", drawn))
     if "study" in material.summary:
         plots.append((study_report.TITLE, study_report.figure(material.summary["study"])))
     return plots

@@ -13,11 +13,14 @@ COLOURS = {"student": "#1b7837", "control": "#762a83", "search": "#1b7837", "ran
 LABELS = {"search": "search", "random_search": "best of random"}
 
 
-def draw(folder: Path, evaluated: dict[str, list[dict]], curves: dict[str, list], summary: dict) -> list[str]:
+def draw(
+    folder: Path, evaluated: dict[str, list[dict]], winner: str | None, curves: dict[str, list], summary: dict
+) -> list[str]:
     """Writes training.png and, where there was a search, search.png and bin.png; the names of what it wrote.
 
-    `evaluated` has each search's evaluations on all blocks, with the `tokens` evaluated up to each; `curves` each
-    model's validation curve [(tokens, nats a token), ...]. A run that is still going may have none yet.
+    `evaluated` has each search's evaluations on all blocks, with the `tokens` evaluated up to each; `winner` is
+    the key of the one that was chosen; `curves` has each model's validation curve [(tokens, nats a token), ...]. A run
+    that is still going may have none yet.
     """
     drawings = {}
     if curves:
@@ -25,7 +28,7 @@ def draw(folder: Path, evaluated: dict[str, list[dict]], curves: dict[str, list]
     if any(math.isfinite(line["fitness"]) for line in evaluated.get("search", [])):
         fitness = summary["search"]["fitness"]
         drawings["search.png"] = lambda axes: _search(axes, evaluated, fitness)
-        drawings["bin.png"] = lambda axes: _bin(axes, evaluated["search"], summary["bin"], fitness)
+        drawings["bin.png"] = lambda axes: _bin(axes, evaluated["search"], summary["bin"], fitness, winner)
     if summary["anatomy"]:
         drawings["anatomy.png"] = lambda axes: _anatomy(axes, summary["anatomy"])
     for name, drawing in drawings.items():
@@ -62,14 +65,15 @@ def _search(axes: Axes, evaluated: dict[str, list[dict]], fitness: str) -> None:
     axes.legend(frameon=False)
 
 
-def _bin(axes: Axes, journal: list[dict], edges: dict, measure: str) -> None:
+def _bin(axes: Axes, journal: list[dict], edges: dict, measure: str, winner: str | None) -> None:
     journal = [line for line in journal if math.isfinite(line["fitness"])]
     sizes = np.array([line["parameters"] for line in journal]) / 1e6
-    fitness = [line["fitness"] for line in journal]
-    best = int(np.argmin(fitness))
+    fitness = np.array([line["fitness"] for line in journal])
+    won = np.array([line["key"] == winner for line in journal])
     axes.axvspan(edges["low"] / 1e6, edges["high"] / 1e6, color="#eeeeee", label="bin")
     axes.scatter(sizes, fitness, s=14, c=np.arange(len(journal)), cmap="viridis", label="candidates, early to late")
-    axes.scatter(sizes[best], fitness[best], s=80, facecolors="none", edgecolors="black", label="winner")
+    if won.any():
+        axes.scatter(sizes[won], fitness[won], s=80, facecolors="none", edgecolors="black", label="winner")
     axes.set(xlabel="parameters, millions", ylabel=f"{measure}, untrained", yscale="log", title="Candidates in the bin")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 

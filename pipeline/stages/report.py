@@ -41,6 +41,7 @@ class Material:
     done: dict[str, Path]
     evaluation: dict | None  # the prompt, and what each model makes of it
     evaluated: dict[str, list[dict]]  # each search's evaluations on all blocks
+    winner: str | None  # the key of the candidate that the search chose
     curves: dict[str, list[tuple[int, float]]]  # each model's validation
     subnetwork: SubNetwork | None  # the student's
 
@@ -63,7 +64,7 @@ def step(context: Context) -> Step:
 
 
 def write(material: Material, folder: Path) -> None:
-    drawn = plots.draw(folder, material.evaluated, material.curves, material.summary)
+    drawn = plots.draw(folder, material.evaluated, material.winner, material.curves, material.summary)
     drawn += study_report.draw(folder, material.summary)
     write_json(folder / SUMMARY, material.summary)
     write_atomically(folder / PAGE, page.page(material.summary, material.evaluation, drawn))
@@ -106,9 +107,10 @@ def gather(context: Context) -> Material:
         for role in evaluate.roles(context)
         if f"extracted_{role}" in done
     }
+    winner = search.winner(context).key if "search" in done else None
     evaluation = json.loads((done["evaluation"] / evaluate.RESULT).read_text()) if "evaluation" in done else None
     summary = summarise(context, done, unfinished, evaluation, evaluated.get("search", []), curves, subnetworks)
-    return Material(summary, done, evaluation, evaluated, curves, subnetworks.get("student"))
+    return Material(summary, done, evaluation, evaluated, winner, curves, subnetworks.get("student"))
 
 
 def _fully_scored(context: Context, journal: list[dict]) -> list[dict]:

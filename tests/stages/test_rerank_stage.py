@@ -5,11 +5,12 @@ from functools import partial
 
 import pytest
 from conftest import smoke
+from matplotlib.figure import Figure
 
 import pipeline
 from pipeline.search import journal
 from pipeline.search.rerank import best_of
-from pipeline.stages import reranking, search, short
+from pipeline.stages import figures, plots, report, reranking, search, short
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 
@@ -30,6 +31,22 @@ def test_the_first_after_rerank_wins_and_is_paid_for(tmp_path):
     training = sum(short.flops(context, forward(line["subnetwork"]), 256, 1e-3) for line in reranked)
     assert costs["rerank"]["flops"] == training and costs["flops"] > training
     assert not (folder / "rerank").exists()
+    assert report.gather(context).winner == search.winner(context).key
+
+
+def test_the_ring_is_around_the_one_that_was_chosen_be_others_fitter_untrained():
+    """Of a search that is still going nobody is."""
+    journal = [
+        {"key": key, "parameters": size, "fitness": fitness}
+        for key, size, fitness in (("a", 1_000_000, 9.0), ("b", 2_000_000, 7.0), ("c", 3_000_000, 8.0))
+    ]
+    edges = {"low": 500_000, "high": 4_000_000}
+    for winner, ringed in (("c", [[3_000_000, 8.0]]), (None, [])):
+        everyone, ring = figures.candidates(journal, edges, "perplexity", winner).data
+        assert len(everyone.x) == 3 and [list(point) for point in zip(ring.x, ring.y, strict=True)] == ringed
+        plots._bin(axes := Figure().subplots(), journal, edges, "perplexity", winner)
+        rings = [points.get_offsets().tolist() for points in axes.collections if points.get_label() == "winner"]
+        assert rings == ([[[3.0, 8.0]]] if winner else [])
 
 
 @pytest.mark.slow
