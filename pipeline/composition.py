@@ -69,7 +69,7 @@ def _reopen(folder: Path, overrides: list[str]) -> DictConfig:
     config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(saved))
     for key in OF_ONE_COMMAND:
         config[key] = OmegaConf.structured(Config)[key]
-    config.outputs = str(folder.resolve().parents[1])
+    config.run, config.outputs = str(folder.resolve()), str(folder.resolve().parents[1])
     return OmegaConf.merge(config, OmegaConf.from_dotlist(values))
 
 

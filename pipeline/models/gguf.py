@@ -156,7 +156,7 @@ class GGUFFile:
         for token, kind in zip(tokens, types, strict=True):
             if kind in (gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED):
                 built.add_tokens([AddedToken(token, normalized=False, special=kind == gguf.TokenType.CONTROL)])
-        template = self._get("tokenizer.chat_template", None)
+        template = self._header.metadata.get("tokenizer.chat_template")
         tokenizer.write(built, tokens[self._get("tokenizer.ggml.eos_token_id")], folder, template)
 
 

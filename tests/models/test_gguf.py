@@ -142,6 +142,14 @@ def test_tokenizer_comes_out_of_the_metadata(tmp_path):
     assert len(subject.encode("1234")) == 4
 
 
+def test_a_chat_template_comes_out_of_the_metadata(tmp_path):
+    template = "{% for each in messages %}{{ each.content }}{% endfor %}"
+    write(make(tied=True), tmp_path / "tiny.gguf", extra=[lambda writer: writer.add_chat_template(template)])
+    sources.convert(teacher(tmp_path / "tiny.gguf"), tmp_path / "ours")
+    ours = AutoTokenizer.from_pretrained(tmp_path / "ours")
+    assert ours.apply_chat_template([{"role": "user", "content": "the"}], tokenize=False) == "the"
+
+
 def test_header_equals_the_gguf_packages_own(tmp_path):
     def kinds(writer):
         writer.add_key_value("sprig.bool", True, gguf.GGUFValueType.BOOL)

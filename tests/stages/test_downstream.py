@@ -12,7 +12,7 @@ from datasets import Dataset
 import pipeline
 from pipeline.errors import SprigError
 from pipeline.evaluation import tasks, tasks_data
-from pipeline.stages import page, score
+from pipeline.stages import downstream, page, score
 from pipeline.stages.context import Context
 
 MODELS = ("teacher", "student", "control")
@@ -112,6 +112,21 @@ def test_a_run_that_is_finished_is_scored_without_its_other_stages(few_examples,
     run = outputs / "smoke/latest"
     context = Context(pipeline.compose([f"run={run}", "stages=[score]", "evaluate.tasks=[arc_easy]"]), log=print)
     assert tuple(score.run(context)) == MODELS
+
+
+@pytest.mark.parametrize(("stages", "reached"), [("[prepare,order]", False), ("[prepare,score]", True)])
+def test_data_is_fetched_only_where_a_task_is_to_be_scored(stages, reached, smoke_outputs, monkeypatch):
+    asked = []
+    monkeypatch.setattr(tasks, "check", lambda names, fetch: asked.append(fetch))
+    context = Context(smoke(smoke_outputs, "evaluate.tasks=[copa]", f"stages={stages}"), log=print)
+    downstream.check(context)
+    assert asked == [reached]
+
+
+def test_what_the_scores_are_of_is_said():
+    runs = [{"data": {}}, {"data": {"task_examples": 5}}]
+    assert page.downstream_note(*runs).startswith("Of the first 5 examples or all examples of a task")
+    assert page.downstream_note(runs[0]).startswith("Of all examples of a task, ")
 
 
 def test_a_score_needs_tasks(tmp_path):

@@ -137,6 +137,17 @@ def test_a_run_folder_is_opened_again_with_its_own_configuration(smoke_outputs, 
     assert (folder / ".hydra/config.yaml").read_text() == saved
 
 
+def test_a_run_that_is_reopened_is_no_newer_for_it(smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    older = (outputs / "smoke/latest").resolve()
+    pipeline.run(smoke(outputs, "distill.temperature=3", "distill.control.enabled=false"))
+    newest = (outputs / "smoke/latest").resolve()
+    assert newest != older
+    pipeline.run(pipeline.compose([f"run={older}", "stages=[report]"]))
+    assert (outputs / "smoke/latest").resolve() == newest
+
+
 def test_a_kd_teacher_of_the_same_name_is_still_another(smoke_outputs, tmp_path):
     other = smoke(smoke_outputs, "teacher@kd_teacher=tiny-random", "kd_teacher.litgpt.n_layer=2")
     ours, theirs = (
