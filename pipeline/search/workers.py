@@ -92,12 +92,18 @@ class Workers:
 
     def _replace(self, worker: _Worker, task: Task, deaths: int) -> _Worker:
         worker.process.join()
-        died = f"Search worker {worker.number} died (exit code {worker.process.exitcode})"
+        code = worker.process.exitcode
+        if code >= 0:  # not killed: `_serve` answers with whatever fails, so it never came to that
+            raise SprigError(
+                f"Search worker {worker.number} could not start (exit code {code}, its error is above): where a script "
+                "calls pipeline.run, it must be a file, with the call under if __name__ == '__main__':."
+            ) from None
+        died = f"Search worker {worker.number} died (exit code {code})"
         if deaths == DEATHS:
             raise SprigError(
                 f"{died}, the {DEATHS}rd time at candidate {task.subnetwork.key}: is there memory for "
                 f"search.workers={len(self._workers)}? The same command goes on from here."
-            )
+            ) from None
         log.warning("%s; its candidate %s is evaluated again.", died, task.subnetwork.key)
         self._workers[worker.number] = self._start(worker.number)
         return self._workers[worker.number]

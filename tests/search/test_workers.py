@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -84,3 +86,27 @@ def test_a_worker_that_cannot_start_is_one_sentence(tmp_path, capfd):
     with pytest.raises(SprigError, match=r"^Search worker 0 could not start: No GPU has 40 GiB free: use \S+=1\.$"):
         searched(tmp_path / "journal", 1, unable)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_script_that_runs_as_it_is_imported_ends_in_one_sentence(tmp_path):
+    """A worker imports the script first, and would wait there for the lock of the search that waits for it."""
+    script, run = tmp_path / "script.py", f"pipeline.run(pipeline.compose([*{OF_A_SCRIPT}, 'outputs={tmp_path}']))"
+    script.write_text(f"import pipeline\n{run}\n")
+    failed = executed(script)
+    assert failed.returncode == 1 and "while a worker process imports this script: put the call" in failed.stderr
+    *_, said = failed.stderr.splitlines()
+    assert said.startswith("pipeline.errors.SprigError: Search worker ") and said.endswith(
+        "could not start (exit code 1, its error is above): where a script calls pipeline.run, it must be a file, with "
+        "the call under if __name__ == '__main__':."
+    )
+    script.write_text(f"import pipeline\nif __name__ == '__main__':\n    {run}\n")
+    assert executed(script).returncode == 0
+
+
+OF_A_SCRIPT = ["experiment=smoke", "precision=fp32", "ordering=none", "search.workers=2"]
+OF_A_SCRIPT += ["stages=[prepare,search]", "search.generations=0", "search.random_baseline=false"]
+
+
+def executed(script: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=120)
