@@ -58,6 +58,8 @@ def refused(monkeypatch, *arguments: str) -> str:
         ("distill.lr=fast", "distill.lr=fast Value 'fast' of type 'str' could not be converted to Float"),
         ("space.layers=some", "expected one of [prefix, rank, subset]"),
         ("stages=[search,nonsense]", "stages names 'nonsense'; the stages are prepare, order"),
+        ("seed=-1 plan=true", "seed=-1 must not be negative"),
+        ("sample.seed=18446744073709551616", "sample.seed=18446744073709551616 must lie in 0..18446744073709551615"),
         ("search.mutation.gene_rate=1.5", "search.mutation.gene_rate=1.5 must lie in 0..1"),
         ("search.mutation.global_rate=-0.1", "search.mutation.global_rate=-0.1 must lie in 0..1"),
         ("search.parents=100", "search.parents=100 exceeds search.population=6: lower it"),

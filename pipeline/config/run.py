@@ -82,6 +82,7 @@ class SampleConfig:
     def __post_init__(self):
         positive("sample", self, "tokens")
         require(self.temperature >= 0, f"sample.temperature={self.temperature} must not be negative.")
+        require(0 <= self.seed < 1 << 64, f"sample.seed={self.seed} must lie in 0..{(1 << 64) - 1}.")
 
 
 @dataclass
@@ -127,6 +128,7 @@ class Config:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
     def __post_init__(self):
+        require(self.seed >= 0, f"seed={self.seed} must not be negative.")
         known = STAGES + ON_REQUEST
         for stage in self.stages:
             require(stage in known, f"stages names {stage!r}; the stages are {', '.join(known)}.")
