@@ -8,12 +8,12 @@ from pathlib import Path
 from pipeline.config import SearchConfig
 from pipeline.search.budget import Budget
 from pipeline.search.evaluator import Task
+from pipeline.search.forecast import expected
 from pipeline.search.journal import Journal
 from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.registry import make
 from pipeline.stages import order, prepare
 from pipeline.stages.context import Context
-from pipeline.stages.search import expected
 from pipeline.subnetwork.counting import flops_per_token, parameters
 
 
@@ -40,7 +40,7 @@ def searched(context: Context, config: SearchConfig, scorer: Scorer, seed: int, 
             journal,
             budget,
             parameters=lambda sub: parameters(context.architecture, sub),
-            expected=expected(config, length)[0],
+            expected=expected(config, length).evaluations,
             log=lambda line: None,
         ).run()
         journal.close()

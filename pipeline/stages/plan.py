@@ -6,6 +6,7 @@ import torch
 from pipeline.config import Dtype, Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.ranks import local_world_size
+from pipeline.search import forecast
 from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, scoring, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
@@ -109,8 +110,7 @@ def flops(context: Context, forward: int | None = None) -> dict[str, int]:
     """
     config, length = context.config, context.config.data.block_size
     forward = _typical(context)[2] if forward is None else forward
-    searched = forward * search.expected(config.search, length)[1]
-    searched = min(searched, config.search.limit.flops or searched)
+    searched = forward * forecast.expected(config.search, length, forward).tokens
     ordered = config.ordering.blocks * length * order.flops_of_a_token(context)
     trained = 3 * forward * budget(context) + cache.teacher_flops(context, budget(context))
     return {
@@ -137,7 +137,7 @@ def table(context: Context) -> list[tuple[str, str]]:
     kd_forward = flops_per_token(kd, length=length) if kd else 0
 
     costs = flops(context, forward)
-    count, searched = search.expected(config.search, length)
+    searched = forecast.expected(config.search, length, forward)
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
     trained, runs = budget(context), len(evaluate.roles(context))
     stable = distill.stable_tokens(context)
@@ -168,7 +168,12 @@ def table(context: Context) -> list[tuple[str, str]]:
         ("student", f"{depth[0]} to {depth[-1]} layers, width {width[0]} to {width[-1]}, about {size:,} parameters"),
         ("FLOPs a token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
         ("order", f"{ordered:,} tokens, {costs['ordering']:.3g} FLOPs"),
-        ("search", f"{count:,} evaluations, {searched:,} tokens, {costs['search']:.3g} FLOPs{baseline}"),
+        (
+            "search",
+            f"{searched.evaluations:,} evaluations, {searched.tokens:,} tokens, {costs['search']:.3g} FLOPs"
+            f"{'; racing takes more evaluations and fewer tokens' if config.search.racing.enabled else ''}{baseline}",
+        ),
+        *([("search's limit", unspent)] if (unspent := forecast.unspent(config.search, length, forward)) else []),
         ("distill", f"{runs} x {trained:,} tokens, each {training}{_repetition(context)}"),
         *_cache(context),
         *_study(context, costs["study"]),

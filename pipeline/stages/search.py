@@ -1,11 +1,11 @@
 """Stage search: the fittest untrained sub-network of the bin, and the random baseline beside it."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
-from itertools import pairwise
 from operator import getitem
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from pipeline.ranks import rank
 from pipeline.search import journal as journals
 from pipeline.search.budget import Budget, Spent
 from pipeline.search.evaluator import Task
+from pipeline.search.forecast import expected, scores, unspent
 from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.registry import make as make_strategy
-from pipeline.search.strategies.registry import scores
 from pipeline.stages import order, prepare, reranking, scoring
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.counting import flops_per_token, parameters
@@ -29,6 +29,8 @@ from pipeline.subnetwork.limits import check_limits, make_limits
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork, check
+
+log = logging.getLogger("sprig")
 
 STAGE, VERSION = "search", 3
 LIMITS = 2  # as VERSION, of searches beside limits alone: how members are drawn there
@@ -49,16 +51,6 @@ WALK = {
     Kind.importance: (),
     Kind.given: (),
 }
-
-
-def expected(config: SearchConfig, block_size: int) -> tuple[int, int]:
-    """Evaluations and tokens of a search, where neither limit.flops nor the end of the space stops it earlier."""
-    counted = scores(config)
-    evaluations = sum(counted.values())
-    # A later step of a multi-step selection scores on the blocks that the steps before did not. Racing spends less.
-    tokens = sum((last - first) * counted[last] for first, last in pairwise([0, *sorted(counted)])) * block_size
-    # In a multi-step selection evaluations differ in tokens, so that a limit on the one bounds the other loosely.
-    return min(evaluations, config.limit.evaluations or evaluations), min(tokens, config.limit.tokens or tokens)
 
 
 def check_strategy(context: Context, space: Space) -> None:
@@ -194,13 +186,15 @@ def _spending(context: Context, config: SearchConfig, model: Recipe) -> SearchCo
 
 
 def _step(context: Context, config: SearchConfig, role: str, model: Recipe | None = None) -> Step:
-    own = recipe(context, config, model)
+    own, length = recipe(context, config, model), context.config.data.block_size
 
     def make(folder: Path) -> None:
         if rank() != 0:
             scoring.serve(context, config)
             return
         spent_as = config if model is None else _spending(context, config, model)
+        if said := unspent(spent_as, length):
+            log.warning("%s: %s.", role, said)
         budget = _budget(context, spent_as)
         journal = journals.Journal(folder / JOURNAL, own.fingerprint)
         with scoring.scorer(context, config) as scorer:
@@ -211,7 +205,7 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
                 journal,
                 budget,
                 parameters=lambda sub: parameters(context.architecture, sub, context.bin.count),
-                expected=expected(spent_as, context.config.data.block_size)[0],
+                expected=expected(spent_as, length).evaluations,
                 log=lambda line: context.log({"role": role} | line),
             ).run()
         journal.close()

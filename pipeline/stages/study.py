@@ -20,11 +20,11 @@ from pipeline.evaluation.correlation import correlations
 from pipeline.progress import Progress
 from pipeline.search.evaluator import Task
 from pipeline.search.fitness import fitness_of
+from pipeline.search.forecast import expected
 from pipeline.search.journal import Journal
 from pipeline.search.loop import Scorer
 from pipeline.search.rerank import best_of
 from pipeline.search.strategies.protocol import Novelty
-from pipeline.search.strategies.registry import scores
 from pipeline.stages import order, prepare, scoring, search, short
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.counting import flops_per_token, parameters
@@ -56,8 +56,7 @@ def check(context: Context) -> None:
             )
         short.check(context, "study.short", shorter, lr)
     short.check(context, "study.tokens", tokens, lr)
-    scored = scores(context.config.search)[context.config.search.blocks]
-    scored = min(scored, context.config.search.limit.evaluations or scored)
+    scored = expected(context.config.search, context.config.data.block_size).whole
     if config.searched > scored:
         raise SprigError(
             f"study.searched={config.searched}, but search {context.config.search.strategy} scores {scored} "

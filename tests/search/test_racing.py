@@ -10,11 +10,12 @@ from toy import BLOCKS, LENGTH, TEACHER, configure, make_budget, walk
 from pipeline.config import Fitness, RacingConfig, RerankConfig
 from pipeline.errors import SprigError
 from pipeline.search.fitness import fitness_of
+from pipeline.search.forecast import scores
 from pipeline.search.journal import Journal, read
 from pipeline.search.loop import Search
 from pipeline.search.racing import Race, least_difference
 from pipeline.search.rerank import best_of
-from pipeline.search.strategies.registry import make, scores
+from pipeline.search.strategies.registry import make
 from pipeline.subnetwork.counting import parameters
 
 RACING = RacingConfig(enabled=True)

@@ -10,9 +10,9 @@ from toy import BLOCKS, LENGTH, SPACE, TEACHER, Counted, configure, fitness, fol
 
 from pipeline.config import FROM_A_POPULATION, BinConfig, LimitConfig, SpaceConfig
 from pipeline.errors import SprigError
+from pipeline.search.forecast import scores
 from pipeline.search.journal import Journal, read
 from pipeline.search.strategies.given import Given
-from pipeline.search.strategies.registry import scores
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.space import Space

