@@ -17,7 +17,7 @@ from pipeline import preemption
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
 from pipeline.ranks import rank
-from pipeline.stages import cache, distill, export, html, page, plan, prepare, report, sample, score, search
+from pipeline.stages import cache, distill, export, html, page, plan, prepare, report, sample, score, search, study
 from pipeline.stages.context import Context, Step
 from pipeline.stages.tracker import Tracker
 from pipeline.training.metrics import METRICS
@@ -80,6 +80,8 @@ def _make(context: Context, step: Step, folder: Path, tracker: Tracker) -> None:
     artifact = context.store.obtain(step.recipe, step.make, step.agree)
     if step.role == prepare.TOKENS:
         plan.check_prepared(context)
+    if step.role == "search":
+        study.check_searched(context)
     if rank() == 0:
         _link(folder / "artifacts" / step.role, artifact)
         if found:

@@ -39,13 +39,13 @@ RANDOM, BOOTSTRAP = 8, 9  # purposes of the generators
 
 
 def check(context: Context) -> None:
-    """Whether there are as many sub-networks as the study asks for, and its trainings can be.
+    """Whether there can be as many sub-networks as the study asks for, and its trainings.
 
     Raises:
         SprigError: they cannot, and the cure.
     """
-    config = context.config.study
-    if not config.subnetworks or STAGE not in context.config.stages:
+    config, searching = context.config.study, context.config.search
+    if not _asked(context):
         return
     tokens, lr = budget(context)
     for shorter in config.short:
@@ -56,13 +56,32 @@ def check(context: Context) -> None:
             )
         short.check(context, "study.short", shorter, lr)
     short.check(context, "study.tokens", tokens, lr)
-    scored = expected(context.config.search, context.config.data.block_size).whole
+    if config.searched and searching.racing.enabled:
+        raise SprigError(
+            f"study.searched={config.searched}, but with search.racing.enabled=true few candidates are scored on all "
+            "blocks, and they are the best: set study.searched=0, or search.racing.enabled=false."
+        )
+    scored = expected(searching, context.config.data.block_size).whole
     if config.searched > scored:
         raise SprigError(
-            f"study.searched={config.searched}, but search {context.config.search.strategy} scores {scored} "
-            "candidates: lower it, or search for longer."
+            f"study.searched={config.searched}, but search {searching.strategy} scores at most {scored} candidates "
+            f"on all {searching.blocks} blocks: lower it, or search for longer."
         )
     _draw(context, context.space(Ordering.identity(context.architecture)), [], config.subnetworks)
+
+
+def check_searched(context: Context) -> None:
+    """Whether the search, now that it is made, has as many candidates as the study takes of it.
+
+    Raises:
+        SprigError: it has fewer: a limit in FLOPs, say, ended it early.
+    """
+    if _asked(context):
+        _searched(context)
+
+
+def _asked(context: Context) -> bool:
+    return context.config.study.subnetworks > 0 and STAGE in context.config.stages
 
 
 def step(context: Context) -> Step | None:
@@ -178,19 +197,22 @@ def _alone(config: SearchConfig, fitness: Fitness) -> SearchConfig:
 
 def _chosen(context: Context) -> dict[SubNetwork, str]:
     """Distinct sub-networks, each with where it is from: "searched", best first, then "random"."""
-    config = context.config.study
-    searched = []
-    if config.searched:
-        journal = context.made(search.step(context).recipe) / search.JOURNAL
-        ranked = best_of(journal, context.config.search.blocks)
-        if config.searched > len(ranked):
-            raise SprigError(
-                f"study.searched={config.searched}, but the search has {len(ranked)} distinct candidates with a finite "
-                f"loss on all {context.config.search.blocks} blocks: lower it, or search for longer."
-            )
-        searched = [ranked[place] for place in np.linspace(0, len(ranked) - 1, config.searched).round().astype(int)]
-    drawn = _draw(context, context.space(order.load(context)), searched, config.random)
+    searched = _searched(context)
+    drawn = _draw(context, context.space(order.load(context)), searched, context.config.study.random)
     return dict.fromkeys(searched, "searched") | dict.fromkeys(drawn, "random")
+
+
+def _searched(context: Context) -> list[SubNetwork]:
+    count, blocks = context.config.study.searched, context.config.search.blocks
+    if not count:
+        return []
+    ranked = best_of(context.made(search.step(context).recipe) / search.JOURNAL, blocks)
+    if count > len(ranked):
+        raise SprigError(
+            f"study.searched={count}, but the search has {len(ranked)} distinct candidates with a finite loss on all "
+            f"{blocks} blocks: lower it, or search for longer."
+        )
+    return [ranked[place] for place in np.linspace(0, len(ranked) - 1, count).round().astype(int)]
 
 
 def _draw(context: Context, space: Space, known: list[SubNetwork], count: int) -> list[SubNetwork]:

@@ -145,8 +145,11 @@ def test_random_ones_alone_need_no_search():
         (["study.random=3", "study.tokens=100"], r"study.tokens=100 is below one batch of 4 blocks x 32 = 128 tokens"),
         (["study.random=3", "study.short=[64]"], r"study.short=64 is below one batch of 4 blocks x 32 = 128 tokens"),
         (["study.random=3", "study.short=[4096]"], r"study.short=4,096 is no shorter .* study.tokens=4,096: lower"),
-        (["study.searched=25"], r"study.searched=25, but search evolution scores 24 candidates: lower it"),
-        (["study.random=3", "study.searched=2", "search=uniform"], r"study.searched=2, but search uniform scores 1 "),
+        (["study.searched=25"], r"study.searched=25, but search evolution scores at most 24 candidates on all 4"),
+        (["study.random=3", "study.searched=2", "search=uniform"], r"=2, but search uniform scores at most 1 "),
+        (["study.searched=5", "search.limit.evaluations=4"], r"study.searched=5, but .* scores at most 4 candidates"),
+        (["study.searched=5", "search.limit.tokens=639"], r"study.searched=5, but .* scores at most 4 candidates"),
+        (["study.searched=5", "search.racing.enabled=true"], r"study.searched=5, but with search.racing.enabled=true "),
         (
             ["study.random=40", "space=coarse-uniform", "space.hold=[n_embd,n_query_groups,heads_per_group,head_size]"],
             r"study.random=40 .* 40 distinct sub-networks, but \d+ were found in the bin 70,000\.\.90,000: lower them",
@@ -156,6 +159,16 @@ def test_random_ones_alone_need_no_search():
 def test_bad_input(tmp_path, overrides, sentence):
     with pytest.raises(SprigError, match=sentence):
         pipeline.run(smoke(tmp_path, *overrides, "plan=true"))
+
+
+def test_a_search_that_ended_early_fails_before_anything_is_trained(tmp_path, smoke_outputs):
+    """A limit in FLOPs: how many candidates it pays for is not known before."""
+    shutil.copytree(smoke_outputs, tmp_path, symlinks=True, dirs_exist_ok=True)
+    limited = ["study.searched=5", "search.limit.flops=80_000_000", "search.random_baseline=false"]
+    before = set(tmp_path.glob("artifacts/*/*"))
+    with pytest.raises(SprigError, match=r"study.searched=5, but the search has \d distinct candidates with a finite"):
+        pipeline.run(smoke(tmp_path, *limited))
+    assert {path.parent.name for path in set(tmp_path.glob("artifacts/*/*")) - before} == {"search"}
 
 
 def test_it_trains_in_one_process(monkeypatch):
