@@ -103,6 +103,15 @@ class Store:
         self._verified.add(folder)
         return folder
 
+    def recipes(self, stage: str) -> list[Recipe]:
+        """Of all published artifacts of a stage.
+
+        Raises:
+            SprigError: a manifest is torn.
+        """
+        manifests = map(read_manifest, (path.parent for path in sorted((self.root / stage).glob(f"*/{MANIFEST}"))))
+        return [Recipe(each["stage"], each["version"], each["config"], each["inputs"]) for each in manifests]
+
     def begun(self, recipe: Recipe) -> Path | None:
         """The folder in which an artifact is being made, or was when its process ended; None where there is none."""
         partial = self._partial(self.path(recipe))

@@ -7,7 +7,7 @@ and a longer one goes on from a shorter one.
 import logging
 from pathlib import Path
 
-from pipeline.artifacts import Recipe, Store, digest, read_manifest
+from pipeline.artifacts import Recipe, Store, digest
 from pipeline.config import ScheduleConfig, ScheduleKind
 from pipeline.stages.context import Context
 from pipeline.training.schedules import decay_start
@@ -42,9 +42,7 @@ def shorter(context: Context, wanted: Recipe) -> Path | None:
 
 def stored(store: Store, wanted: Recipe) -> dict[int, Recipe]:
     """The stable phases of the store that differ from `wanted` in length alone, by their tokens."""
-    manifests = map(read_manifest, (path.parent for path in (store.root / STAGE).glob("*/manifest.json")))
-    phases = [Recipe(each["stage"], each["version"], each["config"], each["inputs"]) for each in manifests]
-    return {length(each): each for each in phases if without_length(each) == without_length(wanted)}
+    return {length(each): each for each in store.recipes(STAGE) if without_length(each) == without_length(wanted)}
 
 
 def length(recipe: Recipe) -> int:

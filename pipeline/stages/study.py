@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artifacts import Recipe, write_atomically, write_json
+from pipeline.artifacts import Recipe, digest, write_atomically, write_json
 from pipeline.config import Fitness, RacingConfig, SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.config.study import FEWEST
@@ -21,7 +21,7 @@ from pipeline.progress import Progress
 from pipeline.search.evaluator import Task
 from pipeline.search.fitness import fitness_of
 from pipeline.search.forecast import expected
-from pipeline.search.journal import Journal
+from pipeline.search.journal import Journal, read
 from pipeline.search.loop import Scorer
 from pipeline.search.rerank import best_of
 from pipeline.search.strategies.protocol import Novelty
@@ -103,7 +103,7 @@ def step(context: Context) -> Step | None:
         "bin": search.edges(context),
     }
     recipe = Recipe(STAGE, VERSION, own, inputs)
-    return Step(STAGE, "study", recipe, lambda folder: _make(context, folder, recipe.fingerprint))
+    return Step(STAGE, "study", recipe, lambda folder: _make(context, folder, recipe))
 
 
 def flops(context: Context, forward: int) -> int:
@@ -127,13 +127,13 @@ def budget(context: Context) -> tuple[int, float]:
     return context.config.study.tokens or context.config.distill.tokens, context.config.distill.lr
 
 
-def _make(context: Context, folder: Path, fingerprint: str) -> None:
+def _make(context: Context, folder: Path, recipe: Recipe) -> None:
     config, (tokens, lr) = context.config, budget(context)
     text = prepare.tokens_step(context).recipe
     calibration = context.evenly(text, "calibration", config.search.blocks, "search.blocks")
     validation = context.evenly(text, "validation", config.evaluate.blocks, "evaluate.blocks")
     chosen = _chosen(context)
-    measured = partial(_measured, folder, fingerprint, list(chosen))
+    measured = partial(_measured, folder, recipe.fingerprint, list(chosen), _elsewhere(context, recipe))
     values = {}
     for fitness in Fitness:
         with scoring.scorer(context, _alone(config.search, fitness)) as scorer:
@@ -169,11 +169,40 @@ def _make(context: Context, folder: Path, fingerprint: str) -> None:
     )
 
 
+def _elsewhere(context: Context, recipe: Recipe) -> dict[str, dict[str, float]]:
+    """What the finished studies of the store tell of the measures that this one shares with them: {measure: {key of a
+    sub-network: value}}."""
+    known: dict[str, dict[str, float]] = {name: {} for name in _measures(recipe)}
+    for other in context.store.recipes(STAGE):
+        shared = _measures(recipe).items() & _measures(other).items() if other.version == VERSION else ()
+        if shared and (folder := context.store.find(other)):
+            for name, _ in shared:
+                known[name] |= {line["key"]: line["fitness"] for line in read(folder / f"{name}.jsonl")}
+    return known
+
+
+def _measures(recipe: Recipe) -> dict[str, str]:
+    """Every measure of a study, with a hash of all that determines it for a given sub-network."""
+    config, inputs = recipe.config, {name: each for name, each in recipe.inputs.items() if name != "search"}
+    calibration, validation, reached = config["calibration"], config["validation"], config[REACHED]
+    parts = {str(fitness): [calibration, reached["precision"]] for fitness in Fitness}
+    parts |= {_short(each["tokens"]): [calibration, validation["batch"], each] for each in config["short"]}
+    return {name: digest([inputs, part]) for name, part in (parts | {REACHED: [validation, reached]}).items()}
+
+
 def _measured(
-    folder: Path, fingerprint: str, subs: list[SubNetwork], name: str, measure: Callable[[SubNetwork], float]
+    folder: Path,
+    fingerprint: str,
+    subs: list[SubNetwork],
+    elsewhere: dict[str, dict[str, float]],
+    name: str,
+    measure: Callable[[SubNetwork], float],
 ) -> list[float]:
-    """One measure of every sub-network. What its journal already knows is not measured again."""
+    """One measure of every sub-network. What its journal, or another study, already knows is not measured again."""
     journal = Journal(folder / f"{name}.jsonl", fingerprint)
+    for sub in subs:
+        if sub.key not in journal.losses and (value := elsewhere[name].get(sub.key)) is not None:
+            journal.add(sub, [value], value)
     with Progress(f"study, {name}", len(subs), "sub-networks", start=len(journal.losses)) as progress:
         for sub in subs:
             if sub.key not in journal.losses:

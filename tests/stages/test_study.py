@@ -171,6 +171,28 @@ def test_a_search_that_ended_early_fails_before_anything_is_trained(tmp_path, sm
     assert {path.parent.name for path in set(tmp_path.glob("artifacts/*/*")) - before} == {"search"}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "trained"),
+    [
+        (["study.confidence=0.9", "study.resamples=30"], []),
+        (["study.random=4"], [128, 4_096]),
+        (["study.short=[128,256]"], [256] * 5),
+        (["study.searched=0", "study.tokens=2048"], [2_048] * 3),
+        (["distill.temperature=3", "study.short=[]"], [4_096] * 5),
+    ],
+)
+def test_another_study_measures_only_what_is_new(outputs, tmp_path, monkeypatch, overrides, trained):
+    shutil.copytree(outputs, tmp_path, symlinks=True, dirs_exist_ok=True)
+    asked = []
+    monkeypatch.setattr(study.short, "train", lambda context, sub, tokens, **_: asked.append(tokens) or float(tokens))
+    pipeline.run(smoke(tmp_path, *STUDY, *overrides, "stages=[study]"))
+    assert asked == trained
+    before = {point["subnetwork"]: point for point in points(outputs / "smoke/latest/artifacts/study")}
+    for point in points(tmp_path / "smoke/latest/artifacts/study"):
+        same = before.get(point["subnetwork"], point)
+        assert all(value in (same.get(name, value), *map(str, map(float, trained))) for name, value in point.items())
+
+
 def test_it_trains_in_one_process(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SprigError, match="study trains in one process, but 2 were started: start it without torchrun"):
