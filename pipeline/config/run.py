@@ -18,7 +18,7 @@ from pipeline.config.study import StudyConfig
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, SpaceConfig
 from pipeline.errors import SprigError
 
-STAGES = ("prepare", "order", "search", "extract", "distill", "evaluate", "study", "report")
+STAGES = ("prepare", "order", "search", "rerank", "extract", "distill", "evaluate", "study", "report")
 ON_REQUEST = ("cache", "export", "sample", "score")  # stages that only run when they are named
 
 

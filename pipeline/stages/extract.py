@@ -9,7 +9,7 @@ from pipeline.config import Init
 from pipeline.models import checkpoint
 from pipeline.models.extraction import extract
 from pipeline.models.student import initialize
-from pipeline.stages import order, prepare, search
+from pipeline.stages import order, prepare, rerank, search
 from pipeline.stages.context import Context, Step
 from pipeline.subnetwork.value import SubNetwork
 
@@ -32,14 +32,15 @@ def step(context: Context, role: str) -> Step:
     if drawn:
         own |= {"space": search.space_part(context), "bin": search.edges(context)}
     else:
-        inputs["search"] = search.step(context).recipe.fingerprint
+        found = rerank.deciding_step(context)
+        inputs[found.stage] = found.recipe.fingerprint
     if init != Init.searched:
         own["seed"] = config.seed
     recipe = Recipe(STAGE, VERSION, own, inputs)
 
     def make(folder: Path) -> None:
         ordering = order.load(context)
-        sub = _draw(context) if drawn else search.winner(context)
+        sub = _draw(context) if drawn else rerank.winner(context)
         model = extract(context.teacher(teacher, config.teacher), sub, ordering).float()
         if init == Init.random_weights:
             seed = int(np.random.SeedSequence([config.seed, RANDOM_WEIGHTS]).generate_state(1)[0])

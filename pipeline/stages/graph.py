@@ -1,6 +1,6 @@
 """The run: prepare -> order -> search -> extract -> distill -> evaluate -> report, each made once and found again.
 
-Export, sample and score run on request, after them.
+Rerank and study are part of it where they are asked for. Export, sample and score run on request, after them.
 """
 
 import json
@@ -17,7 +17,21 @@ from pipeline import preemption
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
 from pipeline.ranks import rank
-from pipeline.stages import cache, distill, export, html, page, plan, prepare, report, sample, score, search, study
+from pipeline.stages import (
+    cache,
+    distill,
+    export,
+    html,
+    page,
+    plan,
+    prepare,
+    report,
+    rerank,
+    sample,
+    score,
+    search,
+    study,
+)
 from pipeline.stages.context import Context, Step
 from pipeline.stages.tracker import Tracker
 from pipeline.training.metrics import METRICS
@@ -135,7 +149,8 @@ def _open(folder: Path, config: Config, overrides: list[str]) -> logging.Handler
 
 def _metrics(context: Context, step: Step) -> list[dict]:
     """A step's evaluations, or its steps of training; empty where it has none."""
-    name = {search.STAGE: search.JOURNAL, distill.STAGE: METRICS}.get(step.stage)
+    names = {search.STAGE: search.JOURNAL, rerank.STAGE: rerank.JOURNAL, distill.STAGE: METRICS}
+    name = names.get(step.stage)
     artifact = context.store.find(step.recipe)
     if name is None or artifact is None:
         return []

@@ -7,7 +7,7 @@ from pipeline.config import Dtype, Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.ranks import local_world_size
 from pipeline.search import forecast
-from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, scoring, search, study
+from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, rerank, scoring, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, parameters
@@ -46,6 +46,7 @@ def check(context: Context) -> None:
         _check_kd(context)
         cache.check(context)
     distill.check(context)
+    rerank.check(context)
     study.check(context)
     evaluate.prefill(context)
     downstream.check(context)

@@ -20,6 +20,7 @@ from pipeline.stages import (
     page,
     plots,
     prepare,
+    rerank,
     search,
     study,
     study_report,
@@ -41,7 +42,7 @@ class Material:
     done: dict[str, Path]
     evaluation: dict | None  # the prompt, and what each model makes of it
     evaluated: dict[str, list[dict]]  # each search's evaluations on all blocks
-    winner: str | None  # the key of the candidate that the search chose
+    winner: str | None  # the key of the candidate that search or rerank chose
     curves: dict[str, list[tuple[int, float]]]  # each model's validation
     subnetwork: SubNetwork | None  # the student's
 
@@ -107,7 +108,7 @@ def gather(context: Context) -> Material:
         for role in evaluate.roles(context)
         if f"extracted_{role}" in done
     }
-    winner = search.winner(context).key if "search" in done else None
+    winner = rerank.winner(context).key if rerank.deciding_step(context).role in done else None
     evaluation = json.loads((done["evaluation"] / evaluate.RESULT).read_text()) if "evaluation" in done else None
     summary = summarise(context, done, unfinished, evaluation, evaluated.get("search", []), curves, subnetworks)
     return Material(summary, done, evaluation, evaluated, winner, curves, subnetworks.get("student"))
@@ -121,18 +122,19 @@ def _fully_scored(context: Context, journal: list[dict]) -> list[dict]:
 
 
 def inputs(context: Context) -> list[Step]:
-    """Every step of the run before the report, in order. Extraction and distillation have one for each role; a search
-    that none of them starts from is left out."""
+    """Every step of the run before the report, in order. Extraction and distillation have one for each role; a search,
+    or its rerank, that nothing goes on from is left out."""
     config = context.config
     extracted = [extract.step(context, role) for role in evaluate.roles(context)]
     studied = study.step(context)
-    searched = any("search" in each.recipe.inputs for each in (*extracted, studied) if each)
+    needed = {name for each in (*extracted, studied) if each for name in each.recipe.inputs}
     steps: list[Step | None] = [
         prepare.teacher_step(context, config.teacher),
         distill.kd_step(context),
         prepare.tokens_step(context),
         order.step(context),
-        *([search.step(context), search.baseline_step(context)] if searched else []),
+        *([search.step(context), search.baseline_step(context)] if needed & {search.STAGE, rerank.STAGE} else []),
+        rerank.step(context) if rerank.STAGE in needed else None,
         *extracted,
         *(distill.step(context, role) for role in evaluate.roles(context)),
         evaluate.speed_step(context),

@@ -10,7 +10,7 @@ from operator import getitem
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
-from pipeline.config import Fitness, LimitConfig, OrderingKind, RacingConfig, RerankConfig, SearchConfig
+from pipeline.config import Fitness, LimitConfig, OrderingKind, RacingConfig, SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
@@ -22,7 +22,7 @@ from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.registry import make as make_strategy
-from pipeline.stages import order, prepare, reranking, scoring
+from pipeline.stages import order, prepare, scoring
 from pipeline.stages.context import Context, Step, part
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.limits import check_limits, make_limits
@@ -66,8 +66,6 @@ def check_strategy(context: Context, space: Space) -> None:
             "ordering=importance, or another search.strategy or search.start."
         )
     make_strategy(config, space, context.config.seed)
-    if config.rerank.candidates:
-        reranking.check(context)
     least = config.blocks * length
     if config.limit.tokens is not None and config.limit.tokens < least:
         raise SprigError(
@@ -122,13 +120,13 @@ def recipe(context: Context, config: SearchConfig, model: Recipe | None = None) 
     own = {key: reduce(getitem, key.split("."), plain) for key in (*scored, *walk)}
     if config.racing.enabled:
         own["racing"] = plain["racing"] | {"version": RACING}
+        if config.winners() > 1:  # so many are scored on all blocks
+            own["racing"]["winners"] = config.winners()
     own |= {"precision": context.precision}
     if config.strategy == Kind.given:
         own |= {"subnetwork": read_given(context).to_dict()}
     else:
         own |= {"space": space_part(context), "bin": edges(context)}
-    if config.rerank.candidates:
-        own["rerank"] = reranking.recipe_part(context)
     return Recipe(STAGE, VERSION, own, inputs)
 
 
@@ -153,7 +151,6 @@ def baseline_step(context: Context) -> Step | None:
         start=[],
         limit=LimitConfig(),
         racing=RacingConfig(),
-        rerank=RerankConfig(),
         evaluations=sum(counted.values()),
     )
     known = config.limit == LimitConfig() and list(counted) == [config.blocks] and not config.racing.enabled
@@ -209,10 +206,7 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
                 log=lambda line: context.log({"role": role} | line),
             ).run()
         journal.close()
-        winner, reranked = best.subnetwork, {}
-        if config.rerank.candidates:
-            winner, reranked = reranking.rerank(context, folder / JOURNAL, folder, own.fingerprint)
-        write_json(folder / WINNER, winner.to_dict())
+        write_json(folder / WINNER, best.subnetwork.to_dict())
         write_json(
             folder / COSTS,
             {
@@ -220,10 +214,9 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
                 "fitness": config.fitness,
                 "evaluated": budget.spent.evaluations,
                 "tokens": budget.spent.tokens,
-                "flops": budget.spent.flops + reranked.get("flops", 0),
+                "flops": budget.spent.flops,
                 "best_fitness": best.fitness,
                 "seconds": sum(map(float, (folder / TIMES).read_text().split())),
-                **({"rerank": reranked} if reranked else {}),
             },
         )
 
@@ -258,8 +251,3 @@ class _Timed:
                 file.write(f"\n{now - started:.4f}")  # in this order a number that is cut short spoils no other
             yield result
             started = time.perf_counter()
-
-
-def winner(context: Context) -> SubNetwork:
-    """The sub-network that this run's search found."""
-    return SubNetwork.from_dict(json.loads((context.made(step(context).recipe) / WINNER).read_text()))

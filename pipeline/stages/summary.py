@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 from pipeline.evaluation.savings import Costs, savings
-from pipeline.stages import cache, distill, downstream, evaluate, extract, order, search, study
+from pipeline.stages import cache, distill, downstream, evaluate, extract, order, rerank, search, study
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
 from pipeline.subnetwork.diversity import diversity
@@ -47,6 +47,7 @@ def summarise(
     found = _costs(done.get("search"), search.COSTS)
     if "search" in unfinished:
         found = {"strategy": config.search.strategy}
+    reranked = _costs(done.get("rerank"), rerank.COSTS)
     baseline = _costs(done.get("random_search"), search.COSTS)
     ordering = _costs(done.get("ordering"), order.COSTS)
     trained = {
@@ -55,7 +56,7 @@ def summarise(
     }
     flops = {
         "order": ordering.get("flops", 0),
-        "search": found.get("flops", 0),
+        "search": found.get("flops", 0) + reranked.get("flops", 0),
         "random_search": baseline.get("flops", 0),
     }
     named = labels(context)
@@ -76,7 +77,7 @@ def summarise(
             **{key: found.get(key) for key in ("strategy", "evaluated", "tokens", "seconds", "best_fitness")},
             "fitness": str(config.search.fitness),
             "random_best_fitness": baseline.get("best_fitness"),
-            "rerank": found.get("rerank"),
+            "rerank": reranked or None,
             "diversity": _diversity(context, evaluated),
         },
         "student": trained["student"],

@@ -1,37 +1,132 @@
 """Rerank in a run: the student is the one that a short training put first, and the search's cost holds the training."""
 
 import json
+import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 from conftest import smoke
 from matplotlib.figure import Figure
 
 import pipeline
+from pipeline.artifacts.inventory import entries
+from pipeline.models import checkpoint
 from pipeline.search import journal
 from pipeline.search.rerank import best_of
-from pipeline.stages import figures, plots, report, reranking, search, short
+from pipeline.stages import extract, figures, plots, report, rerank, search, short
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
+from pipeline.subnetwork.value import SubNetwork
 
 RERANK = ["search.rerank.candidates=3", "search.rerank.tokens=256", "search.random_baseline=false"]
-SMALL = ["search.generations=1", "stages=[prepare,order,search]"]
+STAGES = "stages=[prepare,order,search,rerank]"
+SMALL = ["search.generations=1", STAGES]
+
+
+def made(outputs: Path, *overrides: str) -> tuple[Context, Path, Path]:
+    """A run, with the folders of its search and its rerank."""
+    pipeline.run(smoke(outputs, *overrides))
+    context = Context(smoke(outputs, *overrides), lambda line: None)
+    return context, context.made(search.step(context).recipe), context.made(rerank.step(context).recipe)
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[SubNetwork]:
+    """Stands for the short trainings: who was trained. Every next candidate of a search reaches a lower loss."""
+    order = []
+
+    def train(context, sub, *settings):
+        order.append(sub)
+        ranked = best_of(context.made(search.step(context).recipe) / search.JOURNAL, context.config.search.blocks)
+        return 5.0 - ranked.index(sub) / 10
+
+    monkeypatch.setattr(short, "train", train)
+    return order
+
+
+@pytest.fixture
+def outputs(smoke_outputs, tmp_path) -> Path:
+    """A finished run without a rerank."""
+    shutil.copytree(smoke_outputs, tmp_path / "outputs", symlinks=True)
+    return tmp_path / "outputs"
+
+
+def artifacts(outputs: Path) -> set[Path]:
+    return {path.parent for path in outputs.glob("artifacts/*/*/manifest.json")}
 
 
 def test_the_first_after_rerank_wins_and_is_paid_for(tmp_path):
-    overrides = [*RERANK, *SMALL]
-    pipeline.run(smoke(tmp_path, *overrides))
-    context = Context(smoke(tmp_path, *overrides), lambda line: None)
-    folder = context.made(search.step(context).recipe)
-    reranked = journal.read(folder / reranking.JOURNAL)
-    assert [line["subnetwork"] for line in reranked] == best_of(folder / search.JOURNAL, 4, 3)
-    assert search.winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
-    costs = json.loads((folder / search.COSTS).read_text())
+    context, searched, folder = made(tmp_path, *RERANK, *SMALL)
+    reranked = journal.read(folder / rerank.JOURNAL)
+    assert [line["subnetwork"] for line in reranked] == best_of(searched / search.JOURNAL, 4, 3)
+    assert rerank.winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
+    costs = json.loads((folder / rerank.COSTS).read_text())
     forward = partial(flops_per_token, context.architecture, length=32)
     training = sum(short.flops(context, forward(line["subnetwork"]), 256, 1e-3) for line in reranked)
-    assert costs["rerank"]["flops"] == training and costs["flops"] > training
-    assert not (folder / "rerank").exists()
-    assert report.gather(context).winner == search.winner(context).key
+    assert costs["flops"] == training
+    assert not (folder / "training").exists()
+    summary = report.gather(context).summary
+    untrained = json.loads((searched / search.COSTS).read_text())["flops"]
+    assert summary["flops"]["search"] == untrained + training and summary["search"]["rerank"] == costs
+    metrics = map(json.loads, (tmp_path / "smoke/latest/metrics.jsonl").read_text().splitlines())
+    assert [line["key"] for line in metrics if line["role"] == "rerank"] == [line["key"] for line in reranked]
+
+
+def test_a_rerank_goes_on_from_a_finished_search_and_from_those_that_others_trained(outputs, trained):
+    before = artifacts(outputs)
+    _, searched, folder = made(outputs, *RERANK, STAGES)
+    assert artifacts(outputs) - before == {folder} and searched in before
+    best = best_of(searched / search.JOURNAL, 4, 4)
+    assert trained == best[:3]
+    _, again, more = made(outputs, *RERANK, STAGES, "search.rerank.candidates=4")
+    assert again == searched and trained == best
+    assert [line["subnetwork"] for line in journal.read(more / rerank.JOURNAL)] == best
+    made(outputs, *RERANK, STAGES, "search.rerank.candidates=2")
+    assert trained == best
+    _, again, _ = made(outputs, *RERANK, STAGES, "distill.temperature=2")
+    assert again == searched and trained == [*best, *best[:3]]
+
+
+def test_the_run_goes_on_with_the_winner_and_its_report_rings_it(outputs, trained):
+    overrides = [*RERANK, "stages=[rerank,extract]"]
+    context, searched, _ = made(outputs, *overrides)
+    third = best_of(searched / search.JOURNAL, 4)[2]
+    for role in ("student", "control"):
+        cut = context.made(extract.step(context, role).recipe) / checkpoint.SUBNETWORK
+        assert SubNetwork.from_dict(json.loads(cut.read_text())) == third
+    assert rerank.winner(context) == third and report.gather(context).winner == third.key
+    plain = Context(smoke(outputs), lambda line: None)
+    assert report.gather(plain).winner == best_of(searched / search.JOURNAL, 4)[0].key
+    assert "rerank" not in {step.role for step in report.inputs(plain)}
+
+
+def test_a_killed_rerank_goes_on_with_the_candidate_it_was_at(outputs, trained, monkeypatch):
+    stand_in = short.train
+
+    def killed(context, sub, *settings):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return stand_in(context, sub, *settings)
+
+    monkeypatch.setattr(short, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(smoke(outputs, *RERANK, STAGES))
+    monkeypatch.setattr(short, "train", stand_in)
+    _, searched, _ = made(outputs, *RERANK, STAGES)
+    assert trained == best_of(searched / search.JOURNAL, 4, 3)
+
+
+def test_cleaning_keeps_the_search_of_a_rerank(outputs, trained):
+    _, searched, three = made(outputs, *RERANK, STAGES)
+    _, _, four = made(outputs, *RERANK, STAGES, "search.rerank.candidates=4")
+    (outputs / "smoke/latest/artifacts/search").unlink()  # what it was made from says so, too
+    run = (outputs / "smoke/latest").resolve()
+    needed = {entry.folder: entry.needed_by for entry in entries(outputs)}
+    assert needed[four] == (f"smoke/{run.name}",) != needed[three] and needed[four][0] in needed[searched]
+    shutil.rmtree(run)
+    needed = {entry.folder: entry.needed_by for entry in entries(outputs)}
+    assert not needed[four] and needed[three]
 
 
 def test_the_ring_is_around_the_one_that_was_chosen_be_others_fitter_untrained():
@@ -54,14 +149,12 @@ def test_another_kd_teacher_trains_the_same_candidates_to_other_losses(tmp_path)
     kd = ["teacher@kd_teacher=tiny-random", "kd_teacher.litgpt.n_layer=2"]
     candidates, losses, flops = [], [], []
     for overrides in ([*RERANK, *SMALL], [*RERANK, *SMALL, *kd]):
-        pipeline.run(smoke(tmp_path, *overrides))
-        context = Context(smoke(tmp_path, *overrides), lambda line: None)
-        folder = context.made(search.step(context).recipe)
-        reranked = journal.read(folder / reranking.JOURNAL)
+        context, _, folder = made(tmp_path, *overrides)
+        reranked = journal.read(folder / rerank.JOURNAL)
         candidates.append([line["key"] for line in reranked])
         losses.append([line["fitness"] for line in reranked])
-        flops.append(json.loads((folder / search.COSTS).read_text())["rerank"]["flops"])
-        assert search.winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
+        flops.append(json.loads((folder / rerank.COSTS).read_text())["flops"])
+        assert rerank.winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
     assert candidates[0] == candidates[1]
     assert all(ours != theirs for ours, theirs in zip(*losses, strict=True))
     # Two layers fewer to run along, on 256 tokens for each of three candidates.
@@ -70,13 +163,26 @@ def test_another_kd_teacher_trains_the_same_candidates_to_other_losses(tmp_path)
     assert half.n_layer == 2 and flops[0] - flops[1] == 3 * 256 * saved
 
 
-def test_what_a_rerank_is_belongs_to_the_fingerprint_and_nothing_else(tmp_path):
-    def fingerprint(*overrides):
+def test_what_a_rerank_is_belongs_to_its_own_fingerprint_and_not_to_the_searchs(tmp_path):
+    def fingerprints(*overrides):
         context = Context(smoke(tmp_path, *overrides), lambda line: None)
-        return search.step(context).recipe.fingerprint
+        reranked = rerank.step(context)
+        return search.step(context).recipe.fingerprint, reranked and reranked.recipe.fingerprint
 
-    assert fingerprint("search.rerank.tokens=512") == fingerprint("distill.temperature=2") == fingerprint()
-    reranked = fingerprint(*RERANK)
-    assert reranked != fingerprint()
-    assert fingerprint(*RERANK, "distill.temperature=2") != reranked
-    assert fingerprint(*RERANK, "distill.tokens=512", "distill.micro_batch=1") == reranked
+    assert fingerprints("search.rerank.tokens=512") == fingerprints("distill.temperature=2") == fingerprints()
+    plain, reranked = fingerprints(*RERANK)
+    assert plain == fingerprints()[0]
+    changed = ["distill.temperature=2", "search.rerank.candidates=2", "search.rerank.tokens=512", "evaluate.batch=2"]
+    others = [fingerprints(*RERANK, each) for each in changed]
+    assert {searched for searched, _ in others} == {plain}
+    assert len({reranked, *(other for _, other in others)}) == 1 + len(changed)
+    assert fingerprints(*RERANK, "distill.tokens=512", "distill.micro_batch=1") == (plain, reranked)
+    assert fingerprints(*RERANK, "search.generations=1")[1] != reranked
+
+
+def test_a_race_for_more_than_one_is_a_search_of_its_own(tmp_path):
+    def fingerprint(candidates):
+        overrides = ["search.racing.enabled=true", f"search.rerank.candidates={candidates}"]
+        return search.step(Context(smoke(tmp_path, *overrides), lambda line: None)).recipe.fingerprint
+
+    assert fingerprint(0) == fingerprint(1) != fingerprint(3) != fingerprint(2) != fingerprint(0)

@@ -15,7 +15,7 @@ import pipeline
 from pipeline.config import Config, Init, StudyConfig
 from pipeline.errors import SprigError
 from pipeline.search import journal
-from pipeline.stages import html, report, search, study, study_report
+from pipeline.stages import html, report, rerank, search, study, study_report
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 
@@ -67,7 +67,7 @@ def test_searched_and_random_sub_networks_of_the_run(outputs, folder):
     found = {line["subnetwork"]: line["fitness"] for line in journal.read(folder.parent / "search" / search.JOURNAL)}
     measured = {line["key"]: line["subnetwork"] for line in journal.read(folder / "reached.jsonl")}
     best, worst, *drawn = points(folder)
-    assert measured[best["subnetwork"]] == search.winner(context) == min(found, key=found.get)
+    assert measured[best["subnetwork"]] == rerank.winner(context) == min(found, key=found.get)
     for point, fitness in ((best, min(found.values())), (worst, max(found.values()))):
         assert float(point["perplexity"]) == found[measured[point["subnetwork"]]] == fitness
     assert [point["from"] for point in drawn] == ["random"] * 3 and len(measured) == 5

@@ -1,0 +1,103 @@
+"""Stage rerank: the best candidates of the search, each trained for a short while; the lowest loss wins."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from pipeline.artifacts import Recipe, write_json
+from pipeline.search import journal as journals
+from pipeline.search import rerank as search_rerank
+from pipeline.search.journal import Journal
+from pipeline.stages import prepare, search, short
+from pipeline.stages.context import Context, Step
+from pipeline.subnetwork.counting import flops_per_token
+from pipeline.subnetwork.value import SubNetwork
+
+STAGE, VERSION = "rerank", 1
+JOURNAL, COSTS = "rerank.jsonl", "costs.json"
+
+
+def _budget(context: Context) -> tuple[int, float]:
+    config = context.config.search.rerank
+    return config.tokens, config.lr or context.config.distill.lr
+
+
+def check(context: Context) -> None:
+    """Raises SprigError as short.check."""
+    if context.config.search.rerank.candidates and STAGE in context.config.stages:
+        short.check(context, "search.rerank.tokens", *_budget(context))
+
+
+def flops(context: Context, forward: int) -> int:
+    """Of one candidate whose forward pass costs `forward` FLOPs a token."""
+    return short.flops(context, forward, *_budget(context))
+
+
+def step(context: Context) -> Step | None:
+    """None where the best untrained candidate wins."""
+    config = context.config
+    if not config.search.rerank.candidates:
+        return None
+    own = {
+        "candidates": config.search.rerank.candidates,
+        **short.recipe_part(context, *_budget(context)),
+        "batch": config.evaluate.batch,
+    }
+    recipe = Recipe(STAGE, VERSION, own, {"search": search.step(context).recipe.fingerprint})
+    return Step(STAGE, "rerank", recipe, lambda folder: _make(context, recipe, folder))
+
+
+def deciding_step(context: Context) -> Step:
+    """What the winner comes from: the rerank, where there is one, else the search."""
+    return step(context) or search.step(context)
+
+
+def winner(context: Context) -> SubNetwork:
+    """The sub-network that this run found."""
+    folder = context.made(deciding_step(context).recipe)
+    return SubNetwork.from_dict(json.loads((folder / search.WINNER).read_text()))
+
+
+def _make(context: Context, recipe: Recipe, folder: Path) -> None:
+    """Losses are on the search's calibration blocks: the validation blocks that the run is judged by choose nothing."""
+    config, (tokens, lr) = context.config.search, _budget(context)
+    text = prepare.tokens_step(context).recipe
+    blocks = context.evenly(text, "calibration", config.blocks, "search.blocks")
+    searched = context.made(search.step(context).recipe) / search.JOURNAL
+    candidates = search_rerank.best_of(searched, config.blocks, config.rerank.candidates)
+    known = _known(context, recipe)
+
+    def train(sub: SubNetwork) -> float:
+        if sub.key in known:
+            return known[sub.key]
+        return short.train(context, sub, tokens, lr, blocks, folder / "training")
+
+    journal = Journal(folder / JOURNAL, recipe.fingerprint)
+    best = search_rerank.rerank(candidates, train, journal, lambda line: context.log({"role": "rerank"} | line))
+    journal.close()
+    forward = partial(flops_per_token, context.architecture, length=context.config.data.block_size)
+    write_json(folder / search.WINNER, best.subnetwork.to_dict())
+    write_json(
+        folder / COSTS,
+        {
+            "candidates": len(candidates),
+            "tokens": tokens,
+            "lr": lr,
+            "flops": sum(flops(context, forward(sub)) for sub in candidates),
+            "loss": best.fitness,
+            "rank": 1 + candidates.index(best.subnetwork),
+        },
+    )
+
+
+def _known(context: Context, wanted: Recipe) -> dict[str, float]:
+    """The losses that candidates, by key, reached in reranks of the store which took more of them, or fewer."""
+    candidates = {"candidates": wanted.config["candidates"]}
+    alike = [
+        other
+        for other in context.store.recipes(STAGE)
+        if replace(other, config=other.config | candidates).fingerprint == wanted.fingerprint
+    ]
+    folders = filter(None, map(context.store.find, alike))
+    return {line["key"]: line["fitness"] for folder in folders for line in journals.read(folder / JOURNAL)}
