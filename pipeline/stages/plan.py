@@ -111,13 +111,16 @@ def flops(context: Context, forward: int | None = None) -> dict[str, int]:
     """
     config, length = context.config, context.config.data.block_size
     forward = _typical(context)[2] if forward is None else forward
-    searched = forward * forecast.expected(config.search, length, forward).tokens
+    once, head = search.teacher_flops(context, config.search)
+    searched = once + (forward + head) * forecast.expected(config.search, length, forward + head).tokens
+    searched = min(searched, config.search.limit.flops or searched)
     ordered = config.ordering.blocks * length * order.flops_of_a_token(context)
     trained = 3 * forward * budget(context) + cache.teacher_flops(context, budget(context))
     return {
         "ordering": ordered if config.ordering.kind != OrderingKind.none else 0,
         "search": searched,
         "random_search": searched,
+        "rerank": rerank.expected(context) * rerank.flops(context, forward) if config.search.rerank.candidates else 0,
         **{f"distilled_{role}": trained for role in evaluate.roles(context)},
         "study": config.study.subnetworks * study.flops(context, forward) if config.study.subnetworks else 0,
     }
@@ -138,7 +141,8 @@ def table(context: Context) -> list[tuple[str, str]]:
     kd_forward = flops_per_token(kd, length=length) if kd else 0
 
     costs = flops(context, forward)
-    searched = forecast.expected(config.search, length, forward)
+    scoring = forward + search.teacher_flops(context, config.search)[1]
+    searched = forecast.expected(config.search, length, scoring)
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
     trained, runs = budget(context), len(evaluate.roles(context))
     stable = distill.stable_tokens(context)
@@ -174,7 +178,8 @@ def table(context: Context) -> list[tuple[str, str]]:
             f"{searched.evaluations:,} evaluations, {searched.tokens:,} tokens, {costs['search']:.3g} FLOPs"
             f"{'; racing takes more evaluations and fewer tokens' if config.search.racing.enabled else ''}{baseline}",
         ),
-        *([("search's limit", unspent)] if (unspent := forecast.unspent(config.search, length, forward)) else []),
+        *([("search's limit", unspent)] if (unspent := forecast.unspent(config.search, length, scoring)) else []),
+        *_rerank(context, costs["rerank"]),
         ("distill", f"{runs} x {trained:,} tokens, each {training}{_repetition(context)}"),
         *_cache(context),
         *_study(context, costs["study"]),
@@ -206,6 +211,13 @@ def _cache(context: Context) -> list[tuple[str, str]]:
     time = "time unknown" if seconds is None else f"{seconds / 3600:.2g} h at the speed of matrix products here"
     kind = context.config.distill.cache.kind
     return [("logits cache", f"{kind}, {tokens:,} tokens, {_bytes(size)}; {flops:.3g} FLOPs to fill, {time}")]
+
+
+def _rerank(context: Context, flops: int) -> list[tuple[str, str]]:
+    if not (count := rerank.expected(context)):
+        return []
+    tokens = context.config.search.rerank.tokens
+    return [("rerank", f"{count} x {tokens:,} tokens, {flops:.3g} FLOPs")]
 
 
 def _study(context: Context, flops: int) -> list[tuple[str, str]]:

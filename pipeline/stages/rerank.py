@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
+from pipeline.search import forecast
 from pipeline.search import journal as journals
 from pipeline.search import rerank as search_rerank
 from pipeline.search.journal import Journal
@@ -32,6 +33,12 @@ def check(context: Context) -> None:
 def flops(context: Context, forward: int) -> int:
     """Of one candidate whose forward pass costs `forward` FLOPs a token."""
     return short.flops(context, forward, *_budget(context))
+
+
+def expected(context: Context) -> int:
+    """How many candidates are trained: no more than the search has."""
+    config = context.config
+    return min(config.search.rerank.candidates, forecast.expected(config.search, config.data.block_size).whole)
 
 
 def step(context: Context) -> Step | None:

@@ -224,17 +224,23 @@ def _step(context: Context, config: SearchConfig, role: str, model: Recipe | Non
 
 
 def _budget(context: Context, config: SearchConfig) -> Budget:
-    """With fitness=kl, the teacher's blocks run once on all tokens, its head on all that are evaluated."""
     architecture, length = context.architecture, context.config.data.block_size
-    head = 2 * architecture.padded_vocab_size * architecture.n_embd
-    once = (flops_per_token(architecture, length=length) - head) * config.blocks * length
-    is_kl = config.fitness == Fitness.kl
+    once, head = teacher_flops(context, config)
     return Budget(
         config.limit,
         length,
-        lambda sub: flops_per_token(architecture, sub, length=length) + is_kl * head,
-        Spent(flops=is_kl * once),
+        lambda sub: flops_per_token(architecture, sub, length=length) + head,
+        Spent(flops=once),
     )
+
+
+def teacher_flops(context: Context, config: SearchConfig) -> tuple[int, int]:
+    """With fitness=kl: of its blocks, which run once on all tokens, and of its head, a token that is evaluated."""
+    if config.fitness != Fitness.kl:
+        return 0, 0
+    architecture, length = context.architecture, context.config.data.block_size
+    head = 2 * architecture.padded_vocab_size * architecture.n_embd
+    return (flops_per_token(architecture, length=length) - head) * config.blocks * length, head
 
 
 class _Timed:

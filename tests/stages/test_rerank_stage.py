@@ -14,7 +14,7 @@ from pipeline.artifacts.inventory import entries
 from pipeline.models import checkpoint
 from pipeline.search import journal
 from pipeline.search.rerank import best_of
-from pipeline.stages import extract, figures, plots, report, rerank, search, short
+from pipeline.stages import extract, figures, plan, plots, report, rerank, search, short
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
@@ -127,6 +127,24 @@ def test_cleaning_keeps_the_search_of_a_rerank(outputs, trained):
     shutil.rmtree(run)
     needed = {entry.folder: entry.needed_by for entry in entries(outputs)}
     assert not needed[four] and needed[three]
+
+
+def test_the_plan_prices_what_is_then_spent(outputs, trained, tmp_path):
+    """Of a given sub-network, whose FLOPs the plan knows, by either fitness."""
+    (given := tmp_path / "given.json").write_bytes(
+        (outputs / "smoke/latest/artifacts/search/subnetwork.json").read_bytes()
+    )
+    overrides = [*RERANK, STAGES, "search=given", f"search.path={given}"]
+    for fitness in ("perplexity", "kl"):
+        context, searched, reranked = made(outputs, *overrides, f"search.fitness={fitness}")
+        planned = plan.flops(context)
+        for role, folder in (("search", searched), ("rerank", reranked)):
+            assert planned[role] == json.loads((folder / "costs.json").read_text())["flops"] > 0
+    rows = dict(plan.table(context))
+    assert rows["rerank"] == f"1 x 256 tokens, {planned['rerank']:.3g} FLOPs"
+    assert f"{planned['search']:.3g} FLOPs" in rows["search"]
+    plain = Context(smoke(outputs), print)
+    assert "rerank" not in dict(plan.table(plain)) and plan.flops(plain)["rerank"] == 0
 
 
 def test_the_ring_is_around_the_one_that_was_chosen_be_others_fitter_untrained():
