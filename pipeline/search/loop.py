@@ -1,5 +1,6 @@
 """The search itself: ask a strategy, score what is new, tell it, until it has nothing more to ask or may not."""
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from pipeline.search.journal import Journal
 from pipeline.search.racing import Race
 from pipeline.search.strategies.protocol import Ask, Scored, Strategy, by_fitness
 from pipeline.subnetwork.value import SubNetwork
+
+log = logging.getLogger("sprig")
 
 
 class Scorer(Protocol):
@@ -34,7 +37,7 @@ class Search:
 
     Args:
         parameters: the count that the journal notes of a candidate.
-        expected: evaluations to expect, for the progress bar.
+        expected: evaluations to expect, for the progress bar; fewer, by no limit, are said.
         log: gets each new line of the journal.
     """
 
@@ -52,7 +55,7 @@ class Search:
         measure: Callable[[Fitness, list[float]], float] = fitness_of,
     ):
         self.config, self.strategy, self.scorer, self.journal, self.budget = config, strategy, scorer, journal, budget
-        self.parameters, self.log, self.measure = parameters, log, measure
+        self.parameters, self.expected, self.log, self.measure = parameters, expected, log, measure
         self.progress = Progress("search", total=expected, unit="candidates")
         self.losses: dict[str, list[float]] = defaultdict(list)  # as the journal's, up to where the strategy was led
         self.told: dict[str, Scored] = {}  # by key, who has raced
@@ -70,6 +73,9 @@ class Search:
             while self.allowed and (asked := self.strategy.ask()).candidates:
                 self.strategy.tell(self._scored(asked))
                 self.generation += asked.blocks == self.config.blocks
+        if self.allowed and self.progress.done < self.expected:
+            found = len(self.losses)
+            log.warning("The bin holds no further new sub-networks: the search ended after %d candidates.", found)
         if self.best is None:
             raise SprigError(
                 f"search.limit ended the search before one candidate was scored on all {self.config.blocks} blocks: "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy import BLOCKS, LENGTH, SPACE, TEACHER, Counted, configure, fitness, follow, make_budget, walk
 
-from pipeline.config import FROM_A_POPULATION, BinConfig, LimitConfig, SpaceConfig
+from pipeline.config import FROM_A_POPULATION, BinConfig, LimitConfig, RacingConfig, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.search.forecast import scores
 from pipeline.search.journal import Journal, read
@@ -136,11 +136,24 @@ def test_no_finite_loss_at_all_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("kind", SEARCHES)
-def test_a_space_that_runs_out_of_new_members_ends_the_search(tmp_path, kind):
+def test_a_space_that_runs_out_of_new_members_ends_the_search_and_that_is_said(tmp_path, caplog, kind):
     config = SpaceConfig(hold=["n_embd", "head_size", "n_query_groups", "heads_per_group", "intermediate_size"])
     tiny = Space(TEACHER, config, make_bin(BinConfig(low=1, high=10**9)), None)  # four depths
     walk(configure(kind), tmp_path / "journal", space=tiny)
     assert len({line["key"] for line in read(tmp_path / "journal")}) == 4
+    said = [
+        "Beside 4 sub-networks 200 draws found no other in the bin: few are left, and take long to find.",
+        "The bin holds no further new sub-networks: the search ended after 4 candidates.",
+    ]
+    assert caplog.messages == said
+
+
+@pytest.mark.parametrize("limit", [{}, {"evaluations": 40}], ids=str)
+@pytest.mark.parametrize("racing", [False, True])
+@pytest.mark.parametrize("kind", SEARCHES)
+def test_nothing_is_said_of_a_search_that_ends_as_it_should(tmp_path, caplog, kind, racing, limit):
+    walk(configure(kind, limit=LimitConfig(**limit), racing=RacingConfig(racing)), tmp_path / "journal")
+    assert not caplog.messages
 
 
 def test_given_scores_the_one_that_is_given(tmp_path):

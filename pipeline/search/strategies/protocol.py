@@ -4,6 +4,7 @@ Every draw comes from a generator seeded by (seed, purpose, counter), so the tra
 and the fitness values: a resumed search walks the same way.
 """
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +13,8 @@ import numpy as np
 
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
+
+log = logging.getLogger("sprig")
 
 # Purposes of the generators; 3 and 4 are extraction's.
 EVOLUTION, RANDOM, ONE_PLUS_LAMBDA, REGULARIZED, LOCAL = 1, 2, 5, 6, 7
@@ -63,12 +66,24 @@ class Novelty:
     def __init__(self, space: Space):
         self.space = space
         self.seen: set[SubNetwork] = set()
+        self.is_scarce = False
 
     def candidates(self, draws: Iterable[Draw], rng: np.random.Generator) -> list[SubNetwork]:
         """One new candidate a draw. A duplicate is drawn again, after many attempts replaced by a random sample, and
-        left out where samples are duplicates, too."""
-        found = (self._new(draw) or self._new(lambda: self.space.sample(rng)) for draw in draws)
-        return [candidate for candidate in found if candidate is not None]
+        left out where samples are duplicates, too; the first time that is said, because many such draws take long."""
+        found = []
+        for draw in draws:
+            candidate = self._new(draw) or self._new(lambda: self.space.sample(rng))
+            if candidate is not None:
+                found.append(candidate)
+            elif not self.is_scarce:
+                self.is_scarce = True
+                log.warning(
+                    "Beside %d sub-networks %d draws found no other in the bin: few are left, and take long to find.",
+                    len(self.seen),
+                    2 * NOVELTY_ATTEMPTS,
+                )
+        return found
 
     def first(self, starts: list[SubNetwork], count: int, rng: np.random.Generator) -> list[SubNetwork]:
         """A first generation: the given starts, random samples for the rest."""
