@@ -5,6 +5,7 @@ from itertools import chain, pairwise, repeat
 
 from pipeline.config import LimitConfig, SearchConfig
 from pipeline.config import Strategy as Kind
+from pipeline.search.strategies.random import BATCH
 from pipeline.search.strategies.registry import POPULATIONS
 
 
@@ -76,6 +77,20 @@ def expected(config: SearchConfig, block_size: int, flops_per_token: int | None 
             if paid < count:
                 return spent
     return spent
+
+
+def least(config: SearchConfig) -> tuple[int, int]:
+    """The fewest evaluations, and blocks in them, after which a candidate may be scored on all blocks."""
+    first, _, _ = _generations(config)
+    if config.strategy == Kind.random:
+        first = min(first, BATCH)
+    *steps, (last, count) = _steps(config, first).items()
+    if raced := [blocks for blocks in config.racing_blocks()[:1] if blocks > max(dict(steps), default=0)]:
+        steps.append((raced[0], count))
+    evaluations = total = known = 0
+    for blocks, count in steps:
+        evaluations, total, known = evaluations + count, total + count * (blocks - known), blocks
+    return evaluations + 1, total + last - known
 
 
 def unspent(config: SearchConfig, block_size: int, flops_per_token: int | None = None) -> str | None:

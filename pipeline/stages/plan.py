@@ -33,9 +33,12 @@ def check(context: Context) -> None:
             f"{architecture.context}: lower data.block_size."
         )
     if config.search.strategy == Strategy.given:
-        search.read_given(context)
+        least = flops_per_token(architecture, search.read_given(context), length=config.data.block_size)
     else:
-        search.check_strategy(context, context.space(Ordering.identity(architecture)))
+        space = context.space(Ordering.identity(architecture))
+        search.check_strategy(context, space)
+        least = space.least_flops_per_token(config.data.block_size)
+    search.check_limit(context, least)
     scoring.check(context)
     if config.space.layers == Layers.rank and config.ordering.kind == OrderingKind.none:
         raise SprigError(

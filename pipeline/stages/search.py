@@ -17,7 +17,7 @@ from pipeline.ranks import rank
 from pipeline.search import journal as journals
 from pipeline.search.budget import Budget, Spent
 from pipeline.search.evaluator import Task
-from pipeline.search.forecast import expected, scores, unspent
+from pipeline.search.forecast import expected, least, scores, unspent
 from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.protocol import Strategy
@@ -54,23 +54,40 @@ WALK = {
 
 
 def check_strategy(context: Context, space: Space) -> None:
-    """Whether the space has what the strategy starts from, and the limit lets it score one candidate.
+    """Whether the space has what the strategy starts from.
 
     Raises:
         SprigError: it does not, and the cure.
     """
-    config, length = context.config.search, context.config.data.block_size
+    config = context.config.search
     if Kind.importance in (config.strategy, *config.start) and context.config.ordering.kind == OrderingKind.none:
         raise SprigError(
             "search importance needs to know what matters, but ordering.kind=none ranks nothing: use "
             "ordering=importance, or another search.strategy or search.start."
         )
     make_strategy(config, space, context.config.seed)
-    least = config.blocks * length
-    if config.limit.tokens is not None and config.limit.tokens < least:
+
+
+def check_limit(context: Context, flops: int) -> None:
+    """Whether the limit lets a candidate be scored on all blocks, each taking at least so many forward FLOPs a token.
+
+    Raises:
+        SprigError: it does not, and the cure.
+    """
+    config, length = context.config.search, context.config.data.block_size
+    evaluations, blocks = least(config)
+    once, head = teacher_flops(context, config)
+    tokens = blocks * length
+    needed = {"evaluations": evaluations, "tokens": tokens, "flops": once + tokens * (flops + head)}
+    for name, amount in needed.items():
+        most = getattr(config.limit, name)
+        if most is None or most >= amount:
+            continue
+        first = "search.evaluations" if config.strategy == Kind.random else "search.population"
         raise SprigError(
-            f"search.limit.tokens={config.limit.tokens:,} is below one evaluation of {config.blocks} blocks x {length} "
-            f"= {least:,} tokens: raise it, or lower search.blocks."
+            f"search.limit.{name}={most:,} ends the search before a candidate is scored on all {config.blocks} blocks "
+            f"of {length} tokens, which takes at least {amount:,} {'FLOPs' if name == 'flops' else name}: raise it, or "
+            f"lower {first if evaluations > 1 else 'search.blocks'}."
         )
 
 

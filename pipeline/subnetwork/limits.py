@@ -26,19 +26,22 @@ class Limit:
     layer: Callable
 
 
+def flops_limit(architecture: Architecture, most: int, length: int, name: str = "") -> Limit:
+    """On the forward FLOPs a token, averaged over a sequence of `length` tokens."""
+    return Limit(
+        name,
+        f"FLOPs a token (forward, over {length:,} tokens)",
+        most,
+        partial(outer_flops, architecture),
+        lambda n_embd, *genes: layer_flops(architecture, n_embd, *genes, length),
+    )
+
+
 def make_limits(architecture: Architecture, config: SpaceConfig) -> list[Limit]:
     limits = []
     if (most := config.max_flops_per_token) is not None:
         length = config.flops_length or architecture.context
-        limits.append(
-            Limit(
-                f"space.max_flops_per_token={most:,}",
-                f"FLOPs a token (forward, over {length:,} tokens)",
-                most,
-                partial(outer_flops, architecture),
-                lambda n_embd, *genes: layer_flops(architecture, n_embd, *genes, length),
-            )
-        )
+        limits.append(flops_limit(architecture, most, length, f"space.max_flops_per_token={most:,}"))
     if (most := config.max_kv_bytes_per_token) is not None:
         limits.append(
             Limit(

@@ -25,6 +25,15 @@ class Reach:
     depths_of: dict[int, list[int]]
 
 
+def least_cost(fitter: Fitter, limit: Limit, reach: Reach) -> int:
+    """A bound from below on what a member of the bin costs, counted as by `limit`, whatever that allows."""
+    depths, widths = list(reach.widths_of), list(reach.depths_of)
+    met = np.array([[width in reach.widths_of[depth] for width in widths] for depth in depths])
+    outer = outer_parameters(fitter.architecture, np.array(widths)[None], fitter.bin.count)
+    wanted = (fitter.bin.low - outer) / np.array(depths)[:, None]
+    return ceil(_needs(fitter, limit, depths, widths, wanted)[met].min())
+
+
 def find(fitter: Fitter, depths: list[int], widths: list[int]) -> Reach:
     """Exact for the bin alone. Beside limits a shape may pass that holds no member after all.
 

@@ -12,7 +12,7 @@ from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.fitting import Draft, Fitter
 from pipeline.subnetwork.grids import DIMENSIONS, GENES, finer_steps, make_grids, step_of
-from pipeline.subnetwork.limits import make_limits
+from pipeline.subnetwork.limits import flops_limit, make_limits
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.stock import check_stock, is_split, stock_grids
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, check
@@ -89,6 +89,10 @@ class Space:
     def reach(self) -> tuple[int, int]:
         """The least and the most parameters in this space, whatever the bin."""
         return self._reach.least, self._reach.most
+
+    def least_flops_per_token(self, length: int) -> int:
+        """A bound from below on the forward FLOPs a token of a member, over sequences of `length` tokens."""
+        return reach.least_cost(self.fitter, flops_limit(self.architecture, 0, length), self._reach)
 
     def contains(self, sub: SubNetwork) -> bool:
         """Whether a sub-network is legal, of this space's kind, on its grids, and in the bin."""

@@ -1,11 +1,13 @@
 """What is said of a search before it begins, against what it then does."""
 
 import pytest
-from toy import BLOCKS, LENGTH, configure, make_budget, walk
+from toy import BLOCKS, LENGTH, SPACE, configure, make_budget, search, walk
 
 from pipeline.config import FROM_A_POPULATION, LimitConfig, RacingConfig
-from pipeline.search.forecast import expected, unspent
+from pipeline.errors import SprigError
+from pipeline.search.forecast import expected, least, unspent
 from pipeline.search.journal import read
+from pipeline.search.strategies.registry import make
 
 SEARCHES = [*map(str, FROM_A_POPULATION), "random"]
 LIMITS = [{}, {"evaluations": 23}, {"tokens": 2_500}, {"evaluations": 30, "tokens": 1_000}, {"tokens": 10**9}]
@@ -57,3 +59,29 @@ def test_a_strategy_that_asks_for_less_than_its_limit_is_said(kind, key):
 )
 def test_nothing_is_said_where_a_limit_may_end_it_or_nothing_is_searched(kind, limit):
     assert unspent(configure(kind, limit=LimitConfig(**limit)), LENGTH) is None
+
+
+class Level:
+    """Every candidate is as good on every block: a race is decided at once."""
+
+    def run(self, tasks):
+        for number, task in enumerate(tasks):
+            yield number, [float(int(task.subnetwork.key, 16))] * (task.last - task.first)
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize("shares", [None, [0.25, 0.5], [0.375], [0.75]], ids=str)
+@pytest.mark.parametrize("name", ["evaluations", "tokens"])
+def test_what_scores_a_first_candidate_on_all_blocks_is_the_least_that_does(tmp_path, kind, shares, name):
+    racing = RacingConfig() if shares is None else RacingConfig(enabled=True, blocks=shares)
+    evaluations, blocks = least(configure(kind, racing=racing))
+    enough = {"evaluations": evaluations, "tokens": blocks * LENGTH}[name]
+
+    def follow(most: int) -> None:
+        config = configure(kind, racing=racing, limit=LimitConfig(**{name: most}))
+        search(config, make(config, SPACE, 0), Level(), tmp_path / f"{most}")
+
+    follow(enough)
+    if enough > 1:
+        with pytest.raises(SprigError, match="before one candidate was scored on all 8 blocks"):
+            follow(enough - 1)

@@ -183,3 +183,12 @@ def test_adjusted_rotary_frequencies_hold_the_head_size():
     assert Space(adjusted, config, HALF, None).grids["head_size"] == [64]
     with pytest.raises(SprigError, match=r"leaves no head_size"):
         Space(adjusted, replace(config, max=Sizes(head_size=32)), HALF, None)
+
+
+@pytest.mark.parametrize("sharing", Sharing)
+def test_the_least_flops_of_a_space_are_a_bound_near_its_cheapest_member(sharing):
+    bin = Bin(0, 500, 1200) if sharing == Sharing.uniform else Bin(0, 900, 920)
+    config = SpaceConfig(sharing=sharing, step=Sizes(**TOY_STEPS))
+    members = [sub for sub in every_subnetwork(config) if bin.contains(parameters(TOY, sub))]
+    cheapest = min(flops_per_token(TOY, sub, length=16) for sub in members)
+    assert 0.9 * cheapest < Space(TOY, config, bin, None).least_flops_per_token(16) <= cheapest
