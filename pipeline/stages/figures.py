@@ -13,6 +13,7 @@ COLOURS = {"student": "#2f9e62", "control": "#a06cd5", "search": "#2f9e62", "ran
 TEACHER, OUTLINE = "#8a8f98", "rgba(138, 143, 152, 0.25)"
 PALETTE = ("#2f9e62", "#a06cd5", "#e08214", "#3d8bd4", "#d0505a", "#8a8f98", "#35b5a5", "#d05fa8", "#a8742c")
 EARLY_TO_LATE = ["#e0a030", "#2f9e62"]
+FAINT = 0.3  # opacity of a candidate that was not scored on all blocks
 LABELS = {"search": "search", "random_search": "best of random"}
 
 
@@ -54,16 +55,18 @@ def search(evaluated: dict[str, list[dict]], measure: str) -> go.Figure:
 
 
 def candidates(journal: list[dict], edges: dict, measure: str, winner: str | None) -> go.Figure:
-    """Where in the bin the candidates lie, coloured from early to late, the one with the key `winner` ringed."""
+    """Where in the bin the candidates lie, coloured from early to late, those not scored on the `whole` of the blocks
+    faint, the one with the key `winner` ringed."""
     figure = log_plot("parameters", f"{measure}, untrained")
     scored = finite(journal)
+    opacity = [1 if line["whole"] else FAINT for line in scored]
     won = [line for line in scored if line["key"] == winner]
     figure.add_vrect(edges["low"], edges["high"], fillcolor=OUTLINE, line_width=0, layer="below")
     for lines, name, marker in (
         (
             scored,
-            "candidates, early to late",
-            {"color": list(range(len(scored))), "colorscale": EARLY_TO_LATE, "size": 8},
+            "candidates, early to late" + (", faint: scored in part" if FAINT in opacity else ""),
+            {"color": list(range(len(scored))), "colorscale": EARLY_TO_LATE, "size": 8, "opacity": opacity},
         ),
         (won, "winner", {"color": "rgba(0, 0, 0, 0)", "size": 16, "line": {"color": COLOURS["search"], "width": 3}}),
     ):

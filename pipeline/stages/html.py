@@ -101,13 +101,13 @@ def tiles(summary: dict) -> list[tuple[str, str]]:
 
 
 def _plots(material: Material) -> list[tuple[str, go.Figure]]:
-    journal, plots = material.evaluated.get("search", []), []
+    plots = []
     measure = material.summary["search"]["fitness"]
     if material.curves:
         plots.append(("Distillation", figures.training(material.curves, material.summary["teacher"]["perplexity"])))
-    if figures.finite(journal):
+    if figures.finite(material.evaluated.get("search", [])):
         plots.append(("Search", figures.search(material.evaluated, measure)))
-        drawn = figures.candidates(journal, material.summary["bin"], measure, material.winner)
+        drawn = figures.candidates(material.candidates["search"], material.summary["bin"], measure, material.winner)
         plots.append(("Candidates in the bin", drawn))
     if "study" in material.summary:
         plots.append((study_report.TITLE, study_report.figure(material.summary["study"])))

@@ -79,8 +79,10 @@ def search_facts(search: dict) -> list[list[str]]:
         )
         reached = f"number {reranked['rank']} wins with {reranked['loss']:.4f} nats a token on calibration blocks"
         after = [["rerank by a short training", f"{chosen}: {reached}"]]
+    candidates = search.get("candidates")  # absent in summaries of older runs
+    of = f" of {candidates:,} candidates" if candidates else ""
     return [
-        ["search", f"{search['strategy']}, {search['evaluated']} evaluations, {search['tokens']:,} tokens"],
+        ["search", f"{search['strategy']}, {search['evaluated']} evaluations{of}, {search['tokens']:,} tokens"],
         ["best fitness", f"{search['best_fitness']:,.2f} ({search['fitness']} on calibration blocks)"],
         ["best of random, on as many tokens", "not asked for" if random is None else f"{random:,.2f}"],
         *after,

@@ -10,17 +10,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = {"student": "#1b7837", "control": "#762a83", "search": "#1b7837", "random_search": "#762a83"}
+FAINT = 0.25  # opacity of a candidate that was not scored on all blocks
 LABELS = {"search": "search", "random_search": "best of random"}
 
 
 def draw(
-    folder: Path, evaluated: dict[str, list[dict]], winner: str | None, curves: dict[str, list], summary: dict
+    folder: Path,
+    evaluated: dict[str, list[dict]],
+    candidates: list[dict],
+    winner: str | None,
+    curves: dict[str, list],
+    summary: dict,
 ) -> list[str]:
     """Writes training.png and, where there was a search, search.png and bin.png; the names of what it wrote.
 
-    `evaluated` has each search's evaluations on all blocks, with the `tokens` evaluated up to each; `winner` is
-    the key of the one that was chosen; `curves` has each model's validation curve [(tokens, nats a token), ...]. A run
-    that is still going may have none yet.
+    `evaluated` has each search's evaluations on all blocks, with the `tokens` evaluated up to each; `candidates` the
+    last evaluation of each candidate of the search, on the `whole` of the blocks or not; `winner` is the key of the one
+    that was chosen; `curves` has each model's validation curve [(tokens, nats a token), ...]. A run that is still going
+    may have none yet.
     """
     drawings = {}
     if curves:
@@ -28,7 +35,7 @@ def draw(
     if any(math.isfinite(line["fitness"]) for line in evaluated.get("search", [])):
         fitness = summary["search"]["fitness"]
         drawings["search.png"] = lambda axes: _search(axes, evaluated, fitness)
-        drawings["bin.png"] = lambda axes: _bin(axes, evaluated["search"], summary["bin"], fitness, winner)
+        drawings["bin.png"] = lambda axes: _bin(axes, candidates, summary["bin"], fitness, winner)
     if summary["anatomy"]:
         drawings["anatomy.png"] = lambda axes: _anatomy(axes, summary["anatomy"])
     for name, drawing in drawings.items():
@@ -69,9 +76,12 @@ def _bin(axes: Axes, journal: list[dict], edges: dict, measure: str, winner: str
     journal = [line for line in journal if math.isfinite(line["fitness"])]
     sizes = np.array([line["parameters"] for line in journal]) / 1e6
     fitness = np.array([line["fitness"] for line in journal])
+    whole = np.array([line["whole"] for line in journal])
     won = np.array([line["key"] == winner for line in journal])
     axes.axvspan(edges["low"] / 1e6, edges["high"] / 1e6, color="#eeeeee", label="bin")
-    axes.scatter(sizes, fitness, s=14, c=np.arange(len(journal)), cmap="viridis", label="candidates, early to late")
+    label = "candidates, early to late" + ("" if whole.all() else ",\nfaint: scored in part")
+    age = np.arange(len(journal))
+    axes.scatter(sizes, fitness, s=14, c=age, cmap="viridis", alpha=np.where(whole, 1, FAINT), label=label)
     if won.any():
         axes.scatter(sizes[won], fitness[won], s=80, facecolors="none", edgecolors="black", label="winner")
     axes.set(xlabel="parameters, millions", ylabel=f"{measure}, untrained", yscale="log", title="Candidates in the bin")

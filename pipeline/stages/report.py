@@ -42,6 +42,7 @@ class Material:
     done: dict[str, Path]
     evaluation: dict | None  # the prompt, and what each model makes of it
     evaluated: dict[str, list[dict]]  # each search's evaluations on all blocks
+    candidates: dict[str, list[dict]]  # each search's candidates, in the order they were asked for; not all are `whole`
     winner: str | None  # the key of the candidate that search or rerank chose
     curves: dict[str, list[tuple[int, float]]]  # each model's validation
     subnetwork: SubNetwork | None  # the student's
@@ -65,7 +66,8 @@ def step(context: Context) -> Step:
 
 
 def write(material: Material, folder: Path) -> None:
-    drawn = plots.draw(folder, material.evaluated, material.winner, material.curves, material.summary)
+    searched = material.evaluated, material.candidates.get("search", []), material.winner
+    drawn = plots.draw(folder, *searched, material.curves, material.summary)
     drawn += study_report.draw(folder, material.summary)
     write_json(folder / SUMMARY, material.summary)
     write_atomically(folder / PAGE, page.page(material.summary, material.evaluation, drawn))
@@ -93,11 +95,13 @@ def gather(context: Context) -> Material:
             unfinished[each.role] = distill.how_far(context, each) if each.stage == distill.STAGE else "begun"
         else:
             unfinished[each.role] = page.NOT_BEGUN
-    evaluated = {
-        role: _fully_scored(context, journals.read(seen[role] / search.JOURNAL))
+    evaluations = {
+        role: _evaluations(context, journals.read(seen[role] / search.JOURNAL))
         for role in ("search", "random_search")
         if role in seen and (seen[role] / search.JOURNAL).exists()
     }
+    evaluated = {role: [line for line in lines if line["whole"]] for role, lines in evaluations.items()}
+    candidates = {role: [*{line["key"]: line for line in lines}.values()] for role, lines in evaluations.items()}
     curves = {
         role: curve
         for role in evaluate.roles(context)
@@ -110,15 +114,19 @@ def gather(context: Context) -> Material:
     }
     winner = rerank.winner(context).key if rerank.deciding_step(context).role in done else None
     evaluation = json.loads((done["evaluation"] / evaluate.RESULT).read_text()) if "evaluation" in done else None
-    summary = summarise(context, done, unfinished, evaluation, evaluated.get("search", []), curves, subnetworks)
-    return Material(summary, done, evaluation, evaluated, winner, curves, subnetworks.get("student"))
+    summary = summarise(context, done, unfinished, evaluation, candidates.get("search", []), curves, subnetworks)
+    return Material(summary, done, evaluation, evaluated, candidates, winner, curves, subnetworks.get("student"))
 
 
-def _fully_scored(context: Context, journal: list[dict]) -> list[dict]:
-    """The evaluations on all blocks, which can be compared, each with all `tokens` that were evaluated up to it."""
+def _evaluations(context: Context, journal: list[dict]) -> list[dict]:
+    """A journal's lines, each with all `tokens` that were evaluated up to it, and whether its candidate is scored on
+    the `whole` of the blocks: these fitnesses alone can be compared."""
     spent = accumulate(len(line["losses"]) * context.config.data.block_size for line in journal)
-    lines = [line | {"tokens": tokens} for line, tokens in zip(journal, spent, strict=True)]
-    return [line for line in lines if line["blocks"] == context.config.search.blocks]
+    blocks = context.config.search.blocks
+    return [
+        line | {"tokens": tokens, "whole": line["blocks"] == blocks}
+        for line, tokens in zip(journal, spent, strict=True)
+    ]
 
 
 def inputs(context: Context) -> list[Step]:

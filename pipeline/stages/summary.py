@@ -36,12 +36,12 @@ def summarise(
     done: dict[str, Path],
     unfinished: dict[str, str],
     evaluation: dict | None,
-    evaluated: list[dict],
+    candidates: list[dict],
     curves: dict[str, list],
     subnetworks: dict[str, SubNetwork],
 ) -> dict:
     """The run in one dictionary; what is not known yet is null. Perplexities are over the same fixed validation
-    blocks. The arguments are as those of pipeline.stages.report.Material, `evaluated` of the search itself."""
+    blocks. The arguments are as those of pipeline.stages.report.Material, `candidates` of the search itself."""
     config, length = context.config, context.config.data.block_size
     perplexities = {name: each["perplexity"] for name, each in evaluation["models"].items()} if evaluation else {}
     found = _costs(done.get("search"), search.COSTS)
@@ -75,10 +75,11 @@ def summarise(
         "data": named["data"] | {"validation_blocks": config.evaluate.blocks, "task_examples": config.evaluate.limit},
         "search": {
             **{key: found.get(key) for key in ("strategy", "evaluated", "tokens", "seconds", "best_fitness")},
+            "candidates": len(candidates) or None,
             "fitness": str(config.search.fitness),
             "random_best_fitness": baseline.get("best_fitness"),
             "rerank": reranked or None,
-            "diversity": _diversity(context, evaluated),
+            "diversity": _diversity(context, candidates),
         },
         "student": trained["student"],
         "control": trained.get("control"),
@@ -181,10 +182,11 @@ def _anatomy(context: Context, sub: SubNetwork) -> dict:
     }
 
 
-def _diversity(context: Context, evaluated: list[dict]) -> dict | None:
-    """Of as many candidates as the first generation has, the first ones and the last; None where they overlap."""
+def _diversity(context: Context, candidates: list[dict]) -> dict | None:
+    """Of as many candidates as the first generation has, the first asked for and the last, on however many blocks they
+    were scored; None where they overlap."""
     count = context.config.search.population
-    if len(evaluated) < 2 * count:
+    if len(candidates) < 2 * count:
         return None
-    found = [line["subnetwork"] for line in evaluated]
+    found = [line["subnetwork"] for line in candidates]
     return {"candidates": count, "first": diversity(found[:count]), "last": diversity(found[-count:])}

@@ -96,8 +96,8 @@ class Tracker:
         self._run.summary.update(summary)
         tables = {"models": (page.HEADER, page.rows(summary))}
         tables |= {title.lower(): (header, body) for title, header, body, _ in page.tables(summary)}
-        for role, evaluated in material.evaluated.items():
-            tables[f"{role}/candidates"] = (CANDIDATE, [_candidate(line) for line in evaluated])
+        for role, candidates in material.candidates.items():
+            tables[f"{role}/candidates"] = (CANDIDATE, [_candidate(line) for line in candidates])
         shown = {name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in tables.items()}
         shown |= {f"plots/{plot.stem}": wandb.Image(str(plot)) for plot in sorted(folder.glob("*.png"))}
         self._run.log(shown)
@@ -113,11 +113,10 @@ class Tracker:
             self._run.finish(exit_code=int(failing))
 
 
-CANDIDATE = ["sub-network", "tokens", "parameters", "layers", "width", "fitness"]
+CANDIDATE = ["sub-network", "tokens", "parameters", "layers", "width", "blocks", "fitness"]
 
 
 def _candidate(line: dict) -> list:
-    """One evaluation of a search; a fitness that is not finite is left empty."""
-    sub, fitness = line["subnetwork"], line["fitness"]
-    size = line["parameters"]
-    return [sub.key, line["tokens"], size, sub.n_layer, sub.n_embd, fitness if fitness < float("inf") else None]
+    """A candidate's last evaluation, on so many blocks; a fitness that is not finite is left empty."""
+    sub, fitness = line["subnetwork"], line["fitness"] if line["fitness"] < float("inf") else None
+    return [sub.key, line["tokens"], line["parameters"], sub.n_layer, sub.n_embd, line["blocks"], fitness]

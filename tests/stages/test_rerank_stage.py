@@ -150,14 +150,17 @@ def test_the_plan_prices_what_is_then_spent(outputs, trained, tmp_path):
 def test_the_ring_is_around_the_one_that_was_chosen_be_others_fitter_untrained():
     """Of a search that is still going nobody is."""
     journal = [
-        {"key": key, "parameters": size, "fitness": fitness}
+        {"key": key, "parameters": size, "fitness": fitness, "whole": key != "a"}
         for key, size, fitness in (("a", 1_000_000, 9.0), ("b", 2_000_000, 7.0), ("c", 3_000_000, 8.0))
     ]
     edges = {"low": 500_000, "high": 4_000_000}
     for winner, ringed in (("c", [[3_000_000, 8.0]]), (None, [])):
         everyone, ring = figures.candidates(journal, edges, "perplexity", winner).data
         assert len(everyone.x) == 3 and [list(point) for point in zip(ring.x, ring.y, strict=True)] == ringed
+        assert [each == 1 for each in everyone.marker.opacity] == [False, True, True] and "in part" in everyone.name
         plots._bin(axes := Figure().subplots(), journal, edges, "perplexity", winner)
+        (points,) = (points for points in axes.collections if points.get_label().startswith("candidates"))
+        assert [each == 1 for each in points.get_alpha()] == [False, True, True]
         rings = [points.get_offsets().tolist() for points in axes.collections if points.get_label() == "winner"]
         assert rings == ([[[3.0, 8.0]]] if winner else [])
 

@@ -9,8 +9,9 @@ import pipeline
 from pipeline.config import Strategy
 from pipeline.errors import SprigError
 from pipeline.search import journal
-from pipeline.stages import plan, search
+from pipeline.stages import plan, report, search
 from pipeline.stages.context import Context
+from pipeline.subnetwork.diversity import diversity
 
 RACE = ["search=one_plus_lambda", "search.offspring=6", "search.generations=2", "search.start=[importance]"]
 LAYERS = ["space.layers=subset"]
@@ -62,9 +63,9 @@ def test_searches_of_equal_cost_share_a_baseline_but_limited_ones_have_their_own
 def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
     """The whole path: evaluations up to 1, 2 and 4 blocks, cut off by the limit, then random on as many tokens."""
     limit = 40 * 32
-    summary = pipeline.run(
-        smoke(tmp_path, *RACE, *LAYERS, f"search.limit.tokens={limit}", "distill.tokens=512", "distill.validations=2")
-    )
+    short = ["distill.tokens=512", "distill.validations=2"]
+    config = smoke(tmp_path, *RACE, *LAYERS, f"search.limit.tokens={limit}", *short)
+    summary = pipeline.run(config)
     folder = next(tmp_path.glob("smoke/latest/artifacts"))
     raced, drawn = (journal.read(folder / role / search.JOURNAL) for role in ("search", "random_search"))
     costs = json.loads((folder / "search" / search.COSTS).read_text())
@@ -77,8 +78,19 @@ def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
     assert summary["search"]["best_fitness"] == min(whole)
     assert summary["search"]["random_best_fitness"] == min(line["fitness"] for line in drawn)
     assert summary["flops"]["search"] == costs["flops"]
+    subs = list(dict.fromkeys(line["subnetwork"] for line in raced))
+    assert len(whole) < len(subs) == summary["search"]["candidates"]
+    assert summary["search"]["diversity"] == {
+        "candidates": 6,
+        "first": diversity(subs[:6]),
+        "last": diversity(subs[-6:]),
+    }
+    shown = report.gather(Context(config, lambda line: None)).candidates["search"]
+    assert [line["subnetwork"] for line in shown] == subs
+    assert sorted(line["fitness"] for line in shown if line["whole"]) == sorted(whole)
+    assert {line["blocks"] for line in shown if not line["whole"]} <= {1, 2}
     assert (
-        f"one_plus_lambda, {len(raced)} evaluations, {sum(tokens):,} tokens"
+        f"one_plus_lambda, {len(raced)} evaluations of {len(subs)} candidates, {sum(tokens):,} tokens"
         in (folder.parent / "report.md").read_text()
     )
 
