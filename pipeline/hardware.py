@@ -1,5 +1,6 @@
-"""The names of what a measurement was taken on."""
+"""The names of what a measurement was taken on, and what is asked of its memory."""
 
+import ctypes
 import platform
 from pathlib import Path
 
@@ -10,3 +11,10 @@ def processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def give_back_memory() -> None:
+    """Gives the system back what malloc keeps of freed memory, where the C library has a word for it (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -21,6 +21,7 @@ def token_nll(model: GPT, hidden: Tensor, targets: Tensor, chunk_tokens: int) ->
         logits = model.lm_head(states)[:, :vocabulary].float()
         # Half the time of logsumexp and gather on a CPU.
         losses.append(F.cross_entropy(logits, tokens, reduction="none"))
+        del logits  # or it would still be there when the next chunk's are made
     return torch.cat(losses).view(targets.shape)
 
 

@@ -10,6 +10,7 @@ from litgpt import GPT
 from torch import Tensor
 
 from pipeline.config import Fitness
+from pipeline.hardware import give_back_memory
 from pipeline.models.extraction import extract
 from pipeline.models.head import token_kl, token_nll
 from pipeline.models.precision import autocast
@@ -75,7 +76,10 @@ class Evaluator:
             numbers = arrange(subs)
             self.prefixes.expect(self._path(subs[number]) for number in numbers)
         for number in numbers:
-            yield number, self._losses(tasks[number])
+            losses = self._losses(tasks[number])
+            # Kept states lie between freed candidates, and malloc would hold on to the holes (benchmarks/RESULTS.md).
+            give_back_memory()
+            yield number, losses
 
     def _path(self, sub: SubNetwork) -> list:
         return prefixes(sub, is_stock(self.teacher.config, sub))
