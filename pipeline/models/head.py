@@ -40,4 +40,5 @@ def token_kl(teacher: GPT, teacher_hidden: Tensor, model: GPT, hidden: Tensor, c
         log_p = teacher.lm_head(theirs)[:, :vocabulary].float().log_softmax(dim=1)
         log_q = model.lm_head(ours)[:, :vocabulary].float().log_softmax(dim=1)
         divergences.append((log_p.exp() * log_q.neg_().add_(log_p)).sum(dim=1))
+        del log_p, log_q  # as above
     return torch.cat(divergences).view(hidden.shape[:2])

@@ -1,6 +1,7 @@
 """The one shape that all blocks of a model can share, and blocks grown to it by exact zeros."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -82,9 +83,8 @@ def uniform(model: GPT) -> GPT:
         rope_condense_ratio=factor,
     )
     state = {name: tensor for name, tensor in model.state_dict().items() if ".h." not in name}
-    _, held = held_pairs(model)
-    for number, (block, run) in enumerate(zip(model.transformer.h, held, strict=True)):
-        for name, tensor in joined(flat(pad(weights(block), sizes(block), run, to))).items():
+    for number, parts in enumerate(padded(model, to)):
+        for name, tensor in joined(flat(parts)).items():
             state[f"transformer.h.{number}.{name}"] = tensor
     return assemble(config, None, is_tied(model), state)
 
@@ -101,7 +101,14 @@ def _run(config: Config, total: int, held: list[range], cure: str) -> tuple[int,
     return first, step, (last - first) // step + 1
 
 
-def pad(parts: dict[str, Tensor], block: Sizes, held: range, to: Target) -> dict[str, Tensor]:
+def padded(model: GPT, to: Target) -> Iterator[dict[str, Tensor]]:
+    """Each block's weights (see blocks.weights) in the sizes of a target that holds them."""
+    _, held = held_pairs(model)
+    for block, run in zip(model.transformer.h, held, strict=True):
+        yield _pad(weights(block), sizes(block), run, to)
+
+
+def _pad(parts: dict[str, Tensor], block: Sizes, held: range, to: Target) -> dict[str, Tensor]:
     """A block's weights (see blocks.weights) in the target's sizes; zeros for what it does not have.
 
     Zero heads and neurons add nothing to the residual stream, zero pairs nothing to the scores. The

@@ -11,8 +11,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from pipeline.errors import SprigError
 
 END_OF_TEXT = "<|endoftext|>"
-# transformers names the token that ends a text in the first, or gives its number in the model's configurations.
 _CHAT_TEMPLATE = "chat_template.jinja"  # older ones lie in tokenizer_config.json, where all are read from
+# transformers names the token that ends a text in the first, or gives its number in the model's configurations.
 _SAY_END_OF_TEXT = ("tokenizer_config.json", "generation_config.json", "config.json")
 
 

@@ -55,7 +55,7 @@ class Search:
         measure: Callable[[Fitness, list[float]], float] = fitness_of,
     ):
         self.config, self.strategy, self.scorer, self.journal, self.budget = config, strategy, scorer, journal, budget
-        self.parameters, self.expected, self.log, self.measure = parameters, expected, log, measure
+        self.parameters, self.log, self.measure = parameters, log, measure
         self.progress = Progress("search", total=expected, unit="candidates")
         self.losses: dict[str, list[float]] = defaultdict(list)  # as the journal's, up to where the strategy was led
         self.told: dict[str, Scored] = {}  # by key, who has raced
@@ -73,7 +73,7 @@ class Search:
             while self.allowed and (asked := self.strategy.ask()).candidates:
                 self.strategy.tell(self._scored(asked))
                 self.generation += asked.blocks == self.config.blocks
-        if self.allowed and self.progress.done < self.expected:
+        if self.allowed and self.progress.done < self.progress.total:
             found = len(self.losses)
             log.warning("The bin holds no further new sub-networks: the search ended after %d candidates.", found)
         if self.best is None:

@@ -172,9 +172,10 @@ def _make(context: Context, folder: Path, recipe: Recipe) -> None:
 def _elsewhere(context: Context, recipe: Recipe) -> dict[str, dict[str, float]]:
     """What the finished studies of the store tell of the measures that this one shares with them: {measure: {key of a
     sub-network: value}}."""
-    known: dict[str, dict[str, float]] = {name: {} for name in _measures(recipe)}
+    own = _measures(recipe)
+    known: dict[str, dict[str, float]] = {name: {} for name in own}
     for other in context.store.recipes(STAGE):
-        shared = _measures(recipe).items() & _measures(other).items() if other.version == VERSION else ()
+        shared = own.items() & _measures(other).items() if other.version == VERSION else ()
         if shared and (folder := context.store.find(other)):
             for name, _ in shared:
                 known[name] |= {line["key"]: line["fitness"] for line in read(folder / f"{name}.jsonl")}

@@ -7,9 +7,9 @@ from litgpt import GPT
 from torch import Tensor
 
 from pipeline.errors import SprigError
-from pipeline.models.blocks import flat, held_pairs, sizes, weights
+from pipeline.models.blocks import flat
 from pipeline.models.families import architecture_of, is_tied
-from pipeline.models.padding import Target, common, pad
+from pipeline.models.padding import Target, common, padded
 from pipeline.subnetwork.architecture import Architecture
 
 CLASSES = {
@@ -139,9 +139,7 @@ def state_dict(model: GPT, target: Target) -> dict[str, Tensor]:
         else ("model.embed_tokens", "model.norm", "lm_head")
     )
     state = ends(model, embedding, norm, head)
-    _, held = held_pairs(model)
-    for number, (block, run) in enumerate(zip(model.transformer.h, held, strict=True)):
-        parts = pad(weights(block), sizes(block), run, target)
+    for number, parts in enumerate(padded(model, target)):
         for name, tensor in (_joined(parts) if neox else flat(parts)).items():
             module, kind = name.split(".")
             state[f"{prefix}.layers.{number}.{names[module]}.{kind}"] = tensor
