@@ -13,7 +13,7 @@ __all__ = ["SprigError", "compose", "run"]
 
 
 def run(config, overrides=None):
-    """Runs a configuration of `compose`; see pipeline.stages.graph.run. Imported late: torch takes seconds.
+    """Runs a configuration of `compose`; see pipeline.runner.run. Imported late: torch takes seconds.
 
     Raises:
         SprigError: a script calls it as it is imported; or see there.
@@ -24,6 +24,6 @@ def run(config, overrides=None):
             "pipeline.run was called while a worker process imports this script: put the call under "
             "if __name__ == '__main__':."
         )
-    from pipeline.stages import graph
+    from pipeline import runner
 
-    return graph.run(config, overrides)
+    return runner.run(config, overrides)

@@ -12,8 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pipeline import __main__ as entrypoint
-from pipeline import compose
+from pipeline import cli, compose
 from pipeline.config import to_plain
 from pipeline.models import sources
 from pipeline.subnetwork.counting import parameters
@@ -37,7 +36,7 @@ OPTIONS = sorted(
 
 def sprig(monkeypatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["sprig", *arguments])
-    entrypoint.main()
+    cli.main()
 
 
 def refused(monkeypatch, *arguments: str) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import __main__ as entrypoint
-from pipeline import compose
+from pipeline import cli, compose
 from pipeline.config.reference import page
 from pipeline.evaluation import tasks_data
 
@@ -77,7 +76,7 @@ def test_every_command_composes(command, smoke_outputs):
 
 @pytest.mark.parametrize("command", AT_ONCE)
 def test_every_plan_is_made(command, capsys, tmp_path):
-    entrypoint.main([*arguments(command), f"outputs={tmp_path}"])
+    cli.main([*arguments(command), f"outputs={tmp_path}"])
     assert "would do" in capsys.readouterr().out
 
 

@@ -17,7 +17,11 @@ FLOORS = [
     {"data"},
     {"search", "training", "evaluation"},
     {"stages"},
+    {"report"},
+    {"on_request"},
+    {"runner"},
     {"__init__"},
+    {"cli"},
     {"__main__"},
 ]
 ROOT = Path(pipeline.__file__).parent

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipeline import __main__ as entrypoint
+from pipeline import cli
 from pipeline.composition import CONF
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ def outputs(tmp_path_factory):
 @pytest.mark.parametrize("twin", TWINS)
 def test_a_twin_runs_and_its_report_is_the_same_when_made_again(twin, outputs, in_process, capsys):
     began = time.process_time()
-    entrypoint.main([f"experiment=twin/{twin}", "size=smoke", f"outputs={outputs}"])
+    cli.main([f"experiment=twin/{twin}", "size=smoke", f"outputs={outputs}"])
     spent[twin] = time.process_time() - began
     with capsys.disabled():
         print(f"\n{twin}: {len(in_process.ran)} jobs, {spent[twin]:.0f} s of processor time")
@@ -32,7 +32,7 @@ def test_a_twin_runs_and_its_report_is_the_same_when_made_again(twin, outputs, i
     lines = list(csv.DictReader(written["runs.csv"].decode().splitlines()))
     assert {line["state"] for line in lines} == {"completed"} and len(lines) >= len(in_process.ran) > 0
     assert f"{len(lines)} runs are finished: all." in written["sweep.md"].decode()
-    entrypoint.main([f"sweep={folder}", "stages=[report]"])
+    cli.main([f"sweep={folder}", "stages=[report]"])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
 
 

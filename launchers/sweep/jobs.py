@@ -12,11 +12,12 @@ from pipeline.artifacts import MANIFEST, Recipe
 from pipeline.composition import compose
 from pipeline.config import ON_REQUEST, Device, Precision
 from pipeline.errors import SprigError
-from pipeline.stages import plan, report, stable
+from pipeline.report import material
+from pipeline.report.summary import SUMMARY
+from pipeline.runner import run_folder
+from pipeline.stages import plan, stable
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context, Step
-from pipeline.stages.graph import run_folder
-from pipeline.stages.summary import SUMMARY
 
 Overrides = dict[str, str]
 
@@ -37,7 +38,7 @@ class Job:
     @cached_property
     def steps(self) -> list[Step]:
         """What it is asked to make, in order."""
-        steps = [*report.inputs(self.context), self.last]
+        steps = [*material.inputs(self.context), self.last]
         return [step for step in steps if step.stage in self.context.config.stages]
 
     @property
@@ -54,7 +55,7 @@ class Job:
 
     def completed(self) -> bool:
         """Whether every artifact that it is asked for is there, and the report where people look for it."""
-        reported = report.STAGE not in self.context.config.stages or (self.folder / SUMMARY).exists()
+        reported = material.STAGE not in self.context.config.stages or (self.folder / SUMMARY).exists()
         return reported and all(self._made(step.recipe) for step in self.steps)
 
     def goes_on_from(self, other: "Job") -> bool:
@@ -98,7 +99,7 @@ def prepare(lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: i
         try:
             with env_override(count):
                 plan.check(context := _context(overrides, identities, elsewhere))
-            jobs[overrides] = Job(overrides, context, report.step(context))
+            jobs[overrides] = Job(overrides, context, material.step(context))
         except SprigError as error:
             raise SprigError(f"Job {label(overrides, axes)}: {error} No job was started.") from None
     folders = {job.folder.parent: job for job in jobs.values()}

@@ -20,9 +20,9 @@ from pipeline.composition import hydra_session
 from pipeline.config import Cluster, LauncherConfig
 from pipeline.errors import Interrupted, SprigError
 from pipeline.preemption import preemptible
-from pipeline.stages import sweep_report
-from pipeline.stages.summary import COMPLETED, SUMMARY
-from pipeline.stages.sweep_runs import NAME
+from pipeline.report.summary import COMPLETED, SUMMARY
+from pipeline.report.sweep import report as sweep_report
+from pipeline.report.sweep.runs import NAME
 
 SWEEPS = "sweeps"  # the folder of all sweeps in outputs
 

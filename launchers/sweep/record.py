@@ -6,8 +6,8 @@ from typing import Any
 
 from launchers.sweep.jobs import Job, Overrides, named
 from pipeline.artifacts import write_json
-from pipeline.stages.summary import COMPLETED
-from pipeline.stages.sweep_runs import NAME, SWEEP_SCHEMA, read_record
+from pipeline.report.summary import COMPLETED
+from pipeline.report.sweep.runs import NAME, SWEEP_SCHEMA, read_record
 
 # What tells no two jobs apart: with another micro-batch, say, the same sweep goes on.
 IMMATERIAL = ("outputs", "stages", "device", "debug", "run_name", "tracker", "deepspeed", "data.workers")

@@ -38,7 +38,7 @@ class Task:
 
 
 def _alone(overrides: list[str]) -> str | None:
-    from pipeline.__main__ import main
+    from pipeline.cli import main
 
     try:
         main(overrides)

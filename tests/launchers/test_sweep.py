@@ -19,7 +19,7 @@ from launchers.sweep.jobs import prepare
 from launchers.sweep.logs import last_lines
 from launchers.sweep.prices import prices
 from launchers.sweep.record import Record
-from pipeline import __main__ as entrypoint
+from pipeline import cli
 from pipeline.config import LauncherConfig
 from pipeline.errors import SprigError
 from pipeline.stages import plan
@@ -29,7 +29,7 @@ SMALL = [*SMOKE, "data.block_size=16", "stages=[prepare,order]"]
 
 
 def sweep(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> None:
-    entrypoint.main(["-m", *base, f"outputs={outputs}", *overrides])
+    cli.main(["-m", *base, f"outputs={outputs}", *overrides])
 
 
 def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
@@ -264,7 +264,7 @@ def test_slurm_is_shown_where_there_is_none(tmp_path, capsys):
 def test_a_preset_that_is_a_sweep_starts_as_one(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr("launchers.sweep.launcher.start", started.append)
-    entrypoint.main(["experiment=smoke", "hydra.mode=MULTIRUN", "seed=0,1"])
+    cli.main(["experiment=smoke", "hydra.mode=MULTIRUN", "seed=0,1"])
     assert started == [["experiment=smoke", "hydra.mode=MULTIRUN", "seed=0,1"]]
 
 
@@ -274,5 +274,5 @@ ON_SLURM = {re.sub(r" \S*dry_run=true", "", each) for each in re.findall(r"^spri
 
 @pytest.mark.parametrize("command", sorted(ON_SLURM))
 def test_every_sweep_of_the_cluster_page_has_its_script(command, tmp_path, capsys):
-    entrypoint.main([*shlex.split(command), f"outputs={tmp_path}", "hydra.launcher.dry_run=true"])
+    cli.main([*shlex.split(command), f"outputs={tmp_path}", "hydra.launcher.dry_run=true"])
     assert "#SBATCH --array=0-" in capsys.readouterr().out

@@ -151,9 +151,7 @@ def test_a_job_alone_finds_what_the_sweep_made(outputs):
     assert (outputs / "smoke/latest").resolve().name == jobs(outputs)["3"]["id"]
 
 
-FOUR_GPUS = (
-    "import sys, torch; torch.cuda.device_count = lambda: 4; from pipeline.__main__ import main; main(sys.argv[1:])"
-)
+FOUR_GPUS = "import sys, torch; torch.cuda.device_count = lambda: 4; from pipeline.cli import main; main(sys.argv[1:])"
 
 
 def test_ranks_of_a_job_see_its_gpus_and_its_cores(tmp_path):

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 import pipeline
 from pipeline.artifacts.inventory import entries
 from pipeline.models import checkpoint
+from pipeline.report import figures, material, plots
 from pipeline.search import journal
 from pipeline.search.rerank import best_of
-from pipeline.stages import extract, figures, plan, plots, report, rerank, search, short
+from pipeline.stages import extract, plan, rerank, search, short
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
@@ -66,7 +67,7 @@ def test_the_first_after_rerank_wins_and_is_paid_for(tmp_path):
     training = sum(short.flops(context, forward(line["subnetwork"]), 256, 1e-3) for line in reranked)
     assert costs["flops"] == training
     assert not (folder / "training").exists()
-    summary = report.gather(context).summary
+    summary = material.gather(context).summary
     untrained = json.loads((searched / search.COSTS).read_text())["flops"]
     assert summary["flops"]["search"] == untrained + training and summary["search"]["rerank"] == costs
     metrics = map(json.loads, (tmp_path / "smoke/latest/metrics.jsonl").read_text().splitlines())
@@ -95,10 +96,10 @@ def test_the_run_goes_on_with_the_winner_and_its_report_rings_it(outputs, traine
     for role in ("student", "control"):
         cut = context.made(extract.step(context, role).recipe) / checkpoint.SUBNETWORK
         assert SubNetwork.from_dict(json.loads(cut.read_text())) == third
-    assert rerank.winner(context) == third and report.gather(context).winner == third.key
+    assert rerank.winner(context) == third and material.gather(context).winner == third.key
     plain = Context(smoke(outputs), lambda line: None)
-    assert report.gather(plain).winner == best_of(searched / search.JOURNAL, 4)[0].key
-    assert "rerank" not in {step.role for step in report.inputs(plain)}
+    assert material.gather(plain).winner == best_of(searched / search.JOURNAL, 4)[0].key
+    assert "rerank" not in {step.role for step in material.inputs(plain)}
 
 
 def test_a_killed_rerank_goes_on_with_the_candidate_it_was_at(outputs, trained, monkeypatch):

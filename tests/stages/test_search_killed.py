@@ -35,7 +35,7 @@ def processes():
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         patch.setenv("OMP_NUM_THREADS", "1")
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pipeline.stages.graph"])
+        context.set_forkserver_preload(["pipeline.runner"])
         yield context
 
 

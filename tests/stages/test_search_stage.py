@@ -8,8 +8,9 @@ from conftest import smoke
 import pipeline
 from pipeline.config import Strategy
 from pipeline.errors import SprigError
+from pipeline.report import material
 from pipeline.search import journal
-from pipeline.stages import plan, report, search
+from pipeline.stages import plan, search
 from pipeline.stages.context import Context
 from pipeline.subnetwork.diversity import diversity
 
@@ -85,7 +86,7 @@ def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
         "first": diversity(subs[:6]),
         "last": diversity(subs[-6:]),
     }
-    shown = report.gather(Context(config, lambda line: None)).candidates["search"]
+    shown = material.gather(Context(config, lambda line: None)).candidates["search"]
     assert [line["subnetwork"] for line in shown] == subs
     assert sorted(line["fitness"] for line in shown if line["whole"]) == sorted(whole)
     assert {line["blocks"] for line in shown if not line["whole"]} <= {1, 2}

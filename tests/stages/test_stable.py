@@ -9,8 +9,10 @@ import torch
 from conftest import smoke
 
 import pipeline
+from pipeline import runner
 from pipeline.artifacts.inventory import entries
-from pipeline.stages import cache, distill, graph, report
+from pipeline.report import material
+from pipeline.stages import cache, distill
 from pipeline.stages.context import Context
 
 WSD = ("distill=wsd", "distill.schedule.warmup_tokens=128", "distill.validation_tokens=256")
@@ -73,7 +75,7 @@ def test_a_run_that_is_cut_keeps_what_it_made_on_its_way(tmp_path):
     context = Context(config, log=print)
     (run := tmp_path / "smoke/1/.hydra").mkdir(parents=True)
     (run / "config.yaml").touch()
-    graph._claim(context, report.inputs(context), run.parent)
+    runner._claim(context, material.inputs(context), run.parent)
     for made in (cache.recipe(context), distill.step(context, "student").phase):
         context.store.obtain(made, lambda folder: None)
     assert [entry.needed_by for entry in entries(tmp_path)] == [("smoke/1",)] * 2

@@ -14,8 +14,10 @@ from scipy import stats
 import pipeline
 from pipeline.config import Config, Init, StudyConfig
 from pipeline.errors import SprigError
+from pipeline.report import html, material
+from pipeline.report import study as study_report
 from pipeline.search import journal
-from pipeline.stages import html, report, rerank, search, study, study_report
+from pipeline.stages import rerank, search, study
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 
@@ -81,7 +83,7 @@ def test_the_winner_reaches_what_the_runs_own_student_reached(folder):
 
 
 def test_the_correlations_are_those_of_the_points(folder):
-    summary = json.loads((folder.parents[1] / report.SUMMARY).read_text())
+    summary = json.loads((folder.parents[1] / material.SUMMARY).read_text())
     rows = points(folder)
     for found in summary["study"]["correlations"]:
         chosen = [row for row in rows if found["among"] in ("all", row["from"])]
@@ -98,7 +100,7 @@ def test_the_correlations_are_those_of_the_points(folder):
 
 def test_the_report_shows_it(outputs, folder):
     run = folder.parents[1]
-    summary, page = json.loads((run / report.SUMMARY).read_text()), (run / report.PAGE).read_text()
+    summary, page = json.loads((run / material.SUMMARY).read_text()), (run / material.PAGE).read_text()
     found = summary["study"]["correlations"][0]["kendall"]
     assert f"| {found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}] |" in page
     assert "](study.png)" in page and "loss after 128 tokens" in page and (run / "study.svg").exists()
@@ -132,7 +134,7 @@ def test_what_a_study_is_determines_it_and_nothing_else():
 
 
 def test_random_ones_alone_need_no_search():
-    steps = report.inputs(context_of(study__searched=0, distill__init=Init.random_subnetwork))
+    steps = material.inputs(context_of(study__searched=0, distill__init=Init.random_subnetwork))
     assert "study" in (roles := [step.role for step in steps]) and "search" not in roles
 
 

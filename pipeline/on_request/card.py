@@ -3,7 +3,7 @@
 from pipeline.config import ExportForm, GGUFKind, TeacherConfig
 from pipeline.models import sources
 from pipeline.models.export import gguf
-from pipeline.stages.page import HEADER, markdown_table, progress_sentence, rows, search_facts
+from pipeline.report.markdown import HEADER, markdown_table, progress_sentence, rows, search_facts
 from pipeline.subnetwork.value import SubNetwork
 
 _FORMS = {

@@ -2,7 +2,7 @@
 
 import math
 
-from pipeline.stages import study_report
+from pipeline.report import study as study_report
 
 NOT_BEGUN = "not begun"  # what a summary says of an artifact that is not even half there
 PLOTS = {

@@ -12,9 +12,10 @@ from markupsafe import Markup
 
 from pipeline.artifacts import read_manifest, write_atomically
 from pipeline.composition import OF_ONE_COMMAND
-from pipeline.stages import figures, page, study_report
-from pipeline.stages.report import Material
-from pipeline.stages.summary import RUNNING
+from pipeline.report import figures, markdown
+from pipeline.report import study as study_report
+from pipeline.report.material import Material
+from pipeline.report.summary import RUNNING
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
@@ -41,13 +42,13 @@ def render(material: Material, teacher: Architecture, folder: Path) -> str:
         title=summary["preset"],
         running=summary["status"] == RUNNING,
         headline=headline(summary),
-        detail=page.result_sentence(summary),
+        detail=markdown.result_sentence(summary),
         tiles=tiles(summary),
-        first=("", page.HEADER, page.rows(summary), page.NOTE.format(summary["data"]["validation_blocks"])),
-        tables=page.tables(summary),
+        first=("", markdown.HEADER, markdown.rows(summary), markdown.NOTE.format(summary["data"]["validation_blocks"])),
+        tables=markdown.tables(summary),
         plots=[(title, embed(figure, f"plot-{at}")) for at, (title, figure) in enumerate(_plots(material))],
         anatomy=_anatomy(teacher, material.subnetwork) if material.subnetwork else None,
-        facts=page.facts(summary),
+        facts=markdown.facts(summary),
         evaluation=material.evaluation,
         artifacts=[_artifact(role, path) for role, path in material.done.items()],
         commands=commands(overrides, folder),

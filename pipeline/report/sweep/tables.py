@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable
 from statistics import mean, stdev
 
-from pipeline.stages.page import downstream_note, measured, number
-from pipeline.stages.sweep_runs import RANDOM_WEIGHTS, SAVINGS, Cell, Run, Sweep
-from pipeline.stages.sweep_savings import compared
+from pipeline.report.markdown import downstream_note, measured, number
+from pipeline.report.sweep.runs import RANDOM_WEIGHTS, SAVINGS, Cell, Run, Sweep
+from pipeline.report.sweep.savings import compared
 
 Table = tuple[str, list[str], list[list[str]], str]
 

@@ -16,7 +16,7 @@ from pipeline.config import ExportForm, GGUFKind, Source, TeacherConfig
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models.export import folder, gguf
-from pipeline.stages.card import card
+from pipeline.on_request.card import card
 from pipeline.subnetwork.value import SubNetwork
 
 

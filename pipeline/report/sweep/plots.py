@@ -13,9 +13,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from omegaconf import OmegaConf
 
 from pipeline.models import checkpoint
-from pipeline.stages import sweep_savings
-from pipeline.stages.plots import COLOURS, save
-from pipeline.stages.sweep_runs import INITS, SAVINGS, Cell, Sweep
+from pipeline.report.plots import COLOURS, save
+from pipeline.report.sweep import savings as sweep_savings
+from pipeline.report.sweep.runs import INITS, SAVINGS, Cell, Sweep
 from pipeline.subnetwork.value import SubNetwork
 
 PALETTE = ("#1b7837", "#762a83", "#e08214", "#2166ac", "#b2182b", "#4d4d4d", "#80cdc1", "#c51b7d", "#8c510a")

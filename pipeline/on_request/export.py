@@ -7,8 +7,9 @@ from pathlib import Path
 from pipeline.config import Config, GGUFKind
 from pipeline.models import checkpoint
 from pipeline.models.export import folder, gguf
-from pipeline.stages import distill, prepare, report
-from pipeline.stages.card import card
+from pipeline.on_request.card import card
+from pipeline.report import material
+from pipeline.stages import distill, prepare
 from pipeline.stages.context import Context
 from pipeline.subnetwork.value import SubNetwork
 
@@ -42,7 +43,7 @@ def run(context: Context) -> None:
     """
     config = context.config
     trained = distill.trained(context, "student")
-    summary = report.summary_of(context)
+    summary = material.summary_of(context)
     tokens = prepare.tokens_step(context).recipe
     blocks = context.evenly(tokens, "validation", min(BLOCKS, config.evaluate.blocks), "evaluate.blocks")
     sub = SubNetwork.from_dict(json.loads((trained / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))

@@ -15,9 +15,9 @@ from conftest import smoke
 from wandb.proto import wandb_internal_pb2
 
 import pipeline
+from pipeline.report.material import Material
+from pipeline.report.tracker import Tracker
 from pipeline.search import journal
-from pipeline.stages.report import Material
-from pipeline.stages.tracker import Tracker
 
 KEY = "x" * 40
 

@@ -11,7 +11,7 @@ import pipeline
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.models.tokenizer import Tokenizer
-from pipeline.stages import sample as stage
+from pipeline.on_request import sample as stage
 from pipeline.stages.context import Context
 
 

@@ -41,7 +41,7 @@ def summarise(
     subnetworks: dict[str, SubNetwork],
 ) -> dict:
     """The run in one dictionary; what is not known yet is null. Perplexities are over the same fixed validation
-    blocks. The arguments are as those of pipeline.stages.report.Material, `candidates` of the search itself."""
+    blocks. The arguments are as those of pipeline.report.material.Material, `candidates` of the search itself."""
     config, length = context.config, context.config.data.block_size
     perplexities = {name: each["perplexity"] for name, each in evaluation["models"].items()} if evaluation else {}
     found = _costs(done.get("search"), search.COSTS)

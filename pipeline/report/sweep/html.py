@@ -11,9 +11,11 @@ from omegaconf import OmegaConf
 
 from pipeline.artifacts import write_atomically
 from pipeline.models import checkpoint
-from pipeline.stages import evaluate, figures, html, sweep_savings
-from pipeline.stages.sweep_runs import SAVINGS, Cell, Run, Sweep
-from pipeline.stages.sweep_tables import Table
+from pipeline.report import figures, html
+from pipeline.report.sweep import savings as sweep_savings
+from pipeline.report.sweep.runs import SAVINGS, Cell, Run, Sweep
+from pipeline.report.sweep.tables import Table
+from pipeline.stages import evaluate
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 PAGE = "sweep.html"

@@ -10,23 +10,12 @@ from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_atomically, write_json
 from pipeline.models import checkpoint
+from pipeline.report import markdown, plots
+from pipeline.report import study as study_report
+from pipeline.report.summary import SUMMARY, labels, summarise
 from pipeline.search import journal as journals
-from pipeline.stages import (
-    distill,
-    downstream,
-    evaluate,
-    extract,
-    order,
-    page,
-    plots,
-    prepare,
-    rerank,
-    search,
-    study,
-    study_report,
-)
+from pipeline.stages import distill, downstream, evaluate, extract, order, prepare, rerank, search, study
 from pipeline.stages.context import Context, Step
-from pipeline.stages.summary import SUMMARY, labels, summarise
 from pipeline.subnetwork.value import SubNetwork
 
 STAGE, VERSION = "report", 3
@@ -70,7 +59,7 @@ def write(material: Material, folder: Path) -> None:
     drawn = plots.draw(folder, *searched, material.curves, material.summary)
     drawn += study_report.draw(folder, material.summary)
     write_json(folder / SUMMARY, material.summary)
-    write_atomically(folder / PAGE, page.page(material.summary, material.evaluation, drawn))
+    write_atomically(folder / PAGE, markdown.page(material.summary, material.evaluation, drawn))
 
 
 def summary_of(context: Context) -> dict:
@@ -94,7 +83,7 @@ def gather(context: Context) -> Material:
             seen[each.role] = begun
             unfinished[each.role] = distill.how_far(context, each) if each.stage == distill.STAGE else "begun"
         else:
-            unfinished[each.role] = page.NOT_BEGUN
+            unfinished[each.role] = markdown.NOT_BEGUN
     evaluations = {
         role: _evaluations(context, journals.read(seen[role] / search.JOURNAL))
         for role in ("search", "random_search")

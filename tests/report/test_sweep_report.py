@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline import __main__ as entrypoint
+from pipeline import cli
 from pipeline.errors import SprigError
-from pipeline.stages import sweep_html, sweep_plots
-from pipeline.stages.summary import SCHEMA
-from pipeline.stages.sweep_report import report
-from pipeline.stages.sweep_runs import read
+from pipeline.report.summary import SCHEMA
+from pipeline.report.sweep import html as sweep_html
+from pipeline.report.sweep import plots as sweep_plots
+from pipeline.report.sweep.report import report
+from pipeline.report.sweep.runs import read
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 TOKENS = 100
@@ -307,8 +308,8 @@ def test_what_makes_no_table(tmp_path, change, said):
 
 def test_the_command_line_reports_on_a_sweep_and_does_nothing_else(undrawn, monkeypatch, folder, capsys):
     monkeypatch.setattr(sys, "argv", ["sprig", f"sweep={folder}", "stages=[report]"])
-    entrypoint.main()
+    cli.main()
     assert "random_weights" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["sprig", f"sweep={folder}", "seed=1"])
     with pytest.raises(SystemExit, match="reports on a sweep and does nothing else"):
-        entrypoint.main()
+        cli.main()

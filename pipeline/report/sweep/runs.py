@@ -15,8 +15,8 @@ from pipeline.composition import CONF
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.evaluation.savings import nll_at
+from pipeline.report.summary import COMPLETED, SCHEMA, SUMMARY, saving
 from pipeline.stages import distill
-from pipeline.stages.summary import COMPLETED, SCHEMA, SUMMARY, saving
 
 NAME, SWEEP_SCHEMA = "sweep.json", 1
 SEED = "seed"

@@ -10,8 +10,8 @@ from typing import Any
 from pipeline.config import STAGES, Config, TrackerKind, to_plain
 from pipeline.models.checkpoint import reason
 from pipeline.ranks import rank
-from pipeline.stages import page
-from pipeline.stages.report import Material
+from pipeline.report import markdown
+from pipeline.report.material import Material
 from pipeline.training.metrics import METRICS
 
 log = logging.getLogger("sprig")
@@ -94,8 +94,8 @@ class Tracker:
 
         summary = material.summary
         self._run.summary.update(summary)
-        tables = {"models": (page.HEADER, page.rows(summary))}
-        tables |= {title.lower(): (header, body) for title, header, body, _ in page.tables(summary)}
+        tables = {"models": (markdown.HEADER, markdown.rows(summary))}
+        tables |= {title.lower(): (header, body) for title, header, body, _ in markdown.tables(summary)}
         for role, candidates in material.candidates.items():
             tables[f"{role}/candidates"] = (CANDIDATE, [_candidate(line) for line in candidates])
         shown = {name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in tables.items()}

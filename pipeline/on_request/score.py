@@ -8,7 +8,8 @@ import logging
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.stages import downstream, page, prepare
+from pipeline.report import markdown
+from pipeline.stages import downstream, prepare
 from pipeline.stages.context import Context
 
 STAGE = "score"
@@ -31,7 +32,7 @@ def run(context: Context) -> dict[str, dict[str, dict[str, float]]]:
             done[step.role] = context.store.obtain(step.recipe, step.make)
             log.info("%s: %s", step.role, done[step.role])
     scores = downstream.results(done)
-    header, body = page.downstream(scores)
+    header, body = markdown.downstream(scores)
     table = Table(*header)
     for row in body:
         table.add_row(*row)

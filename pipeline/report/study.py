@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from pipeline.evaluation.correlation import COEFFICIENTS
-from pipeline.stages import figures, plots
+from pipeline.report import figures, plots
 from pipeline.stages.study import POINTS, REACHED
 
 PLOT = "study"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.stages.sweep_runs import SAVINGS, Cell, Run, Sweep
+from pipeline.report.sweep.runs import SAVINGS, Cell, Run, Sweep
 
 REACHED, BOUND, INFINITE = "reached", "a bound: not reached", "no finite value: reached before training"
 BUDGET = "distill.tokens"

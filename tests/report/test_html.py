@@ -10,7 +10,7 @@ from conftest import half_trained, smoke
 
 import pipeline
 from pipeline.artifacts import MANIFEST
-from pipeline.stages import figures, html, report
+from pipeline.report import figures, html, material
 from pipeline.stages.context import Context
 from pipeline.subnetwork.value import SubNetwork, whole
 
@@ -106,7 +106,7 @@ def test_a_run_that_is_still_going_shows_what_there_is_and_publishes_nothing(out
     assert summary["unfinished"] == {"distilled_control": "at 2,048 of 4,096 tokens", "evaluation": "not begun"}
     assert summary["student"]["tokens"] == 4096 and summary["control"]["tokens"] == 2048
     assert summary["student"]["final_perplexity"] is None
-    for text in (Page(folder / html.PAGE).text, (folder / report.PAGE).read_text()):
+    for text in (Page(folder / html.PAGE).text, (folder / material.PAGE).read_text()):
         assert "not finished: distilled_control at 2,048 of 4,096 tokens; not begun: evaluation." in text
     targets = Page(folder / html.PAGE).targets
     assert "artifacts/speed/" in targets and all((folder / target).is_dir() for target in targets)

@@ -13,9 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.artifacts import write_atomically
-from pipeline.stages import sweep_html, sweep_plots, sweep_tables
-from pipeline.stages.page import markdown_table
-from pipeline.stages.sweep_runs import Run, Sweep, numbers, read
+from pipeline.report.markdown import markdown_table
+from pipeline.report.sweep import html as sweep_html
+from pipeline.report.sweep import plots as sweep_plots
+from pipeline.report.sweep import tables as sweep_tables
+from pipeline.report.sweep.runs import Run, Sweep, numbers, read
 
 PAGE, RUNS, CURVES = "sweep.md", "runs.csv", "curves.csv"
 
@@ -26,7 +28,7 @@ def report(folder: Path) -> None:
     """Writes sweep.md, the CSV files and the plots into a sweep's folder, and shows the table.
 
     Raises:
-        SprigError: see pipeline.stages.sweep_runs.read.
+        SprigError: see pipeline.report.sweep.runs.read.
     """
     sweep = read(folder)
     plots = sweep_plots.draw(folder, sweep)

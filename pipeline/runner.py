@@ -16,24 +16,13 @@ from rich.table import Table
 from pipeline import preemption
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config, to_plain
+from pipeline.on_request import export, sample, score
 from pipeline.ranks import rank
-from pipeline.stages import (
-    cache,
-    distill,
-    export,
-    html,
-    page,
-    plan,
-    prepare,
-    report,
-    rerank,
-    sample,
-    score,
-    search,
-    study,
-)
+from pipeline.report import html, markdown, material
+from pipeline.report.material import Material
+from pipeline.report.tracker import Tracker
+from pipeline.stages import cache, distill, plan, prepare, rerank, search, study
 from pipeline.stages.context import Context, Step
-from pipeline.stages.tracker import Tracker
 from pipeline.training.metrics import METRICS
 
 log = logging.getLogger("sprig")
@@ -59,11 +48,11 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
         if rank() == 0:
             _show("What this run would do", ["", ""], plan.table(context))
         return None
-    steps, last = report.inputs(context), report.step(context)
+    steps, last = material.inputs(context), material.step(context)
     folder = run_folder(context, last)
     handler = _open(folder, config, overrides or [])
     _claim(context, steps, folder)
-    material = None
+    shown = None
     try:
         tracker.start(config, folder)
         for step in steps:
@@ -76,8 +65,8 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
         if last.stage in config.stages:
             if all(context.store.find(step.recipe) for step in steps):
                 _make(context, last, folder, tracker)
-            material = _close(context, last, folder)
-            tracker.report(material, folder)
+            shown = _close(context, last, folder)
+            tracker.report(shown, folder)
         for stage in (export, sample, score):
             if stage.STAGE in config.stages and rank() == 0:
                 stage.run(context)
@@ -85,7 +74,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
         tracker.finish()
         log.removeHandler(handler)
         handler.close()
-    return material.summary if material else None
+    return shown.summary if shown else None
 
 
 def _make(context: Context, step: Step, folder: Path, tracker: Tracker) -> None:
@@ -171,24 +160,24 @@ def _collect_metrics(context: Context, steps: list[Step], folder: Path) -> None:
     write_atomically(folder / METRICS, "".join(f"{line}\n" for line in lines))
 
 
-def _close(context: Context, last: Step, folder: Path) -> report.Material:
+def _close(context: Context, last: Step, folder: Path) -> Material:
     """Puts the report into the run's folder, where people look for it, and shows the closing table."""
-    material = report.gather(context)
-    summary = material.summary
+    shown = material.gather(context)
+    summary = shown.summary
     if rank() == 0:
-        for role, made in material.done.items():  # by other commands too: the page leads there
+        for role, made in shown.done.items():  # by other commands too: the page leads there
             _link(folder / "artifacts" / role, made)
         if artifact := context.store.find(last.recipe):
             for path in artifact.iterdir():
                 if path.name != MANIFEST:
                     shutil.copyfile(path, folder / path.name)
         else:
-            report.write(material, folder)
-        html.write(material, context.architecture, folder)
-        _show(summary["preset"], page.HEADER, page.rows(summary))
-        log.info("%s", page.result_sentence(summary))
-        log.info("The report is %s and %s", folder / report.PAGE, html.PAGE)
-    return material
+            material.write(shown, folder)
+        html.write(shown, context.architecture, folder)
+        _show(summary["preset"], markdown.HEADER, markdown.rows(summary))
+        log.info("%s", markdown.result_sentence(summary))
+        log.info("The report is %s and %s", folder / material.PAGE, html.PAGE)
+    return shown
 
 
 def _show(title: str, header: list[str], rows: list) -> None:
