@@ -6,7 +6,7 @@ two sizes, because larger batches average more of the draws' noise. A run that w
 
 import pipeline
 from benchmarks.harness import arguments, report
-from pipeline.stages import distill
+from pipeline.stages import distill, graph
 from pipeline.stages.context import Context
 
 COMMON = [
@@ -32,7 +32,7 @@ def trained(steps: int, batch: int, kind: str) -> list[tuple[int, float]]:
     config = pipeline.compose([*COMMON, f"data.block_size={BLOCK}", *size, *KINDS[kind]])
     pipeline.run(config)
     context = Context(config, log=print)
-    return distill.curve(context.made(distill.step(context, "student").recipe))
+    return distill.curve(context.made(graph.build(context)["distilled_student"].recipe))
 
 
 def main() -> None:

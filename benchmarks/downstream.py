@@ -32,9 +32,9 @@ Backend = Callable[[list[Instance]], list]
 def backends() -> dict[str, Backend]:
     """What answers a task's requests, by its name in the table."""
     context = Context(pipeline.compose(["experiment=quickstart", "precision=fp32"]), log=lambda line: None)
-    config, step = context.config.teacher, prepare.teacher_step(context, context.config.teacher)
-    folder = context.store.obtain(step.recipe, step.make)
-    model, tokenizer = context.teacher(step.recipe, config), context.tokenizer(step.recipe)
+    config, recipe = context.config.teacher, prepare.teacher_recipe(context, context.config.teacher)
+    folder = context.store.obtain(recipe, partial(prepare.make_teacher, context, recipe, config=config))
+    model, tokenizer = context.teacher(recipe, config), context.tokenizer(recipe)
 
     def ours(shared: int, requests: list[Instance]) -> list:
         with TemporaryDirectory() as place, mock.patch.object(packing, "SHARED", shared):

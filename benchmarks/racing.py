@@ -15,8 +15,9 @@ from benchmarks.harness import arguments, report
 from benchmarks.searching import Kept, prepared, searched
 from pipeline.config import RacingConfig
 from pipeline.search.evaluator import Evaluator
-from pipeline.stages import order, prepare
+from pipeline.stages import order
 from pipeline.stages.context import Context
+from pipeline.stages.roots import roots
 
 SEEDS, BLOCKS, LENGTH = range(5, 15), 16, 64
 KEPT = Path("outputs/benchmarks/racing/losses.jsonl")
@@ -28,11 +29,12 @@ def main() -> None:
     racing = RacingConfig(enabled=True)
     plain = replace(context.config.search, blocks=BLOCKS, batch=BLOCKS)
     raced = replace(plain, racing=racing)
-    teacher, tokens = prepare.teacher_step(context, context.config.teacher), prepare.tokens_step(context)
-    blocks = context.evenly(tokens.recipe, "calibration", BLOCKS, "BLOCKS")[:, : LENGTH + 1]
-    model = context.teacher(teacher.recipe, context.config.teacher)
+    made = roots(context)
+    blocks = context.evenly(made.tokens, "calibration", BLOCKS, "BLOCKS")[:, : LENGTH + 1]
+    model = context.teacher(made.teacher, context.config.teacher)
     # The same parts for both, so that what one has scored serves the other.
-    evaluator = Evaluator(model, order.load(context), blocks, "fp32", BLOCKS, cuts=raced.cuts(), prefix_bytes=1 << 28)
+    ordering = order.load(context, made.ordering)
+    evaluator = Evaluator(model, ordering, blocks, "fp32", BLOCKS, cuts=raced.cuts(), prefix_bytes=1 << 28)
     scorer = Kept(evaluator, KEPT)
     rows, figures = [], {}
     for seed in SEEDS:

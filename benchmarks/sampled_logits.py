@@ -36,8 +36,8 @@ def main() -> None:
     options = arguments(__doc__.splitlines()[0])
     context = Context(pipeline.compose(["experiment=quickstart", "stages=[prepare]"]), log=print)
     pipeline.run(context.config)
-    model = context.teacher(prepare.teacher_step(context, context.config.teacher).recipe, context.config.teacher)
-    tokens = context.blocks(prepare.tokens_step(context).recipe, "train").evenly(BLOCKS)
+    model = context.teacher(prepare.teacher_recipe(context, context.config.teacher), context.config.teacher)
+    tokens = context.blocks(prepare.tokens_recipe(context), "train").evenly(BLOCKS)
     with torch.no_grad():
         hidden = hidden_states(model, tokens[:, :-1].to(context.device)).flatten(0, 1)[::STRIDE]
         logits = model.lm_head(hidden)[:, : model.config.vocab_size].float().cpu()

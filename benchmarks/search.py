@@ -28,6 +28,7 @@ from pipeline.search.evaluator import CHUNK_TOKENS, Evaluator, Task
 from pipeline.search.strategies.uniform import uniform
 from pipeline.stages import order, prepare, scoring
 from pipeline.stages.context import Context
+from pipeline.stages.roots import roots
 from pipeline.subnetwork.counting import parameters
 
 REPETITIONS = 3
@@ -48,14 +49,14 @@ def context_of(*overrides: str) -> Context:
 
 
 def teacher_of(context: Context) -> GPT:
-    return context.teacher(prepare.teacher_step(context, context.config.teacher).recipe, context.config.teacher)
+    return context.teacher(prepare.teacher_recipe(context, context.config.teacher), context.config.teacher)
 
 
 @torch.no_grad()
 def evaluation(name: str) -> dict[str, float]:
     """Seconds of scoring one candidate, extraction included, and of bare models of the same sizes."""
     context = context_of(*SPACES[name])
-    teacher, ordering = teacher_of(context), order.load(context)
+    teacher, ordering = teacher_of(context), order.load(context, roots(context).ordering)
     space = context.space(ordering)
     # Stock litgpt holds only uniform ones: the other space shows the layer-wise model.
     sub = uniform(space) if name == "quickstart" else space.sample(np.random.default_rng(0))
@@ -123,8 +124,8 @@ def shared_prefixes(name: str, strategy: str) -> float:
     random and share nothing."""
     sizes = ["search.population=8", "search.generations=2", *STRATEGIES[strategy]]
     context = context_of(f"search={strategy}", *SPACES[name], *sizes)
-    config, ordering, teacher = context.config.search, order.load(context), teacher_of(context)
-    blocks = context.evenly(prepare.tokens_step(context).recipe, "calibration", BLOCKS, "search.blocks")[:, : SHORT + 1]
+    config, ordering, teacher = context.config.search, order.load(context, roots(context).ordering), teacher_of(context)
+    blocks = context.evenly(prepare.tokens_recipe(context), "calibration", BLOCKS, "search.blocks")[:, : SHORT + 1]
     both = Both(
         *(
             Evaluator(teacher, ordering, blocks, "fp32", BLOCKS, cuts=config.cuts(), prefix_bytes=limit)
@@ -153,10 +154,10 @@ def memory() -> dict[str, float]:
             return self.scorer.run(tasks)
 
     def work() -> None:
-        with scoring.scorer(context, config) as scorer:
+        with scoring.scorer(context, config, roots(context)) as scorer:
             searched(context, config, Watched(scorer), context.config.seed, length)
 
-    order.load(context)
+    order.load(context, roots(context).ordering)
     peak = peak_memory(work, torch.device("cpu")) / 2**20
     held = {
         "teacher": 4 * parameters(context.architecture) / 2**20,

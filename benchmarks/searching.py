@@ -12,19 +12,17 @@ from pipeline.search.forecast import expected
 from pipeline.search.journal import Journal
 from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.registry import make
-from pipeline.stages import order, prepare
+from pipeline.stages import graph, order
 from pipeline.stages.context import Context
+from pipeline.stages.roots import roots
 from pipeline.subnetwork.counting import flops_per_token, parameters
 
 
 def prepared(context: Context) -> Context:
     """Teacher, text and ordering of a run are made where they are not there yet."""
-    for step in (
-        prepare.teacher_step(context, context.config.teacher),
-        prepare.tokens_step(context),
-        order.step(context),
-    ):
-        context.store.obtain(step.recipe, step.make)
+    steps = graph.build(context)
+    for role in ("teacher", "tokens", "ordering"):
+        context.store.obtain(steps[role].recipe, steps[role].make)
     return context
 
 
@@ -35,7 +33,7 @@ def searched(context: Context, config: SearchConfig, scorer: Scorer, seed: int, 
         journal = Journal(Path(folder) / "journal.jsonl", "benchmark")
         best = Search(
             config,
-            make(config, context.space(order.load(context)), seed),
+            make(config, context.space(order.load(context, roots(context).ordering)), seed),
             scorer,
             journal,
             budget,

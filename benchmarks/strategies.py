@@ -16,6 +16,7 @@ from pipeline.config import LimitConfig
 from pipeline.search.evaluator import Evaluator
 from pipeline.stages import order, prepare
 from pipeline.stages.context import Context
+from pipeline.stages.roots import roots
 
 COUNTS = (36, 96)  # evaluations on all blocks that the tokens pay for; 36 are the quickstart's
 SEEDS = range(5)
@@ -54,19 +55,19 @@ def context_of(overrides: list[str]) -> Context:
 
 def keeping(context: Context) -> Kept:
     """Losses by teacher, text and ordering. The evaluator has the parts that one_plus_lambda asks for."""
-    config, tokens = context.config.search, prepare.tokens_step(context).recipe
-    teacher = context.teacher(prepare.teacher_step(context, context.config.teacher).recipe, context.config.teacher)
+    config, tokens = context.config.search, prepare.tokens_recipe(context)
+    teacher = context.teacher(prepare.teacher_recipe(context, context.config.teacher), context.config.teacher)
     blocks = context.evenly(tokens, "calibration", config.blocks, "search.blocks")
     evaluator = Evaluator(
         teacher,
-        order.load(context),
+        order.load(context, roots(context).ordering),
         blocks,
         context.precision,
         config.batch,
         cuts=config.cuts(),
         prefix_bytes=config.prefix_memory << 20,
     )
-    name = digest([tokens.fingerprint, order.fingerprint(context), config.blocks, context.precision])
+    name = digest([tokens.fingerprint, roots(context).ordering_fingerprint, config.blocks, context.precision])
     return Kept(evaluator, Path(context.config.outputs) / "benchmarks" / f"losses-{name}.jsonl")
 
 

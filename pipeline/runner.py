@@ -21,8 +21,9 @@ from pipeline.ranks import rank
 from pipeline.report import html, markdown, material
 from pipeline.report.material import Material
 from pipeline.report.tracker import Tracker
-from pipeline.stages import cache, distill, plan, prepare, rerank, search, study
-from pipeline.stages.context import Context, Step
+from pipeline.stages import cache, distill, downstream, graph, plan, rerank, search, study
+from pipeline.stages.context import Context, Step, Steps
+from pipeline.stages.roots import roots
 from pipeline.training.metrics import METRICS
 
 log = logging.getLogger("sprig")
@@ -48,28 +49,30 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
         if rank() == 0:
             _show("What this run would do", ["", ""], plan.table(context))
         return None
-    steps, last = material.inputs(context), material.step(context)
+    steps = graph.build(context)
+    downstream.check(context, steps)
+    last = material.step(context, steps)
     folder = run_folder(context, last)
     handler = _open(folder, config, overrides or [])
     _claim(context, steps, folder)
     shown = None
     try:
         tracker.start(config, folder)
-        for step in steps:
+        for step in steps.values():
             if step.stage in config.stages:
-                _make(context, step, folder, tracker)
+                _make(context, step, steps, folder, tracker)
                 _collect_metrics(context, steps, folder)
                 preemption.check()
         if cache.STAGE in config.stages and config.distill.cached:
-            cache.complete(context)
+            cache.complete(context, roots(context))
         if last.stage in config.stages:
-            if all(context.store.find(step.recipe) for step in steps):
-                _make(context, last, folder, tracker)
-            shown = _close(context, last, folder)
+            if all(context.store.find(step.recipe) for step in steps.values()):
+                _make(context, last, steps, folder, tracker)
+            shown = _close(context, steps, last, folder)
             tracker.report(shown, folder)
         for stage in (export, sample, score):
             if stage.STAGE in config.stages and rank() == 0:
-                stage.run(context)
+                stage.run(context, steps)
     finally:
         tracker.finish()
         log.removeHandler(handler)
@@ -77,31 +80,31 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     return shown.summary if shown else None
 
 
-def _make(context: Context, step: Step, folder: Path, tracker: Tracker) -> None:
+def _make(context: Context, step: Step, steps: Steps, folder: Path, tracker: Tracker) -> None:
     found = context.store.find(step.recipe)
     log.info("%s %s (%s): %s", step.stage, step.role, step.recipe.fingerprint, "is there" if found else "begins")
     artifact = context.store.obtain(step.recipe, step.make, step.agree)
-    if step.role == prepare.TOKENS:
-        plan.check_prepared(context)
+    if step.role == "tokens":
+        plan.check_prepared(context, roots(context))
     if step.role == "search":
-        study.check_searched(context)
+        study.check_searched(context, step.recipe)
     if rank() == 0:
         _link(folder / "artifacts" / step.role, artifact)
         if found:
             tracker.found(step.role, _metrics(context, step))
 
 
-def _claim(context: Context, steps: list[Step], folder: Path) -> None:
+def _claim(context: Context, steps: Steps, folder: Path) -> None:
     """Links what is made on the way of a step before it is there: until the step has its manifest, nothing else tells
     that this run needs it."""
     if rank() != 0:
         return
     config, kept = context.config, context.config.distill.cache
-    for step in steps:
+    for step in steps.values():
         if step.phase is not None and step.stage in config.stages:
             _link(folder / "artifacts" / f"{step.role}_stable", context.store.path(step.phase))
     if config.distill.cached and not kept.path and {cache.STAGE, distill.STAGE} & set(config.stages):
-        _link(folder / "artifacts/cache", context.store.path(cache.recipe(context)))
+        _link(folder / "artifacts/cache", context.store.path(cache.recipe(context, roots(context))))
 
 
 def _link(link: Path, target: Path) -> None:
@@ -152,17 +155,17 @@ def _metrics(context: Context, step: Step) -> list[dict]:
     ]
 
 
-def _collect_metrics(context: Context, steps: list[Step], folder: Path) -> None:
+def _collect_metrics(context: Context, steps: Steps, folder: Path) -> None:
     """metrics.jsonl of the run: every evaluation of the search, then every step of each model, from the artifacts."""
     if rank() != 0:
         return
-    lines = [json.dumps(line) for step in steps for line in _metrics(context, step)]
+    lines = [json.dumps(line) for step in steps.values() for line in _metrics(context, step)]
     write_atomically(folder / METRICS, "".join(f"{line}\n" for line in lines))
 
 
-def _close(context: Context, last: Step, folder: Path) -> Material:
+def _close(context: Context, steps: Steps, last: Step, folder: Path) -> Material:
     """Puts the report into the run's folder, where people look for it, and shows the closing table."""
-    shown = material.gather(context)
+    shown = material.gather(context, steps)
     summary = shown.summary
     if rank() == 0:
         for role, made in shown.done.items():  # by other commands too: the page leads there

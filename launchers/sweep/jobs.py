@@ -15,9 +15,9 @@ from pipeline.errors import SprigError
 from pipeline.report import material
 from pipeline.report.summary import SUMMARY
 from pipeline.runner import run_folder
-from pipeline.stages import plan, stable
+from pipeline.stages import downstream, graph, plan, stable
 from pipeline.stages.budget import budget
-from pipeline.stages.context import Context, Step
+from pipeline.stages.context import Context, Step, Steps
 
 Overrides = dict[str, str]
 
@@ -28,6 +28,7 @@ class Job:
 
     overrides: tuple[str, ...]
     context: Context
+    graph: Steps
     last: Step
     same: tuple[tuple[str, ...], ...] = ()  # further combinations of the axes' values that are this very run
 
@@ -38,7 +39,7 @@ class Job:
     @cached_property
     def steps(self) -> list[Step]:
         """What it is asked to make, in order."""
-        steps = [*material.inputs(self.context), self.last]
+        steps = [*self.graph.values(), self.last]
         return [step for step in steps if step.stage in self.context.config.stages]
 
     @property
@@ -99,7 +100,9 @@ def prepare(lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: i
         try:
             with env_override(count):
                 plan.check(context := _context(overrides, identities, elsewhere))
-            jobs[overrides] = Job(overrides, context, material.step(context))
+            steps = graph.build(context)
+            downstream.check(context, steps)
+            jobs[overrides] = Job(overrides, context, steps, material.step(context, steps))
         except SprigError as error:
             raise SprigError(f"Job {label(overrides, axes)}: {error} No job was started.") from None
     folders = {job.folder.parent: job for job in jobs.values()}

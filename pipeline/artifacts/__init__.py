@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class Recipe:
     config: dict
     inputs: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         return digest({"stage": self.stage, "version": self.version, "config": self.config, "inputs": self.inputs})
 

@@ -9,8 +9,8 @@ from pipeline.models import checkpoint
 from pipeline.models.export import folder, gguf
 from pipeline.on_request.card import card
 from pipeline.report import material
-from pipeline.stages import distill, prepare
-from pipeline.stages.context import Context
+from pipeline.stages import distill
+from pipeline.stages.context import Context, Steps
 from pipeline.subnetwork.value import SubNetwork
 
 STAGE = "export"
@@ -35,17 +35,18 @@ def _target(config: Config) -> Path:
     return Path(config.export.to).expanduser()
 
 
-def run(context: Context) -> None:
+def run(context: Context, steps: Steps) -> None:
     """Writes, checks and publishes the export of the run's student; see pipeline.models.export.folder.
 
     Raises:
         SprigError: the run has no finished student, or as folder.export.
     """
     config = context.config
-    trained = distill.trained(context, "student")
-    summary = material.summary_of(context)
-    tokens = prepare.tokens_step(context).recipe
-    blocks = context.evenly(tokens, "validation", min(BLOCKS, config.evaluate.blocks), "evaluate.blocks")
+    trained = distill.trained(context, steps["distilled_student"])
+    summary = material.summary_of(context, steps)
+    blocks = context.evenly(
+        steps["tokens"].recipe, "validation", min(BLOCKS, config.evaluate.blocks), "evaluate.blocks"
+    )
     sub = SubNetwork.from_dict(json.loads((trained / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))
     to = _target(config)
     form = folder.export(

@@ -7,21 +7,21 @@ from rich.text import Text
 
 from pipeline.evaluation.sampling import continue_text
 from pipeline.models import checkpoint
-from pipeline.stages import distill, evaluate, prepare
-from pipeline.stages.context import Context
+from pipeline.stages import distill, extract
+from pipeline.stages.context import Context, Steps
 
 STAGE = "sample"
 
 
-def run(context: Context) -> dict[str, str]:
+def run(context: Context, steps: Steps) -> dict[str, str]:
     """Prints and returns each model's continuation of `prompt`.
 
     Raises:
         SprigError: a model of the run is not finished.
     """
     config = context.config
-    trained = {role: distill.trained(context, role) for role in evaluate.roles(context)}
-    teacher = prepare.teacher_step(context, config.teacher).recipe
+    trained = {role: distill.trained(context, steps[f"distilled_{role}"]) for role in extract.roles(context)}
+    teacher = steps["teacher"].recipe
     tokenizer = context.tokenizer(teacher)
     prompt = tokenizer.encode(config.prompt)
     continued = {}

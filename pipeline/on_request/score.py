@@ -9,26 +9,28 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.report import markdown
-from pipeline.stages import downstream, prepare
-from pipeline.stages.context import Context
+from pipeline.stages import downstream, extract
+from pipeline.stages.context import Context, Steps
 
 STAGE = "score"
 log = logging.getLogger("sprig")
 
 
-def run(context: Context) -> dict[str, dict[str, dict[str, float]]]:
+def run(context: Context, steps: Steps) -> dict[str, dict[str, dict[str, float]]]:
     """Prints and returns {model: {task: {metric: value}}}.
 
     Raises:
         SprigError: the teacher was never prepared.
     """
-    context.made(prepare.teacher_step(context, context.config.teacher).recipe)
+    context.made(steps["teacher"].recipe)
     done = {}
-    for name, model in downstream.models(context).items():
+    for name in ("teacher", *extract.roles(context)):
+        model = steps["teacher" if name == "teacher" else f"distilled_{name}"].recipe
         if context.store.find(model) is None:
             log.info("%s %s is not trained yet: left out", name, model.fingerprint)
             continue
-        for step in downstream.of_model(context, name, model):
+        for task in context.config.evaluate.tasks:
+            step = steps[downstream.role(name, task)]
             done[step.role] = context.store.obtain(step.recipe, step.make)
             log.info("%s: %s", step.role, done[step.role])
     scores = downstream.results(done)

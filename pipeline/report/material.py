@@ -5,6 +5,7 @@ A run that is still going has the same, of what there is, in its folder alone.
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from pipeline.report import markdown, plots
 from pipeline.report import study as study_report
 from pipeline.report.summary import SUMMARY, labels, summarise
 from pipeline.search import journal as journals
-from pipeline.stages import distill, downstream, evaluate, extract, order, prepare, rerank, search, study
-from pipeline.stages.context import Context, Step
+from pipeline.stages import distill, evaluate, extract, rerank, search
+from pipeline.stages.context import Context, Step, Steps
 from pipeline.subnetwork.value import SubNetwork
 
 STAGE, VERSION = "report", 3
@@ -37,21 +38,21 @@ class Material:
     subnetwork: SubNetwork | None  # the student's
 
 
-def step(context: Context) -> Step:
-    steps = inputs(context)
+def step(context: Context, steps: Steps) -> Step:
+    """The report of a run with these `steps`."""
     recipe = Recipe(
         STAGE,
         VERSION,
         labels(context),
-        {each.role: each.recipe.fingerprint for each in steps},
+        {role: each.recipe.fingerprint for role, each in steps.items()},
     )
+    return Step("report", recipe, partial(_make, context, steps))
 
-    def make(folder: Path) -> None:
-        for each in steps:
-            context.made(each.recipe)
-        write(gather(context), folder)
 
-    return Step(STAGE, "report", recipe, make)
+def _make(context: Context, steps: Steps, folder: Path) -> None:
+    for each in steps.values():
+        context.made(each.recipe)
+    write(gather(context, steps), folder)
 
 
 def write(material: Material, folder: Path) -> None:
@@ -62,21 +63,21 @@ def write(material: Material, folder: Path) -> None:
     write_atomically(folder / PAGE, markdown.page(material.summary, material.evaluation, drawn))
 
 
-def summary_of(context: Context) -> dict:
+def summary_of(context: Context, steps: Steps) -> dict:
     """The report's; of a run that is still going, of what there is."""
-    if folder := context.store.find(step(context).recipe):
+    if folder := context.store.find(step(context, steps).recipe):
         return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    return gather(context).summary
+    return gather(context, steps).summary
 
 
-def gather(context: Context) -> Material:
+def gather(context: Context, steps: Steps) -> Material:
     """What there is of this run.
 
     Raises:
         SprigError: an artifact was changed since it was published.
     """
     done, seen, unfinished = {}, {}, {}
-    for each in inputs(context):
+    for each in steps.values():
         if found := context.store.find(each.recipe):
             done[each.role] = seen[each.role] = found
         elif begun := context.store.begun(each.recipe):
@@ -93,15 +94,16 @@ def gather(context: Context) -> Material:
     candidates = {role: [*{line["key"]: line for line in lines}.values()] for role, lines in evaluations.items()}
     curves = {
         role: curve
-        for role in evaluate.roles(context)
+        for role in extract.roles(context)
         if (folder := seen.get(f"distilled_{role}")) and (curve := distill.curve(folder))
     }
     subnetworks = {
         role: SubNetwork.from_dict(json.loads((done[f"extracted_{role}"] / checkpoint.SUBNETWORK).read_text()))
-        for role in evaluate.roles(context)
+        for role in extract.roles(context)
         if f"extracted_{role}" in done
     }
-    winner = rerank.winner(context).key if rerank.deciding_step(context).role in done else None
+    deciding = "rerank" if "rerank" in steps else "search"
+    winner = rerank.winner(context, steps[deciding].recipe).key if deciding in done else None
     evaluation = json.loads((done["evaluation"] / evaluate.RESULT).read_text()) if "evaluation" in done else None
     summary = summarise(context, done, unfinished, evaluation, candidates.get("search", []), curves, subnetworks)
     return Material(summary, done, evaluation, evaluated, candidates, winner, curves, subnetworks.get("student"))
@@ -116,27 +118,3 @@ def _evaluations(context: Context, journal: list[dict]) -> list[dict]:
         line | {"tokens": tokens, "whole": line["blocks"] == blocks}
         for line, tokens in zip(journal, spent, strict=True)
     ]
-
-
-def inputs(context: Context) -> list[Step]:
-    """Every step of the run before the report, in order. Extraction and distillation have one for each role; a search,
-    or its rerank, that nothing goes on from is left out."""
-    config = context.config
-    extracted = [extract.step(context, role) for role in evaluate.roles(context)]
-    studied = study.step(context)
-    needed = {name for each in (*extracted, studied) if each for name in each.recipe.inputs}
-    steps: list[Step | None] = [
-        prepare.teacher_step(context, config.teacher),
-        distill.kd_step(context),
-        prepare.tokens_step(context),
-        order.step(context),
-        *([search.step(context), search.baseline_step(context)] if needed & {search.STAGE, rerank.STAGE} else []),
-        rerank.step(context) if rerank.STAGE in needed else None,
-        *extracted,
-        *(distill.step(context, role) for role in evaluate.roles(context)),
-        evaluate.speed_step(context),
-        evaluate.step(context),
-        *downstream.steps(context),
-        studied,
-    ]
-    return [each for each in steps if each is not None]

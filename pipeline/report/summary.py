@@ -52,7 +52,7 @@ def summarise(
     ordering = _costs(done.get("ordering"), order.COSTS)
     trained = {
         role: _model(context, role, done, subnetworks.get(role), curves.get(role, []), perplexities.get(role))
-        for role in evaluate.roles(context)
+        for role in extract.roles(context)
     }
     flops = {
         "order": ordering.get("flops", 0),

@@ -12,6 +12,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from litgpt import GPT
 
 from pipeline.artifacts import MANIFEST, Recipe, locked, read_manifest
 from pipeline.config import CacheKind, CacheMode
@@ -20,6 +21,7 @@ from pipeline.ranks import rank, world_size
 from pipeline.stages import prepare
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
+from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.training import distributed
 from pipeline.training.cache import FILE, LogitsCache
@@ -30,17 +32,14 @@ STAGE, VERSION = "cache", 2
 VERIFIED = 5  # purpose of the generator
 
 
-def recipe(context: Context) -> Recipe:
+def recipe(context: Context, roots: Roots) -> Recipe:
     config = context.config
     kept = {"kind": config.distill.cache.kind, "slots": config.distill.cache.slots}
     return Recipe(
         STAGE,
         VERSION,
         kept | {"temperatures": config.distill.cache_temperatures, "precision": context.precision},
-        {
-            "teacher": prepare.teacher_step(context, config.kd_teacher or config.teacher).recipe.fingerprint,
-            "tokens": prepare.tokens_step(context).recipe.fingerprint,
-        },
+        {"teacher": roots.kd_teacher.fingerprint, "tokens": roots.tokens.fingerprint},
     )
 
 
@@ -74,7 +73,7 @@ def teacher_flops(context: Context, trained: int) -> int:
 
 def _kept(context: Context, trained: int) -> int:
     """Tokens whose logits a training on so many of them needs: no more than there are, where the text is prepared."""
-    tokens = prepare.tokens_step(context).recipe
+    tokens = prepare.tokens_recipe(context)
     if context.store.find(tokens) is None:
         return min(trained, context.config.data.max_tokens or trained)
     blocks = context.blocks(tokens, "train")
@@ -99,21 +98,21 @@ def cost(context: Context) -> tuple[int, int, int, float | None]:
     return tokens, kept.itemsize * tokens, flops, flops / speed / world_size()
 
 
-def complete(context: Context) -> LogitsCache:
+def complete(context: Context, roots: Roots) -> LogitsCache:
     """The cache with every block that this run reads. All ranks call it together, and each fills its share.
 
     Raises:
         SprigError: the cache may only be read and lacks blocks, is of something else, or fails its verification.
         OSError: the disk is full, or may not be written; what was added stays.
     """
-    config, made = context.config, recipe(context)
+    config, made = context.config, recipe(context, roots)
     settings, teacher = config.distill.cache, config.kd_teacher or config.teacher
-    blocks = context.blocks(prepare.tokens_step(context).recipe, "train")
+    blocks = context.blocks(roots.tokens, "train")
     wanted = budget(context) // blocks.block_size
     numbers = block_numbers(len(blocks), config.seed, 0, min(wanted, len(blocks)))
 
-    def load():
-        return context.teacher(prepare.teacher_step(context, teacher).recipe, teacher)
+    def load() -> GPT:
+        return context.teacher(roots.kd_teacher, teacher)
 
     distributed.start(context.device)
     folder = _found(context, made) if settings.mode == CacheMode.read else context.store.obtain(made, lambda _: None)

@@ -26,18 +26,24 @@ from pipeline.training import distributed
 
 @dataclass(frozen=True)
 class Step:
-    """One artifact of a run: which stage makes it, in which role, from what, and how.
+    """One artifact of a run: its role in the run, what determines it, and the function that makes it.
 
-    `agree` is set where all ranks make it together (see Store.obtain), `phase` where it makes another artifact on its
-    way, which others go on from (see pipeline.stages.stable).
+    `agree` is set where all ranks make it together (see Store.obtain). `phase` is set where the step makes another
+    artifact on its way, from which other runs can resume (see pipeline.stages.stable).
     """
 
-    stage: str
     role: str
     recipe: Recipe
     make: Callable[[Path], None]
     agree: Callable[[bool], bool] | None = None
     phase: Recipe | None = None
+
+    @property
+    def stage(self) -> str:
+        return self.recipe.stage
+
+
+Steps = dict[str, Step]  # by role, in the order in which they are made
 
 
 def part(config: object, *without: str) -> dict:

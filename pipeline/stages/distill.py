@@ -9,15 +9,16 @@ import torch
 from litgpt import GPT
 
 from pipeline.artifacts import Recipe
-from pipeline.config import ScheduleKind, TeacherConfig
+from pipeline.config import ScheduleKind
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
-from pipeline.stages import cache, extract, prepare, stable
+from pipeline.stages import cache, stable
 from pipeline.stages.budget import batch_tokens, budget
 from pipeline.stages.context import Context, Step, part
+from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training import checkpoints
@@ -64,26 +65,41 @@ def stable_tokens(context: Context) -> int:
     return stable.steps(schedule, budget(context), batch) * batch
 
 
-def kd_step(context: Context) -> Step | None:
-    """The preparation of a KD teacher other than the one that is cut; None where it is the same, or there is none."""
-    if not cache.needs_teacher(context) or context.config.kd_teacher is None:
+def loads_kd_teacher(context: Context) -> bool:
+    """Whether training needs a KD teacher other than the teacher that is cut."""
+    return cache.needs_teacher(context) and context.config.kd_teacher is not None
+
+
+def recipe(context: Context, role: str, roots: Roots, start: Recipe) -> Recipe:
+    """`role` is "student" or "control"; `start` makes its untrained weights."""
+    inputs = _inputs(context, roots, start)
+    if shared := phase(context, role, roots, start):
+        inputs |= {"stable": shared.fingerprint}
+    whole = {"schedule": _schedule(context), "tokens": budget(context)}
+    return Recipe(STAGE, VERSION, _distillation(context, role) | whole, inputs)
+
+
+def phase(context: Context, role: str, roots: Roots, start: Recipe) -> Recipe | None:
+    """The stable phase of a wsd schedule, which trainings with other budgets share; None where there is none."""
+    if not (tokens := stable_tokens(context)):
         return None
-    return prepare.teacher_step(context, context.config.kd_teacher, "kd_teacher")
+    inputs = _inputs(context, roots, start)
+    return stable.recipe(_distillation(context, role), _schedule(context), tokens, inputs)
 
 
-def step(context: Context, role: str) -> Step:
-    """`role` is "student" or "control"."""
+def _inputs(context: Context, roots: Roots, start: Recipe) -> dict[str, str]:
+    distill, inputs = context.config.distill, {"start": start.fingerprint, "tokens": roots.tokens.fingerprint}
+    if distill.distils:
+        inputs["teacher"] = roots.kd_teacher.fingerprint
+    if distill.cached:
+        inputs["cache"] = cache.recipe(context, roots).fingerprint
+    return inputs
+
+
+def _distillation(context: Context, role: str) -> dict:
+    """What determines a training, except for its budget, its schedule and its inputs."""
     config = context.config
-    start = extract.step(context, role).recipe
-    tokens = prepare.tokens_step(context).recipe
-    inputs = {"start": start.fingerprint, "tokens": tokens.fingerprint}
-    kd_config: TeacherConfig = config.kd_teacher or config.teacher
-    teacher = prepare.teacher_step(context, kd_config).recipe
-    if config.distill.distils:
-        inputs["teacher"] = teacher.fingerprint
-    if config.distill.cached:
-        inputs["cache"] = cache.recipe(context).fingerprint
-    distillation = part(config.distill, *IMMATERIAL) | {
+    return part(config.distill, *IMMATERIAL) | {
         "lr": learning_rate(context, role),
         "seed": config.seed,
         "precision": context.precision,
@@ -91,70 +107,87 @@ def step(context: Context, role: str) -> Step:
         "validation_blocks": config.evaluate.blocks,
         "validation_batch": config.evaluate.batch,
     }
-    whole, agree = {"schedule": _schedule(context), "tokens": budget(context)}, context.agree
-    before_decay, phase = stable_tokens(context), None
-    if before_decay:
-        phase = stable.recipe(distillation, whole["schedule"], before_decay, inputs)
-    recipe = Recipe(
-        STAGE, VERSION, distillation | whole, inputs | ({"stable": phase.fingerprint} if phase is not None else {})
-    )
 
-    def train(folder: Path, run: str, until: int | None, begin: Path | None, told: bool) -> GPT:
-        """`told`: the metrics of what `begin` holds have been logged."""
-        if kd_step(context) is not None:
-            context.tokenizer(start).check_same(context.tokenizer(teacher))
-        if begin is not None and not told and rank() == 0 and not (folder / METRICS).exists():
-            for line in (begin / METRICS).read_text(encoding="utf-8").splitlines():
-                context.log({"role": f"distilled_{role}"} | json.loads(line))
-        validation = context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
-        online = config.distill.distils and not config.distill.cached
-        logits = cache.complete(context) if config.distill.cached else None
-        if not online:
-            context.forget_teacher()
-        flops = Flops(
-            3 * flops_per_token(context.architecture, _subnetwork(context, start), length=config.data.block_size),
-            flops_per_token(context.kd_architecture, length=config.data.block_size) if online else 0,
-        )
-        total = budget(context) if until is None else until * batch_tokens(context)
-        with Progress(f"distill {role}", total=total, unit="tokens") as progress:
-            return distill(
-                context.student(start, torch.device("cpu")),  # the copy that trains moves to the device
-                context.teacher(teacher, kd_config) if online else None,
-                logits,
-                context.blocks(tokens, "train"),
-                config.distill,
-                lr=learning_rate(context, role),
-                deepspeed=config.deepspeed,
-                seed=config.seed,
-                precision=context.precision,
-                device=context.device,
-                folder=folder,
-                run=run,
-                flops=flops,
-                validate=partial(mean_nll, blocks=validation, batch=config.evaluate.batch, precision=context.precision),
-                log=_Log(context, role, progress),
-                begin=begin,
-                until=until,
+
+def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots, start: Recipe) -> None:
+    """All ranks make it together."""
+    begin, known, shared = None, False, phase(context, role, roots, start)
+    if shared is not None:
+        known = context.store.find(shared) is not None
+        if known:
+            log.info(
+                "The first %s tokens are those of stable phase %s.", f"{stable.length(shared):,}", shared.fingerprint
             )
+        make_stable = partial(_make_stable, context, shared, role=role, roots=roots, start=start)
+        begin = context.store.obtain(shared, make_stable, context.agree)
+    if begin is not None and known:
+        _log_again(context, role, begin, folder)
+    trained = _train(context, folder, role, roots, start, run=recipe.fingerprint, begin=begin)
+    if rank() == 0:
+        checkpoint.save(trained, folder, _subnetwork(context, start), tokenizer=context.made(start))
 
-    def make_stable(folder: Path) -> None:
-        steps = before_decay // batch_tokens(context)
-        train(folder, phase.fingerprint, steps, stable.shorter(context, phase), told=False)
-        if rank() == 0:
-            checkpoints.publish(folder, steps)
 
-    def make(folder: Path) -> None:
-        begin, shared = None, False
-        if phase is not None:
-            shared = context.store.find(phase) is not None
-            if shared:
-                log.info("The first %s tokens are those of stable phase %s.", f"{before_decay:,}", phase.fingerprint)
-            begin = context.store.obtain(phase, make_stable, agree)
-        trained = train(folder, recipe.fingerprint, None, begin, told=not shared)
-        if rank() == 0:
-            checkpoint.save(trained, folder, _subnetwork(context, start), tokenizer=context.made(start))
+def _make_stable(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots, start: Recipe) -> None:
+    steps, begin = stable.length(recipe) // batch_tokens(context), stable.shorter(context, recipe)
+    if begin is not None:
+        _log_again(context, role, begin, folder)
+    _train(context, folder, role, roots, start, run=recipe.fingerprint, begin=begin, until=steps)
+    if rank() == 0:
+        checkpoints.publish(folder, steps)
 
-    return Step(STAGE, f"distilled_{role}", recipe, make, agree, phase)
+
+def _train(
+    context: Context,
+    folder: Path,
+    role: str,
+    roots: Roots,
+    start: Recipe,
+    run: str,
+    begin: Path | None,
+    until: int | None = None,
+) -> GPT:
+    """Trains from `start`, or from the state in `begin`, to the end or until so many optimizer steps."""
+    config = context.config
+    teacher_config = config.kd_teacher or config.teacher
+    if loads_kd_teacher(context):
+        context.tokenizer(start).check_same(context.tokenizer(roots.kd_teacher))
+    validation = context.evenly(roots.tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
+    online = config.distill.distils and not config.distill.cached
+    logits = cache.complete(context, roots) if config.distill.cached else None
+    if not online:
+        context.forget_teacher()
+    flops = Flops(
+        3 * flops_per_token(context.architecture, _subnetwork(context, start), length=config.data.block_size),
+        flops_per_token(context.kd_architecture, length=config.data.block_size) if online else 0,
+    )
+    total = budget(context) if until is None else until * batch_tokens(context)
+    with Progress(f"distill {role}", total=total, unit="tokens") as progress:
+        return distill(
+            context.student(start, torch.device("cpu")),  # the copy that trains moves to the device
+            context.teacher(roots.kd_teacher, teacher_config) if online else None,
+            logits,
+            context.blocks(roots.tokens, "train"),
+            config.distill,
+            lr=learning_rate(context, role),
+            deepspeed=config.deepspeed,
+            seed=config.seed,
+            precision=context.precision,
+            device=context.device,
+            folder=folder,
+            run=run,
+            flops=flops,
+            validate=partial(mean_nll, blocks=validation, batch=config.evaluate.batch, precision=context.precision),
+            log=_Log(context, role, progress),
+            begin=begin,
+            until=until,
+        )
+
+
+def _log_again(context: Context, role: str, begin: Path, folder: Path) -> None:
+    """Logs the metrics of a phase that another run trained, once."""
+    if rank() == 0 and not (folder / METRICS).exists():
+        for line in _metrics(begin):
+            context.log({"role": f"distilled_{role}"} | line)
 
 
 def _subnetwork(context: Context, start: Recipe) -> SubNetwork:
@@ -207,18 +240,18 @@ def how_far(context: Context, step: Step) -> str:
     return f"at {reached:,} of {budget(context):,} tokens"
 
 
-def trained(context: Context, role: str) -> Path:
+def trained(context: Context, step: Step) -> Path:
     """The folder of a model that is trained.
 
     Raises:
         SprigError: it is not; says how far its training is.
     """
-    wanted = step(context, role)
-    if context.store.find(wanted.recipe) is None and context.store.begun(wanted.recipe):
+    if context.store.find(step.recipe) is None and context.store.begun(step.recipe):
+        role = step.role.removeprefix("distilled_")
         raise SprigError(
-            f"Training of the {role} stands {how_far(context, wanted)}: the same command without stages= goes on."
+            f"Training of the {role} stands {how_far(context, step)}: the same command without stages= goes on."
         )
-    return context.made(wanted.recipe)
+    return context.made(step.recipe)
 
 
 def _metrics(folder: Path) -> list[dict]:

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_atomically, write_json
 from pipeline.evaluation import tasks
-from pipeline.stages import distill, evaluate, prepare
-from pipeline.stages.context import Context, Step
+from pipeline.stages import evaluate
+from pipeline.stages.context import Context, Steps
 
 VERSION = 1
 METRICS, EXAMPLES = "metrics.json", "examples.jsonl"
+ROLE = "downstream/"  # how the roles of these steps begin
 ANSWERS = "answers.jsonl"  # while a task is scored
 
 
-def check(context: Context) -> None:
+def check(context: Context, steps: Steps) -> None:
     """Before anything runs: are the tasks known, and, where one is to be scored, its data here.
 
     Raises:
@@ -24,56 +25,50 @@ def check(context: Context) -> None:
     """
     config = context.config
     asked = not config.plan and {evaluate.STAGE, "score"} & set(config.stages)
-    missing = asked and any(context.store.find(step.recipe) is None for step in steps(context))
+    wanted = [step.recipe for role, step in steps.items() if role.startswith(ROLE)]
+    missing = asked and any(context.store.find(recipe) is None for recipe in wanted)
     tasks.check(config.evaluate.tasks, fetch=bool(missing))
 
 
-def steps(context: Context) -> list[Step]:
-    """In the order of the models, so that the teacher is loaded once."""
-    return [step for name, model in models(context).items() for step in of_model(context, name, model)]
-
-
-def models(context: Context) -> dict[str, Recipe]:
-    trained = {role: distill.step(context, role).recipe for role in evaluate.roles(context)}
-    return {"teacher": prepare.teacher_step(context, context.config.teacher).recipe, **trained}
-
-
-def of_model(context: Context, name: str, model: Recipe) -> list[Step]:
-    return [_step(context, task, name, model) for task in context.config.evaluate.tasks]
-
-
 def role(model: str, task: str) -> str:
-    return f"downstream/{model}/{task}"
+    return f"{ROLE}{model}/{task}"
 
 
-def _step(context: Context, task: str, name: str, model: Recipe) -> Step:
-    config = context.config.evaluate
-    batch_tokens = config.batch * context.config.data.block_size
-    own = {"limit": config.limit, "batch_tokens": batch_tokens, "precision": context.precision}
-    recipe = Recipe(evaluate.STAGE, VERSION, tasks.identify(task) | own, {"model": model.fingerprint})
+def recipe(context: Context, task: str, model: Recipe) -> Recipe:
+    own = {
+        "limit": context.config.evaluate.limit,
+        "batch_tokens": _batch_tokens(context),
+        "precision": context.precision,
+    }
+    return Recipe(evaluate.STAGE, VERSION, tasks.identify(task) | own, {"model": model.fingerprint})
 
-    def make(folder: Path) -> None:
-        tokenizer = context.tokenizer(model)
-        if name == "teacher":
-            network = context.teacher(model, context.config.teacher)
-        else:
-            network = context.student(model, context.device)
-        title, answers = f"{task}, {name}", folder / ANSWERS
-        metrics, examples = tasks.score(
-            network, tokenizer, task, config.limit, context.precision, batch_tokens, title, answers
-        )
-        answers.unlink(missing_ok=True)
-        write_atomically(folder / EXAMPLES, "".join(f"{json.dumps(example)}\n" for example in examples))
-        write_json(folder / METRICS, metrics)
 
-    return Step(evaluate.STAGE, role(name, task), recipe, make)
+def make(context: Context, recipe: Recipe, folder: Path, task: str, name: str, model: Recipe) -> None:
+    """`model` makes the model `name`: teacher, student or control."""
+    tokenizer = context.tokenizer(model)
+    if name == "teacher":
+        network = context.teacher(model, context.config.teacher)
+    else:
+        network = context.student(model, context.device)
+    title, answers = f"{task}, {name}", folder / ANSWERS
+    limit = context.config.evaluate.limit
+    metrics, examples = tasks.score(
+        network, tokenizer, task, limit, context.precision, _batch_tokens(context), title, answers
+    )
+    answers.unlink(missing_ok=True)
+    write_atomically(folder / EXAMPLES, "".join(f"{json.dumps(example)}\n" for example in examples))
+    write_json(folder / METRICS, metrics)
+
+
+def _batch_tokens(context: Context) -> int:
+    return context.config.evaluate.batch * context.config.data.block_size
 
 
 def results(done: dict[str, Path]) -> dict[str, dict[str, dict[str, float]]]:
     """What is scored so far: {model: {task: {metric: value}}}."""
     found: dict = {}
     for name, folder in done.items():
-        if name.startswith("downstream/"):
+        if name.startswith(ROLE):
             _, model, task = name.split("/")
             found.setdefault(model, {})[task] = json.loads((folder / METRICS).read_text())
     return found

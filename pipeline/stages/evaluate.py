@@ -9,50 +9,42 @@ from pipeline.evaluation import efficiency
 from pipeline.evaluation.sampling import continue_text
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
-from pipeline.stages import distill, extract, prepare
-from pipeline.stages.context import Context, Step, part
+from pipeline.stages.context import Context, part
+from pipeline.stages.roots import Roots
 
 STAGE, VERSION = "evaluate", 2
 RESULT = "evaluation.json"
 SPEED_VERSION, SPEED = 1, "speed.json"
 
 
-def roles(context: Context) -> list[str]:
-    """The models that a run trains."""
-    return ["student", "control"] if context.config.distill.control.enabled else ["student"]
-
-
-def step(context: Context) -> Step:
-    config = context.config.evaluate
-    teacher = prepare.teacher_step(context, context.config.teacher).recipe
-    tokens = prepare.tokens_step(context).recipe
-    trained = {role: distill.step(context, role).recipe for role in roles(context)}
-    inputs = {"teacher": teacher, "tokens": tokens, **trained}
-    recipe = Recipe(
+def recipe(context: Context, roots: Roots, trained: dict[str, Recipe]) -> Recipe:
+    """`trained` is the distillation of each role."""
+    inputs = {"teacher": roots.teacher, "tokens": roots.tokens, **trained}
+    return Recipe(
         STAGE,
         VERSION,
-        part(config, "speed", "tasks", "limit") | {"precision": context.precision},
+        part(context.config.evaluate, "speed", "tasks", "limit") | {"precision": context.precision},
         {name: recipe.fingerprint for name, recipe in inputs.items()},
     )
 
-    def make(folder: Path) -> None:
-        blocks = context.evenly(tokens, "validation", config.blocks, "evaluate.blocks")
-        tokenizer = context.tokenizer(teacher)
-        prompt = tokenizer.encode(config.prompt)
-        result = {}
-        with Progress("evaluate", total=1 + len(trained), unit="models") as progress:
-            for name in ("teacher", *trained):
-                if name == "teacher":
-                    model = context.teacher(teacher, context.config.teacher)
-                else:
-                    model = context.student(trained[name], context.device)
-                nll = mean_nll(model, blocks, config.batch, context.precision)
-                new = continue_text(model, prompt, config.sample_tokens, tokenizer.eos_id, context.precision)
-                result[name] = {"nll": nll, "perplexity": math.exp(nll), "sample": tokenizer.decode(new)}
-                progress.advance(1)
-        write_json(folder / RESULT, {"prompt": config.prompt, "tokens": blocks[:, 1:].numel(), "models": result})
 
-    return Step(STAGE, "evaluation", recipe, make)
+def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, trained: dict[str, Recipe]) -> None:
+    config = context.config.evaluate
+    blocks = context.evenly(roots.tokens, "validation", config.blocks, "evaluate.blocks")
+    tokenizer = context.tokenizer(roots.teacher)
+    prompt = tokenizer.encode(config.prompt)
+    result = {}
+    with Progress("evaluate", total=1 + len(trained), unit="models") as progress:
+        for name in ("teacher", *trained):
+            if name == "teacher":
+                model = context.teacher(roots.teacher, context.config.teacher)
+            else:
+                model = context.student(trained[name], context.device)
+            nll = mean_nll(model, blocks, config.batch, context.precision)
+            new = continue_text(model, prompt, config.sample_tokens, tokenizer.eos_id, context.precision)
+            result[name] = {"nll": nll, "perplexity": math.exp(nll), "sample": tokenizer.decode(new)}
+            progress.advance(1)
+    write_json(folder / RESULT, {"prompt": config.prompt, "tokens": blocks[:, 1:].numel(), "models": result})
 
 
 def prefill(context: Context) -> int:
@@ -71,33 +63,33 @@ def prefill(context: Context) -> int:
     return length
 
 
-def speed_step(context: Context) -> Step:
+def speed_recipe(context: Context, roots: Roots, student: Recipe) -> Recipe:
     """Teacher and student timed side by side. An artifact of its own, so that a figure is measured once; weights do
     not matter for it, so the student is the untrained one."""
-    config = context.config
-    teacher = prepare.teacher_step(context, config.teacher).recipe
-    student = extract.step(context, "student").recipe
-    tokens = prepare.tokens_step(context).recipe
-    recipe = Recipe(
+    return Recipe(
         STAGE,
         SPEED_VERSION,
-        part(config.evaluate.speed) | {"prefill": prefill(context), "precision": context.precision},
-        {"teacher": teacher.fingerprint, "student": student.fingerprint, "tokens": tokens.fingerprint},
+        part(context.config.evaluate.speed) | {"prefill": prefill(context), "precision": context.precision},
+        {
+            "teacher": roots.teacher.fingerprint,
+            "student": student.fingerprint,
+            "tokens": roots.tokens.fingerprint,
+        },
     )
 
-    def make(folder: Path) -> None:
-        blocks = context.blocks(tokens, "validation")
-        count = -(-prefill(context) // blocks.block_size)
-        speeds = efficiency.speeds(
-            {
-                "teacher": context.teacher(teacher, config.teacher),
-                "student": context.student(student, context.device).eval(),
-            },
-            context.evenly(tokens, "validation", count, "evaluate.speed.prefill")[:, :-1].flatten()[: prefill(context)],
-            config.evaluate.speed.decode,
-            config.evaluate.speed.repetitions,
-            context.precision,
-        )
-        write_json(folder / SPEED, {"hardware": efficiency.hardware(context.device), "models": speeds})
 
-    return Step(STAGE, "speed", recipe, make)
+def make_speed(context: Context, recipe: Recipe, folder: Path, roots: Roots, student: Recipe) -> None:
+    config, length = context.config, prefill(context)
+    count = -(-length // context.blocks(roots.tokens, "validation").block_size)
+    blocks = context.evenly(roots.tokens, "validation", count, "evaluate.speed.prefill")
+    speeds = efficiency.speeds(
+        {
+            "teacher": context.teacher(roots.teacher, config.teacher),
+            "student": context.student(student, context.device).eval(),
+        },
+        blocks[:, :-1].flatten()[:length],
+        config.evaluate.speed.decode,
+        config.evaluate.speed.repetitions,
+        context.precision,
+    )
+    write_json(folder / SPEED, {"hardware": efficiency.hardware(context.device), "models": speeds})

@@ -9,12 +9,19 @@ from pipeline.config import Init
 from pipeline.models import checkpoint
 from pipeline.models.extraction import extract
 from pipeline.models.student import initialize
-from pipeline.stages import order, prepare, rerank, search
-from pipeline.stages.context import Context, Step
+from pipeline.stages import order, rerank, search
+from pipeline.stages.context import Context
+from pipeline.stages.roots import Roots
+from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.value import SubNetwork
 
 STAGE, VERSION = "extract", 1
 RANDOM_SUBNETWORK, RANDOM_WEIGHTS = 3, 4  # purposes of the generators
+
+
+def roles(context: Context) -> list[str]:
+    """The models that a run trains."""
+    return ["student", "control"] if context.config.distill.control.enabled else ["student"]
 
 
 def init_of(context: Context, role: str) -> Init:
@@ -22,34 +29,37 @@ def init_of(context: Context, role: str) -> Init:
     return distill.init if role == "student" else distill.control.init
 
 
-def step(context: Context, role: str) -> Step:
-    """`role` is "student" or "control". A control with random weights has the student's shape."""
-    config, init = context.config, init_of(context, role)
-    drawn = Init.random_subnetwork in (init, config.distill.init) and init != Init.searched
-    teacher = prepare.teacher_step(context, config.teacher).recipe
-    inputs = {"teacher": teacher.fingerprint, "ordering": order.fingerprint(context)}
-    own: dict = {"init": init, "shape": "drawn" if drawn else "searched"}
-    if drawn:
+def is_drawn(context: Context, role: str) -> bool:
+    """Whether the shape is a random member of the bin, instead of what the search found. A control with random weights
+    has the student's shape."""
+    init = init_of(context, role)
+    return Init.random_subnetwork in (init, context.config.distill.init) and init != Init.searched
+
+
+def recipe(context: Context, role: str, roots: Roots, found: Recipe | None) -> Recipe:
+    """`found` is the search, or its rerank, that the shape comes from; None where it is drawn."""
+    init = init_of(context, role)
+    inputs = {"teacher": roots.teacher.fingerprint, "ordering": roots.ordering_fingerprint}
+    own: dict = {"init": init, "shape": "drawn" if found is None else "searched"}
+    if found is None:
         own |= {"space": search.space_part(context), "bin": search.edges(context)}
     else:
-        found = rerank.deciding_step(context)
-        inputs[found.stage] = found.recipe.fingerprint
+        inputs[found.stage] = found.fingerprint
     if init != Init.searched:
-        own["seed"] = config.seed
-    recipe = Recipe(STAGE, VERSION, own, inputs)
-
-    def make(folder: Path) -> None:
-        ordering = order.load(context)
-        sub = _draw(context) if drawn else rerank.winner(context)
-        model = extract(context.teacher(teacher, config.teacher), sub, ordering).float()
-        if init == Init.random_weights:
-            seed = int(np.random.SeedSequence([config.seed, RANDOM_WEIGHTS]).generate_state(1)[0])
-            initialize(model, seed)
-        checkpoint.save(model, folder, sub, tokenizer=context.made(teacher))
-
-    return Step(STAGE, f"extracted_{role}", recipe, make)
+        own["seed"] = context.config.seed
+    return Recipe(STAGE, VERSION, own, inputs)
 
 
-def _draw(context: Context) -> SubNetwork:
+def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots, found: Recipe | None) -> None:
+    config, ordering = context.config, order.load(context, roots.ordering)
+    sub = _draw(context, ordering) if found is None else rerank.winner(context, found)
+    model = extract(context.teacher(roots.teacher, config.teacher), sub, ordering).float()
+    if init_of(context, role) == Init.random_weights:
+        seed = int(np.random.SeedSequence([config.seed, RANDOM_WEIGHTS]).generate_state(1)[0])
+        initialize(model, seed)
+    checkpoint.save(model, folder, sub, tokenizer=context.made(roots.teacher))
+
+
+def _draw(context: Context, ordering: Ordering) -> SubNetwork:
     rng = np.random.default_rng([context.config.seed, RANDOM_SUBNETWORK])
-    return context.space(order.load(context)).sample(rng)
+    return context.space(ordering).sample(rng)

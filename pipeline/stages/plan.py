@@ -5,11 +5,13 @@ import torch
 
 from pipeline.config import Dtype, Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
+from pipeline.evaluation import tasks
 from pipeline.ranks import local_world_size
 from pipeline.search import forecast
-from pipeline.stages import cache, distill, downstream, evaluate, order, prepare, rerank, scoring, search, study
+from pipeline.stages import cache, distill, evaluate, extract, order, prepare, rerank, scoring, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
+from pipeline.stages.roots import Roots, roots
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.value import SubNetwork
@@ -33,7 +35,7 @@ def check(context: Context) -> None:
             f"{architecture.context}: lower data.block_size."
         )
     if config.search.strategy == Strategy.given:
-        least = flops_per_token(architecture, search.read_given(context), length=config.data.block_size)
+        least = flops_per_token(architecture, search.read_given(context, roots(context)), length=config.data.block_size)
     else:
         space = context.space(Ordering.identity(architecture))
         search.check_strategy(context, space)
@@ -52,7 +54,7 @@ def check(context: Context) -> None:
     rerank.check(context)
     study.check(context)
     evaluate.prefill(context)
-    downstream.check(context)
+    tasks.check(config.evaluate.tasks, fetch=False)
     check_precision(context.precision, config.deepspeed)
     check_compile(config.distill, context.device)
     gpus = torch.cuda.device_count()
@@ -77,16 +79,15 @@ def _check_kd(context: Context) -> None:
         )
 
 
-def check_prepared(context: Context) -> None:
+def check_prepared(context: Context, made: Roots) -> None:
     """Once teachers and text are there: does every stage find the blocks that it asks for, and every model the tokens.
 
     Raises:
         SprigError: as Context.evenly and Tokenizer.check_same.
     """
-    config, tokens = context.config, prepare.tokens_step(context).recipe
-    if (kd := distill.kd_step(context)) is not None:
-        teacher = prepare.teacher_step(context, config.teacher).recipe
-        context.tokenizer(teacher).check_same(context.tokenizer(kd.recipe))
+    config, tokens = context.config, made.tokens
+    if distill.loads_kd_teacher(context):
+        context.tokenizer(made.teacher).check_same(context.tokenizer(made.kd_teacher))
     context.evenly(tokens, "calibration", config.search.blocks, "search.blocks")
     context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
     if config.ordering.kind != OrderingKind.none:
@@ -97,7 +98,7 @@ def _typical(context: Context) -> tuple[list[SubNetwork], int, int]:
     """Sub-networks that stand for what the search may find, with their median parameters and forward FLOPs a token."""
     config, teacher = context.config, context.architecture
     if config.search.strategy == Strategy.given:
-        students = [search.read_given(context)]
+        students = [search.read_given(context, roots(context))]
     else:
         space = context.space(Ordering.identity(teacher))
         rng = np.random.default_rng(config.seed)
@@ -124,7 +125,7 @@ def flops(context: Context, forward: int | None = None) -> dict[str, int]:
         "search": searched,
         "random_search": searched,
         "rerank": rerank.expected(context) * rerank.flops(context, forward) if config.search.rerank.candidates else 0,
-        **{f"distilled_{role}": trained for role in evaluate.roles(context)},
+        **{f"distilled_{role}": trained for role in extract.roles(context)},
         "study": config.study.subnetworks * study.flops(context, forward) if config.study.subnetworks else 0,
     }
 
@@ -147,7 +148,7 @@ def table(context: Context) -> list[tuple[str, str]]:
     scoring = forward + search.teacher_flops(context, config.search)[1]
     searched = forecast.expected(config.search, length, scoring)
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
-    trained, runs = budget(context), len(evaluate.roles(context))
+    trained, runs = budget(context), len(extract.roles(context))
     stable = distill.stable_tokens(context)
     training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
     baseline = ""
@@ -233,7 +234,7 @@ def _study(context: Context, flops: int) -> list[tuple[str, str]]:
 
 def _repetition(context: Context) -> str:
     """How often the text is gone through, where it is prepared and does not suffice."""
-    tokens = prepare.tokens_step(context).recipe
+    tokens = prepare.tokens_recipe(context)
     if context.store.find(tokens) is None:
         return ""
     blocks = context.blocks(tokens, "train")

@@ -6,23 +6,23 @@ from pipeline.artifacts import Recipe
 from pipeline.config import TeacherConfig
 from pipeline.data import prepare as data
 from pipeline.models import sources
-from pipeline.stages.context import Context, Step
+from pipeline.stages.context import Context
 
 STAGE, VERSION = "prepare", 1
-TOKENS = "tokens"  # the role of the text
 
 
-def teacher_step(context: Context, config: TeacherConfig, role: str = "teacher") -> Step:
-    recipe = Recipe(STAGE, VERSION, {"teacher": context.identity_of(config)})
-    return Step(STAGE, role, recipe, lambda folder: sources.convert(config, folder))
+def teacher_recipe(context: Context, config: TeacherConfig) -> Recipe:
+    return Recipe(STAGE, VERSION, {"teacher": context.identity_of(config)})
 
 
-def tokens_step(context: Context) -> Step:
-    """Teachers of one tokenizer, and a student that is the next teacher, share the text."""
-    recipe = Recipe(STAGE, VERSION, {"data": context.data_identity, "tokenizer": context.tokenizer_identity})
+def make_teacher(context: Context, recipe: Recipe, folder: Path, config: TeacherConfig) -> None:
+    sources.convert(config, folder)
 
-    def make(folder: Path) -> None:
-        teacher = teacher_step(context, context.config.teacher).recipe
-        data.prepare(context.config.data, context.tokenizer(teacher), folder)
 
-    return Step(STAGE, TOKENS, recipe, make)
+def tokens_recipe(context: Context) -> Recipe:
+    """Teachers of one tokenizer share the text, and so does a student that becomes the next teacher."""
+    return Recipe(STAGE, VERSION, {"data": context.data_identity, "tokenizer": context.tokenizer_identity})
+
+
+def make_tokens(context: Context, recipe: Recipe, folder: Path, teacher: Recipe) -> None:
+    data.prepare(context.config.data, context.tokenizer(teacher), folder)

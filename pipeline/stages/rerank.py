@@ -10,8 +10,9 @@ from pipeline.search import forecast
 from pipeline.search import journal as journals
 from pipeline.search import rerank as search_rerank
 from pipeline.search.journal import Journal
-from pipeline.stages import prepare, search, short
-from pipeline.stages.context import Context, Step
+from pipeline.stages import search, short
+from pipeline.stages.context import Context
+from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
 
@@ -41,44 +42,28 @@ def expected(context: Context) -> int:
     return min(config.search.rerank.candidates, forecast.expected(config.search, config.data.block_size).whole)
 
 
-def step(context: Context) -> Step | None:
-    """None where the best untrained candidate wins."""
+def recipe(context: Context, roots: Roots, searched: Recipe) -> Recipe:
     config = context.config
-    if not config.search.rerank.candidates:
-        return None
     own = {
         "candidates": config.search.rerank.candidates,
-        **short.recipe_part(context, *_budget(context)),
+        **short.recipe_part(context, roots, *_budget(context)),
         "batch": config.evaluate.batch,
     }
-    recipe = Recipe(STAGE, VERSION, own, {"search": search.step(context).recipe.fingerprint})
-    return Step(STAGE, "rerank", recipe, lambda folder: _make(context, recipe, folder))
+    return Recipe(STAGE, VERSION, own, {"search": searched.fingerprint})
 
 
-def deciding_step(context: Context) -> Step:
-    """What the winner comes from: the rerank, where there is one, else the search."""
-    return step(context) or search.step(context)
-
-
-def winner(context: Context) -> SubNetwork:
-    """The sub-network that this run found."""
-    folder = context.made(deciding_step(context).recipe)
-    return SubNetwork.from_dict(json.loads((folder / search.WINNER).read_text()))
-
-
-def _make(context: Context, recipe: Recipe, folder: Path) -> None:
+def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched: Recipe) -> None:
     """Losses are on the search's calibration blocks: the validation blocks that the run is judged by choose nothing."""
     config, (tokens, lr) = context.config.search, _budget(context)
-    text = prepare.tokens_step(context).recipe
-    blocks = context.evenly(text, "calibration", config.blocks, "search.blocks")
-    searched = context.made(search.step(context).recipe) / search.JOURNAL
-    candidates = search_rerank.best_of(searched, config.blocks, config.rerank.candidates)
+    blocks = context.evenly(roots.tokens, "calibration", config.blocks, "search.blocks")
+    found = context.made(searched) / search.JOURNAL
+    candidates = search_rerank.best_of(found, config.blocks, config.rerank.candidates)
     known = _known(context, recipe)
 
     def train(sub: SubNetwork) -> float:
         if sub.key in known:
             return known[sub.key]
-        return short.train(context, sub, tokens, lr, blocks, folder / "training")
+        return short.train(context, roots, sub, tokens, lr, blocks, folder / "training")
 
     journal = Journal(folder / JOURNAL, recipe.fingerprint)
     best = search_rerank.rerank(candidates, train, journal, lambda line: context.log({"role": "rerank"} | line))
@@ -96,6 +81,11 @@ def _make(context: Context, recipe: Recipe, folder: Path) -> None:
             "rank": 1 + candidates.index(best.subnetwork),
         },
     )
+
+
+def winner(context: Context, found: Recipe) -> SubNetwork:
+    """The sub-network that a search or its rerank found."""
+    return SubNetwork.from_dict(json.loads((context.made(found) / search.WINNER).read_text()))
 
 
 def _known(context: Context, wanted: Recipe) -> dict[str, float]:

@@ -17,8 +17,9 @@ from pipeline.search.evaluator import Evaluator
 from pipeline.search.loop import Scorer
 from pipeline.search.ranks import Ranks
 from pipeline.search.workers import Workers
-from pipeline.stages import order, prepare
+from pipeline.stages import order
 from pipeline.stages.context import Context
+from pipeline.stages.roots import Roots
 from pipeline.subnetwork.selection import Ordering
 from pipeline.training import distributed
 
@@ -34,45 +35,43 @@ def check(context: Context) -> None:
 
 
 @contextmanager
-def scorer(context: Context, config: SearchConfig) -> Iterator[Scorer]:
+def scorer(context: Context, config: SearchConfig, roots: Roots) -> Iterator[Scorer]:
     """On the calibration blocks of this run, under its ordering. Under several ranks it is rank 0's, while the others
     `serve`."""
     if world_size() == 1:
-        with _of_this_machine(context, config) as own:
+        with _of_this_machine(context, config, roots) as own:
             yield own
         return
-    with _of_all_ranks(context, config) as ranks:
+    with _of_all_ranks(context, config, roots) as ranks:
         try:
             yield ranks
         finally:
             ranks.close()
 
 
-def serve(context: Context, config: SearchConfig) -> None:
+def serve(context: Context, config: SearchConfig, roots: Roots) -> None:
     """Evaluates for rank 0 until its search is over."""
-    with _of_all_ranks(context, config) as ranks:
+    with _of_all_ranks(context, config, roots) as ranks:
         ranks.serve()
 
 
 @contextmanager
-def _of_all_ranks(context: Context, config: SearchConfig) -> Iterator[Ranks]:
+def _of_all_ranks(context: Context, config: SearchConfig, roots: Roots) -> Iterator[Ranks]:
     distributed.start(context.device)
-    with _of_this_machine(context, config) as own, deferred() as signalled:
+    with _of_this_machine(context, config, roots) as own, deferred() as signalled:
         yield Ranks(own, distributed.objects(), signalled)
 
 
 @contextmanager
-def _of_this_machine(context: Context, config: SearchConfig) -> Iterator[Scorer]:
-    teacher = prepare.teacher_step(context, context.config.teacher).recipe
-    tokens = prepare.tokens_step(context).recipe
-    ordering = order.load(context)
-    blocks = context.evenly(tokens, "calibration", config.blocks, "search.blocks")
+def _of_this_machine(context: Context, config: SearchConfig, roots: Roots) -> Iterator[Scorer]:
+    ordering = order.load(context, roots.ordering)
+    blocks = context.evenly(roots.tokens, "calibration", config.blocks, "search.blocks")
     if config.workers == 1:
-        model = context.teacher(teacher, context.config.teacher)
+        model = context.teacher(roots.teacher, context.config.teacher)
         yield _evaluator(model, ordering, blocks, context.precision, config)
         return
     dtype = sources.DTYPES[context.config.teacher.dtype]
-    facts = context.made(teacher), dtype, context.device.type, ordering, blocks.numpy(), context.precision, config
+    facts = context.made(roots.teacher), dtype, context.device.type, ordering, blocks.numpy(), context.precision, config
     workers = Workers(config.workers, partial(_of_a_worker, *facts))
     try:
         yield workers

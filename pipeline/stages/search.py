@@ -22,11 +22,11 @@ from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.registry import make as make_strategy
-from pipeline.stages import order, prepare, scoring
-from pipeline.stages.context import Context, Step, part
+from pipeline.stages import order, scoring
+from pipeline.stages.context import Context, part
+from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.limits import check_limits, make_limits
-from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork, check
 
@@ -91,7 +91,7 @@ def check_limit(context: Context, flops: int) -> None:
         )
 
 
-def read_given(context: Context) -> SubNetwork:
+def read_given(context: Context, roots: Roots) -> SubNetwork:
     """The sub-network of search.path.
 
     Raises:
@@ -103,8 +103,7 @@ def read_given(context: Context) -> SubNetwork:
     except (OSError, ValueError) as error:
         raise SprigError(f"search.path={path} cannot be read as a sub-network: {error}.") from None
     check(given, context.architecture)
-    ordering = order.fingerprint(context)
-    if given.ordering != ordering:
+    if given.ordering != (ordering := roots.ordering_fingerprint):
         raise SprigError(
             f"The sub-network of {path} was found under ordering {given.ordering}, but this run's is {ordering}: give "
             "this run the teacher, data and ordering of the run that found it."
@@ -119,16 +118,9 @@ def read_given(context: Context) -> SubNetwork:
     return given
 
 
-def recipe(context: Context, config: SearchConfig, model: Recipe | None = None) -> Recipe:
+def recipe(context: Context, config: SearchConfig, roots: Roots, model: Recipe | None = None) -> Recipe:
     """`model` is a search whose evaluated tokens this one spends, instead of a number of its own."""
-    teacher = prepare.teacher_step(context, context.config.teacher).recipe
-    tokens = prepare.tokens_step(context).recipe
-    inputs = {
-        "teacher": teacher.fingerprint,
-        "tokens": tokens.fingerprint,
-        "ordering": order.fingerprint(context),
-    }
-    walk = WALK[config.strategy]
+    inputs, walk = roots.inputs, WALK[config.strategy]
     if model is not None:
         inputs["search"] = model.fingerprint
         walk = tuple(key for key in walk if key != "evaluations")
@@ -141,37 +133,29 @@ def recipe(context: Context, config: SearchConfig, model: Recipe | None = None) 
             own["racing"]["winners"] = config.winners()
     own |= {"precision": context.precision}
     if config.strategy == Kind.given:
-        own |= {"subnetwork": read_given(context).to_dict()}
+        own |= {"subnetwork": read_given(context, roots).to_dict()}
     else:
         own |= {"space": space_part(context), "bin": edges(context)}
     return Recipe(STAGE, VERSION, own, inputs)
 
 
-def step(context: Context) -> Step:
-    return _step(context, context.config.search, "search")
-
-
-def baseline_step(context: Context) -> Step | None:
-    """Best of n random on as many tokens as the search evaluates; None where the preset does not ask for it.
-
-    Where the configuration alone says how many those are, searches that spend the same share one baseline. A limited,
-    multi-step or racing search is counted once it is done.
-    """
-    config = context.config.search
-    if not config.random_baseline:
-        return None
-    counted = scores(config)
-    baseline = replace(
+def baseline(config: SearchConfig) -> SearchConfig:
+    """Best of n random on as many tokens as a search evaluates."""
+    return replace(
         config,
         strategy=Kind.random,
         path=None,
         start=[],
         limit=LimitConfig(),
         racing=RacingConfig(),
-        evaluations=sum(counted.values()),
+        evaluations=sum(scores(config).values()),
     )
-    known = config.limit == LimitConfig() and list(counted) == [config.blocks] and not config.racing.enabled
-    return _step(context, baseline, "random_search", None if known else step(context).recipe)
+
+
+def is_counted(config: SearchConfig) -> bool:
+    """Whether the configuration alone says how many tokens a search evaluates; a limited, multi-step or racing one is
+    counted once it is done."""
+    return config.limit == LimitConfig() and list(scores(config)) == [config.blocks] and not config.racing.enabled
 
 
 def edges(context: Context) -> dict:
@@ -187,57 +171,55 @@ def space_part(context: Context) -> dict:
     return own | ({"limits": LIMITS} if make_limits(context.architecture, space) else {})
 
 
-def _strategy(context: Context, config: SearchConfig, ordering: Ordering) -> Strategy:
+def make(
+    context: Context, recipe: Recipe, folder: Path, role: str, config: SearchConfig, roots: Roots, model: Recipe | None
+) -> None:
+    """All ranks make it together; `model` as in `recipe`."""
+    if rank() != 0:
+        scoring.serve(context, config, roots)
+        return
+    length, scored = context.config.data.block_size, config
+    if model is not None:
+        config = _spending(context, config, model)
+    if warning := unspent(config, length):
+        log.warning("%s: %s.", role, warning)
+    budget = _budget(context, config)
+    journal = journals.Journal(folder / JOURNAL, recipe.fingerprint)
+    with scoring.scorer(context, scored, roots) as scorer:
+        best = Search(
+            config,
+            _strategy(context, config, roots),
+            _Timed(scorer, folder / TIMES),
+            journal,
+            budget,
+            parameters=lambda sub: parameters(context.architecture, sub, context.bin.count),
+            expected=expected(config, length).evaluations,
+            log=lambda line: context.log({"role": role} | line),
+        ).run()
+    journal.close()
+    write_json(folder / WINNER, best.subnetwork.to_dict())
+    costs = {
+        "strategy": config.strategy,
+        "fitness": config.fitness,
+        "evaluated": budget.spent.evaluations,
+        "tokens": budget.spent.tokens,
+        "flops": budget.spent.flops,
+        "best_fitness": best.fitness,
+        "seconds": sum(map(float, (folder / TIMES).read_text().split())),
+    }
+    write_json(folder / COSTS, costs)
+
+
+def _strategy(context: Context, config: SearchConfig, roots: Roots) -> Strategy:
     if config.strategy == Kind.given:
-        return Given(read_given(context), config)
-    return make_strategy(config, context.space(ordering), context.config.seed)
+        return Given(read_given(context, roots), config)
+    return make_strategy(config, context.space(order.load(context, roots.ordering)), context.config.seed)
 
 
 def _spending(context: Context, config: SearchConfig, model: Recipe) -> SearchConfig:
     """As many random candidates as the tokens of a finished search pay for."""
     tokens = json.loads((context.made(model) / COSTS).read_text())["tokens"]
     return replace(config, evaluations=max(tokens // (config.blocks * context.config.data.block_size), 1))
-
-
-def _step(context: Context, config: SearchConfig, role: str, model: Recipe | None = None) -> Step:
-    own, length = recipe(context, config, model), context.config.data.block_size
-
-    def make(folder: Path) -> None:
-        if rank() != 0:
-            scoring.serve(context, config)
-            return
-        spent_as = config if model is None else _spending(context, config, model)
-        if said := unspent(spent_as, length):
-            log.warning("%s: %s.", role, said)
-        budget = _budget(context, spent_as)
-        journal = journals.Journal(folder / JOURNAL, own.fingerprint)
-        with scoring.scorer(context, config) as scorer:
-            best = Search(
-                spent_as,
-                _strategy(context, spent_as, order.load(context)),
-                _Timed(scorer, folder / TIMES),
-                journal,
-                budget,
-                parameters=lambda sub: parameters(context.architecture, sub, context.bin.count),
-                expected=expected(spent_as, length).evaluations,
-                log=lambda line: context.log({"role": role} | line),
-            ).run()
-        journal.close()
-        write_json(folder / WINNER, best.subnetwork.to_dict())
-        write_json(
-            folder / COSTS,
-            {
-                "strategy": config.strategy,
-                "fitness": config.fitness,
-                "evaluated": budget.spent.evaluations,
-                "tokens": budget.spent.tokens,
-                "flops": budget.spent.flops,
-                "best_fitness": best.fitness,
-                "seconds": sum(map(float, (folder / TIMES).read_text().split())),
-            },
-        )
-
-    return Step(STAGE, role, own, make, context.agree)
 
 
 def _budget(context: Context, config: SearchConfig) -> Budget:

@@ -15,8 +15,9 @@ from pipeline.errors import NotFinite, SprigError
 from pipeline.models.extraction import extract
 from pipeline.models.perplexity import mean_nll
 from pipeline.ranks import world_size
-from pipeline.stages import order, prepare
+from pipeline.stages import order
 from pipeline.stages.context import Context, part
+from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.distill import distill, steps_of
@@ -42,13 +43,12 @@ def settings(context: Context, tokens: int, lr: float) -> DistillConfig:
     )
 
 
-def recipe_part(context: Context, tokens: int, lr: float) -> dict:
+def recipe_part(context: Context, roots: Roots, tokens: int, lr: float) -> dict:
     """What determines the loss that a sub-network reaches, beside the inputs."""
-    kd = prepare.teacher_step(context, context.config.kd_teacher or context.config.teacher).recipe
     return part(settings(context, tokens, lr), *IMMATERIAL) | {
         "seed": context.config.seed,
         "precision": context.precision,
-        "kd_teacher": kd.fingerprint if context.config.distill.distils else None,
+        "kd_teacher": roots.kd_teacher.fingerprint if context.config.distill.distils else None,
     }
 
 
@@ -76,22 +76,23 @@ def flops(context: Context, forward: int, tokens: int, lr: float) -> int:
     return trained * (3 * forward + teacher)
 
 
-def train(context: Context, sub: SubNetwork, tokens: int, lr: float, held_out: torch.Tensor, folder: Path) -> float:
+def train(
+    context: Context, roots: Roots, sub: SubNetwork, tokens: int, lr: float, held_out: torch.Tensor, folder: Path
+) -> float:
     """The loss in nats a token on `held_out` blocks (n, T + 1) after the short training of a sub-network; inf where the
     training went astray. `folder` is scratch: a training that was killed goes on there, one that ended leaves nothing.
     """
     config, data = settings(context, tokens, lr), context.config.data
     teacher_config = context.config.kd_teacher or context.config.teacher
-    cut = prepare.teacher_step(context, context.config.teacher).recipe
-    kd = prepare.teacher_step(context, teacher_config).recipe
-    student = extract(context.teacher(cut, context.config.teacher), sub, order.load(context)).float()
+    ordering = order.load(context, roots.ordering)
+    student = extract(context.teacher(roots.teacher, context.config.teacher), sub, ordering).float()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         distill(
             student.train(),
-            context.teacher(kd, teacher_config) if config.distils else None,
+            context.teacher(roots.kd_teacher, teacher_config) if config.distils else None,
             None,
-            context.blocks(prepare.tokens_step(context).recipe, "train"),
+            context.blocks(roots.tokens, "train"),
             config,
             lr=lr,
             deepspeed=context.config.deepspeed,

@@ -25,8 +25,9 @@ from pipeline.search.journal import Journal, read
 from pipeline.search.loop import Scorer
 from pipeline.search.rerank import best_of
 from pipeline.search.strategies.protocol import Novelty
-from pipeline.stages import order, prepare, scoring, search, short
-from pipeline.stages.context import Context, Step, part
+from pipeline.stages import order, scoring, search, short
+from pipeline.stages.context import Context, part
+from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
@@ -70,40 +71,32 @@ def check(context: Context) -> None:
     _draw(context, context.space(Ordering.identity(context.architecture)), [], config.subnetworks)
 
 
-def check_searched(context: Context) -> None:
+def check_searched(context: Context, searched: Recipe) -> None:
     """Whether the search, now that it is made, has as many candidates as the study takes of it.
 
     Raises:
         SprigError: it has fewer: a limit in FLOPs, say, ended it early.
     """
     if _asked(context):
-        _searched(context)
+        _searched(context, searched)
 
 
 def _asked(context: Context) -> bool:
     return context.config.study.subnetworks > 0 and STAGE in context.config.stages
 
 
-def step(context: Context) -> Step | None:
-    """None where no study is asked for."""
-    config = context.config
-    if not config.study.subnetworks:
-        return None
-    teacher, text = prepare.teacher_step(context, config.teacher).recipe, prepare.tokens_step(context).recipe
-    inputs = {"teacher": teacher.fingerprint, "tokens": text.fingerprint, "ordering": order.fingerprint(context)}
-    if config.study.searched:
-        inputs["search"] = search.step(context).recipe.fingerprint
-    tokens, lr = budget(context)
+def recipe(context: Context, roots: Roots, searched: Recipe | None) -> Recipe:
+    """`searched` is the search that the study takes candidates of; None where it takes none."""
+    config, (tokens, lr) = context.config, budget(context)
     own = part(config.study, "tokens", "short") | {
-        REACHED: short.recipe_part(context, tokens, lr),
-        "short": [short.recipe_part(context, each, lr) for each in config.study.short],
+        REACHED: short.recipe_part(context, roots, tokens, lr),
+        "short": [short.recipe_part(context, roots, each, lr) for each in config.study.short],
         "calibration": {"blocks": config.search.blocks, "batch": config.search.batch},
         "validation": {"blocks": config.evaluate.blocks, "batch": config.evaluate.batch},
         "space": search.space_part(context),
         "bin": search.edges(context),
     }
-    recipe = Recipe(STAGE, VERSION, own, inputs)
-    return Step(STAGE, "study", recipe, lambda folder: _make(context, folder, recipe))
+    return Recipe(STAGE, VERSION, own, roots.inputs | ({"search": searched.fingerprint} if searched else {}))
 
 
 def flops(context: Context, forward: int) -> int:
@@ -127,20 +120,19 @@ def budget(context: Context) -> tuple[int, float]:
     return context.config.study.tokens or context.config.distill.tokens, context.config.distill.lr
 
 
-def _make(context: Context, folder: Path, recipe: Recipe) -> None:
+def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched: Recipe | None) -> None:
     config, (tokens, lr) = context.config, budget(context)
-    text = prepare.tokens_step(context).recipe
-    calibration = context.evenly(text, "calibration", config.search.blocks, "search.blocks")
-    validation = context.evenly(text, "validation", config.evaluate.blocks, "evaluate.blocks")
-    chosen = _chosen(context)
+    calibration = context.evenly(roots.tokens, "calibration", config.search.blocks, "search.blocks")
+    validation = context.evenly(roots.tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
+    chosen = _chosen(context, roots, searched)
     measured = partial(_measured, folder, recipe.fingerprint, list(chosen), _elsewhere(context, recipe))
     values = {}
     for fitness in Fitness:
-        with scoring.scorer(context, _alone(config.search, fitness)) as scorer:
+        with scoring.scorer(context, _alone(config.search, fitness), roots) as scorer:
             values[str(fitness)] = measured(str(fitness), partial(_untrained, scorer, fitness, config.search.blocks))
     trainings = [(_short(each), each, calibration) for each in config.study.short]
     for name, each, blocks in (*trainings, (REACHED, tokens, validation)):
-        train = partial(short.train, context, tokens=each, lr=lr, held_out=blocks, folder=folder / "training")
+        train = partial(short.train, context, roots, tokens=each, lr=lr, held_out=blocks, folder=folder / "training")
         values[name] = measured(name, train)
     points = [
         {
@@ -225,18 +217,18 @@ def _alone(config: SearchConfig, fitness: Fitness) -> SearchConfig:
     return replace(plain, fitness=fitness, workers=1, prefix_memory=0)
 
 
-def _chosen(context: Context) -> dict[SubNetwork, str]:
+def _chosen(context: Context, roots: Roots, searched: Recipe | None) -> dict[SubNetwork, str]:
     """Distinct sub-networks, each with where it is from: "searched", best first, then "random"."""
-    searched = _searched(context)
-    drawn = _draw(context, context.space(order.load(context)), searched, context.config.study.random)
-    return dict.fromkeys(searched, "searched") | dict.fromkeys(drawn, "random")
+    found = _searched(context, searched)
+    drawn = _draw(context, context.space(order.load(context, roots.ordering)), found, context.config.study.random)
+    return dict.fromkeys(found, "searched") | dict.fromkeys(drawn, "random")
 
 
-def _searched(context: Context) -> list[SubNetwork]:
+def _searched(context: Context, searched: Recipe | None) -> list[SubNetwork]:
     count, blocks = context.config.study.searched, context.config.search.blocks
-    if not count:
+    if searched is None or not count:
         return []
-    ranked = best_of(context.made(search.step(context).recipe) / search.JOURNAL, blocks)
+    ranked = best_of(context.made(searched) / search.JOURNAL, blocks)
     if count > len(ranked):
         raise SprigError(
             f"study.searched={count}, but the search has {len(ranked)} distinct candidates with a finite loss on all "

@@ -14,7 +14,7 @@ from pipeline.errors import SprigError
 from pipeline.evaluation import tasks, tasks_data
 from pipeline.on_request import score
 from pipeline.report import markdown
-from pipeline.stages import downstream
+from pipeline.stages import downstream, graph
 from pipeline.stages.context import Context
 
 MODELS = ("teacher", "student", "control")
@@ -113,7 +113,7 @@ def test_a_teacher_is_scored_alone_and_a_whole_run_finds_its_scores(few_examples
 def test_a_run_that_is_finished_is_scored_without_its_other_stages(few_examples, outputs):
     run = outputs / "smoke/latest"
     context = Context(pipeline.compose([f"run={run}", "stages=[score]", "evaluate.tasks=[arc_easy]"]), log=print)
-    assert tuple(score.run(context)) == MODELS
+    assert tuple(score.run(context, graph.build(context))) == MODELS
 
 
 @pytest.mark.parametrize(("stages", "reached"), [("[prepare,order]", False), ("[prepare,score]", True)])

@@ -15,7 +15,7 @@ from pipeline.models import checkpoint
 from pipeline.report import figures, material, plots
 from pipeline.search import journal
 from pipeline.search.rerank import best_of
-from pipeline.stages import extract, plan, rerank, search, short
+from pipeline.stages import graph, plan, rerank, search, short
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
@@ -29,7 +29,16 @@ def made(outputs: Path, *overrides: str) -> tuple[Context, Path, Path]:
     """A run, with the folders of its search and its rerank."""
     pipeline.run(smoke(outputs, *overrides))
     context = Context(smoke(outputs, *overrides), lambda line: None)
-    return context, context.made(search.step(context).recipe), context.made(rerank.step(context).recipe)
+    steps = graph.build(context)
+    return context, context.made(steps["search"].recipe), context.made(steps["rerank"].recipe)
+
+
+def winner(context: Context) -> SubNetwork:
+    return rerank.winner(context, graph.build(context)["rerank"].recipe)
+
+
+def gathered(context: Context) -> material.Material:
+    return material.gather(context, graph.build(context))
 
 
 @pytest.fixture
@@ -37,9 +46,10 @@ def trained(monkeypatch) -> list[SubNetwork]:
     """Stands for the short trainings: who was trained. Every next candidate of a search reaches a lower loss."""
     order = []
 
-    def train(context, sub, *settings):
+    def train(context, roots, sub, *settings):
         order.append(sub)
-        ranked = best_of(context.made(search.step(context).recipe) / search.JOURNAL, context.config.search.blocks)
+        found = context.made(graph.build(context)["search"].recipe)
+        ranked = best_of(found / search.JOURNAL, context.config.search.blocks)
         return 5.0 - ranked.index(sub) / 10
 
     monkeypatch.setattr(short, "train", train)
@@ -61,13 +71,13 @@ def test_the_first_after_rerank_wins_and_is_paid_for(tmp_path):
     context, searched, folder = made(tmp_path, *RERANK, *SMALL)
     reranked = journal.read(folder / rerank.JOURNAL)
     assert [line["subnetwork"] for line in reranked] == best_of(searched / search.JOURNAL, 4, 3)
-    assert rerank.winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
+    assert winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
     costs = json.loads((folder / rerank.COSTS).read_text())
     forward = partial(flops_per_token, context.architecture, length=32)
     training = sum(short.flops(context, forward(line["subnetwork"]), 256, 1e-3) for line in reranked)
     assert costs["flops"] == training
     assert not (folder / "training").exists()
-    summary = material.gather(context).summary
+    summary = gathered(context).summary
     untrained = json.loads((searched / search.COSTS).read_text())["flops"]
     assert summary["flops"]["search"] == untrained + training and summary["search"]["rerank"] == costs
     metrics = map(json.loads, (tmp_path / "smoke/latest/metrics.jsonl").read_text().splitlines())
@@ -94,12 +104,12 @@ def test_the_run_goes_on_with_the_winner_and_its_report_rings_it(outputs, traine
     context, searched, _ = made(outputs, *overrides)
     third = best_of(searched / search.JOURNAL, 4)[2]
     for role in ("student", "control"):
-        cut = context.made(extract.step(context, role).recipe) / checkpoint.SUBNETWORK
+        cut = context.made(graph.build(context)[f"extracted_{role}"].recipe) / checkpoint.SUBNETWORK
         assert SubNetwork.from_dict(json.loads(cut.read_text())) == third
-    assert rerank.winner(context) == third and material.gather(context).winner == third.key
+    assert winner(context) == third and gathered(context).winner == third.key
     plain = Context(smoke(outputs), lambda line: None)
-    assert material.gather(plain).winner == best_of(searched / search.JOURNAL, 4)[0].key
-    assert "rerank" not in {step.role for step in material.inputs(plain)}
+    assert gathered(plain).winner == best_of(searched / search.JOURNAL, 4)[0].key
+    assert "rerank" not in graph.build(plain)
 
 
 def test_a_killed_rerank_goes_on_with_the_candidate_it_was_at(outputs, trained, monkeypatch):
@@ -176,7 +186,7 @@ def test_another_kd_teacher_trains_the_same_candidates_to_other_losses(tmp_path)
         candidates.append([line["key"] for line in reranked])
         losses.append([line["fitness"] for line in reranked])
         flops.append(json.loads((folder / rerank.COSTS).read_text())["flops"])
-        assert rerank.winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
+        assert winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
     assert candidates[0] == candidates[1]
     assert all(ours != theirs for ours, theirs in zip(*losses, strict=True))
     # Two layers fewer to run along, on 256 tokens for each of three candidates.
@@ -188,8 +198,8 @@ def test_another_kd_teacher_trains_the_same_candidates_to_other_losses(tmp_path)
 def test_what_a_rerank_is_belongs_to_its_own_fingerprint_and_not_to_the_searchs(tmp_path):
     def fingerprints(*overrides):
         context = Context(smoke(tmp_path, *overrides), lambda line: None)
-        reranked = rerank.step(context)
-        return search.step(context).recipe.fingerprint, reranked and reranked.recipe.fingerprint
+        steps = graph.build(context)
+        return steps["search"].recipe.fingerprint, "rerank" in steps and steps["rerank"].recipe.fingerprint
 
     assert fingerprints("search.rerank.tokens=512") == fingerprints("distill.temperature=2") == fingerprints()
     plain, reranked = fingerprints(*RERANK)
@@ -205,6 +215,6 @@ def test_what_a_rerank_is_belongs_to_its_own_fingerprint_and_not_to_the_searchs(
 def test_a_race_for_more_than_one_is_a_search_of_its_own(tmp_path):
     def fingerprint(candidates):
         overrides = ["search.racing.enabled=true", f"search.rerank.candidates={candidates}"]
-        return search.step(Context(smoke(tmp_path, *overrides), lambda line: None)).recipe.fingerprint
+        return graph.build(Context(smoke(tmp_path, *overrides), lambda line: None))["search"].recipe.fingerprint
 
     assert fingerprint(0) == fingerprint(1) != fingerprint(3) != fingerprint(2) != fingerprint(0)

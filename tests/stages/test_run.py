@@ -19,7 +19,7 @@ from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.search import journal
-from pipeline.stages import distill, prepare
+from pipeline.stages import graph, prepare
 from pipeline.stages.context import Context
 from pipeline.subnetwork.value import SubNetwork
 
@@ -151,7 +151,8 @@ def test_a_run_that_is_reopened_is_no_newer_for_it(smoke_outputs, tmp_path):
 def test_a_kd_teacher_of_the_same_name_is_still_another(smoke_outputs, tmp_path):
     other = smoke(smoke_outputs, "teacher@kd_teacher=tiny-random", "kd_teacher.litgpt.n_layer=2")
     ours, theirs = (
-        distill.step(Context(config, log=print), "student").recipe.inputs for config in (smoke(smoke_outputs), other)
+        graph.build(Context(config, log=print))["distilled_student"].recipe.inputs
+        for config in (smoke(smoke_outputs), other)
     )
     assert ours["start"] == theirs["start"] and ours["teacher"] != theirs["teacher"]
 
@@ -164,7 +165,7 @@ def test_teachers_of_one_tokenizer_share_the_text(smoke_outputs, folder):
         for overrides in ([], ["teacher.litgpt.n_layer=5"], ["teacher=local", "teacher.source=litgpt", student])
     )
     for other in others:
-        assert prepare.tokens_step(other).recipe == prepare.tokens_step(first).recipe
+        assert prepare.tokens_recipe(other) == prepare.tokens_recipe(first)
         assert other.identity_of(other.config.teacher) != first.identity_of(first.config.teacher)
 
 

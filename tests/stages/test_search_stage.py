@@ -10,7 +10,7 @@ from pipeline.config import Strategy
 from pipeline.errors import SprigError
 from pipeline.report import material
 from pipeline.search import journal
-from pipeline.stages import plan, search
+from pipeline.stages import graph, plan, search
 from pipeline.stages.context import Context
 from pipeline.subnetwork.diversity import diversity
 
@@ -20,7 +20,8 @@ LAYERS = ["space.layers=subset"]
 
 def fingerprints(outputs, *overrides) -> tuple[str, str]:
     context = Context(smoke(outputs, *overrides), lambda line: None)
-    return search.step(context).recipe.fingerprint, search.baseline_step(context).recipe.fingerprint
+    steps = graph.build(context)
+    return steps["search"].recipe.fingerprint, steps["random_search"].recipe.fingerprint
 
 
 def test_every_strategy_has_its_walk():
@@ -86,7 +87,8 @@ def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
         "first": diversity(subs[:6]),
         "last": diversity(subs[-6:]),
     }
-    shown = material.gather(Context(config, lambda line: None)).candidates["search"]
+    context = Context(config, lambda line: None)
+    shown = material.gather(context, graph.build(context)).candidates["search"]
     assert [line["subnetwork"] for line in shown] == subs
     assert sorted(line["fitness"] for line in shown if line["whole"]) == sorted(whole)
     assert {line["blocks"] for line in shown if not line["whole"]} <= {1, 2}

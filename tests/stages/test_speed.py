@@ -9,7 +9,7 @@ from conftest import smoke
 
 import pipeline
 from pipeline.models import checkpoint
-from pipeline.stages import evaluate
+from pipeline.stages import graph
 from pipeline.stages.context import Context
 
 
@@ -47,7 +47,7 @@ def test_a_report_that_is_made_again_has_the_same_bytes(smoke_outputs, tmp_path)
 
 def test_weights_that_train_in_another_way_are_not_timed_again(tmp_path):
     recipes = [
-        evaluate.speed_step(Context(smoke(tmp_path, *overrides), print)).recipe.fingerprint
+        graph.build(Context(smoke(tmp_path, *overrides), print))["speed"].recipe.fingerprint
         for overrides in ([], ["distill.temperature=2", "evaluate.blocks=4"], ["evaluate.speed.decode=8"])
     ]
     assert recipes[0] == recipes[1] != recipes[2]

@@ -11,9 +11,9 @@ from conftest import smoke
 import pipeline
 from pipeline import runner
 from pipeline.artifacts.inventory import entries
-from pipeline.report import material
-from pipeline.stages import cache, distill
+from pipeline.stages import cache, graph
 from pipeline.stages.context import Context
+from pipeline.stages.roots import roots
 
 WSD = ("distill=wsd", "distill.schedule.warmup_tokens=128", "distill.validation_tokens=256")
 WSD += ("distill.control.enabled=false", "distill.schedule.decay=0.25")
@@ -64,7 +64,7 @@ def test_a_larger_budget_goes_on_from_the_stable_phase(smoke_outputs, tmp_path, 
 def test_what_the_stable_phase_depends_on(overrides, shared, tmp_path):
     def phase(*more):
         config = smoke(tmp_path, *WSD, "distill.tokens=512", *more)
-        return distill.step(Context(config, log=print), "student").recipe.inputs["stable"]
+        return graph.build(Context(config, log=print))["distilled_student"].recipe.inputs["stable"]
 
     assert (phase(*overrides) == phase()) is shared
 
@@ -75,12 +75,13 @@ def test_a_run_that_is_cut_keeps_what_it_made_on_its_way(tmp_path):
     context = Context(config, log=print)
     (run := tmp_path / "smoke/1/.hydra").mkdir(parents=True)
     (run / "config.yaml").touch()
-    runner._claim(context, material.inputs(context), run.parent)
-    for made in (cache.recipe(context), distill.step(context, "student").phase):
+    steps = graph.build(context)
+    runner._claim(context, steps, run.parent)
+    for made in (cache.recipe(context, roots(context)), steps["distilled_student"].phase):
         context.store.obtain(made, lambda folder: None)
     assert [entry.needed_by for entry in entries(tmp_path)] == [("smoke/1",)] * 2
 
 
 def test_other_schedules_have_none(tmp_path):
-    recipe = distill.step(Context(smoke(tmp_path), log=print), "student").recipe
+    recipe = graph.build(Context(smoke(tmp_path), log=print))["distilled_student"].recipe
     assert "stable" not in recipe.inputs and "decay" not in recipe.config["schedule"]

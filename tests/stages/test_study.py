@@ -17,7 +17,7 @@ from pipeline.errors import SprigError
 from pipeline.report import html, material
 from pipeline.report import study as study_report
 from pipeline.search import journal
-from pipeline.stages import rerank, search, study
+from pipeline.stages import graph, rerank, search, study
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 
@@ -61,7 +61,7 @@ def context_of(**changes: object) -> Context:
 
 
 def fingerprint(**changes: object) -> str:
-    return study.step(context_of(**changes)).recipe.fingerprint
+    return graph.build(context_of(**changes))["study"].recipe.fingerprint
 
 
 def test_searched_and_random_sub_networks_of_the_run(outputs, folder):
@@ -69,7 +69,8 @@ def test_searched_and_random_sub_networks_of_the_run(outputs, folder):
     found = {line["subnetwork"]: line["fitness"] for line in journal.read(folder.parent / "search" / search.JOURNAL)}
     measured = {line["key"]: line["subnetwork"] for line in journal.read(folder / "reached.jsonl")}
     best, worst, *drawn = points(folder)
-    assert measured[best["subnetwork"]] == rerank.winner(context) == min(found, key=found.get)
+    winner = rerank.winner(context, graph.build(context)["search"].recipe)
+    assert measured[best["subnetwork"]] == winner == min(found, key=found.get)
     for point, fitness in ((best, min(found.values())), (worst, max(found.values()))):
         assert float(point["perplexity"]) == found[measured[point["subnetwork"]]] == fitness
     assert [point["from"] for point in drawn] == ["random"] * 3 and len(measured) == 5
@@ -130,11 +131,11 @@ def test_what_a_study_is_determines_it_and_nothing_else():
     different = {"study__random": 4, "study__tokens": 512, "study__short": [256], "study__confidence": 0.9}
     different |= {"distill__temperature": 2.0, "evaluate__blocks": 4, "search__blocks": 2, "seed": 1}
     assert len({fingerprint(**{key: value}) for key, value in different.items()} | {base}) == 9
-    assert study.step(context_of(study=StudyConfig())) is None
+    assert "study" not in graph.build(context_of(study=StudyConfig()))
 
 
 def test_random_ones_alone_need_no_search():
-    steps = material.inputs(context_of(study__searched=0, distill__init=Init.random_subnetwork))
+    steps = graph.build(context_of(study__searched=0, distill__init=Init.random_subnetwork)).values()
     assert "study" in (roles := [step.role for step in steps]) and "search" not in roles
 
 

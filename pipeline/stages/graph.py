@@ -1,0 +1,101 @@
+"""The graph of a run: every step, and what it is made from. Building it loads and computes nothing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from pipeline.artifacts import Recipe
+from pipeline.stages import distill, downstream, evaluate, extract, order, prepare, rerank, search, study
+from pipeline.stages.context import Context, Step, Steps
+from pipeline.stages.roots import Roots
+from pipeline.stages.roots import roots as roots_of
+
+
+class _Graph:
+    """Steps in the order in which they are added; each function below adds some and returns what later ones need."""
+
+    def __init__(self, context: Context, roots: Roots):
+        self.context, self.roots, self.steps = context, roots, Steps()
+
+    def add(self, role: str, recipe: Recipe, make: Callable[..., None], /, **inputs: object) -> Recipe:
+        self.steps[role] = Step(role, recipe, partial(make, self.context, recipe, **inputs))
+        return recipe
+
+    def together(self, role: str, phase: Recipe | None = None) -> None:
+        """All ranks make this step."""
+        self.steps[role] = replace(self.steps[role], agree=self.context.agree, phase=phase)
+
+
+def build(context: Context) -> Steps:
+    """The steps of a run before its report, by role. A search that no other step uses is left out."""
+    config = context.config
+    graph = _Graph(context, roots := roots_of(context))
+    roles = extract.roles(context)
+    of_the_search = [role for role in roles if not extract.is_drawn(context, role)]
+
+    _prepare(graph)
+    searched = _search(graph) if of_the_search or config.study.searched else None
+    found = _rerank(graph, searched) if of_the_search and config.search.rerank.candidates else searched
+    start, trained = {}, {}
+    for role in roles:
+        shape = found if role in of_the_search else None
+        recipe = extract.recipe(context, role, roots, shape)
+        start[role] = graph.add(f"extracted_{role}", recipe, extract.make, role=role, roots=roots, found=shape)
+    for role in roles:
+        trained[role] = _distill(graph, role, start[role])
+    _evaluate(graph, start["student"], trained)
+    if config.study.subnetworks:
+        taken = searched if config.study.searched else None
+        graph.add("study", study.recipe(context, roots, taken), study.make, roots=roots, searched=taken)
+    return graph.steps
+
+
+def _prepare(graph: _Graph) -> None:
+    """Teacher, text and ordering."""
+    config, roots = graph.context.config, graph.roots
+    graph.add("teacher", roots.teacher, prepare.make_teacher, config=config.teacher)
+    if distill.loads_kd_teacher(graph.context):
+        graph.add("kd_teacher", roots.kd_teacher, prepare.make_teacher, config=config.kd_teacher)
+    graph.add("tokens", roots.tokens, prepare.make_tokens, teacher=roots.teacher)
+    if roots.ordering is not None:
+        graph.add("ordering", roots.ordering, order.make, teacher=roots.teacher, tokens=roots.tokens)
+
+
+def _search(graph: _Graph) -> Recipe:
+    """The search, and random candidates at the same cost where the run asks for them."""
+    context, roots, config = graph.context, graph.roots, graph.context.config.search
+    recipe = search.recipe(context, config, roots)
+    graph.add("search", recipe, search.make, role="search", config=config, roots=roots, model=None)
+    graph.together("search")
+    if config.random_baseline:
+        baseline, model = search.baseline(config), None if search.is_counted(config) else recipe
+        random = search.recipe(context, baseline, roots, model)
+        graph.add("random_search", random, search.make, role="random_search", config=baseline, roots=roots, model=model)
+        graph.together("random_search")
+    return recipe
+
+
+def _rerank(graph: _Graph, searched: Recipe) -> Recipe:
+    recipe = rerank.recipe(graph.context, graph.roots, searched)
+    return graph.add("rerank", recipe, rerank.make, roots=graph.roots, searched=searched)
+
+
+def _distill(graph: _Graph, role: str, start: Recipe) -> Recipe:
+    context, roots = graph.context, graph.roots
+    recipe = distill.recipe(context, role, roots, start)
+    graph.add(f"distilled_{role}", recipe, distill.make, role=role, roots=roots, start=start)
+    graph.together(f"distilled_{role}", phase=distill.phase(context, role, roots, start))
+    return recipe
+
+
+def _evaluate(graph: _Graph, student: Recipe, trained: dict[str, Recipe]) -> None:
+    """Speed, perplexity and downstream tasks; `student` is the untrained one."""
+    context, roots = graph.context, graph.roots
+    graph.add(
+        "speed", evaluate.speed_recipe(context, roots, student), evaluate.make_speed, roots=roots, student=student
+    )
+    graph.add("evaluation", evaluate.recipe(context, roots, trained), evaluate.make, roots=roots, trained=trained)
+    for name, model in {"teacher": roots.teacher, **trained}.items():
+        for task in context.config.evaluate.tasks:
+            recipe = downstream.recipe(context, task, model)
+            graph.add(downstream.role(name, task), recipe, downstream.make, task=task, name=name, model=model)
