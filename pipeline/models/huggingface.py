@@ -3,7 +3,7 @@
 import operator
 import pickle
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import huggingface_hub
@@ -100,7 +100,7 @@ class HuggingFaceFolder:
         for name in _WEIGHTS:
             index = self.folder / f"{name}.index.json"
             if index.is_file():
-                files = [self.folder / shard for shard in _shards(index)]
+                files = _shards(index)
             else:
                 files = [self.folder / name]
             if index.is_file() or files[0].is_file():
@@ -130,11 +130,17 @@ class HuggingFaceFolder:
         tokenizer.copy(self.folder, folder)
 
 
-def _shards(index: Path) -> list[str]:
-    shards = tokenizer.read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names. They lie in its own folder: whoever wrote the index must not choose another."""
+    named = tokenizer.read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
         raise SprigError(f"{index} names no shards under weight_map: fetch it again.")
-    return sorted(set(shards.values()))
+    shards = sorted(set(named.values()))
+    for shard in shards:
+        # Looked at as text: in the hub's cache each file is a link to elsewhere.
+        if PurePosixPath(shard).name != shard or shard in ("", ".."):
+            raise SprigError(f"{index} names {shard!r}, which is not a file of its folder: do not use this model.")
+    return [index.with_name(shard) for shard in shards]
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from pipeline.errors import SprigError
+from pipeline.models import special_tokens
 
 END_OF_TEXT = "<|endoftext|>"
 _CHAT_TEMPLATE = "chat_template.jinja"  # older ones lie in tokenizer_config.json, where all are read from
@@ -35,7 +36,7 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
         self.eos_id = self._tokenizer.token_to_id(_end_of_text(self.path, self._tokenizer))
-        begin = _content(read_json(self.path / "tokenizer_config.json").get("bos_token"))
+        begin = self.special_tokens().get("bos_token")
         self.bos_id = None if begin is None else self._tokenizer.token_to_id(begin)
 
     def encode(self, text: str, special: bool = False) -> list[int]:
@@ -47,6 +48,23 @@ class Tokenizer:
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+    def id_of(self, token: str) -> int:
+        """The id of a token that the tokenizer has."""
+        return self._tokenizer.token_to_id(token)
+
+    def token_of(self, number: int) -> str:
+        """The token with an id that the tokenizer has."""
+        return self._tokenizer.id_to_token(number)
+
+    def special_tokens(self) -> dict[str, Any]:
+        """The special tokens and the chat template in tokenizer_config.json, and nothing else of it."""
+        file = self.path / "tokenizer_config.json"
+        return special_tokens.named(read_json(file), self._tokenizer, file)
+
+    def special_numbers(self) -> dict[str, int | list[int]]:
+        """The numbers of special tokens in generation_config.json. `eos_token_id` may be several."""
+        return special_tokens.numbered(read_json(self.path / "generation_config.json"), self._tokenizer)
 
     def check_same(self, other: "Tokenizer") -> None:
         """Equal sizes are not enough to distil: every token must have the same id.
@@ -79,18 +97,23 @@ def files(source: Path) -> list[Path]:
 
 def copy(source: Path, folder: Path) -> None:
     """Brings a tokenizer.json (or the folder that holds one) into `folder`, with a tokenizer_config.json that names
-    the token which ends a text, wherever the model's files say it, and holds the chat template.
+    the token which ends a text, wherever the model's files say it, and holds the other special tokens and the chat
+    template; and a generation_config.json with the numbers of special tokens, if the model's files give any.
 
     Raises:
         SprigError: as Tokenizer.
     """
     file = files(source)[0]
-    end = _end_of_text(file.parent, _read(file))
+    tokenizer = _read(file)
     shutil.copyfile(file, folder / "tokenizer.json")
-    said = read_json(file.parent / "tokenizer_config.json") | {"eos_token": end}
+    said = read_json(file.parent / "tokenizer_config.json") | {"eos_token": _end_of_text(file.parent, tokenizer)}
     if (template := file.with_name(_CHAT_TEMPLATE)).is_file():
-        said["chat_template"] = template.read_text(encoding="utf-8")
-    _write_json(folder / "tokenizer_config.json", said)
+        said["chat_template"] = _text(template)
+    kept = special_tokens.named(said, tokenizer, file.with_name("tokenizer_config.json"))
+    _write_json(folder / "tokenizer_config.json", kept)
+    model, generation = (read_json(file.with_name(name)) for name in ("config.json", "generation_config.json"))
+    if numbers := special_tokens.numbered(model, tokenizer) | special_tokens.numbered(generation, tokenizer):
+        _write_json(folder / "generation_config.json", numbers)
 
 
 def write(tokenizer: tokenizers.Tokenizer, eos_token: str, folder: Path, chat_template: str | None = None) -> None:
@@ -133,22 +156,24 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SprigError(f"{file} is not UTF-8 ({error}): fetch it again.") from None
+
+
 def _write_json(file: Path, content: dict[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _content(token: Any) -> Any:
-    return token.get("content") if isinstance(token, dict) else token
-
-
 def _end_of_text(folder: Path, tokenizer: tokenizers.Tokenizer) -> str:
-    named, *numbered = (read_json(folder / name) for name in _SAY_END_OF_TEXT)
-    token = _content(named.get("eos_token"))
-    for plain in numbered:
-        if token is None:
-            number = plain.get("eos_token_id")
-            number = number[0] if isinstance(number, list) and number else number
-            token = tokenizer.id_to_token(number) if type(number) is int and number >= 0 else None
+    named, *others = (read_json(folder / name) for name in _SAY_END_OF_TEXT)
+    token = special_tokens.content(named.get("eos_token"))
+    for plain in others:
+        number = special_tokens.numbered(plain, tokenizer).get("eos_token_id")
+        if token is None and number is not None:
+            token = tokenizer.id_to_token(number[0] if isinstance(number, list) else number)
     if not isinstance(token, str) or tokenizer.token_to_id(token) is None:
         raise SprigError(
             f"{folder} names {token!r} as the token that ends a text, unknown to its tokenizer: set eos_token in "

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.config import GGUFKind
 from pipeline.errors import SprigError
+from pipeline.models.export import own
 from pipeline.models.gguf import GGUFFile
 from pipeline.models.huggingface import HuggingFaceFolder
 from pipeline.models.student import assemble
@@ -31,17 +32,19 @@ def check(student: GPT, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> N
     """Loads the folder as its users will and compares it with the student (fp32, on the CPU) on blocks (n, T).
 
     Raises:
-        SprigError: names the first block and token where the logits part, or says that the tokenizers do.
+        SprigError: names the first block and token where the logits differ, or says that the tokenizers do; or the
+            folder asks for code that is not Sprig's.
     """
     # Imported late: seconds, and only exports need it.
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    trusted = own.runs_our_code(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trusted, dtype=torch.float32).eval()
     vocabulary = student.config.vocab_size
     _compare(lambda tokens: student(tokens)[..., :vocabulary], lambda tokens: model(tokens).logits, blocks)
     text = tokenizer.decode(blocks[0].tolist())
-    # Trusted too, or transformers would ask at the terminal: it looks into the model's configuration first.
-    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    # Not None: transformers would ask at the terminal, because it looks into the model's configuration first.
+    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     _compare_tokens(tokenizer, text, loaded.encode(text, add_special_tokens=False), "transformers reads")
 
 

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import save_torch_state_dict
 from litgpt import GPT
@@ -94,26 +95,40 @@ def _in_form(student: GPT, form: ExportForm, kind: GGUFKind) -> tuple[ExportForm
 def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path) -> None:
     """Weights in shards of at most 5 GB, configurations and tokenizer."""
     entries = Tokenizer(tokenizer)
-    special = {"bos_token_id": None, "eos_token_id": entries.eos_id, "pad_token_id": entries.eos_id}
+    special, numbers = _special(entries, config["vocab_size"])
     with writing(folder):
         save_torch_state_dict(state, folder)
-    _write_json(folder / "config.json", config | special)
+    _write_json(folder / "config.json", config | numbers)
     for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
         file.chmod((folder / "config.json").stat().st_mode)
-    _write_json(folder / "generation_config.json", {"do_sample": False} | special)
+    _write_json(folder / "generation_config.json", {"do_sample": False} | numbers)
     shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
-    named = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
     _write_json(
         folder / "tokenizer_config.json",
-        # Another class would build its own tokenizer from the vocabulary alone, whatever tokenizer.json says.
-        named
+        special
         | {
+            # Another class would build its own tokenizer from the vocabulary alone, whatever tokenizer.json says.
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "pad_token": named["eos_token"],
             "clean_up_tokenization_spaces": False,
             "model_max_length": config["max_position_embeddings"],
         },
     )
+
+
+def _special(entries: Tokenizer, rows: int) -> tuple[dict[str, Any], dict[str, int | list[int] | None]]:
+    """The teacher's special tokens for tokenizer_config.json, and their numbers for config.json and
+    generation_config.json: those that the embedding has `rows` for. If nothing pads, what ends a text does."""
+    named, given = entries.special_tokens(), entries.special_numbers()
+    ends = given.get("eos_token_id", [])
+    ends = [each for each in (ends if isinstance(ends, list) else [ends]) if each < rows and each != entries.eos_id]
+    pad = entries.id_of(named["pad_token"]) if "pad_token" in named else given.get("pad_token_id", rows)
+    begin = given.get("bos_token_id", rows) if entries.bos_id is None else entries.bos_id
+    numbers = {
+        "bos_token_id": begin if begin < rows else None,
+        "eos_token_id": [entries.eos_id, *ends] if ends else entries.eos_id,
+        "pad_token_id": pad if pad < rows else entries.eos_id,
+    }
+    return named | {"pad_token": entries.token_of(numbers["pad_token_id"])}, numbers
 
 
 def _write_json(file: Path, content: dict) -> None:

@@ -6,13 +6,20 @@ from pathlib import Path
 from litgpt import GPT
 from torch import Tensor
 
+from pipeline.errors import SprigError
 from pipeline.models.blocks import flat, frequencies, sizes, weights
 from pipeline.models.export.stock import common_config, ends
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.own_folder import MODEL_TYPE
 from pipeline.models.student import LayerwiseGPT
+from pipeline.models.tokenizer import read_json
 
 MODELING = Path(__file__).with_name("modeling_sprig.py")
+# The code that transformers runs for this form, and nothing else of a folder's.
+_AUTO_MAP = {
+    "AutoConfig": f"{MODELING.stem}.SprigConfig",
+    "AutoModelForCausalLM": f"{MODELING.stem}.SprigForCausalLM",
+}
 _ATTENTION = ("q", "k", "v", "out", "q_norm", "k_norm")
 _MLP = ("gate", "up", "down")
 
@@ -25,12 +32,10 @@ def config_json(model: GPT) -> dict:
     return common_config(model) | {
         "architectures": ["SprigForCausalLM"],
         "model_type": MODEL_TYPE,
-        "auto_map": {
-            "AutoConfig": f"{MODELING.stem}.SprigConfig",
-            "AutoModelForCausalLM": f"{MODELING.stem}.SprigForCausalLM",
-        },
+        "auto_map": _AUTO_MAP,
         "student": {
-            "litgpt": asdict(replace(config, padded_vocab_size=config.vocab_size)),
+            # hf_config is whatever the teacher's folder says, and Sprig does not read it.
+            "litgpt": asdict(replace(config, padded_vocab_size=config.vocab_size, hf_config={})),
             "subnetwork": model.sub.to_dict() if isinstance(model, LayerwiseGPT) else None,
         },
         "layers": [
@@ -52,6 +57,21 @@ def config_json(model: GPT) -> dict:
         "qk_norm": architecture.qk_norm,
         "parallel_residual": config.parallel_residual,
     }
+
+
+def runs_our_code(folder: Path) -> bool:
+    """Whether transformers needs code from the folder to load its model: Sprig's own modelling file, unchanged.
+
+    Raises:
+        SprigError: the folder asks for other code.
+    """
+    named = read_json(folder / "config.json").get("auto_map")
+    if named is None:
+        return False
+    file = folder / MODELING.name
+    if named != _AUTO_MAP or not file.is_file() or file.read_bytes() != MODELING.read_bytes():
+        raise SprigError(f"{folder} asks transformers to run code that is not Sprig's: do not load it.")
+    return True
 
 
 def state_dict(model: GPT) -> dict[str, Tensor]:

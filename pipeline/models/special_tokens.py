@@ -1,0 +1,88 @@
+"""What Sprig keeps of a teacher's tokenizer_config.json and generation_config.json.
+
+Both lists are short on purpose: other keys of these files (auto_map, for one) name code that transformers would run.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from pipeline.errors import SprigError
+
+_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_NUMBERS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def named(said: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path) -> dict[str, Any]:
+    """Of the content `said` of a tokenizer_config.json, the special tokens that the tokenizer has, as texts, and the
+    chat template.
+
+    A special token that the tokenizer does not have would become a new one, beyond the embedding.
+
+    Raises:
+        SprigError: a value is of the wrong type.
+    """
+    kept: dict[str, Any] = {}
+    for name in _NAMES:
+        token = content(said.get(name))
+        if token is not None and not isinstance(token, str):
+            raise SprigError(f"{file} gives {token!r} as {name}, which must be a text: correct it.")
+        if token is not None and tokenizer.token_to_id(token) is not None:
+            kept[name] = token
+    if additional := _additional(said, tokenizer, file):
+        kept["additional_special_tokens"] = additional
+    if (template := said.get("chat_template")) is not None:
+        kept["chat_template"] = _chat_template(template, file)
+    return kept
+
+
+def numbered(said: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> dict[str, int | list[int]]:
+    """Of the content `said` of a generation_config.json or config.json, the numbers of tokens that the tokenizer has.
+    Several tokens may end a text."""
+    kept: dict[str, int | list[int]] = {}
+    for name in _NUMBERS:
+        given = said.get(name)
+        numbers = [each for each in (given if isinstance(given, list) else [given]) if _is_token(each, tokenizer)]
+        if name == "eos_token_id" and len(numbers) > 1:
+            kept[name] = numbers
+        elif numbers:
+            kept[name] = numbers[0]
+    return kept
+
+
+def content(token: Any) -> Any:
+    """The text of a token, which may lie in an object with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _is_token(number: Any, tokenizer: tokenizers.Tokenizer) -> bool:
+    # Larger ones overflow in the library.
+    return type(number) is int and 0 <= number < 2**31 and tokenizer.id_to_token(number) is not None
+
+
+def _additional(said: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path) -> list[str]:
+    """transformers 4 has a list of them, and named ones under `extra_special_tokens`, where 5 has all."""
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    kept: dict[str, None] = {}
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        given = said.get(name) or []
+        tokens = [content(token) for token in (given.values() if isinstance(given, dict) else given)]
+        if not all(isinstance(token, str) for token in tokens):
+            raise SprigError(f"{file} gives {given!r} as {name}, which must be a list of texts: correct it.")
+        kept |= dict.fromkeys(token for token in tokens if token in special)
+    return list(kept)
+
+
+def _chat_template(template: Any, file: Path) -> str | list[dict[str, str]]:
+    if isinstance(template, str):
+        return template
+    try:
+        several = [{key: each[key] for key in ("name", "template")} for each in template]
+    except (TypeError, KeyError):
+        several = [{}]
+    if not all(isinstance(value, str) for each in several for value in each.values()) or {} in several:
+        raise SprigError(
+            f"{file} has a chat_template that is neither a text nor a list of names and templates: correct it."
+        )
+    return several
