@@ -5,8 +5,8 @@ Rerank and study are part of it where they are asked for. Export, sample and sco
 
 import json
 import logging
-import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import preemption
-from pipeline.artifacts import MANIFEST, write_atomically
-from pipeline.config import Config, to_plain
+from pipeline.artifacts import MANIFEST, link_atomically, sweep_temporaries, write_atomically
+from pipeline.config import LATEST, Config, to_plain
 from pipeline.on_request import export, sample, score
 from pipeline.ranks import rank
 from pipeline.report import html, markdown, material
@@ -54,7 +54,7 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     last = material.step(context, steps)
     folder = run_folder(context, last)
     handler = _open(folder, config, overrides or [])
-    _claim(context, steps, folder)
+    _claim(context, [*steps.values(), last], folder)
     shown = None
     try:
         tracker.start(config, folder)
@@ -83,36 +83,31 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
 def _make(context: Context, step: Step, steps: Steps, folder: Path, tracker: Tracker) -> None:
     found = context.store.find(step.recipe)
     log.info("%s %s (%s): %s", step.stage, step.role, step.recipe.fingerprint, "is there" if found else "begins")
-    artifact = context.store.obtain(step.recipe, step.make, step.agree)
+    context.store.obtain(step.recipe, step.make, step.agree)
     if step.role == "tokens":
         plan.check_prepared(context, roots(context))
     if step.role == "search":
         study.check_searched(context, step.recipe)
-    if rank() == 0:
-        _link(folder / "artifacts" / step.role, artifact)
-        if found:
-            tracker.found(step.role, _metrics(context, step))
+    if rank() == 0 and found:
+        tracker.found(step.role, _metrics(context, step))
 
 
-def _claim(context: Context, steps: Steps, folder: Path) -> None:
-    """Links what is made on the way of a step before it is there: until the step has its manifest, nothing else tells
-    that this run needs it."""
+def _claim(context: Context, steps: Iterable[Step], folder: Path) -> None:
+    """Claims every artifact that this command will make or can find, before it makes or finds one: until a step has
+    its manifest, nothing else tells what this run needs."""
     if rank() != 0:
         return
-    config, kept = context.config, context.config.distill.cache
-    for step in steps.values():
-        if step.phase is not None and step.stage in config.stages:
-            _link(folder / "artifacts" / f"{step.role}_stable", context.store.path(step.phase))
+    config, kept, store, wanted = context.config, context.config.distill.cache, context.store, {}
+    scored = score.STAGE in config.stages
+    for step in steps:
+        asked = step.stage in config.stages or (scored and step.role.startswith(downstream.ROLE))
+        if asked or store.path(step.recipe).exists():
+            wanted[step.role] = store.path(step.recipe)
+        if asked and step.phase is not None:
+            wanted[f"{step.role}_stable"] = store.path(step.phase)
     if config.distill.cached and not kept.path and {cache.STAGE, distill.STAGE} & set(config.stages):
-        _link(folder / "artifacts/cache", context.store.path(cache.recipe(context, roots(context))))
-
-
-def _link(link: Path, target: Path) -> None:
-    """Points a symbolic link at target, relative to where it lies, in one step."""
-    link.parent.mkdir(parents=True, exist_ok=True)
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.symlink_to(os.path.relpath(target, link.parent))
-    temporary.replace(link)
+        wanted["cache"] = store.path(cache.recipe(context, roots(context)))
+    store.claim(folder, wanted)
 
 
 def run_folder(context: Context, last: Step) -> Path:
@@ -130,7 +125,9 @@ def _open(folder: Path, config: Config, overrides: list[str]) -> logging.Handler
         if not (path := folder / ".hydra" / f"{name}.yaml").exists():  # a later command must not change whose run it is
             write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(content)))
     if config.run is None or not folder.samefile(config.run):  # one that is reopened is no newer for it
-        _link(folder.parent / "latest", folder)
+        link_atomically(folder.parent / LATEST, folder)
+    for place in (folder.parent, folder, folder / ".hydra"):
+        sweep_temporaries(place)
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
@@ -168,8 +165,7 @@ def _close(context: Context, steps: Steps, last: Step, folder: Path) -> Material
     shown = material.gather(context, steps)
     summary = shown.summary
     if rank() == 0:
-        for role, made in shown.done.items():  # by other commands too: the page leads there
-            _link(folder / "artifacts" / role, made)
+        context.store.claim(folder, shown.done)  # by other commands too: the page leads there
         if artifact := context.store.find(last.recipe):
             for path in artifact.iterdir():
                 if path.name != MANIFEST:

@@ -1,4 +1,4 @@
-"""`python -m pipeline.artifacts list|clean|verify`: what the store holds, and who needs it."""
+"""`python -m pipeline.artifacts list|clean|verify`: what the store holds, and which runs need it."""
 
 import argparse
 import sys
@@ -7,12 +7,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.artifacts import verify
-from pipeline.artifacts.inventory import STORE, Entry, entries, published
+from pipeline.artifacts import check
+from pipeline.artifacts.inventory import STORE, Entry, entries, remove
+from pipeline.artifacts.store import published
 from pipeline.errors import SprigError
 from pipeline.progress import Progress
 
-DAYS = 7  # a partial folder that old is taken for abandoned
+DAYS = 1.0
 
 
 def main() -> None:
@@ -20,38 +21,44 @@ def main() -> None:
     parser.add_argument("action", choices=("list", "clean", "verify"))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of runs and store")
     parser.add_argument("--yes", action="store_true", help="clean: remove without asking")
-    parser.add_argument("--days", type=float, default=DAYS, help="clean: after which a partial folder is abandoned")
+    parser.add_argument(
+        "--days", type=float, default=DAYS, help=f"clean: keep what was made or used in the last DAYS days ({DAYS:g})"
+    )
     given = parser.parse_args()
-    if not (given.outputs / STORE).is_dir():
-        sys.exit(f"{given.outputs / STORE} is not there: name the folder with --outputs.")
-    if given.action == "verify":
-        sys.exit(check(published(given.outputs)))
+    outputs = given.outputs.expanduser()
+    if not (outputs / STORE).is_dir():
+        sys.exit(f"{outputs / STORE} is not there: name the folder with --outputs.")
+    if not given.days >= 0:
+        sys.exit(f"--days {given.days} must be 0 or more.")
     try:
-        found = entries(given.outputs)
+        if given.action == "verify":
+            sys.exit(verify(published(outputs / STORE)))
+        elif given.action == "list":
+            show(entries(outputs))
+        else:
+            clean(outputs, given.yes, given.days)
     except SprigError as error:
         sys.exit(str(error))
-    if given.action == "list":
-        show(found)
-    else:
-        clean(found, given.yes, given.days)
+    except OSError as error:
+        sys.exit(f"{error.filename or outputs} cannot be read or changed ({error.strerror}): correct its rights.")
 
 
 def show(found: list[Entry]) -> None:
     """A table of all entries, the largest last."""
     table = Table("stage", "fingerprint", "size", "needed by")
     for entry in sorted(found, key=lambda entry: entry.bytes):
-        table.add_row(entry.folder.parent.name, entry.folder.name, _size([entry]), _who(entry))
+        table.add_row(entry.folder.parent.name, entry.folder.name, _size([entry]), _needed_by(entry))
     Console().print(table)
     print(f"{len(found)} in all, {_size(found)}")
 
 
-def check(folders: list[Path]) -> int:
-    """Compares every file with its checksum and names what is damaged; 1 where something is."""
+def verify(folders: list[Path]) -> int:
+    """Reads every file and compares it with its checksum; names what is damaged; 1 if something is."""
     damaged = []
     with Progress("verify", total=len(folders), unit="artifacts") as progress:
         for folder in folders:
             try:
-                verify(folder)
+                check(folder, everything=True)
             except SprigError as error:
                 damaged.append(str(error))
             progress.advance()
@@ -59,11 +66,17 @@ def check(folders: list[Path]) -> int:
     return min(len(damaged), 1)
 
 
-def clean(found: list[Entry], yes: bool, days: float) -> None:
-    """Removes what no run folder needs, after a question; says what it would remove where nobody can answer."""
-    useless = [e for e in found if (e.idle_days() > days if e.partial else not e.needed_by)]
+def clean(outputs: Path, yes: bool, days: float) -> None:
+    """Removes what no run folder needs, after a question; lists what it would remove if nobody can answer."""
+    unneeded = [entry for entry in entries(outputs) if not entry.needed_by]
+    useless = [entry for entry in unneeded if entry.useless(days)]
+    if young := len(unneeded) - len(useless):
+        print(
+            f"{young} artifacts that no run folder needs were made or used in the last {days:g} days: kept. "
+            "--days 0 removes them, too."
+        )
     if not useless:
-        print("Every artifact is needed by a run folder, and nothing was abandoned.")
+        print("There is nothing else to remove." if young else "Every artifact is needed by a run folder.")
         return
     show(useless)
     if not yes:
@@ -72,18 +85,18 @@ def clean(found: list[Entry], yes: bool, days: float) -> None:
             return
         yes = input("Remove them? [y/N] ").strip().lower() == "y"
     if yes:
-        freed = _size(useless)
-        kept = [entry for entry in useless if not entry.remove()]
-        print(f"Removed {len(useless) - len(kept)} of {len(useless)} ({freed}).")
-        for entry in kept:
-            print(f"{entry.folder} is being made: kept.")
+        sizes = {entry.folder: entry.bytes for entry in useless}
+        removed, kept = remove(outputs, sizes, days)
+        freed = sum(sizes[folder] for folder in removed) / 1e6
+        print(f"Removed {len(removed)} of {len(useless)} ({freed:,.1f} MB).")
+        for folder, why in kept.items():
+            print(f"{folder} {why}: kept.")
 
 
-def _who(entry: Entry) -> str:
-    if entry.partial:
-        return f"unfinished, {entry.idle_days():.1f} days old"
+def _needed_by(entry: Entry) -> str:
     first, *others = entry.needed_by or ("nobody",)
-    return f"{first} and {len(others)} more" if others else first
+    names = f"{first} and {len(others)} more" if others else first
+    return f"{names} (unfinished, {entry.idle_days():.1f} days old)" if entry.partial else names
 
 
 def _size(found: list[Entry]) -> str:

@@ -1,18 +1,23 @@
-"""What the store holds, which runs need it, and what nobody needs any more."""
+"""What the store holds, which runs need it, and the removal of what none needs."""
 
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from pipeline.artifacts import MANIFEST, PARTIAL, read_manifest
+from pipeline.artifacts.locks import locked
+from pipeline.artifacts.manifest import MANIFEST, STAMP, last_used, read_manifest
+from pipeline.artifacts.store import LINKS, PARTIAL, claims, folders
+from pipeline.errors import SprigError
 
-STORE = "artifacts"  # the store's folder in outputs, and the folder of links in a run's
+STORE = "artifacts"  # the store's folder in outputs
+_REMOVED = ".removed"  # what was moved out of the store and is being deleted
+_LATEST = "latest"
 
 
 @dataclass(frozen=True)
@@ -31,20 +36,13 @@ class Entry:
         return sum(file.st_size for file in _files(self.folder))
 
     def idle_days(self) -> float:
-        """Since anything in it was written."""
-        newest = max(file.st_mtime for file in [self.folder.lstat(), *_files(self.folder)])
+        """Since it was made or used, or anything in it was written."""
+        newest = max([last_used(self.folder), *(file.st_mtime for file in _files(self.folder))])
         return (time.time() - newest) / 86_400
 
-    def remove(self) -> bool:
-        """False where a process is making it."""
-        lock = FileLock(self.folder.with_suffix(".lock"))
-        try:
-            with lock.acquire(timeout=0):
-                (self.folder / MANIFEST).unlink(missing_ok=True)  # half removed, it does not exist
-                shutil.rmtree(self.folder)
-        except Timeout:
-            return False
-        return True
+    def useless(self, days: float) -> bool:
+        """Whether no run needs it, and nothing made or used it in the last `days` days."""
+        return not self.needed_by and self.idle_days() >= days
 
 
 def _files(folder: Path) -> Iterator[os.stat_result]:
@@ -55,42 +53,112 @@ def _files(folder: Path) -> Iterator[os.stat_result]:
                 yield os.lstat(os.path.join(below, name))
 
 
-def published(outputs: Path) -> list[Path]:
-    """The folders of all artifacts, damaged ones too."""
-    found = sorted(manifest.parent for manifest in (outputs / STORE).glob(f"*/*/{MANIFEST}"))
-    return [folder for folder in found if folder.suffix != PARTIAL]
-
-
 def entries(outputs: Path) -> list[Entry]:
     """Everything in the store of `outputs`, by stage. An artifact is needed by the runs that link to it, and by those
     that need something which was made from it.
 
     Raises:
-        SprigError: a manifest is torn, so what it was made from is not known.
+        SprigError: a manifest is torn, or a link leads nowhere, so what is needed is not known.
+        OSError: a folder of `outputs` cannot be read, so what its runs need is not known.
     """
-    needed: dict[str, set[str]] = {}
-    for run, fingerprint in _links(outputs):
-        _need(outputs / STORE, fingerprint, run, needed)
-    folders = sorted(folder for folder in (outputs / STORE).glob("*/*") if folder.is_dir())
-    return [Entry(folder, tuple(sorted(needed.get(folder.name, ())))) for folder in folders]
+    store, needed = outputs / STORE, {}
+    for run, place in _links(outputs):
+        _need(store, place, run, needed)
+    found = list(folders(store))
+    return [Entry(each, tuple(sorted(needed.get(_place(each), ())))) for each in found]
+
+
+def _place(folder: Path) -> str:
+    """Stage and fingerprint."""
+    return f"{folder.parent.name}/{folder.name.removesuffix(PARTIAL)}"
 
 
 def _links(outputs: Path) -> Iterator[tuple[str, str]]:
-    """Run folder and the fingerprint of each artifact that it links to."""
-    for below, folders, _ in os.walk(outputs):
-        run = Path(below)
-        folders[:] = [name for name in folders if run / name != outputs / STORE]
-        if not (run / ".hydra/config.yaml").exists():
-            continue
-        for link in (run / STORE).glob("*"):
-            if link.is_symlink():
-                yield str(run.relative_to(outputs)), link.readlink().name
+    """Run folder, and stage and fingerprint of each artifact that it links to."""
+    for run in _runs(outputs, {_identity(outputs / STORE)}):
+        for below, names, files in os.walk(run / LINKS, onerror=_fail):
+            for link in (Path(below, name) for name in (*names, *files)):
+                if link.is_symlink():
+                    yield str(run.relative_to(outputs)), _place(link.readlink())
 
 
-def _need(store: Path, fingerprint: str, run: str, needed: dict[str, set[str]]) -> None:
-    if run in needed.setdefault(fingerprint, set()):
+def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """The run folders below `folder`, through symbolic links too; each once.
+
+    Raises:
+        SprigError: a link leads nowhere, to a disk that is not mounted, say.
+    """
+    if (identity := _identity(folder)) in seen:
         return
-    needed[fingerprint].add(run)
-    for manifest in store.glob(f"*/{fingerprint}/{MANIFEST}"):
-        for below in read_manifest(manifest.parent)["inputs"].values():
-            _need(store, below, run, needed)
+    seen.add(identity)
+    if (folder / LINKS).is_dir() and (folder / ".hydra").is_dir():
+        yield folder
+        return
+    for each in sorted(os.scandir(folder), key=lambda each: each.name):
+        if each.name == _LATEST or each.name.startswith("."):
+            continue
+        if each.is_symlink() and not Path(each.path).exists():
+            raise SprigError(
+                f"{each.path} is a link to {os.readlink(each.path)}, which is not there, so what its runs need is not "
+                "known: mount that disk, or remove the link."
+            )
+        if each.is_dir():
+            yield from _runs(folder / each.name, seen)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    return folder.stat().st_dev, folder.stat().st_ino
+
+
+def _fail(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # a run removed while this looks
+        raise error
+
+
+def _need(store: Path, place: str, run: str, needed: dict[str, set[str]]) -> None:
+    if run in needed.setdefault(place, set()):
+        return
+    needed[place].add(run)
+    if (store / place / MANIFEST).exists():
+        for fingerprint in read_manifest(store / place)["inputs"].values():
+            for below in store.glob(f"*/{fingerprint}"):
+                _need(store, _place(below), run, needed)
+
+
+def remove(outputs: Path, wanted: Iterable[Path], days: float) -> tuple[list[Path], dict[Path, str]]:
+    """Removes those of the folders that are still useless: a run may have claimed one since they were listed.
+
+    Returns:
+        What was removed, and why each of the others was kept.
+
+    Raises:
+        SprigError, OSError: as `entries`; nothing was removed.
+    """
+    store, removed, kept = outputs / STORE, [], {}
+    wanted = list(wanted)
+    with claims(store):
+        now = {entry.folder: entry for entry in entries(outputs)}
+        for folder in wanted:
+            if folder not in now:
+                continue  # another process removed or published it
+            if not now[folder].useless(days):
+                kept[folder] = f"{now[folder].needed_by[0]} needs it now" if now[folder].needed_by else "was just used"
+            elif _move_out(store, folder):
+                removed.append(folder)
+            else:
+                kept[folder] = "is being made"
+    shutil.rmtree(store / _REMOVED, ignore_errors=True)
+    return removed, kept
+
+
+def _move_out(store: Path, folder: Path) -> bool:
+    """Takes a folder out of the store in one rename; False if a process is making it."""
+    try:
+        with locked(folder.with_name(folder.name.removesuffix(PARTIAL)), wait=False):
+            to = store / _REMOVED / f"{time.time_ns()}-{folder.parent.name}-{folder.name}"
+            to.parent.mkdir(exist_ok=True)
+            folder.rename(to)
+    except Timeout:
+        return False
+    folder.with_name(folder.name + STAMP).unlink(missing_ok=True)
+    return True

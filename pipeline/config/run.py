@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from pipeline.config.checks import positive, require
+from pipeline.config.checks import folder_name, positive, require
 from pipeline.config.choices import Device, ExportForm, GGUFKind, Precision, TrackerKind
 from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
@@ -128,6 +128,9 @@ class Config:
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
 
     def __post_init__(self):
+        folder_name("preset", self.preset)
+        if self.run_name is not None:
+            folder_name("run_name", self.run_name)
         require(self.seed >= 0, f"seed={self.seed} must not be negative.")
         known = STAGES + ON_REQUEST
         for stage in self.stages:

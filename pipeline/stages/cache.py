@@ -1,8 +1,8 @@
 """Stage cache: the teacher's logits on the blocks that a run reads (`distill.cache`), filled before distillation.
 
 The one artifact that grows. What is published, in one rename as always, is a manifest that says of which teacher, text
-and settings it is. `records.bin` beside it is not the manifest's: it has a checksum for every block, gains the blocks
-that a run lacks, and is never wrong, only incomplete (see pipeline.training.records). Distillation has it filled; by
+and settings it is, and that `records.bin` grows: that file has a checksum for every block, gains the blocks that a run
+lacks, and is never wrong, only incomplete (see pipeline.artifacts.records). Distillation has it filled; by
 itself, on request, the stage fills it for runs to come: stages=[prepare,cache].
 """
 
@@ -28,7 +28,7 @@ from pipeline.training.cache import FILE, LogitsCache
 from pipeline.training.cached import token_dtype
 from pipeline.training.order import block_numbers
 
-STAGE, VERSION = "cache", 2
+STAGE, VERSION = "cache", 3
 VERIFIED = 5  # purpose of the generator
 
 
@@ -80,14 +80,19 @@ def _kept(context: Context, trained: int) -> int:
     return min(trained, len(blocks) * blocks.block_size)
 
 
+def _token_bytes(context: Context) -> int:
+    """Of one token in the cache's records."""
+    distill = context.config.distill
+    return token_dtype(distill.cache, distill.cache_temperatures, context.kd_architecture.vocab_size).itemsize
+
+
 def cost(context: Context) -> tuple[int, int, int, float | None]:
     """Tokens, bytes and FLOPs of filling an empty cache for this run; seconds, at the speed at which this processor
     multiplies matrices, or None where it is not the one that is planned for."""
-    distill, trained = context.config.distill, budget(context)
+    trained, kept = budget(context), _token_bytes(context)
     tokens, flops = _kept(context, trained), teacher_flops(context, trained)
-    kept = token_dtype(distill.cache, distill.cache_temperatures, context.kd_architecture.vocab_size)
     if context.device.type == "cuda" and not torch.cuda.is_available():
-        return tokens, kept.itemsize * tokens, flops, None
+        return tokens, kept * tokens, flops, None
     matrix = torch.ones(1024, 1024, dtype=torch.float32 if context.precision == "fp32" else torch.bfloat16)
     matrix = matrix.to(context.device)
     _ = (matrix @ matrix).sum().item()  # warm-up
@@ -95,7 +100,7 @@ def cost(context: Context) -> tuple[int, int, int, float | None]:
     for _ in range(3):
         _ = (matrix @ matrix).sum().item()  # a GPU's result, waited for
     speed = 3 * 2 * 1024**3 / (perf_counter() - started)
-    return tokens, kept.itemsize * tokens, flops, flops / speed / world_size()
+    return tokens, kept * tokens, flops, flops / speed / world_size()
 
 
 def complete(context: Context, roots: Roots) -> LogitsCache:
@@ -115,7 +120,10 @@ def complete(context: Context, roots: Roots) -> LogitsCache:
         return context.teacher(roots.kd_teacher, teacher)
 
     distributed.start(context.device)
-    folder = _found(context, made) if settings.mode == CacheMode.read else context.store.obtain(made, lambda _: None)
+    if settings.mode == CacheMode.read:
+        folder = _found(context, made)
+    else:
+        folder = context.store.obtain(made, lambda _: None, grows={FILE: _token_bytes(context) * blocks.block_size})
     cache = LogitsCache(folder, made.fingerprint, blocks, context.kd_architecture.vocab_size, config.distill)
     if settings.mode == CacheMode.read:
         cache.check_complete(numbers)

@@ -12,6 +12,7 @@ from pipeline.stages import evaluate
 from pipeline.stages.context import Context, Steps
 
 VERSION = 1
+ROLE = "downstream/"  # how the roles of these steps begin
 METRICS, EXAMPLES = "metrics.json", "examples.jsonl"
 ROLE = "downstream/"  # how the roles of these steps begin
 ANSWERS = "answers.jsonl"  # while a task is scored

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from litgpt import GPT
 
+from pipeline.artifacts.records import Damaged, Records
 from pipeline.config import CacheMode, DistillConfig
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
@@ -22,7 +23,6 @@ from pipeline.models.student import hidden_states
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
 from pipeline.training.cached import Sampled, TopK, decode, distance, encode, token_dtype
-from pipeline.training.records import Damaged, Records
 
 FILE = "records.bin"
 PASS_TOKENS = 4096  # of one pass of the teacher, in whole blocks

@@ -12,6 +12,7 @@ import pytest
 from conftest import smoke
 
 import pipeline
+from pipeline.artifacts import Recipe, check
 from pipeline.errors import SprigError
 from pipeline.stages import cache
 from pipeline.stages.context import Context
@@ -89,10 +90,34 @@ def test_a_cache_of_something_else_is_refused_with_both_hashes(outputs, tmp_path
     manifest = json.loads((foreign / "manifest.json").read_text())
     ours = manifest["inputs"][name]
     manifest["inputs"][name] = "0123456789abcdef"
+    described = Recipe(*(manifest[key] for key in ("stage", "version", "config", "inputs")))
+    manifest["fingerprint"] = described.fingerprint
     (foreign / "manifest.json").write_text(json.dumps(manifest))
     read = ["distill.cache.mode=read", f"distill.cache.path={foreign}", "distill.lr=3e-3"]
     with pytest.raises(SprigError, match=rf"is of {name} 0123456789abcdef, and this run's {name} is {ours}"):
         pipeline.run(smoke(outputs, *SHORT, *SAMPLED, *read))
+
+
+@pytest.mark.parametrize("mode", ["fill", "read"])
+@pytest.mark.parametrize("torn", ["", '{"stage": "cache"', "{}", "[]", "null", '{"files": {}}'])
+def test_a_torn_manifest_is_refused(outputs, tmp_path, torn, mode):
+    copy = tmp_path / "outputs"
+    shutil.copytree(outputs, copy, symlinks=True)
+    (cache_of(copy) / "manifest.json").write_text(torn)
+    with pytest.raises(SprigError, match=r"artifacts/cache/\w+ was changed .* manifest.json cannot be read"):
+        cache.complete(Context(smoke(copy, *SHORT, *SAMPLED, f"distill.cache.mode={mode}"), log=print))
+
+
+def test_verify_reads_every_record(outputs, tmp_path):
+    copy = tmp_path / "outputs"
+    shutil.copytree(outputs, copy, symlinks=True)
+    folder = cache_of(copy)
+    check(folder, everything=True)
+    content = bytearray((folder / "records.bin").read_bytes())
+    content[content.index(bytes(content[-50:-40]))] ^= 1
+    (folder / "records.bin").write_bytes(content)
+    with pytest.raises(SprigError, match=r"1 damaged records among the 16 of records.bin, record \d+ first: .*fill"):
+        check(folder, everything=True)
 
 
 def test_a_cache_from_elsewhere(outputs, tmp_path, monkeypatch):

@@ -59,8 +59,24 @@ class Records:
         if written < len(whole):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
+    def damaged(self) -> tuple[list[int], int]:
+        """The numbers of all damaged records, the one cut short at the end included, and how many were ever written."""
+        bad, there = [], 0
+        for number in range(-(-os.fstat(self._file).st_size // (_CHECKSUM + self.size))):
+            try:
+                there += self.read(number) is not None
+            except Damaged:
+                bad.append(number)
+        return bad, there + len(bad)
+
     def sync(self) -> None:
         os.fsync(self._file)
+
+    def __enter__(self) -> "Records":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         os.close(self._file)

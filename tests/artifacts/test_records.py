@@ -7,7 +7,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from pipeline.training.records import Damaged, Records
+from pipeline.artifacts.records import Damaged, Records
 
 SIZE, KEY = 100, "0123456789abcdef"
 

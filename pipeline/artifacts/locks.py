@@ -1,0 +1,72 @@
+"""Locks between the processes of one machine, or of several on a shared file system."""
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
+
+from pipeline.errors import SprigError
+
+# On a file system without flock, the holder renews a file that names its host and process every third of this. After
+# this many seconds without a renewal (its machine was switched off, say), the next process takes the lock over.
+LEASE_SECONDS = 120.0
+
+log = logging.getLogger("sprig")
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[Callable[[], None]]:
+    """One process at a time: the others wait, and log it.
+
+    Yields:
+        A function that raises SprigError if the lock was lost meanwhile, which a lease can be. Call it before work
+        is published.
+
+    Raises:
+        Timeout: another process holds it, and `wait` is false.
+        SprigError: the file system of `folder` does not support locks.
+    """
+    lock = _acquired(folder, wait)
+
+    def check() -> None:
+        if isinstance(lock, SoftFileLease) and lock.compromise is not None:
+            raise SprigError(
+                f"The lock on {folder} was lost to another process, because this one did not renew it for "
+                f"{LEASE_SECONDS:.0f} seconds: give the same command again."
+            )
+
+    try:
+        yield check
+    finally:
+        lock.release()
+
+
+def _acquired(folder: Path, wait: bool) -> BaseFileLock:
+    try:
+        return _wait_for(FileLock(f"{folder}.lock", fallback_to_soft=False), folder, wait)
+    except OSError as error:
+        if isinstance(error, Timeout):
+            raise
+        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):  # the same on every machine: the file system has no flock
+            return _wait_for(SoftFileLease(f"{folder}.lease", lease_duration=LEASE_SECONDS), folder, wait)
+        if error.errno == errno.ENOLCK:
+            raise SprigError(
+                f"{folder.parent} does not support file locks ({os.strerror(errno.ENOLCK)}), so two runs could damage "
+                "each other's results: start the file system's lock service, or set a different outputs=."
+            ) from None
+        raise
+
+
+def _wait_for(lock: BaseFileLock, folder: Path, wait: bool) -> BaseFileLock:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise
+        log.info("Another process is working on %s; waiting for it.", folder)
+        lock.acquire()
+    return lock
