@@ -16,6 +16,7 @@ from pipeline.artifacts import Recipe, check
 from pipeline.errors import SprigError
 from pipeline.stages import cache
 from pipeline.stages.context import Context
+from pipeline.stages.roots import roots
 from pipeline.subnetwork.counting import flops_per_token
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,8 @@ def test_a_torn_manifest_is_refused(outputs, tmp_path, torn, mode):
     shutil.copytree(outputs, copy, symlinks=True)
     (cache_of(copy) / "manifest.json").write_text(torn)
     with pytest.raises(SprigError, match=r"artifacts/cache/\w+ was changed .* manifest.json cannot be read"):
-        cache.complete(Context(smoke(copy, *SHORT, *SAMPLED, f"distill.cache.mode={mode}"), log=print))
+        context = Context(smoke(copy, *SHORT, *SAMPLED, f"distill.cache.mode={mode}"), log=print)
+        cache.complete(context, roots(context))
 
 
 def test_verify_reads_every_record(outputs, tmp_path):
