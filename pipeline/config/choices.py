@@ -28,6 +28,7 @@ Precision = Enum("Precision", {name: name for name in ("auto", "fp32", "bf16-mix
 class DataSource(StrEnum):
     text = "text"
     jsonl = "jsonl"
+    csv = "csv"
     parquet = "parquet"
     hub = "hub"
 

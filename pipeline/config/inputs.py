@@ -40,12 +40,14 @@ class DataConfig:
     """Text, and how it becomes packed token blocks."""
 
     name: str = MISSING
-    source: DataSource = MISSING  # text files, jsonl or parquet files, or a data set of the hub
+    source: DataSource = MISSING  # text, JSON lines, CSV or Parquet files, or a data set of the hub
     path: Any = None  # a file, a folder, a glob, a list of these, or a hub name
     package: str | None = None  # an installed Python package that `path` is relative to
     subset: str | None = None  # the hub data set's configuration
     split: str = "train"  # the hub data set's
-    text_key: str = "text"  # the field that holds the text
+    # the field that holds the text; meta.text is the field text inside meta, messages.content all turns of a chat.
+    text_key: str = "text"
+    special_tokens: bool = False  # a special token spelled out in a document, <|endoftext|>, becomes that token
     sample_by: SampleBy = SampleBy.document  # what one document is, in text files
     streaming: bool = False  # reads no more than data.max_tokens from the source
     max_tokens: int | None = None  # stop reading here; required when streaming

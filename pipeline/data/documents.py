@@ -1,167 +1,172 @@
-"""The documents of a data set, read through the `datasets` library."""
+"""The documents of a data set in batches, from any place on: of local files here, of the hub in pipeline.data.hub."""
 
 import codecs
-import errno
-import glob
-import logging
-from collections.abc import Iterator
+import lzma
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import datasets
 import pyarrow
 
 from pipeline.config import DataConfig, DataSource
-from pipeline.data.files import local_files, opened
+from pipeline.data.columns import Missing, NotText, row_text
+from pipeline.data.files import local_files
+from pipeline.data.readers import Broken, decompressed, rows
 from pipeline.errors import SprigError
 
-BATCH = 64  # rows that are read at one time
-# Never of the texts: those were opened before. `datasets` writes what it reads into `scratch`.
-_OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-BUILDERS = {DataSource.text: "text", DataSource.jsonl: "json", DataSource.parquet: "parquet"}
+BATCH = 64  # documents that are read at one time,
+BATCH_CHARACTERS = 1 << 20  # or fewer, once they have this many
+PATIENCE = 64  # rows without the column `data.text_key` before the whole file counts as having none
 
 
-@dataclass(frozen=True)
-class Documents:
-    """Iterates over batches of rows, each row a text; `rows` counts them all, or is None where they are streamed."""
+class Documents(ABC):
+    """The texts of a data set in reading order.
 
-    data: DataConfig
-    dataset: datasets.Dataset | datasets.IterableDataset
-    rows: int | None
+    `size` counts its `unit`s, None if it is not known; `done` those that have been read.
+    """
 
-    def __iter__(self) -> Iterator[list[str]]:
-        """Raises SprigError: unreadable, not UTF-8, no column `data.text_key`, or the column is no text."""
-        key = _column(self.data)
-        with _explained(self.data):
-            for batch in self.dataset.iter(batch_size=BATCH):
-                if key not in batch:
-                    raise _no_column(self.data, list(batch))
-                texts = ["" if text is None else text for text in batch[key]]
-                wrong = next((text for text in texts if not isinstance(text, str)), None)
-                if wrong is not None:
-                    raise SprigError(
-                        f"Data {self.data.name}: column {key!r} holds {type(wrong).__name__}, not text: set "
-                        f"data.text_key to a column of text; there are {', '.join(batch)}."
-                    )
-                yield texts
+    unit: str
+    size: int | None
+    done: int = 0
+
+    @abstractmethod
+    def read(self, place: Any = None) -> Iterator[list[str]]:
+        """Batches of texts from a place on, by default the beginning; a row without text is "".
+
+        Raises:
+            SprigError: unreadable, not UTF-8, no column `data.text_key`, or the column is not text.
+        """
+
+    @abstractmethod
+    def place(self) -> Any:
+        """Where reading stands, after the latest batch, JSON-ready."""
 
 
-def open_documents(data: DataConfig, scratch: Path) -> Documents:
-    """Opens a data set in reading order; what `datasets` derives from it is kept in `scratch`, to be thrown away.
-
-    Local files with `data.max_tokens` are streamed, so that what is not needed is not read.
+class LocalDocuments(Documents):
+    """Those of local files. A place is the number of a file and of a row in it.
 
     Raises:
-        SprigError: not there, not readable, empty, or without a column `data.text_key`.
+        SprigError: a path does not exist, or nothing matches.
     """
-    with _explained(data):
-        if data.source == DataSource.hub:
-            if not isinstance(data.path, str):
-                raise SprigError(f"data.path={data.path} must be one hub data set: name, or name@revision.")
-            name, _, revision = data.path.partition("@")
-            arguments = {"path": name, "name": data.subset, "split": data.split, "revision": revision or None}
-            streaming = data.streaming
-        else:
-            arguments = {"path": BUILDERS[data.source], "split": "train", **_builder_arguments(data)}
-            streaming = data.max_tokens is not None
-        # Only a download takes long, and its bars know most about it.
-        with quiet(bars=data.source == DataSource.hub):
-            dataset = datasets.load_dataset(**arguments, streaming=streaming, cache_dir=str(scratch))
-    # A streamed data set may not know its columns before the first row.
-    if dataset.column_names:
-        if _column(data) not in dataset.column_names:
-            raise _no_column(data, dataset.column_names)
-        dataset = dataset.select_columns(_column(data))
-    return Documents(data, dataset, None if streaming else len(dataset))
+
+    unit = "bytes"
+
+    def __init__(self, data: DataConfig):
+        self.data, found = data, local_files(data)
+        self.paths, self.hidden = [path for _, path in found.files], found.hidden
+        self._sizes = [path.stat().st_size for path in self.paths]
+        self.size = sum(self._sizes)
+        self._place = (0, 0)
+
+    def read(self, place: Any = None) -> Iterator[list[str]]:
+        first, row = place or (0, 0)
+        for number in range(first, len(self.paths)):
+            path, before, size = self.paths[number], sum(self._sizes[:number]), self._sizes[number]
+            with _explained(self.data, path), path.open("rb") as file:
+                texts = texts_of(self.data, rows(self.data, path, file, row), path, row)
+                for batch in _batches(texts):
+                    row += len(batch)
+                    # A reader closes the file after its last row.
+                    self._place, self.done = (number, row), before + (size if file.closed else file.tell())
+                    yield batch
+            row = 0
+
+    def place(self) -> Any:
+        return list(self._place)
 
 
-@contextmanager
-def quiet(bars: bool = False) -> Iterator[None]:
-    """Silences the library's log, whose failures come as exceptions anyway, and its bars but for `bars`."""
-    before, hidden = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(logging.CRITICAL)
-    if not bars:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(before)
-        if not hidden:
-            datasets.enable_progress_bars()
+def texts_of(data: DataConfig, found: Iterable[Any], where: Path | str, first: int) -> Iterator[str]:
+    """The texts of a file's (or hub data set's) rows, of which `first` were read before; "" where there is none.
 
-
-def _builder_arguments(data: DataConfig) -> dict:
-    # The library fails obscurely on some empty files.
-    files = [path for _, path in local_files(data) if not _blank(path)]
-    if not files:
-        raise SprigError(f"Data {data.name} has no text: every file of {data.path} is blank.")
-    # `datasets` takes file names for patterns.
-    arguments = {"data_files": [glob.escape(str(path.absolute())) for path in files]}
-    if data.source == DataSource.text:
-        columns = datasets.Features({"text": datasets.Value("string")})
-        arguments |= {"sample_by": data.sample_by.value, "features": columns}
-    return arguments
-
-
-def _blank(path: Path) -> bool:
-    with opened(path) as file:
-        return all(not chunk.strip() for chunk in iter(lambda: file.read(1 << 16), b""))
-
-
-def _column(data: DataConfig) -> str:
-    return "text" if data.source == DataSource.text else data.text_key
-
-
-def _no_column(data: DataConfig, there: list[str]) -> SprigError:
-    return SprigError(
-        f"Data {data.name} has no column {data.text_key!r}: set data.text_key to one of {', '.join(there)}."
-    )
-
-
-@contextmanager
-def _explained(data: DataConfig) -> Iterator[None]:
-    """Turns what reading may raise into one sentence. Raises OSError where the place that is written to refuses."""
-    try:
-        yield
-    # RuntimeError is what the library lets through where there is no network, TypeError for JSON that is no table.
-    except (OSError, ValueError, TypeError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, OSError) and cause.errno in _OF_THE_PLACE:
-            raise cause from None
-        raise _explanation(data, cause) from error
-    except pyarrow.ArrowException as error:
-        raise _explanation(data, error) from error
-
-
-def _explanation(data: DataConfig, error: BaseException) -> SprigError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    if data.source == DataSource.hub:
-        return SprigError(
-            f"Data {data.name}: {data.path} (subset {data.subset}, split {data.split}) could not be read from the hub "
-            f"({reason}): check the name, the network and, for a gated data set, `hf auth login`, or use local files."
+    Raises:
+        SprigError: no row has the column, or what it holds is not text.
+    """
+    keys = [] if data.source == DataSource.text else data.text_key.split(".")
+    number, has_column = first, first > 0
+    missing = None
+    for number, row in enumerate(found, first + 1):
+        try:
+            text, has_column = row_text(row, keys) or "", True
+            text.encode()
+        except Missing as error:
+            text, missing = "", error
+            if not has_column and number >= PATIENCE:
+                break
+        except NotText as error:
+            raise _not_text(data, where, number, error, row) from None
+        except UnicodeEncodeError:
+            raise SprigError(
+                f"Data {data.name}: {where}, row {number} holds half a surrogate pair, which is not a character: "
+                "correct the text."
+            ) from None
+        yield text
+    if missing and not has_column:
+        raise SprigError(
+            f"Data {data.name} has no column {data.text_key!r} in {where}: set data.text_key to one of "
+            f"{', '.join(missing.fields)}."
         )
-    broken = _not_utf8(data) if isinstance(error, UnicodeDecodeError) else None
-    if broken:
-        return SprigError(f"Data {data.name}: {broken[0]} is not UTF-8 (byte {broken[1]:,}): convert it to UTF-8.")
-    return SprigError(
-        f"Data {data.name} could not be read as {data.source} ({reason}): check the files or data.source."
-    )
 
 
-def _not_utf8(data: DataConfig) -> tuple[Path, int] | None:
-    """The first file that is not UTF-8, and where: the library's error does not say which."""
-    for _, path in local_files(data):
-        decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
-        with path.open("rb") as file:
-            while True:
-                chunk = file.read(1 << 20)
-                pending = len(decoder.getstate()[0])
-                try:
-                    decoder.decode(chunk, final=not chunk)
-                except UnicodeDecodeError as error:
-                    return path, position - pending + error.start
-                if not chunk:
-                    break
-                position += len(chunk)
-    return None
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch, characters = [], 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if len(batch) == BATCH or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _not_text(data: DataConfig, where: Path | str, number: int, error: NotText, row: Any) -> SprigError:
+    fields = error.fields
+    if isinstance(row, dict):
+        holds = f": column {data.text_key!r} holds {error.kind}, not text"
+        fields = fields or [name for name in row if name != data.text_key]
+    else:
+        holds = f" holds {error.kind}, not text or an object with the key {data.text_key!r}"
+    cure = f"set data.text_key to one of {', '.join(fields)}" if fields else "correct the file or data.text_key"
+    return SprigError(f"Data {data.name}: {where}, row {number}{holds}: {cure}.")
+
+
+@contextmanager
+def _explained(data: DataConfig, path: Path) -> Iterator[None]:
+    """Turns what reading a file may raise into one sentence that names it."""
+    try:
+        yield
+    except Broken as error:
+        raise SprigError(
+            f"Data {data.name}: {path}, {error}: correct the file, or data.source ({data.source})."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise SprigError(
+            f"Data {data.name}: {path} is not UTF-8{_position(path)}: convert it to UTF-8, or correct data.source."
+        ) from error
+    # ValueError: what pyarrow raises for a codec or type it does not know.
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, pyarrow.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise SprigError(
+            f"Data {data.name}: {path} cannot be read as {data.source} ({reason}): it may be cut short or damaged; "
+            "replace it, correct its rights, or correct data.source."
+        ) from error
+
+
+def _position(path: Path) -> str:
+    """Which byte of the text is at fault: the error speaks of the latest portion."""
+    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
+    with path.open("rb") as raw:
+        file = decompressed(path, raw)
+        while True:
+            chunk = file.read(1 << 20)
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                return f" (byte {position - pending + error.start:,})"
+            if not chunk:
+                return ""
+            position += len(chunk)

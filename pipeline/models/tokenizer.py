@@ -41,9 +41,12 @@ class Tokenizer:
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """`special` adds what the tokenizer's own file puts around a text, if anything."""
+        self._tokenizer.encode_special_tokens = False
         return self._tokenizer.encode(text, add_special_tokens=special).ids
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+    def encode_batch(self, texts: list[str], special_tokens: bool = False) -> list[list[int]]:
+        """The ids of documents. A special token that one of them spells out stays text, unless `special_tokens`."""
+        self._tokenizer.encode_special_tokens = not special_tokens
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, ids: list[int]) -> str:

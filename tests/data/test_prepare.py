@@ -11,27 +11,14 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from texts import config, documents, made
 
-from pipeline.config import DataConfig, DataSource, SampleBy
-from pipeline.data import prepare as stage
+from pipeline.config import SampleBy
+from pipeline.data import shards as stage
 from pipeline.data.blocks import SPLITS, Blocks
-from pipeline.data.prepare import identify, prepare, split_by_hash
-from pipeline.models.tokenizer import Tokenizer, write_bytes
+from pipeline.data.prepare import identify, split_by_hash
 
 TEXTS = [f"Document {i}: " + "words and wörds. " * (3 + i % 7) + "\n" for i in range(60)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokenizer")
-    write_bytes(folder)
-    return Tokenizer(folder)
-
-
-def config(path, source="text", **changes):
-    settings = {"name": "test", "block_size": 16, "validation": 0.1, "calibration": 0.2, "workers": 1}
-    path = path if isinstance(path, list) else str(path)
-    return DataConfig(**settings | {"source": DataSource(source), "path": path} | changes)
 
 
 def write_texts(folder: Path, texts=TEXTS) -> Path:
@@ -39,20 +26,6 @@ def write_texts(folder: Path, texts=TEXTS) -> Path:
     for number, text in enumerate(texts):
         (folder / f"{number:03}.txt").write_text(text, encoding="utf-8")
     return folder
-
-
-def made(data, tokenizer, folder: Path) -> dict[str, np.ndarray]:
-    """All tokens of each split, read without Blocks."""
-    folder.mkdir()
-    prepare(data, tokenizer, folder)
-    index = json.loads((folder / "index.json").read_text())
-    return {split: np.fromfile(folder / f"{split}.bin", index["dtype"]) for split in SPLITS}
-
-
-def documents(tokens: np.ndarray) -> list[bytes]:
-    """The texts that the byte tokens of a split spell; 256 joins them."""
-    pieces = np.split(tokens, np.flatnonzero(tokens == 256))
-    return [bytes((piece[1:] if i else piece).astype(np.uint8)) for i, piece in enumerate(pieces)]
 
 
 def test_splits_hold_all_documents_once_in_order(tokenizer, tmp_path):
@@ -134,7 +107,7 @@ def test_the_seed_decides_the_split(tokenizer, tmp_path):
 def test_workers_and_portions_do_not_matter(tokenizer, tmp_path, monkeypatch):
     folder = write_texts(tmp_path / "texts")
     one = made(config(folder), tokenizer, tmp_path / "one")
-    monkeypatch.setattr(stage, "SLAB_CHARACTERS", 1500)
+    monkeypatch.setattr(stage, "SHARD_CHARACTERS", 1500)
     two = made(config(folder, workers=2), tokenizer, tmp_path / "two")
     assert all(np.array_equal(one[split], two[split]) for split in SPLITS)
 
@@ -145,7 +118,7 @@ def test_large_vocabularies_take_four_bytes(tokenizer, tmp_path):
 
         vocab_size, eos_id = 70_257, 70_256
 
-        def encode_batch(self, texts):
+        def encode_batch(self, texts, special_tokens):
             return [[70_000 + byte for byte in text.encode()] for text in texts]
 
     folder = write_texts(tmp_path / "texts")
@@ -160,7 +133,7 @@ def test_max_tokens_keeps_the_first_documents(tokenizer, tmp_path, monkeypatch):
     ends = np.cumsum([len(text.encode()) + 1 for text in TEXTS])
     exactly, beyond = int(ends[29]), 10 * int(ends[-1])
     for limit, portion, kept in ((exactly, 9999, 30), (exactly, 999, 30), (exactly + 1, 999, 31), (beyond, 9999, 60)):
-        monkeypatch.setattr(stage, "SLAB_CHARACTERS", portion)
+        monkeypatch.setattr(stage, "SHARD_CHARACTERS", portion)
         splits = made(config(folder, max_tokens=limit), tokenizer, tmp_path / f"{limit}-{portion}")
         found = chain.from_iterable(documents(tokens) for tokens in splits.values())
         assert sorted(found) == sorted(text.encode() for text in TEXTS[:kept])
