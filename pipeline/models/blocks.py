@@ -8,7 +8,8 @@ from litgpt import GPT
 from litgpt.model import Block
 from torch import Tensor
 
-from pipeline.models.families import architecture_of
+from pipeline.errors import SprigError
+from pipeline.models.families import architecture_of, rotary_share
 from pipeline.models.student import LayerwiseGPT
 from pipeline.subnetwork.selection import rotary_run
 
@@ -38,11 +39,7 @@ class Sizes:
 
     @property
     def rotary_share(self) -> float:
-        """`rotary` of `head_size` entries, for who multiplies it with a head size and truncates. Where it is no binary
-        fraction the product may fall short by an ulp, so that half an entry is added."""
-        share = self.rotary / self.head_size
-        exact = share.as_integer_ratio()[1] <= self.head_size
-        return share if exact else (self.rotary + 0.5) / self.head_size
+        return rotary_share(self.rotary, self.head_size)
 
 
 def sizes(block: Block) -> Sizes:
@@ -117,15 +114,22 @@ def flat(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return flat
 
 
-def joined(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Flat parts under litgpt's names, as a block's state_dict has them."""
+def joined(parts: dict[str, Tensor], source: str = "the block") -> dict[str, Tensor]:
+    """Flat parts under litgpt's names, as a block's state_dict has them.
+
+    Raises:
+        SprigError: of q, k and v one is missing; names it and the `source`.
+    """
     gated = "gate.weight" in parts
     places = {part: module for module, part in _PARTS.items() if module != ("mlp.fc" if gated else "mlp.fc_2")}
     state = {}
     for name, tensor in parts.items():
         part, kind = name.split(".")
+        if part not in ("q", "k", "v"):
+            state[f"{places[part]}.{kind}"] = tensor
+            continue
+        if missing := [each for each in "qkv" if f"{each}.{kind}" not in parts]:
+            raise SprigError(f"{source} has no {kind} of {missing[0]}: fetch the model's weights again.")
         if part == "q":
             state[f"attn.qkv.{kind}"] = torch.cat([parts[f"{each}.{kind}"] for each in "qkv"])
-        elif part not in ("k", "v"):
-            state[f"{places[part]}.{kind}"] = tensor
     return state

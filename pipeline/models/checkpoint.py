@@ -29,6 +29,7 @@ UNREADABLE = (
     AssertionError,
     ArithmeticError,
     EOFError,
+    RecursionError,
     pickle.UnpicklingError,
     yaml.YAMLError,
 )

@@ -1,165 +1,268 @@
-"""Reads a Llama model out of a GGUF file: llama.cpp's format, weights and tokenizer in one."""
+"""Reads a Llama, Qwen2 or Qwen3 model out of GGUF files: llama.cpp's format, weights and tokenizer in one.
+
+The metadata's meaning is llama.cpp's. A key of the model that is not read here would make it another model, and is
+refused.
+"""
 
 import re
+from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import gguf
 import numpy as np
-import tokenizers
 import torch
 from litgpt import Config
-from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from pipeline.errors import SprigError
-from pipeline.models import tokenizer
-from pipeline.models.gguf_header import Header, read_header
+from pipeline.models import gguf_tokenizer
+from pipeline.models.blocks import joined
+from pipeline.models.families import LLAMA_FIELDS, checked
+from pipeline.models.gguf_header import Header, StoredTensor, read_header
+from pipeline.models.gguf_metadata import Metadata
+from pipeline.models.weights import with_zero_biases
 
-_NAMES = {
-    "token_embd.weight": "transformer.wte.weight",
-    "output_norm.weight": "transformer.ln_f.weight",
-    "output.weight": "lm_head.weight",
+_NAMES = {"token_embd": "transformer.wte", "output_norm": "transformer.ln_f", "output": "lm_head"}
+_PARTS = {
+    "attn_norm": "attention_norm",
+    "attn_q": "q",
+    "attn_k": "k",
+    "attn_v": "v",
+    "attn_q_norm": "q_norm",
+    "attn_k_norm": "k_norm",
+    "attn_output": "out",
+    "ffn_norm": "mlp_norm",
+    "ffn_gate": "gate",
+    "ffn_up": "up",
+    "ffn_down": "down",
 }
-_BLOCK_NAMES = {
-    "attn_norm.weight": "norm_1.weight",
-    "attn_output.weight": "attn.proj.weight",
-    "ffn_norm.weight": "norm_2.weight",
-    "ffn_gate.weight": "mlp.fc_1.weight",
-    "ffn_up.weight": "mlp.fc_2.weight",
-    "ffn_down.weight": "mlp.proj.weight",
+_ALL_BIASES = frozenset({"q", "k", "v", "out", "gate", "up", "down"})
+# By llama.cpp's architecture: litgpt's fields, and whether the two entries of a rotary pair lie side by side.
+_ARCHITECTURES = {
+    "llama": ({}, True),
+    "qwen2": ({"attn_bias": True}, False),
+    "qwen3": ({"norm_qk": True}, False),
 }
-# How text is split before BPE, by llama.cpp's names.
-PRE_TOKENIZERS = {
-    "smollm": pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    ),
-    "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+_KEYS = {
+    "block_size": "context_length",
+    "n_layer": "block_count",
+    "n_embd": "embedding_length",
+    "n_head": "attention.head_count",
+    "n_query_groups": "attention.head_count_kv",
+    "head_size": "attention.key_length",
+    "intermediate_size": "feed_forward_length",
+    "norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_base": "rope.freq_base",
+    "rope_condense_ratio": "rope.scaling.factor",
 }
+_READ = {
+    *_KEYS.values(),
+    "attention.value_length",
+    "attention.sliding_window",
+    "rope.dimension_count",
+    "rope.scaling.type",
+    "rope.scale_linear",
+}
+_HARMLESS = {
+    "vocab_size",  # the embedding's rows count
+    "rope.scaling.original_context_length",  # of YaRN alone
+    "rope.scaling.finetuned",
+    "tensor_data_layout",
+}
+# Keys that only change the model when they have another value.
+_NEUTRAL = {
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "attention.causal": (True,),
+    "use_parallel_residual": (False,),
+    "attention.max_alibi_bias": (0,),
+    "attention.clamp_kqv": (0,),
+    "rope.scaling.attn_factor": (0, 1),
+}
+_PIECE = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
 class GGUFFile:
-    """One file, read on demand.
+    """One file, or the files that one was split into (any of them as `path`), read on demand.
 
     Raises (when a part is read):
-        SprigError: the file is missing, cut short, no GGUF file, or holds what Sprig cannot read.
+        SprigError: a file is missing, cut short, no GGUF file, or holds what Sprig cannot read.
     """
 
     def __init__(self, path: Path):
         if not path.is_file():
             raise SprigError(f"Teacher file {path} does not exist: correct teacher.path.")
         self.path = path
-        self.files = [path]
 
     @cached_property
-    def _header(self) -> Header:
-        return read_header(self.path)
+    def _headers(self) -> dict[Path, Header]:
+        """Of all files, the first one first: it has the metadata."""
+        header = read_header(self.path)
+        count = Metadata(self.path, header.metadata).whole("split.count", 1)
+        if count <= 1:
+            return {self.path: header}
+        found = _PIECE.fullmatch(self.path.name)
+        if found is None or int(found["count"]) != count:
+            raise SprigError(
+                f"{self.path} is one of {count} files, which are found by their names: name them as llama.cpp does, "
+                f"NAME-00001-of-{count:05}.gguf."
+            )
+        headers = {}
+        for number in range(count):
+            file = self.path.with_name(f"{found['stem']}-{number + 1:05}-of-{count:05}.gguf")
+            if not file.is_file():
+                raise SprigError(f"{file} is missing, one of the {count} files of this model: fetch it.")
+            headers[file] = read_header(file)
+            said = Metadata(file, headers[file].metadata)
+            if (said.whole("split.no"), said.whole("split.count")) != (number, count):
+                raise SprigError(f"{file} is not file {number + 1} of {count} by its own metadata: fetch it again.")
+        tensors = sum(len(header.tensors) for header in headers.values())
+        if (expected := Metadata(self.path, header.metadata).whole("split.tensors.count", tensors)) != tensors:
+            raise SprigError(
+                f"The {count} files of {self.path} hold {tensors} of {expected} tensors: fetch them again."
+            )
+        return headers
 
-    def _get(self, key: str, default: Any = None) -> Any:
-        value = self._header.metadata.get(key, default)
-        if value is None:
-            raise SprigError(f"{self.path} has no {key} in its metadata: it is no complete model, use another file.")
-        return value
+    @property
+    def files(self) -> list[Path]:
+        return list(self._headers)
+
+    @cached_property
+    def _metadata(self) -> Metadata:
+        file, header = next(iter(self._headers.items()))
+        return Metadata(file, header.metadata)
+
+    @cached_property
+    def _tensors(self) -> dict[str, StoredTensor]:
+        return {name: tensor for header in self._headers.values() for name, tensor in header.tensors.items()}
+
+    @cached_property
+    def _architecture(self) -> str:
+        if (kind := self._metadata.text("general.type", "model")) != "model":
+            raise SprigError(f"{self.path} holds an {kind}, not a model: merge it into its model first.")
+        architecture = self._metadata.text("general.architecture")
+        if architecture not in _ARCHITECTURES:
+            raise SprigError(
+                f"{self.path} is of architecture {architecture!r}, of GGUF files Sprig reads "
+                f"{', '.join(_ARCHITECTURES)}: use teacher.source=hf with the model's safetensors."
+            )
+        return architecture
 
     @cached_property
     def config(self) -> Config:
-        architecture = self._get("general.architecture")
-        if architecture != "llama":
-            raise SprigError(
-                f"{self.path} is of architecture {architecture!r}, of GGUF files Sprig reads 'llama' alone: use "
-                "teacher.source=hf with the model's safetensors."
-            )
-        heads, width = self._get("llama.attention.head_count"), self._get("llama.embedding_length")
-        head_size = self._get("llama.attention.key_length", width // heads)
-        tensors = self._header.tensors
-        scaling = self._get("llama.rope.scaling.type", "none")
-        unsupported = {
-            "rotary scaling": scaling not in ("none", "linear") or "rope_freqs.weight" in tensors,
-            "a mixture of experts": self._get("llama.expert_count", 0) > 0,
-            "values of another size than keys": self._get("llama.attention.value_length", head_size) != head_size,
-        }
-        for part in (part for part, present in unsupported.items() if present):
-            raise SprigError(f"{self.path} has {part}, which Sprig does not read from GGUF: use teacher.source=hf.")
-        if "token_embd.weight" not in tensors:
+        said, start = self._metadata, f"{self._architecture}."
+        self._refuse_unread(start)
+        heads, width = said.whole(f"{start}attention.head_count"), said.whole(f"{start}embedding_length")
+        head_size = said.whole(f"{start}attention.key_length", width // heads if heads else None)
+        for key in ("attention.value_length", "rope.dimension_count"):
+            if said.whole(start + key, head_size) != head_size:
+                raise said.wrong(start + key, f"and only the size of a whole head, {head_size}, is supported")
+        if "token_embd.weight" not in self._tensors:
             raise SprigError(f"{self.path} has no token_embd.weight: it is no complete model, use another file.")
-        rows = tensors["token_embd.weight"].shape[0]
-        base = self._get("llama.rope.freq_base", 10000.0)
-        return Config(
-            name=self.path.stem,
-            block_size=self._get("llama.context_length"),
-            n_layer=self._get("llama.block_count"),
-            n_embd=width,
-            n_head=heads,
-            n_query_groups=self._get("llama.attention.head_count_kv", heads),
-            head_size=head_size,
-            intermediate_size=self._get("llama.feed_forward_length"),
-            vocab_size=rows,
-            padded_vocab_size=rows,
-            norm_class_name="RMSNorm",
-            norm_eps=self._get("llama.attention.layer_norm_rms_epsilon"),
-            rope_base=int(base) if base == int(base) else base,
-            rope_condense_ratio=self._get("llama.rope.scaling.factor") if scaling == "linear" else 1,
-            rotary_percentage=self._get("llama.rope.dimension_count", head_size) / head_size,
-            parallel_residual=False,
-            bias=False,
-            mlp_class_name="LLaMAMLP",
-        )
+        rows = self._tensors["token_embd.weight"].shape[0]
+        base = said.number(f"{start}rope.freq_base", 10000.0)
+        context = said.whole(f"{start}context_length")
+        if 0 < said.whole(f"{start}attention.sliding_window", 0) < context:
+            raise said.wrong(f"{start}attention.sliding_window", "shorter than the context, which is not supported")
+        fields = LLAMA_FIELDS | _ARCHITECTURES[self._architecture][0] | self._biases
+        fields |= {
+            "name": self.path.stem,
+            "block_size": context,
+            "n_layer": said.whole(f"{start}block_count"),
+            "n_embd": width,
+            "n_head": heads,
+            "n_query_groups": said.whole(f"{start}attention.head_count_kv", heads),
+            "head_size": said.whole(f"{start}attention.key_length", None),
+            "intermediate_size": said.whole(f"{start}feed_forward_length"),
+            "vocab_size": rows,
+            "padded_vocab_size": rows,
+            "norm_eps": said.number(f"{start}attention.layer_norm_rms_epsilon"),
+            "rope_base": int(base) if base - base == 0 and base == int(base) else base,
+            "rope_condense_ratio": self._position_scale(start),
+        }
+        try:
+            return checked(fields, lambda name: f"{start}{_KEYS[name]}" if name in _KEYS else name)
+        except SprigError as error:
+            raise SprigError(f"{self.path} describes no model ({error}): use another file.") from None
+
+    def _refuse_unread(self, start: str) -> None:
+        if "rope_freqs.weight" in self._tensors:
+            raise SprigError(
+                f"{self.path} has rotary scaling by frequency (rope_freqs.weight), which Sprig does not read from "
+                "GGUF: use teacher.source=hf."
+            )
+        for key, value in self._metadata.values.items():
+            name = key.removeprefix(start)
+            if name == key or name in _READ | _HARMLESS or name.startswith("rope.scaling.yarn_"):
+                continue
+            if name not in _NEUTRAL or value not in _NEUTRAL[name]:
+                raise self._metadata.wrong(key, "which Sprig does not read from GGUF")
+
+    def _position_scale(self, start: str) -> float:
+        """What divides positions. As llama.cpp: linear where nothing is said, and 0 is 1."""
+        said = self._metadata
+        kind = said.text(f"{start}rope.scaling.type", "linear")
+        if kind not in ("none", "linear"):
+            raise said.wrong(f"{start}rope.scaling.type", "and only none and linear rotary scaling is supported")
+        factor = said.number(f"{start}rope.scaling.factor", said.number(f"{start}rope.scale_linear", 0))
+        return 1 if kind == "none" or factor in (0, 1) else factor
+
+    @cached_property
+    def _biases(self) -> dict[str, bool]:
+        """litgpt's switches for the biases that the file has."""
+        biased = {
+            _PARTS.get(found[1]) for found in map(re.compile(r"blk\.\d+\.(.+)\.bias").fullmatch, self._tensors) if found
+        }
+        if not biased:
+            return {}
+        return {"attn_bias": True} if biased <= {"q", "k", "v"} else {"bias": True}
 
     @property
     def tied(self) -> bool:
-        return "output.weight" not in self._header.tensors
+        return "output.weight" not in self._tensors
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """litgpt's names and shapes; quantised tensors as the floats that they stand for."""
-        config, state, attention = self.config, {}, {}
-        rotated = {"attn_q.weight": config.n_head, "attn_k.weight": config.n_query_groups}
-        for full_name, stored in self._header.tensors.items():
-            values = stored.values(self.path)
-            block = re.fullmatch(r"blk\.(\d+)\.(.+)", full_name)
-            layer, name = block.groups() if block else (None, full_name)
-            if name in rotated:
-                values = _rotary_halves(values, rotated[name], config.head_size)
-            weight = torch.tensor(np.ascontiguousarray(values)).to(dtype)
-            if name in (*rotated, "attn_v.weight"):
-                attention.setdefault(layer, {})[name] = weight
-            elif name in (names := _BLOCK_NAMES if block else _NAMES):
-                state[f"transformer.h.{layer}.{names[name]}" if block else names[name]] = weight
-            else:
-                raise SprigError(f"{self.path} holds tensor {full_name}, which no plain Llama has: use another file.")
-        for layer, parts in attention.items():
-            if len(parts) == 3:
-                q, k, v = (parts[f"attn_{part}.weight"] for part in "qkv")
-                state[f"transformer.h.{layer}.attn.qkv.weight"] = torch.cat([q, k, v])
+        config, state = self.config, {}
+        layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        rotated = {"q": config.n_head, "k": config.n_query_groups} if _ARCHITECTURES[self._architecture][1] else {}
+        for full_name, stored in self._tensors.items():
+            module, _, kind = full_name.rpartition(".")
+            block = re.fullmatch(r"blk\.(\d+)\.(.+)", module)
+            part = _PARTS.get(block[2]) if block else _NAMES.get(module)
+            if part is None or kind not in ("weight", "bias"):
+                raise SprigError(
+                    f"{stored.path} holds tensor {full_name}, which no plain {self._architecture} has: use another "
+                    "file."
+                )
+            values = stored.values()
+            if block and part in rotated:
+                values = self._rotary_halves(full_name, values, rotated[part])
+            room = layers[block[1]] if block else state
+            room[f"{part}.{kind}"] = torch.tensor(np.ascontiguousarray(values)).to(dtype)
+        held = {name.partition(".")[0] for parts in layers.values() for name in parts if name.endswith(".bias")}
+        for number, parts in layers.items():
+            needed = _ALL_BIASES if config.bias else frozenset("qkv") if config.attn_bias else frozenset()
+            with_zero_biases(parts, needed - held if self._architecture != "qwen2" else frozenset())
+            names = joined(parts, f"{self.path}: blk.{number}")
+            state |= {f"transformer.h.{number}.{name}": tensor for name, tensor in names.items()}
         return state
+
+    def _rotary_halves(self, name: str, rows: np.ndarray, heads: int) -> np.ndarray:
+        """llama.cpp stores q and k with the two entries of a rotary pair side by side; here entry i pairs with
+        i + n/2."""
+        size = self.config.head_size
+        if len(rows) != heads * size:
+            raise SprigError(
+                f"{self.path} holds {name} with {len(rows)} rows where its metadata says {heads} heads of {size}: use "
+                "another file."
+            )
+        return rows.reshape(heads, size // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
 
     def write_tokenizer(self, folder: Path) -> None:
         """Builds tokenizer.json from the metadata.
 
         Raises:
-            SprigError: the file's tokenizer is no byte-level BPE that splits text in a known way.
+            SprigError: the file's tokenizer is of an unknown kind, or contradicts itself.
         """
-        kind, pre = self._get("tokenizer.ggml.model"), self._get("tokenizer.ggml.pre", "default")
-        if kind != "gpt2" or pre not in PRE_TOKENIZERS:
-            raise SprigError(
-                f"{self.path} has a tokenizer of kind {kind}/{pre}, of GGUF files Sprig reads gpt2 with "
-                f"{', '.join(PRE_TOKENIZERS)} alone: set teacher.tokenizer to a folder with the model's tokenizer.json."
-            )
-        tokens = self._get("tokenizer.ggml.tokens")
-        types = self._get("tokenizer.ggml.token_type")
-        merges = [
-            tuple(merge.split(" ")) for merge in self._get("tokenizer.ggml.merges", [])
-        ]  # the package writes no empty list
-        built = tokenizers.Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
-        built.pre_tokenizer = PRE_TOKENIZERS[pre]
-        built.decoder = decoders.ByteLevel()
-        for token, kind in zip(tokens, types, strict=True):
-            if kind in (gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED):
-                built.add_tokens([AddedToken(token, normalized=False, special=kind == gguf.TokenType.CONTROL)])
-        template = self._header.metadata.get("tokenizer.chat_template")
-        tokenizer.write(built, tokens[self._get("tokenizer.ggml.eos_token_id")], folder, template)
-
-
-def _rotary_halves(rows: np.ndarray, heads: int, head_size: int) -> np.ndarray:
-    """llama.cpp stores q and k with the two entries of a rotary pair side by side; here entry i pairs with i + n/2."""
-    return rows.reshape(heads, head_size // 2, 2, -1).swapaxes(1, 2).reshape(rows.shape)
+        gguf_tokenizer.write(self._metadata, folder)

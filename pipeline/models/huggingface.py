@@ -1,30 +1,40 @@
 """Reads a transformers model folder (config.json, safetensors or PyTorch weights) as litgpt names it."""
 
-import operator
-import pickle
+import logging
+import re
+from collections import defaultdict
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HFValidationError
 from litgpt import Config
-from litgpt.scripts.convert_hf_checkpoint import (
-    copy_weights_gpt_neox,
-    copy_weights_hf_llama,
-    copy_weights_qwen_2_5,
-    copy_weights_qwen_3,
-)
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from litgpt.scripts.convert_hf_checkpoint import qkv_reassemble
 from torch import Tensor
 
 from pipeline.errors import SprigError
-from pipeline.models import tokenizer
+from pipeline.models import config_json, tokenizer, weight_files
+from pipeline.models.blocks import joined
 from pipeline.models.checkpoint import reason
+from pipeline.models.weights import EMBEDDING, HEAD, floats, with_zero_biases
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+log = logging.getLogger("sprig")
+# Prefixes and infixes of wrapping modules (torch.compile, FSDP, DDP, a causal model's body), which change no weight.
+_INFIXES = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_PREFIXES = ("module", "_forward_module", "pretrained_model", "model", "gpt_neox")
+# What a model computes from its configuration, and never reads from a file.
+_BUFFERS = re.compile(
+    r"(.*\.)?rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)|layers\.\d+\.attention\.(bias|masked_bias)"
+)
+_OTHER_HEADS = re.compile(r"score\.(weight|bias)|v_head\.summary\.(weight|bias)")  # classification, and trl's value
+_CURES = {
+    r"lora_|\.base_layer\.|base_model\.": "merge the adapter first, model.merge_and_unload() of peft",
+    r"qweight|qzeros|g_idx|\.scales$|weight_scale|weight_packed|SCB|absmax|quant_state|quant_map": (
+        "dequantise the weights first, or use the model that they were quantised from"
+    ),
+}
 
 
 def download(name: str, revision: str | None, weights: bool) -> Path:
@@ -34,10 +44,11 @@ def download(name: str, revision: str | None, weights: bool) -> Path:
         SprigError: the hub cannot be reached or has no such model.
     """
     fetch = partial(huggingface_hub.snapshot_download, name, revision=revision, ignore_patterns=["*/*"])
+    small = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
     try:
-        folder = Path(fetch(allow_patterns=["*.json", "*.jinja", *(["*.safetensors"] if weights else [])]))
+        folder = Path(fetch(allow_patterns=[*small, *(["*.safetensors"] if weights else [])]))
         if weights and not any(folder.glob("*.safetensors")):
-            fetch(allow_patterns=["*.json", "*.bin"])
+            fetch(allow_patterns=[*small, "*.bin"])
     except (OSError, HFValidationError) as error:
         raise SprigError(
             f"teacher.path={name} is no folder here, and the hub does not give it (revision {revision}): "
@@ -61,7 +72,10 @@ class HuggingFaceFolder:
         """config.json."""
         file = self.folder / "config.json"
         if not file.is_file():
-            raise SprigError(f"{file} does not exist: set teacher.path to a transformers model folder.")
+            cure = "set teacher.path to a transformers model folder"
+            if (self.folder / "adapter_config.json").is_file():
+                cure = "this is an adapter (LoRA), merge it into its model first, model.merge_and_unload() of peft"
+            raise SprigError(f"{file} does not exist: {cure}.")
         return tokenizer.read_json(file)
 
     @property
@@ -69,26 +83,19 @@ class HuggingFaceFolder:
         return self.plain.get("model_type")
 
     @cached_property
-    def config(self) -> Config:
-        family = self.family
-        if family not in tuple(_FAMILIES):  # what is no text may not be hashable
-            raise SprigError(
-                f"{self.folder} is of model_type {family!r}; supported are {', '.join(_FAMILIES)}: use one of these."
-            )
+    def _described(self) -> config_json.Described:
         try:
-            return _FAMILIES[family][0](self.plain)
-        except KeyError as error:
-            raise SprigError(f"{self.folder / 'config.json'} lacks {error}: fetch it again.") from None
-        except (TypeError, ValueError, AttributeError, AssertionError, ArithmeticError) as error:
-            raise SprigError(
-                f"{self.folder / 'config.json'} describes no model ({reason(error)}): fetch it again."
-            ) from None
+            return config_json.describe(self.plain)
         except SprigError as error:
-            raise SprigError(f"{self.folder / 'config.json'}: {error}") from None
+            raise SprigError(f"{self.folder / 'config.json'}: {error}.") from None
+
+    @property
+    def config(self) -> Config:
+        return self._described.config
 
     @property
     def tied(self) -> bool:
-        return bool(self.plain.get("tie_word_embeddings", False))
+        return self._described.tied
 
     @property
     def files(self) -> list[Path]:
@@ -97,163 +104,79 @@ class HuggingFaceFolder:
         return [*(self.folder / name for name in names if (self.folder / name).is_file()), *self.weight_files()]
 
     def weight_files(self) -> list[Path]:
-        for name in _WEIGHTS:
-            index = self.folder / f"{name}.index.json"
-            if index.is_file():
-                files = _shards(index)
-            else:
-                files = [self.folder / name]
-            if index.is_file() or files[0].is_file():
-                for file in files:
-                    if not file.is_file():
-                        raise SprigError(f"{file} is missing, though {index.name} names it: fetch the model again.")
-                return files
-        raise SprigError(f"{self.folder} has neither {_WEIGHTS[0]} nor {_WEIGHTS[1]}: fetch the model's weights.")
+        return weight_files.find(self.folder)
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """litgpt's names and shapes. `lm_head.weight` is there only where the files hold a head."""
-        copy = _FAMILIES[self.family][1]
-        # litgpt falls back on the embedding where a file holds no head: with shards, that would hit the wrong one.
-        state: dict[str, Tensor | None] = {"lm_head.weight": None}
-        split_attention: dict = {}  # q, k and v of a layer may lie in different shards
-        before = () if copy is copy_weights_gpt_neox else (split_attention,)
+        state: dict[str, Tensor] = {}
+        layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
         for file in self.weight_files():
-            try:
-                copy(self.config, *before, state, read_weights(file), dtype=dtype)
-            except KeyError as error:
-                raise SprigError(f"{file} holds {error}, which no plain {self.family} has.") from None
-            except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
-                raise SprigError(f"{file} does not fit config.json ({reason(error)}): fetch them again.") from None
-        return {name: weight for name, weight in state.items() if weight is not None}
+            tensors = weight_files.read(file)
+            for full_name in sorted(tensors):
+                tensor = tensors.pop(full_name)  # at once: a converted copy takes its place
+                name = _plain_name(full_name)
+                if _BUFFERS.fullmatch(name) or name.endswith(".rotary_emb.inv_freq"):
+                    continue
+                if _OTHER_HEADS.fullmatch(name):
+                    log.info("%s: %s is of another task and left out", file.name, full_name)
+                    continue
+                room, key = self._place(file, full_name, name, state, layers)
+                tensor = floats(full_name, tensor, dtype, file)
+                if key in room and not torch.equal(room[key], tensor):
+                    raise SprigError(f"{file} holds a second {name} with other values: remove one of the two.")
+                room[key] = tensor
+        for number, parts in layers.items():
+            state |= {f"transformer.h.{number}.{name}": tensor for name, tensor in self._joined(number, parts).items()}
+        if self.tied and EMBEDDING not in state and HEAD in state:
+            state[EMBEDDING] = state[HEAD]  # safetensors keeps one name of tensors that share memory
+        if not self.tied and HEAD not in state:
+            raise SprigError(
+                f"{self.folder} holds a model without a head for language ({self._described.names.head}.weight), and "
+                "config.json does not tie it to the embedding: save the causal language model, not its body alone."
+            )
+        return state
+
+    def _place(
+        self, file: Path, full_name: str, name: str, state: dict[str, Tensor], layers: dict[str, dict[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], str]:
+        """Where a tensor goes: into the state under litgpt's name, or to its layer under its part's."""
+        names = self._described.names
+        outer = {names.embedding: "transformer.wte", names.norm: "transformer.ln_f", names.head: "lm_head"}
+        module, _, kind = name.rpartition(".")
+        if module in outer and kind in ("weight", "bias"):
+            return state, f"{outer[module]}.{kind}"
+        layer = re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", name)
+        part = next((part for part, theirs in names.parts.items() if layer and theirs == layer[2]), None)
+        if layer is None or part is None:
+            cure = next((cure for sign, cure in _CURES.items() if re.search(sign, full_name)), "use another checkpoint")
+            raise SprigError(f"{file} holds {full_name}, which no plain {self.family} has: {cure}.")
+        if layer[3] == "bias" and part in self._described.unbiased:
+            raise SprigError(f"{file} holds {full_name}, but config.json says that there is none: correct config.json.")
+        return layers[layer[1]], f"{part}.{layer[3]}"
+
+    def _joined(self, number: str, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A layer's parts under litgpt's names, with zeros for the biases that it does without."""
+        with_zero_biases(parts, self._described.unbiased)
+        try:
+            whole = {
+                f"attn.qkv.{kind}": qkv_reassemble(parts.pop(f"qkv.{kind}"), self.config)
+                for kind in ("weight", "bias")
+                if f"qkv.{kind}" in parts
+            }
+            return joined(parts, f"{self.folder}: layers.{number}") | whole
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise SprigError(
+                f"The weights of layer {number} in {self.folder} do not fit config.json ({reason(error)}): fetch them "
+                "again."
+            ) from None
 
     def write_tokenizer(self, folder: Path) -> None:
         tokenizer.copy(self.folder, folder)
 
 
-def _shards(index: Path) -> list[Path]:
-    """The files that an index names. They lie in its own folder: whoever wrote the index must not choose another."""
-    named = tokenizer.read_json(index).get("weight_map")
-    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
-        raise SprigError(f"{index} names no shards under weight_map: fetch it again.")
-    shards = sorted(set(named.values()))
-    for shard in shards:
-        # Looked at as text: in the hub's cache each file is a link to elsewhere.
-        if PurePosixPath(shard).name != shard or shard in ("", ".."):
-            raise SprigError(f"{index} names {shard!r}, which is not a file of its folder: do not use this model.")
-    return [index.with_name(shard) for shard in shards]
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """Raises SprigError where the file is broken."""
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise SprigError(f"{file} is cut short or no weight file ({reason(error)}): fetch it again.") from error
-
-
-def _demand(plain: dict[str, Any], key: str, supported: Any, absent: Any) -> None:
-    """Refuses a feature that litgpt's model would compute otherwise; `absent` is what a missing key means."""
-    value = plain.get(key, absent)
-    if value != supported:
-        raise SprigError(f"{key}={value!r} is not supported, only {supported!r}: use another model.")
-
-
-def _rope(plain: dict[str, Any], base_key: str) -> dict[str, Any]:
-    """transformers 5 keeps all of it under `rope_parameters`, earlier ones beside and under `rope_scaling`."""
-    rope = plain.get("rope_parameters") or plain.get("rope_scaling") or {}
-    base = rope.get("rope_theta", plain.get(base_key, 10000.0))
-    fields: dict[str, Any] = {"rope_base": int(base) if base == int(base) else base}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "linear":
-        fields["rope_condense_ratio"] = rope["factor"]
-    elif kind == "llama3":
-        fields["rope_adjustments"] = {
-            "factor": rope["factor"],
-            "low_freq_factor": rope["low_freq_factor"],
-            "high_freq_factor": rope["high_freq_factor"],
-            "original_max_seq_len": rope["original_max_position_embeddings"],
-        }
-    elif kind != "default":
-        raise SprigError(f"rotary scaling {kind!r} is not supported, only linear and llama3: use another model.")
-    return fields
-
-
-def _common(plain: dict[str, Any]) -> dict[str, Any]:
-    names = {
-        "block_size": "max_position_embeddings",
-        "n_layer": "num_hidden_layers",
-        "n_embd": "hidden_size",
-        "n_head": "num_attention_heads",
-        "intermediate_size": "intermediate_size",
-        "vocab_size": "vocab_size",
-        "padded_vocab_size": "vocab_size",
-    }
-    sizes = {ours: operator.index(plain[theirs]) for ours, theirs in names.items()}
-    if min(sizes.values()) < 1:
-        raise ValueError(f"a size is {min(sizes.values())}")
-    return {"name": plain["model_type"], **sizes}
-
-
-def _gpt_neox(plain: dict[str, Any]) -> Config:
-    _demand(plain, "hidden_act", "gelu", "gelu")
-    _demand(plain, "attention_bias", True, True)
-    rope = plain.get("rope_parameters") or {}
-    return Config(
-        **_common(plain),
-        **_rope(plain, "rotary_emb_base"),
-        rotary_percentage=rope.get("partial_rotary_factor", plain.get("rotary_pct", 0.25)),
-        norm_class_name="LayerNorm",
-        norm_eps=plain.get("layer_norm_eps", 1e-5),
-        parallel_residual=plain.get("use_parallel_residual", True),
-        bias=True,
-        mlp_class_name="GptNeoxMLP",
-    )
-
-
-def _llama_like(plain: dict[str, Any], attention_bias: bool = False, norm_qk: bool = False) -> Config:
-    _demand(plain, "hidden_act", "silu", "silu")
-    _demand(plain, "mlp_bias", False, False)
-    _demand(plain, "use_sliding_window", False, False)
-    if "sliding_attention" in (plain.get("layer_types") or []):
-        raise SprigError(
-            "layer_types with sliding_attention are not supported, only full_attention: use another model."
-        )
-    return Config(
-        **_common(plain),
-        **_rope(plain, "rope_theta"),
-        n_query_groups=plain.get("num_key_value_heads"),
-        head_size=plain.get("head_dim"),
-        rotary_percentage=1.0,
-        norm_class_name="RMSNorm",
-        norm_eps=plain.get("rms_norm_eps", 1e-6),
-        norm_qk=norm_qk,
-        attn_bias=attention_bias,
-        parallel_residual=False,
-        bias=False,
-        mlp_class_name="LLaMAMLP",
-    )
-
-
-def _llama(plain: dict[str, Any]) -> Config:
-    # transformers' attention_bias is one of the output projection too, which litgpt has no word for.
-    _demand(plain, "attention_bias", False, False)
-    return _llama_like(plain)
-
-
-def _qwen2(plain: dict[str, Any]) -> Config:
-    return _llama_like(plain, attention_bias=True)
-
-
-def _qwen3(plain: dict[str, Any]) -> Config:
-    _demand(plain, "attention_bias", False, False)
-    return _llama_like(plain | {"head_dim": plain.get("head_dim", 128)}, norm_qk=True)
-
-
-_FAMILIES = {
-    "gpt_neox": (_gpt_neox, copy_weights_gpt_neox),
-    "llama": (_llama, copy_weights_hf_llama),
-    "qwen2": (_qwen2, copy_weights_qwen_2_5),
-    "qwen3": (_qwen3, copy_weights_qwen_3),
-}
+def _plain_name(name: str) -> str:
+    """Without the names of wrapping modules."""
+    parts = [part for part in name.split(".") if part not in _INFIXES]
+    while len(parts) > 1 and parts[0] in _PREFIXES:
+        del parts[0]
+    return ".".join(parts)

@@ -5,13 +5,16 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+import yaml
 from litgpt import Config
 from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, tokenizer
-from pipeline.models.padding import uniform
-from pipeline.models.student import assemble, build, is_stock
+from pipeline.models.families import checked
+from pipeline.models.padding import uniform, uniform_config
+from pipeline.models.student import assemble, is_stock
+from pipeline.models.weights import floats
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -35,9 +38,14 @@ class LitGPTFolder:
     def _own(self) -> Config:
         file = self.folder / checkpoint.CONFIG
         try:
-            return Config.from_file(file)
-        except checkpoint.UNREADABLE as error:
-            raise SprigError(f"{file} is no litgpt configuration ({checkpoint.reason(error)}): make it anew.") from None
+            fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if not isinstance(fields, dict):
+                raise SprigError(f"it holds a {type(fields).__name__} where fields are due")
+            return checked(fields)
+        except (SprigError, *checkpoint.UNREADABLE) as error:
+            raise SprigError(
+                f"{file} is no litgpt configuration ({checkpoint.reason(error)}): correct it, or write it again."
+            ) from None
 
     @cached_property
     def _layerwise(self) -> SubNetwork | None:
@@ -55,9 +63,7 @@ class LitGPTFolder:
 
     @cached_property
     def config(self) -> Config:
-        if self._layerwise is None:
-            return self._own
-        return uniform(build(self._own, self._layerwise, tied=False, device="meta")).config
+        return uniform_config(self._own, self._layerwise, self.folder / checkpoint.SUBNETWORK)
 
     @cached_property
     def _state(self) -> dict[str, Tensor]:
@@ -78,7 +84,8 @@ class LitGPTFolder:
         return head is None or (embedding is not None and torch.equal(head, embedding))
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        state = self._state
+        file = self.files[0]
+        state = {name: floats(name, weight, dtype, file) for name, weight in self._state.items()}
         if self._layerwise is not None:
             state.setdefault("lm_head.weight", state.get("transformer.wte.weight"))
             try:
@@ -87,7 +94,7 @@ class LitGPTFolder:
                 raise SprigError(
                     f"The weights in {self.folder} do not fit its {checkpoint.SUBNETWORK}: make the folder anew."
                 ) from None
-        return {name: weight.to(dtype) for name, weight in state.items()}
+        return state
 
     def write_tokenizer(self, folder: Path) -> None:
         tokenizer.copy(self.folder, folder)

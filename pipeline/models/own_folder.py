@@ -8,11 +8,13 @@ from litgpt import Config
 from torch import Tensor
 
 from pipeline.errors import SprigError
-from pipeline.models import checkpoint
+from pipeline.models import checkpoint, weight_files
 from pipeline.models.blocks import joined
-from pipeline.models.huggingface import HuggingFaceFolder, read_weights
-from pipeline.models.padding import uniform
-from pipeline.models.student import assemble, build
+from pipeline.models.families import checked
+from pipeline.models.huggingface import HuggingFaceFolder
+from pipeline.models.padding import uniform, uniform_config
+from pipeline.models.student import assemble
+from pipeline.models.weights import floats
 from pipeline.subnetwork.value import SubNetwork
 
 MODEL_TYPE = "sprig"
@@ -27,27 +29,32 @@ class OwnFolder(HuggingFaceFolder):
     def _built_from(self) -> tuple[Config, SubNetwork | None]:
         """litgpt's configuration, and the sub-network where layers differ."""
         try:
-            said = self.plain["student"]
+            said, rows = self.plain["student"], self.plain["vocab_size"]
             sub = None if said["subnetwork"] is None else SubNetwork.from_dict(said["subnetwork"])
-            return Config(**said["litgpt"]), sub
+            # transformers may have resized the embedding since.
+            return checked({**said["litgpt"], "vocab_size": rows, "padded_vocab_size": rows}), sub
         except (SprigError, *checkpoint.UNREADABLE) as error:
             raise SprigError(
                 f"{self.folder / 'config.json'} does not say what Sprig built the student from "
                 f"({checkpoint.reason(error)}): export it anew."
             ) from None
 
+    @property
+    def tied(self) -> bool:
+        return bool(self.plain.get("tie_word_embeddings", False))
+
     @cached_property
     def config(self) -> Config:
-        config, sub = self._built_from
-        return config if sub is None else uniform(build(config, sub, tied=False, device="meta")).config
+        return uniform_config(*self._built_from, self.folder / "config.json")
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         state, blocks = {}, defaultdict(dict)
         config, sub = self._built_from
         try:
             for file in self.weight_files():
-                for name, tensor in read_weights(file).items():
+                for name, stored in weight_files.read(file).items():
                     *place, part, kind = name.split(".")
+                    tensor = floats(name, stored, dtype, file)
                     if place:  # layers, number, and attention or mlp
                         blocks[place[1]][f"{part}.{kind}"] = tensor
                     else:
@@ -61,4 +68,4 @@ class OwnFolder(HuggingFaceFolder):
             raise SprigError(
                 f"The weights in {self.folder} do not fit its config.json: export the student anew."
             ) from None
-        return {name: tensor.to(dtype) for name, tensor in state.items()}
+        return state

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from litgpt import GPT, Config
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models.blocks import Sizes, flat, held_pairs, joined, sizes, weights
+from pipeline.models.checkpoint import reason
 from pipeline.models.families import architecture_of, is_tied
-from pipeline.models.student import assemble
+from pipeline.models.student import assemble, build
+from pipeline.subnetwork.value import SubNetwork
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,22 @@ def uniform(model: GPT) -> GPT:
         for name, tensor in joined(flat(parts)).items():
             state[f"transformer.h.{number}.{name}"] = tensor
     return assemble(config, None, is_tied(model), state)
+
+
+def uniform_config(config: Config, sub: SubNetwork | None, file: Path) -> Config:
+    """The configuration that `uniform` gives a student of this `config`; its own where its layers are alike (None).
+
+    Raises:
+        SprigError: no uniform model can hold it, or `file`, which both are from, contradicts itself.
+    """
+    if sub is None:
+        return config
+    try:
+        return uniform(build(config, sub, tied=False, device="meta")).config
+    except SprigError:
+        raise
+    except (RuntimeError, LookupError, TypeError, ValueError, AssertionError, AttributeError, ArithmeticError) as error:
+        raise SprigError(f"{file} names no sub-network of its model ({reason(error)}): export it again.") from None
 
 
 def _run(config: Config, total: int, held: list[range], cure: str) -> tuple[int, int, int]:

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from pipeline.config import Dtype, Source, TeacherConfig
 from pipeline.errors import SprigError
-from pipeline.models import checkpoint, student, tokenizer
-from pipeline.models.families import architecture_of
+from pipeline.models import checkpoint, student, tokenizer, weights
+from pipeline.models.families import architecture_of, checked
 from pipeline.models.gguf import GGUFFile
 from pipeline.models.huggingface import HuggingFaceFolder, download
 from pipeline.models.litgpt_folder import LitGPTFolder
 from pipeline.models.own_folder import MODEL_TYPE, OwnFolder
 from pipeline.models.tokenizer import Tokenizer
+from pipeline.models.weights import EMBEDDING, HEAD, HEAD_BIAS
 from pipeline.subnetwork.architecture import Architecture
 
 RANDOM_SEED = 0  # a constant, so that a random teacher is the same one whatever the run's seed
 DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
-_HEAD, _EMBEDDING, _HEAD_BIAS = "lm_head.weight", "transformer.wte.weight", "lm_head.bias"
 
 
 class Original(Protocol):
@@ -139,15 +139,6 @@ def convert(teacher: TeacherConfig, folder: Path) -> None:
         config = _settled(teacher, original.config, Tokenizer(Path(temporary)))
         tied = _tied(teacher, original)
         state = _fitted(teacher, original, config, tied)
-        outline = student.build(config, None, tied, device="meta")
-        expected = {name: tuple(weight.shape) for name, weight in outline.state_dict().items()}
-        found = {name: tuple(weight.shape) for name, weight in state.items()}
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                raise SprigError(
-                    f"Teacher {teacher.name}'s {name} has shape {found.get(name, 'missing')} where its configuration "
-                    f"says {expected.get(name, 'none')}: the files do not belong together, fetch them again."
-                )
         checkpoint.save(student.assemble(config, None, tied, state), folder, None, Path(temporary))
 
 
@@ -184,9 +175,13 @@ def _litgpt_config(teacher: TeacherConfig) -> Config:
     given = teacher.litgpt
     fields = {"name": given} if isinstance(given, str) else given
     try:
-        known = isinstance(given, str) or fields.get("name") in name_to_config
-        return Config.from_name(**fields) if known else Config(**fields)
-    except (AttributeError, TypeError, ValueError, AssertionError) as error:
+        if not isinstance(fields, dict):
+            raise SprigError("it is neither a name nor fields")
+        known = name_to_config.get(fields.get("name")) if isinstance(fields.get("name"), str) else None
+        if known is None and isinstance(given, str):
+            known = asdict(Config.from_name(given))  # an alias
+        return checked({**(known or {}), **fields, **({"name": known["name"]} if known else {})})
+    except (SprigError, ValueError) as error:
         raise SprigError(f"teacher.litgpt={given} is no litgpt configuration ({error}): correct it.") from None
 
 
@@ -240,17 +235,18 @@ def _tied(teacher: TeacherConfig, original: Original) -> bool:
 
 
 def _fitted(teacher: TeacherConfig, original: Original, config: Config, tied: bool) -> dict[str, Tensor]:
-    """The weights with trimmed vocabulary rows, and with head and embedding tied or untied as asked."""
+    """The checked weights with trimmed vocabulary rows, and with head and embedding tied or untied as asked."""
     state = original.weights(DTYPES[teacher.dtype])
+    weights.check(state, replace(original.config, name=teacher.name), original.tied, teacher.name)
     if original.tied:
-        state.setdefault(_HEAD, state[_EMBEDDING])
-    for name in (_EMBEDDING, _HEAD, _HEAD_BIAS):
+        state.setdefault(HEAD, state[EMBEDDING])
+    for name in (EMBEDDING, HEAD, HEAD_BIAS):
         if name in state:
             state[name] = state[name][: config.padded_vocab_size].contiguous()
-    if tied and _HEAD in state and not torch.equal(state[_HEAD], state[_EMBEDDING]):
+    if tied and not torch.equal(state[HEAD], state[EMBEDDING]):
         raise SprigError(f"Teacher {teacher.name}'s head differs from its embedding: set teacher.tied=false.")
-    if not tied and original.tied:
-        state[_HEAD] = state[_EMBEDDING].clone()
+    if not tied and state[HEAD].data_ptr() == state[EMBEDDING].data_ptr():
+        state[HEAD] = state[EMBEDDING].clone()
     return state
 
 

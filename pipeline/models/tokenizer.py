@@ -15,6 +15,7 @@ END_OF_TEXT = "<|endoftext|>"
 _CHAT_TEMPLATE = "chat_template.jinja"  # older ones lie in tokenizer_config.json, where all are read from
 # transformers names the token that ends a text in the first, or gives its number in the model's configurations.
 _SAY_END_OF_TEXT = ("tokenizer_config.json", "generation_config.json", "config.json")
+_DEPTH = 64  # of JSON
 
 
 class Tokenizer:
@@ -119,11 +120,17 @@ def copy(source: Path, folder: Path) -> None:
         _write_json(folder / "generation_config.json", numbers)
 
 
-def write(tokenizer: tokenizers.Tokenizer, eos_token: str, folder: Path, chat_template: str | None = None) -> None:
+def write(
+    tokenizer: tokenizers.Tokenizer,
+    eos_token: str,
+    folder: Path,
+    chat_template: str | None = None,
+    bos_token: str | None = None,
+) -> None:
     """Writes a tokenizer that has no files yet."""
     tokenizer.save(str(folder / "tokenizer.json"))
-    said = {"eos_token": eos_token} | ({} if chat_template is None else {"chat_template": chat_template})
-    _write_json(folder / "tokenizer_config.json", said)
+    said = {"eos_token": eos_token, "chat_template": chat_template, "bos_token": bos_token}
+    _write_json(folder / "tokenizer_config.json", {key: value for key, value in said.items() if value is not None})
 
 
 def write_bytes(folder: Path) -> None:
@@ -152,8 +159,10 @@ def read_json(file: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SprigError(f"{file} is not JSON ({error}): fetch it again.") from None
+    if _deeper_than(_DEPTH, content):
+        raise SprigError(f"{file} is nested more than {_DEPTH} deep: fetch it again.")
     if not isinstance(content, dict):
         raise SprigError(f"{file} holds a JSON {type(content).__name__} where an object is due: fetch it again.")
     return content
@@ -164,6 +173,15 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SprigError(f"{file} is not UTF-8 ({error}): fetch it again.") from None
+
+
+def _deeper_than(depth: int, content: Any) -> bool:
+    """Python writes nested JSON by recursion, which ends in a traceback at a depth that no model's files have."""
+    level = [content]
+    for _ in range(depth):
+        lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [each for members in lists for each in members if isinstance(each, dict | list)]
+    return bool(level)
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

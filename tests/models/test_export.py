@@ -15,11 +15,12 @@ from pipeline.evaluation.sampling import continue_text
 from pipeline.models.families import is_tied
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
-FAMILIES = ("gpt_neox", "llama", "llama3", "qwen2", "qwen3")
+FAMILIES = ("gpt_neox", "llama", "llama3", "biased", "qwen2", "qwen3")
 STOCK = {
     "gpt_neox": "GPTNeoXForCausalLM",
     "llama": "LlamaForCausalLM",
     "llama3": "LlamaForCausalLM",
+    "biased": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }

@@ -12,6 +12,7 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -51,6 +52,7 @@ MODELS = {
     "llama wide heads": (LlamaForCausalLM, LlamaConfig(**_GQA, head_dim=16)),
     "llama all heads": (LlamaForCausalLM, LlamaConfig(**_SIZES)),
     "llama 3": (LlamaForCausalLM, LlamaConfig(**_GQA, rope_parameters=_LLAMA3)),
+    "llama biased": (LlamaForCausalLM, LlamaConfig(**_GQA, attention_bias=True, mlp_bias=True)),
     "llama linear": (LlamaForCausalLM, LlamaConfig(**_GQA, rope_parameters=_LINEAR)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**_GQA, rope_parameters={"rope_type": "default", "rope_theta": 1e6})),
     "qwen2 tied": (Qwen2ForCausalLM, Qwen2Config(**_GQA, tie_word_embeddings=True)),
@@ -60,9 +62,12 @@ MODELS = {
 TOKENS = torch.randint(0, 300, (2, 40), generator=torch.Generator().manual_seed(0))
 
 
-def make(name: str) -> PreTrainedModel:
+def make(
+    name: str, kind: type[PreTrainedModel] | None = None, config: PreTrainedConfig | None = None
+) -> PreTrainedModel:
     """A model with nothing left at zero or one that a mistake could hide behind."""
-    kind, config = MODELS[name]
+    if kind is None:
+        kind, config = MODELS[name]
     torch.manual_seed(0)
     model = kind(config).eval()
     with torch.no_grad():
@@ -179,14 +184,15 @@ def change(folder, **fields) -> None:
     [
         ("llama", {"model_type": "mixtral"}, "is of model_type 'mixtral'; supported are gpt_neox, llama"),
         ("llama", {"model_type": "sprig"}, r"not say what Sprig built the student from \('student'\): export it anew"),
-        ("llama", {"attention_bias": True}, "attention_bias=True is not supported"),
-        ("llama", {"mlp_bias": True}, "mlp_bias=True is not supported"),
-        ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only 'silu'"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only silu"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary scaling 'yarn'"),
-        ("qwen2", {"use_sliding_window": True}, "use_sliding_window=True is not supported"),
-        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention are not supported"),
+        (
+            "qwen2",
+            {"layer_types": None, "use_sliding_window": True, "sliding_window": 63, "max_window_layers": 2},
+            r"sliding_attention \(sliding_window=63, max_position_embeddings=64\) is not supported",
+        ),
+        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention .* is not supported"),
         ("qwen3", {"attention_bias": True}, "attention_bias=True is not supported"),
-        ("neox", {"attention_bias": False}, "attention_bias=False is not supported"),
         ("neox", {"hidden_act": "relu"}, "hidden_act='relu' is not supported"),
     ],
 )
@@ -203,7 +209,7 @@ def test_broken_folders_are_one_sentence(tmp_path):
         sources.describe(config)
     make("llama").save_pretrained(tmp_path / "theirs")
     change(tmp_path / "theirs", num_hidden_layers=4)
-    with pytest.raises(SprigError, match=r"transformer\.h\.3\.attn\.proj\.weight has shape missing"):
+    with pytest.raises(SprigError, match=r"weights lack transformer\.h\.3\.attn\.proj\.weight"):
         sources.convert(config, tmp_path / "ours")
     change(tmp_path / "theirs", num_hidden_layers=3, intermediate_size=57)
     with pytest.raises(SprigError, match=r"has shape \(56, 48\) where its configuration says \(57, 48\)"):
@@ -218,11 +224,11 @@ def test_broken_folders_are_one_sentence(tmp_path):
         ("{", "is not JSON"),
         ('{"weight_map": {"x": "y.safetensors"}}', "y.safetensors is missing"),
     ]:
+        weights.unlink(missing_ok=True)  # transformers takes it rather than an index
         index.write_text(content)
         with pytest.raises(SprigError, match=message):
             sources.convert(config, tmp_path / "ours")
     index.unlink()
-    weights.unlink()
     with pytest.raises(SprigError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         sources.convert(config, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
@@ -277,6 +283,7 @@ def test_any_broken_value_of_a_config_is_one_sentence_or_harmless(name, tmp_path
 @pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
 def test_a_broken_index_of_shards_is_one_sentence(content, tmp_path):
     make("llama").save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "model.safetensors").rename(tmp_path / "theirs" / "model.safetensors.index.json")
     (tmp_path / "theirs" / "model.safetensors.index.json").write_text(content)
     with pytest.raises(SprigError, match=r"index\.json (holds a JSON list|names no shards)"):
         sources.convert(teacher(tmp_path / "theirs"), tmp_path / "ours")
@@ -290,5 +297,5 @@ def test_weights_of_other_shapes_are_one_sentence(tmp_path):
     name = next(name for name in weights if name.endswith("query_key_value.weight"))
     for strange in (torch.zeros(7), torch.zeros(7, 5), torch.zeros(()), torch.zeros(2, 3, 4)):
         save_file(weights | {name: strange}, file)
-        with pytest.raises(SprigError, match=r"model\.safetensors does not fit config\.json|has shape"):
+        with pytest.raises(SprigError, match=r"layer 0 .* do not fit config\.json|has shape"):
             sources.convert(teacher(tmp_path / "theirs"), tmp_path / "ours")

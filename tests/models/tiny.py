@@ -21,6 +21,7 @@ CONFIGS = {
     "gpt_neox": _COMMON | {"name": "neox", "n_embd": 96, "n_head": 3, "rotary_percentage": 0.25},
     "llama": _LLAMA | {"name": "llama", "n_embd": 96, "rope_base": 100000},
     "llama3": _LLAMA | {"name": "llama3", "n_embd": 96, "rope_base": 500, "rope_adjustments": _LLAMA3},
+    "biased": _LLAMA | {"name": "biased", "n_embd": 96, "bias": True},
     "qwen2": _LLAMA | {"name": "qwen2", "n_embd": 96, "attn_bias": True, "lm_head_bias": True},
     "qwen3": _LLAMA | {"name": "qwen3", "n_embd": 48, "head_size": 16, "norm_qk": True},
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.config import GGUFKind
 from pipeline.errors import SprigError
-from pipeline.models.gguf import PRE_TOKENIZERS
+from pipeline.models.gguf_tokenizer import PRE_TOKENIZERS
 from pipeline.models.tokenizer import Tokenizer, read_json
 from pipeline.subnetwork.architecture import Architecture
 
@@ -24,6 +24,8 @@ def refuse(architecture: Architecture) -> None:
         raise SprigError(
             f"export.gguf is for the Llama family, and {architecture.name} is of family {architecture.family}: {CURE}."
         )
+    if architecture.bias:
+        raise SprigError(f"{architecture.name} has biases, which Sprig does not write to GGUF files: {CURE}.")
     if architecture.rope_adjusted:
         raise SprigError(
             f"{architecture.name} has Llama 3.1's rotary scaling, which GGUF files have no key for: {CURE}."

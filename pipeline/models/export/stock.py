@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models.blocks import flat
-from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.families import LLAMA_NAMES, NEOX_NAMES, architecture_of, is_tied
 from pipeline.models.padding import Target, common, padded
 from pipeline.subnetwork.architecture import Architecture
 
@@ -17,27 +17,6 @@ CLASSES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
-}
-_LLAMA = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "out": "self_attn.o_proj",
-    "q_norm": "self_attn.q_norm",
-    "k_norm": "self_attn.k_norm",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-    "attention_norm": "input_layernorm",
-    "mlp_norm": "post_attention_layernorm",
-}
-_NEOX = {
-    "qkv": "attention.query_key_value",
-    "out": "attention.dense",
-    "up": "mlp.dense_h_to_4h",
-    "down": "mlp.dense_4h_to_h",
-    "attention_norm": "input_layernorm",
-    "mlp_norm": "post_attention_layernorm",
 }
 _ACTIVATIONS = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}  # of litgpt's gelu_approximate
 
@@ -109,7 +88,8 @@ def config_json(model: GPT, target: Target) -> dict:
         }
     plain |= {"num_key_value_heads": size.groups, "head_dim": size.head_size, "rms_norm_eps": config.norm_eps}
     unbiased = {"attention_bias": False}  # in Qwen2, q, k and v always have one
-    extra = {"llama": unbiased | {"mlp_bias": False}, "qwen2": {}, "qwen3": unbiased}[family]
+    biased = {"attention_bias": config.bias, "mlp_bias": config.bias}
+    extra = {"llama": biased, "qwen2": {}, "qwen3": unbiased}[family]
     return plain | extra | ({} if family == "llama" else {"use_sliding_window": False})
 
 
@@ -132,17 +112,13 @@ def _rope(model: GPT, target: Target) -> dict:
 def state_dict(model: GPT, target: Target) -> dict[str, Tensor]:
     """Weights under the stock class's names; a tied head is left out."""
     neox = architecture_of(model.config, is_tied(model)).family == "gpt_neox"
-    prefix, names = ("gpt_neox", _NEOX) if neox else ("model", _LLAMA)
-    embedding, norm, head = (
-        ("gpt_neox.embed_in", "gpt_neox.final_layer_norm", "embed_out")
-        if neox
-        else ("model.embed_tokens", "model.norm", "lm_head")
-    )
-    state = ends(model, embedding, norm, head)
+    names = NEOX_NAMES if neox else LLAMA_NAMES
+    head = names.head  # next to the body, not in it
+    state = ends(model, f"{names.body}.{names.embedding}", f"{names.body}.{names.norm}", head)
     for number, parts in enumerate(padded(model, target)):
         for name, tensor in (_joined(parts) if neox else flat(parts)).items():
             module, kind = name.split(".")
-            state[f"{prefix}.layers.{number}.{names[module]}.{kind}"] = tensor
+            state[f"{names.body}.layers.{number}.{names.parts[module]}.{kind}"] = tensor
     return state
 
 
