@@ -44,6 +44,25 @@ def test_what_lies_in_the_folder(tokenizer):
     assert words.decode(words("Zwölf, and  twice\n12").input_ids) == "Zwölf, and  twice\n12"
 
 
+@pytest.mark.parametrize("form", ["auto", "padded"])
+@pytest.mark.parametrize("cut_head", [False, True], ids=["full head", "cut head"])
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "llama3", "qwen2", "qwen3"])
+def test_rotary_positions_are_said_for_transformers_4_and_5(family, cut_head, form, tokenizer):
+    """Version 4 reads the keys at the top, and takes 10000 where it finds none."""
+    sub = (exports.uniform if form == "auto" else exports.layerwise)(family, cut_head)
+    _, to = exports.export(exports.student(family, sub, tied=False, rope_base=700), tokenizer, form)
+    plain = json.loads((to / "config.json").read_text())
+    five = plain["rope_parameters"]
+    base = plain["rotary_emb_base" if family == "gpt_neox" else "rope_theta"]
+    assert base == five["rope_theta"] and 1 < base < 701 and ("rope_theta" in plain) == (family != "gpt_neox")
+    kind = "llama3" if family == "llama3" else "linear" if cut_head else "default"
+    assert five["rope_type"] == kind and five.get("partial_rotary_factor") == plain.get("rotary_pct")
+    assert ("rotary_pct" in plain) == (family == "gpt_neox")
+    four = {name: value for name, value in five.items() if name not in ("rope_theta", "partial_rotary_factor")}
+    assert plain.get("rope_scaling") == (None if kind == "default" else four)
+    assert plain["dtype"] == plain["torch_dtype"] == "float32"
+
+
 @torch.no_grad()
 def assert_comes_back(student: GPT, to: Path, place: Path) -> GPT:
     """The export as a teacher, which is uniform, has the student's logits and is described as it is."""

@@ -1,6 +1,7 @@
 """A student in the names and the configuration of its family's stock transformers class."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from litgpt import GPT
@@ -64,6 +65,7 @@ def common_config(model: GPT) -> dict:
         "tie_word_embeddings": is_tied(model),
         "use_cache": True,
         "dtype": "float32",
+        "torch_dtype": "float32",  # its name before transformers 4.56
     }
 
 
@@ -76,12 +78,10 @@ def config_json(model: GPT, target: Target) -> dict:
         "model_type": family,
         "num_attention_heads": size.groups * size.heads,
         "intermediate_size": size.neurons,
-        "rope_parameters": _rope(model, target),
+        **_rope(model, target, family),
     }
     if family == "gpt_neox":
-        plain["rope_parameters"]["partial_rotary_factor"] = size.rotary_share
         return plain | {
-            "rotary_pct": size.rotary_share,  # transformers reads the share from here alone
             "layer_norm_eps": config.norm_eps,
             "use_parallel_residual": config.parallel_residual,
             "attention_bias": True,
@@ -93,20 +93,33 @@ def config_json(model: GPT, target: Target) -> dict:
     return plain | extra | ({} if family == "llama" else {"use_sliding_window": False})
 
 
-def _rope(model: GPT, target: Target) -> dict:
+def _rope(model: GPT, target: Target, family: str) -> dict[str, Any]:
+    """The rotary positions, said twice: transformers 5 reads `rope_parameters`, and 4 the keys next to it. Version 5
+    reads those too, if they are there, so that they must agree."""
+    base, scaling = _scaling(model, target)
+    parameters = {"rope_theta": base, **(scaling or {"rope_type": "default"})}
+    plain: dict[str, Any] = {"rope_parameters": parameters}
+    if scaling is not None:
+        plain["rope_scaling"] = scaling
+    if family == "gpt_neox":
+        share = target.sizes.rotary_share
+        parameters["partial_rotary_factor"] = share  # read from 5.9 on; before, transformers knows rotary_pct alone
+        return plain | {"rotary_emb_base": base, "rotary_pct": share}
+    return plain | {"rope_theta": base}
+
+
+def _scaling(model: GPT, target: Target) -> tuple[float, dict[str, Any] | None]:
+    """The base of the rotary frequencies, and how transformers names the way they are scaled, if they are."""
     base, factor = target.power_law(model.config)
     if (adjusted := model.config.rope_adjustments) is not None:
-        return {
+        return base, {
             "rope_type": "llama3",
-            "rope_theta": base,
             "factor": adjusted["factor"],
             "low_freq_factor": adjusted["low_freq_factor"],
             "high_freq_factor": adjusted["high_freq_factor"],
             "original_max_position_embeddings": adjusted["original_max_seq_len"],
         }
-    if factor == 1:
-        return {"rope_type": "default", "rope_theta": base}
-    return {"rope_type": "linear", "rope_theta": base, "factor": factor}
+    return base, None if factor == 1 else {"rope_type": "linear", "factor": factor}
 
 
 def state_dict(model: GPT, target: Target) -> dict[str, Tensor]:
