@@ -34,6 +34,7 @@ PYTHIA_6_9B = Architecture(
     qk_norm=False,
     rotary_percentage=0.25,
     rope_base=10000,
+    parallel_residual=True,
 )
 SMOLLM2_135M = Architecture(
     name="smollm2-135m",

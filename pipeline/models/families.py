@@ -226,6 +226,7 @@ def architecture_of(config: Config, tied: bool) -> Architecture:
         rotary_percentage=config.rotary_percentage,
         rope_base=config.rope_base,
         rope_adjusted=config.rope_adjustments is not None,
+        parallel_residual=config.parallel_residual,
     )
 
 

@@ -38,6 +38,7 @@ class Architecture:
     rotary_percentage: float
     rope_base: int
     rope_adjusted: bool = False
+    parallel_residual: bool = False  # attention and MLP read the same stream
 
     def __post_init__(self):
         if self.family not in FAMILIES:

@@ -1,0 +1,79 @@
+"""What recovery costs, in closed form: FLOPs and bytes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.models.recovery.recover import Settings, held_out_blocks
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.counting import flops_per_token, outer_flops
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
+
+
+@dataclass(frozen=True)
+class _Regression:
+    """Features and outputs of one regression; `constant` is 1 where it fits a bias. `reads` marks an input projection,
+    whose targets the teacher puts out from its whole width."""
+
+    features: int
+    outputs: int
+    constant: int
+    reads: bool
+
+    @property
+    def rows(self) -> int:
+        return self.features + self.constant
+
+
+def _regressions(a: Architecture, sub: SubNetwork, gene: LayerGenes) -> Iterator[_Regression]:
+    """Those of one layer."""
+    width, bias = sub.n_embd, int(a.bias)
+    queries, neurons = gene.n_head * gene.head_size, gene.intermediate_size
+    for features in [queries + neurons] if a.parallel_residual else [queries, neurons]:
+        yield _Regression(features, width, bias, reads=False)
+    if width < a.n_embd:
+        keys_and_values = 2 * gene.n_query_groups * gene.head_size
+        yield _Regression(width, queries + keys_and_values, int(a.attention_bias), reads=True)
+        yield _Regression(width, (2 if a.gated_mlp else 1) * neurons, bias, reads=True)
+
+
+def _all_regressions(a: Architecture, sub: SubNetwork) -> list[_Regression]:
+    return [each for gene in sub.genes for each in _regressions(a, sub, gene)]
+
+
+def flops(architecture: Architecture, sub: SubNetwork, blocks: int, length: int, settings: Settings) -> int:
+    """FLOPs of recovering a sub-network on `blocks` blocks of `length` tokens; a multiplication and an addition each
+    count. All ridges are taken to be tried, and a Cholesky factor to cost n**3 / 3.
+
+    Both models run once up to the final norm, the projections that write to the stream a second time with their new
+    weights; the student scores the held-out blocks before and after.
+    """
+    student = flops_per_token(architecture, sub, length=length)
+    forward = flops_per_token(architecture, length=length) - outer_flops(architecture, architecture.n_embd)
+    forward += student - outer_flops(architecture, sub.n_embd)
+    held_out = sum(held_out_blocks(blocks, settings.held_out)) * length
+    tokens, ridges = blocks * length, len(settings.ridges)
+    total = tokens * forward + 2 * held_out * student
+    for each in _all_regressions(architecture, sub):
+        again = architecture.n_embd + sub.n_embd if each.reads else each.features
+        total += tokens * 2 * again * each.outputs
+        total += (tokens - held_out) * 2 * each.rows * (each.rows + each.outputs)
+        total += ridges * held_out * 2 * each.rows * each.outputs
+        total += ridges * (each.rows**3 // 3 + 2 * each.rows**2 * each.outputs)
+    return total
+
+
+def memory(architecture: Architecture, sub: SubNetwork, blocks: int, length: int, settings: Settings) -> int:
+    """Bytes that recovery holds at most beyond both models and a forward pass' own, activations in fp32.
+
+    Two residual streams; of the largest regression the features of all tokens, Gram matrix and factor, cross terms,
+    candidate and best correction in fp64, and the errors of the held-out tokens.
+    """
+    held_out = sum(held_out_blocks(blocks, settings.held_out)) * length
+    streams = 4 * blocks * length * (architecture.n_embd + sub.n_embd)
+
+    def needs(each: _Regression) -> int:
+        features = 0 if each.reads else 4 * blocks * length * each.features
+        solve = 8 * (2 * each.rows**2 + 3 * each.rows * each.outputs)
+        return features + solve + 4 * held_out * (each.rows + each.outputs)
+
+    return streams + max(needs(each) for each in _all_regressions(architecture, sub))

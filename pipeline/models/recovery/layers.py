@@ -1,0 +1,195 @@
+"""The refit of one layer after another, on the residual streams of teacher and student."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from litgpt import GPT
+from litgpt.model import Block
+from torch import Tensor, nn
+
+from pipeline.models.extraction import cut
+from pipeline.models.precision import autocast
+from pipeline.models.recovery.ridge import Reduce, Regression, at_least_fp32
+from pipeline.models.recovery.streams import Chunk, attention, captured, mlp, through
+from pipeline.subnetwork.selection import Selection
+from pipeline.subnetwork.value import SubNetwork
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What became of one projection, or of several refitted jointly, of the student's layer `layer`.
+
+    `ridge` is the chosen one in tokens, None where the cut weights were kept because no ridge lowered the error;
+    `before` and `after` are weighted squared errors of a held-out token.
+    """
+
+    layer: int
+    projection: str
+    ridge: float | None
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class _Write:
+    """One addition to the residual stream: which projections write it and which read for it, by their names in the
+    block; `ours` and `theirs` take the student's and the teacher's stream past it."""
+
+    writers: tuple[str, ...]
+    readers: dict[str, tuple[str, ...]]  # by the norm that they read
+    ours: Callable[[Tensor], Tensor]
+    theirs: Callable[[Tensor], Tensor]
+
+
+class Layers:
+    """Refits a student's layers in order. `chunks` hold the streams that enter the next layer, and advance in place."""
+
+    def __init__(
+        self,
+        teacher: GPT,
+        student: GPT,
+        sub: SubNetwork,
+        selection: Selection,
+        chunks: list[Chunk],
+        ridges: Sequence[float],
+        precision: str,
+        reduce: Reduce | None,
+    ):
+        self.teacher, self.student, self.sub, self.selection = teacher, student, sub, selection
+        self.chunks, self.ridges, self.reduce = chunks, ridges, reduce
+        self.device = student.transformer.wte.weight.device
+        self.autocast = partial(autocast, precision, self.device)
+        self.kept = torch.from_numpy(selection.embedding).to(self.device)
+        self.refit_inputs = sub.n_embd < teacher.config.n_embd
+        with self.autocast():
+            for chunk in chunks:
+                chunk.theirs = self._dropped(0, sub.layers[0], chunk.theirs)
+
+    def skip(self, number: int) -> None:
+        """Takes both streams through a layer that is refitted already, with the arithmetic of its refit."""
+        with self.autocast():
+            for write in self._writes(number):
+                for chunk in self.chunks:
+                    chunk.theirs, chunk.ours = write.theirs(chunk.theirs), write.ours(chunk.ours)
+
+    def refit(self, number: int) -> tuple[Refit, ...]:
+        """Refits a layer and takes both streams through it."""
+        refits = []
+        for write in self._writes(number):
+            if self.refit_inputs:
+                rows = self._rows(number)
+                refits += [self._refit_readers(number, rows, norm, names) for norm, names in write.readers.items()]
+            refits.append(self._refit_writers(number, write))
+        return tuple(refits)
+
+    def _writes(self, number: int) -> list[_Write]:
+        """A layer's additions to the stream: attention and MLP, or both at once where they are parallel.
+
+        The teacher's last one takes its stream through the dropped layers as well, which the student's thereby takes
+        over.
+        """
+        student, teacher, layer = self.student, self.teacher, self.sub.layers[number]
+        after = (*self.sub.layers[1:], teacher.config.n_layer)[number]
+        mlp_readers = ("mlp.fc_1", "mlp.fc_2") if hasattr(student.transformer.h[number].mlp, "fc_1") else ("mlp.fc",)
+        if teacher.config.parallel_residual:
+            return [
+                _Write(
+                    ("attn.proj", "mlp.proj"),
+                    {"norm_1": ("attn.qkv",), "norm_2": mlp_readers},
+                    lambda x: through(student, number, x),
+                    lambda x: self._dropped(layer, after, x),
+                )
+            ]
+        return [
+            _Write(
+                ("attn.proj",),
+                {"norm_1": ("attn.qkv",)},
+                lambda x: x + attention(student, number, x),
+                lambda x: x + attention(teacher, layer, x),
+            ),
+            _Write(
+                ("mlp.proj",),
+                {"norm_2": mlp_readers},
+                lambda x: x + mlp(student, number, x),
+                lambda x: self._dropped(layer + 1, after, x + mlp(teacher, layer, x)),
+            ),
+        ]
+
+    def _dropped(self, first: int, after: int, x: Tensor) -> Tensor:
+        """The teacher's stream through its layers first, ..., after - 1."""
+        for layer in range(first, after):
+            x = through(self.teacher, layer, x)
+        return x
+
+    def _rows(self, number: int) -> Block:
+        """The teacher's block of a student's layer, its rows cut as the student's but its width whole: what the
+        student's input projections should put out, the attention scale included."""
+        layers, genes = (self.sub.layers[number],), (self.sub.genes[number],)
+        width = self.teacher.config.n_embd
+        sub = replace(self.sub, layers=layers, genes=genes, n_embd=width)
+        selection = Selection(np.arange(width), (self.selection.layers[number],))
+        return cut(self.teacher, sub, selection, own=False).transformer.h[0]
+
+    def _refit_readers(self, number: int, rows: Block, norm: str, names: tuple[str, ...]) -> Refit:
+        """Refits the projections that read one norm towards the teacher's pre-activations."""
+        block = self.student.transformer.h[number]
+        ours, theirs = ([each.get_submodule(name) for name in names] for each in (block, rows))
+        regression = self._regression(ours[0].in_features, sum(each.out_features for each in ours), ours[0])
+        for chunk in self.chunks:
+            with self.autocast():
+                x, y = block.get_submodule(norm)(chunk.ours), rows.get_submodule(norm)(chunk.theirs)
+                target = torch.cat([each(y) for each in theirs], dim=-1)
+                errors = target - torch.cat([each(x) for each in ours], dim=-1)
+            regression.add(x, errors, torch.ones_like(errors[..., 0]), chunk.held_out)
+        correction, refit = self._solved(number, "+".join(names), regression)
+        if correction is not None:
+            for each, delta in zip(ours, correction.split([each.out_features for each in ours], dim=1), strict=True):
+                _correct([each], delta)
+        return refit
+
+    def _refit_writers(self, number: int, write: _Write) -> Refit:
+        """Refits the projections of one write jointly, towards the teacher's stream past it."""
+        block = self.student.transformer.h[number]
+        writers = [block.get_submodule(name) for name in write.writers]
+        regression = self._regression(sum(each.in_features for each in writers), self.sub.n_embd, writers[0])
+        for chunk in self.chunks:
+            with self.autocast():
+                with captured(writers) as chunk.features:
+                    stream = write.ours(chunk.ours)
+                chunk.theirs = write.theirs(chunk.theirs)
+            target = at_least_fp32(chunk.theirs[..., self.kept])
+            weights = 1 / target.square().mean(-1)
+            regression.add(torch.cat(chunk.features, dim=-1), target - stream, weights, chunk.held_out)
+        correction, refit = self._solved(number, "+".join(write.writers), regression)
+        if correction is not None:
+            _correct(writers, correction)
+        for chunk in self.chunks:
+            with self.autocast():
+                for writer, features in zip(writers, chunk.features, strict=True):
+                    chunk.ours = chunk.ours + writer(features)
+            chunk.features = []
+        return refit
+
+    def _regression(self, features: int, outputs: int, projection: nn.Linear) -> Regression:
+        return Regression(features, outputs, projection.bias is not None, self.device, self.reduce)
+
+    def _solved(self, number: int, names: str, regression: Regression) -> tuple[Tensor | None, Refit]:
+        what = f"{names} of layer {number} (teacher layer {self.sub.layers[number]})"
+        found = regression.solve(self.ridges, what)
+        refit = Refit(number, names, None if found.delta is None else found.ridge, found.before, found.after)
+        return found.delta, refit
+
+
+@torch.no_grad()
+def _correct(projections: list[nn.Linear], delta: Tensor) -> None:
+    """Adds to weights the rows of delta (features of all projections and perhaps a constant, outputs), and its constant
+    to the bias of the last projection."""
+    first = 0
+    for each in projections:
+        each.weight += delta[first : first + each.in_features].T.to(each.weight.dtype)
+        first += each.in_features
+    if first < len(delta):
+        projections[-1].bias += delta[first].to(each.weight.dtype)

@@ -1,0 +1,107 @@
+"""Ridge regression towards zero, from sums over tokens: the correction of one projection."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import SprigError
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What to add to a projection's weights.
+
+    `delta` is (features, outputs), None where the cut weights are kept; `ridge` is what was chosen, in tokens;
+    `before` and `after` are the weighted squared errors of the held-out tokens, a token.
+    """
+
+    delta: Tensor | None
+    ridge: float
+    before: float
+    after: float
+
+
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class Regression:
+    """Errors (outputs) regressed on features, each token weighted, in sums that ranks can add up.
+
+    Minimises sum_t w_t |e_t - D' a_t|^2 + (ridge / N) * mean(diag G) * |D|^2 over D, where G = sum_t w_t a_t a_t' and N
+    is the number of tokens: a prior worth `ridge` tokens of isotropic features that says "the cut weights are right".
+    A token is summed in fp32 or better within a chunk, and in fp64 over chunks. With a `constant` a one is appended to
+    the features, for the bias; it is not penalised, because a shift of all outputs costs no variance worth shrinking.
+    """
+
+    def __init__(self, features: int, outputs: int, constant: bool, device: torch.device, reduce: Reduce | None):
+        self.constant, self.reduce = constant, reduce or (lambda sums: sums)
+        rows = features + constant
+        self.gram = torch.zeros(rows, rows, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(rows, outputs, dtype=torch.float64, device=device)
+        self.tokens = torch.zeros((), dtype=torch.float64, device=device)
+        self.held_out: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, features: Tensor, errors: Tensor, weights: Tensor, held_out: bool) -> None:
+        """Takes in features (..., F), errors (..., O) and weights (...) of some tokens, to fit or to be held out."""
+        root = at_least_fp32(weights).flatten().sqrt()[:, None]
+        x, e = (at_least_fp32(each).flatten(0, -2) * root for each in (features, errors))
+        if self.constant:
+            x = torch.cat([x, root], dim=1)
+        if held_out:
+            self.held_out.append((x, e))
+            return
+        self.gram += x.T @ x
+        self.cross += x.T @ e
+        self.tokens += len(x)
+
+    def solve(self, ridges: Sequence[float], what: str) -> Correction:
+        """The correction under the ridge that errs least on the held-out tokens; `what` names it in errors.
+
+        A ridge under which the Gram matrix is numerically singular is passed over for the larger ones.
+
+        Raises:
+            SprigError: the Gram matrix is singular under every ridge, or activations are not finite.
+        """
+        gram, cross, tokens = self.reduce(self.gram), self.reduce(self.cross), self.reduce(self.tokens).item()
+        diagonal = gram.diagonal().clone()
+        if not torch.isfinite(cross).all() or not torch.isfinite(diagonal).all():
+            raise SprigError(f"Activations at {what} are not finite: use precision=fp32, or look for broken weights.")
+        penalty = torch.full_like(diagonal, diagonal[: len(diagonal) - self.constant].mean() / tokens)
+        if self.constant:
+            penalty[-1] = 0
+        before = self._held_out_error(None)
+        best = Correction(None, 0.0, before, before)
+        if not diagonal.any():
+            return best  # features that are zero everywhere predict nothing
+        solved = False
+        for ridge in sorted(ridges):
+            gram.diagonal().copy_(diagonal + ridge * penalty)
+            factor, info = torch.linalg.cholesky_ex(gram)
+            if info.item():
+                continue
+            solved = True
+            delta = torch.cholesky_solve(cross, factor)
+            after = self._held_out_error(delta)
+            if after < best.after:
+                best = Correction(delta, ridge, before, after)
+        if not solved:
+            raise SprigError(
+                f"The activations at {what} leave the Gram matrix singular under every ridge, up to {max(ridges):g} "
+                "tokens: raise recover.ridges, or recover.tokens."
+            )
+        return best
+
+    def _held_out_error(self, delta: Tensor | None) -> float:
+        """Weighted squared error of a held-out token, without or with the correction."""
+        total = torch.zeros(2, dtype=torch.float64, device=self.gram.device)
+        for x, e in self.held_out:
+            left = e if delta is None else e - x @ delta.to(x.dtype)
+            total[0] += left.square().sum(dtype=torch.float64)
+            total[1] += len(x)
+        error, tokens = self.reduce(total).tolist()
+        return error / tokens

@@ -1,0 +1,52 @@
+"""Recovery's closed-form costs against what torch counts and allocates."""
+
+import pytest
+import tiny
+from architectures import PYTHIA_6_9B
+from test_extraction import architecture, families, random_cut
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.models.extraction import cut
+from pipeline.models.recovery.costs import flops, memory
+from pipeline.models.recovery.recover import Settings, recover
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
+
+SETTINGS = Settings(ridges=(30.0, 300.0), held_out=0.25, batch=3)
+
+
+def solves(sizes, ridges):
+    return ridges * sum(rows**3 // 3 + 2 * rows * rows * outputs for rows, outputs in sizes)
+
+
+@families
+@pytest.mark.parametrize("seed", [0, 1])
+def test_flops_are_what_torch_counts(family, seed):
+    """Matrix products, that is: torch counts neither attention on a CPU (length=0 leaves it out) nor Cholesky."""
+    teacher = tiny.teacher(family)
+    arch = architecture(teacher)
+    sub, selection = random_cut(arch, seed, "last", "teacher", uniform=seed == 0)
+    student, blocks = cut(teacher, sub, selection), tiny.tokens(9, 17)
+    neox, sizes = family == "gpt_neox", []
+    for gene in sub.genes:
+        queries, keys = gene.n_head * gene.head_size, gene.n_query_groups * gene.head_size
+        neurons = gene.intermediate_size
+        sizes += [(each + neox, sub.n_embd) for each in ([queries + neurons] if neox else [queries, neurons])]
+        sizes += [(sub.n_embd + (family in ("gpt_neox", "qwen2")), queries + 2 * keys)]
+        sizes += [(sub.n_embd + neox, neurons * (1 if neox else 2))]
+    with FlopCounterMode(display=False) as counter:
+        recover(teacher, student, sub, selection, blocks, SETTINGS)
+    student_attention = sum(2 * 16 * gene.n_head * gene.head_size for gene in sub.genes)
+    teacher_attention = arch.n_layer * 2 * 16 * arch.n_head * arch.head_size
+    attention = 16 * (9 * teacher_attention + (9 + 2 * 2) * student_attention)
+    expected = flops(arch, sub, 9, 16, SETTINGS) - solves(sizes, 2) - attention
+    assert counter.get_total_flops() == expected
+
+
+def test_a_large_model_needs_what_its_gram_matrices_take():
+    gene = LayerGenes(32, 1, 128, 16384)
+    sub = SubNetwork(tuple(range(16)), 4096, (gene,) * 16)
+    settings = Settings(ridges=(1500.0,), held_out=0.125)
+    rows, tokens = 4096 + 16384 + 1, 96 * 2048
+    bytes_ = memory(PYTHIA_6_9B, sub, 96, 2048, settings)
+    solve = 8 * (2 * rows**2 + 3 * rows * 4096)
+    assert bytes_ == 4 * tokens * (2 * 4096 + rows - 1) + solve + 4 * tokens // 8 * (rows + 4096)
