@@ -18,7 +18,7 @@ from pipeline.artifacts import MANIFEST, link_atomically, sweep_temporaries, wri
 from pipeline.config import LATEST, Config, to_plain
 from pipeline.on_request import export, sample, score
 from pipeline.ranks import rank
-from pipeline.report import html, markdown, material
+from pipeline.report import html, material, pages, sentences, tables
 from pipeline.report.material import Material
 from pipeline.report.tracker import Tracker
 from pipeline.stages import cache, distill, downstream, graph, plan, rerank, search, study
@@ -172,9 +172,9 @@ def _close(context: Context, steps: Steps, last: Step, folder: Path) -> Material
                     shutil.copyfile(path, folder / path.name)
         else:
             material.write(shown, folder)
-        html.write(shown, context.architecture, folder)
-        _show(summary["preset"], markdown.HEADER, markdown.rows(summary))
-        log.info("%s", markdown.result_sentence(summary))
+        pages.write(shown, folder)
+        _show(folder.parent.name, tables.HEADER, tables.rows(summary))
+        log.info("%s", sentences.result(summary))
         log.info("The report is %s and %s", folder / material.PAGE, html.PAGE)
     return shown
 

@@ -21,6 +21,7 @@ from launchers.sweep.record import INTERRUPTED, Record
 from launchers.sweep.task import Task
 from pipeline.config import LauncherConfig
 from pipeline.errors import SprigError
+from pipeline.report.sweep.record import LOCK
 
 NO_LIMIT = 60 * 24 * 365 * 10  # minutes; a local job ends when it is done
 ON_SLURM = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "SUSPENDED", "PREEMPTED")
@@ -202,7 +203,7 @@ def only_here(folder: Path) -> Iterator[None]:
     """Keeps the sweep's folder for one process; Raises SprigError where another has it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=2):
+        with FileLock(folder / LOCK, timeout=2):
             yield
     except Timeout:
         raise SprigError(

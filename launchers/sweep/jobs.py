@@ -13,7 +13,7 @@ from pipeline.composition import compose
 from pipeline.config import ON_REQUEST, Device, Precision
 from pipeline.errors import SprigError
 from pipeline.report import material
-from pipeline.report.summary import SUMMARY
+from pipeline.report.schema import SUMMARY
 from pipeline.runner import run_folder
 from pipeline.stages import downstream, graph, plan, stable
 from pipeline.stages.budget import budget

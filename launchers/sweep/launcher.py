@@ -20,9 +20,9 @@ from pipeline.composition import hydra_session
 from pipeline.config import Cluster, LauncherConfig
 from pipeline.errors import Interrupted, SprigError
 from pipeline.preemption import preemptible
-from pipeline.report.summary import COMPLETED, SUMMARY
+from pipeline.report.schema import COMPLETED, SUMMARY
 from pipeline.report.sweep import report as sweep_report
-from pipeline.report.sweep.runs import NAME
+from pipeline.report.sweep.record import NAME
 
 SWEEPS = "sweeps"  # the folder of all sweeps in outputs
 
@@ -119,7 +119,7 @@ def _close(jobs: list[Job], record: Record) -> None:
         state["status"] == COMPLETED and (job.folder / SUMMARY).exists()
         for job, state in zip(jobs, states, strict=True)
     ):
-        sweep_report.report(record.folder)
+        sweep_report.report(record.folder, underway=False)
     if failed := [state for state in states if state["status"] == FAILED]:
         first, axes = failed[0], record.axes()
         overrides = " ".join(f"{key}={value}" for key, value in first["overrides"].items() if key in axes)

@@ -6,8 +6,8 @@ from typing import Any
 
 from launchers.sweep.jobs import Job, Overrides, named
 from pipeline.artifacts import write_json
-from pipeline.report.summary import COMPLETED
-from pipeline.report.sweep.runs import NAME, SWEEP_SCHEMA, read_record
+from pipeline.report.schema import COMPLETED
+from pipeline.report.sweep.record import NAME, SWEEP_SCHEMA, read_record
 
 # What tells no two jobs apart: with another micro-batch, say, the same sweep goes on.
 IMMATERIAL = ("outputs", "stages", "device", "debug", "run_name", "tracker", "deepspeed", "data.workers")
@@ -26,7 +26,7 @@ class Record:
             SprigError: the file is of another schema.
         """
         self.folder, self.name, self.command, self.declared = folder, name, command, declared
-        earlier = read_record(folder)["jobs"] if (folder / NAME).exists() else []
+        earlier: list[Any] = [*read_record(folder)["jobs"]] if (folder / NAME).exists() else []
         self.jobs: dict[str, dict[str, Any]] = {each["id"]: each for each in earlier}
         for job in jobs:
             known = self.jobs.setdefault(job.id, {"id": job.id, "overrides": {}, "status": MISSING})

@@ -3,7 +3,9 @@
 from pipeline.config import ExportForm, GGUFKind, TeacherConfig
 from pipeline.models import sources
 from pipeline.models.export import gguf
-from pipeline.report.markdown import HEADER, markdown_table, progress_sentence, rows, search_facts
+from pipeline.report import marks, sentences
+from pipeline.report.schema import RUNNING, Summary, random_weights
+from pipeline.report.tables import HEADER, rows, search_facts
 from pipeline.subnetwork.value import SubNetwork
 
 _FORMS = {
@@ -20,14 +22,15 @@ def card(
     form: ExportForm,
     config: dict,
     kind: GGUFKind,
-    summary: dict,
+    summary: Summary,
     sub: SubNetwork,
     teacher: TeacherConfig,
 ) -> str:
     """README.md of the folder `name` with config.json `config`: a head for the hub's machines, then lineage, training
     and figures."""
     student, flops, data = summary["student"], summary["flops"], summary["data"]
-    going = f" {progress_sentence(summary)}" if summary["status"] == "running" else ""
+    going = f" {sentences.progress(summary)}" if summary["status"] == RUNNING else ""
+    going += f" {sentences.RANDOM_WEIGHTS}" if random_weights(summary) else ""
     training = "pretrained with knowledge distillation" if student["kd"] else "pretrained"
     trust = ", trust_remote_code=True" if form == ExportForm.own else ""
     beside = ""
@@ -50,16 +53,17 @@ def card(
             f"{student['flops']['student']:.3g}, {student['flops']['teacher']:.3g}",
         ],
         ["seed, precision", f"{summary['seed']}, {summary['precision']}"],
-        ["made by", f"Sprig, preset {summary['preset']}, `{student['artifact']}`"],
+        ["made by", f"Sprig, preset {summary['preset']}"],
+        ["artifact", marks.Code(student["artifact"])],
     ]
     return f"""---
 {_head(teacher)}
 ---
 
-# {name}
+# {marks.escaped(name)}
 
-A language model of {student["parameters"]:,} parameters, cut out of {summary["teacher"]["name"]} and {training} on
-{student["tokens"]:,} tokens. {_FORMS[form]}
+A language model of {student["parameters"]:,} parameters, cut out of {marks.escaped(summary["teacher"]["name"])} and
+{training} on {student["tokens"]:,} tokens. {_FORMS[form]}
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -70,14 +74,15 @@ tokenizer = AutoTokenizer.from_pretrained("{name}"{trust})
 {beside}
 ## Figures
 
-{markdown_table(HEADER, rows(summary))}
+{marks.table(HEADER, rows(summary))}
 
-Perplexity is exp(mean nats a token), on the same {data["validation_blocks"]} validation blocks of {data["name"]} for
-all models; `student` is this one. FLOPs are of training, the teacher's included.{going}
+Perplexity is exp(mean nats a token), on the same {data["validation_blocks"]} validation blocks of
+{marks.escaped(data["name"])} for all models; `student` is this one. FLOPs are of training, the teacher's
+included.{going}
 
 ## Lineage
 
-{markdown_table(["", ""], facts)}
+{marks.table(["", ""], facts)}
 
 {_licence(teacher)}
 """
@@ -95,4 +100,4 @@ def _licence(teacher: TeacherConfig) -> str:
         return (
             "The teacher's licence is not stated in the run's configuration: find it out before you pass this model on."
         )
-    return f"The weights derive from the teacher's, so its licence applies: {teacher.license}."
+    return f"The weights derive from the teacher's, so its licence applies: {marks.escaped(teacher.license)}."

@@ -8,7 +8,7 @@ import logging
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.report import markdown
+from pipeline.report import tables
 from pipeline.stages import downstream, extract
 from pipeline.stages.context import Context, Steps
 
@@ -34,7 +34,7 @@ def run(context: Context, steps: Steps) -> dict[str, dict[str, dict[str, float]]
             done[step.role] = context.store.obtain(step.recipe, step.make)
             log.info("%s: %s", step.role, done[step.role])
     scores = downstream.results(done)
-    header, body = markdown.downstream(scores)
+    header, body = tables.downstream(scores)
     table = Table(*header)
     for row in body:
         table.add_row(*row)

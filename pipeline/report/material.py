@@ -1,6 +1,7 @@
-"""Stage report: summary.json, report.md and its plots, made from nothing but artifacts and configuration.
+"""Stage report: summary.json and the figures, made from nothing but artifacts and configuration.
 
-A run that is still going has the same, of what there is, in its folder alone.
+A run that is still going has the same, of what there is, in its folder alone. The pages, which name the run and its
+command, are of the folder (see pipeline.report.pages).
 """
 
 import json
@@ -8,18 +9,21 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-from pipeline.artifacts import Recipe, write_atomically, write_json
+from pipeline.artifacts import Recipe, write_json
+from pipeline.evaluation.savings import Curves, over_flops
 from pipeline.models import checkpoint
-from pipeline.report import markdown, plots
-from pipeline.report import study as study_report
-from pipeline.report.summary import SUMMARY, labels, summarise
+from pipeline.report import canvas, plots
+from pipeline.report.schema import SUMMARY, Candidate, Evaluation, Summary
+from pipeline.report.sentences import NOT_BEGUN
+from pipeline.report.summary import costs, labels, summarise
 from pipeline.search import journal as journals
 from pipeline.stages import distill, evaluate, extract, rerank, search
 from pipeline.stages.context import Context, Step, Steps
 from pipeline.subnetwork.value import SubNetwork
 
-STAGE, VERSION = "report", 3
+STAGE, VERSION = "report", 4
 PAGE = "report.md"
 
 
@@ -28,14 +32,24 @@ class Material:
     """What a report shows. `done` has each finished artifact's folder by role; while a run is still going, the curves
     reach as far as it has come."""
 
-    summary: dict
+    summary: Summary
     done: dict[str, Path]
-    evaluation: dict | None  # the prompt, and what each model makes of it
-    evaluated: dict[str, list[dict]]  # each search's evaluations on all blocks
-    candidates: dict[str, list[dict]]  # each search's candidates, in the order they were asked for; not all are `whole`
+    evaluation: Evaluation | None
+    evaluated: dict[str, list[Candidate]]  # each search's evaluations on all blocks
+    candidates: dict[str, list[Candidate]]  # each search's, in the order they were asked for; not all are `whole`
     winner: str | None  # the key of the candidate that search or rerank chose
-    curves: dict[str, list[tuple[int, float]]]  # each model's validation
-    subnetwork: SubNetwork | None  # the student's
+    curves: Curves  # each model's validation over tokens
+
+    @property
+    def costs(self) -> Curves:
+        """Each model's validation over total FLOPs; empty without a control or before both are in training."""
+        student, control = self.summary["student"], self.summary["control"]
+        begun = self.curves.keys() >= {"student", "control"} and student["tokens"]
+        if control is None or not (begun and control["tokens"]):
+            return {}
+        flops = costs(student, control, self.summary["flops"])
+        ours, theirs = over_flops(self.curves["student"], self.curves["control"], flops)
+        return {"student": ours, "control": theirs}
 
 
 def step(context: Context, steps: Steps) -> Step:
@@ -56,17 +70,15 @@ def _make(context: Context, steps: Steps, folder: Path) -> None:
 
 
 def write(material: Material, folder: Path) -> None:
-    searched = material.evaluated, material.candidates.get("search", []), material.winner
-    drawn = plots.draw(folder, *searched, material.curves, material.summary)
-    drawn += study_report.draw(folder, material.summary)
+    canvas.write(plots.of(material), folder)
     write_json(folder / SUMMARY, material.summary)
-    write_atomically(folder / PAGE, markdown.page(material.summary, material.evaluation, drawn))
 
 
-def summary_of(context: Context, steps: Steps) -> dict:
+def summary_of(context: Context, steps: Steps) -> Summary:
     """The report's; of a run that is still going, of what there is."""
     if folder := context.store.find(step(context, steps).recipe):
-        return json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        published: Summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        return published
     return gather(context, steps).summary
 
 
@@ -76,7 +88,9 @@ def gather(context: Context, steps: Steps) -> Material:
     Raises:
         SprigError: an artifact was changed since it was published.
     """
-    done, seen, unfinished = {}, {}, {}
+    done: dict[str, Path] = {}
+    seen: dict[str, Path] = {}
+    unfinished: dict[str, str] = {}
     for each in steps.values():
         if found := context.store.find(each.recipe):
             done[each.role] = seen[each.role] = found
@@ -84,8 +98,8 @@ def gather(context: Context, steps: Steps) -> Material:
             seen[each.role] = begun
             unfinished[each.role] = distill.how_far(context, each) if each.stage == distill.STAGE else "begun"
         else:
-            unfinished[each.role] = markdown.NOT_BEGUN
-    evaluations = {
+            unfinished[each.role] = NOT_BEGUN
+    evaluations: dict[str, list[Candidate]] = {
         role: _evaluations(context, journals.read(seen[role] / search.JOURNAL))
         for role in ("search", "random_search")
         if role in seen and (seen[role] / search.JOURNAL).exists()
@@ -106,15 +120,16 @@ def gather(context: Context, steps: Steps) -> Material:
     winner = rerank.winner(context, steps[deciding].recipe).key if deciding in done else None
     evaluation = json.loads((done["evaluation"] / evaluate.RESULT).read_text()) if "evaluation" in done else None
     summary = summarise(context, done, unfinished, evaluation, candidates.get("search", []), curves, subnetworks)
-    return Material(summary, done, evaluation, evaluated, candidates, winner, curves, subnetworks.get("student"))
+    return Material(summary, done, evaluation, evaluated, candidates, winner, curves)
 
 
-def _evaluations(context: Context, journal: list[dict]) -> list[dict]:
+def _evaluations(context: Context, journal: list[dict[str, Any]]) -> list[Candidate]:
     """A journal's lines, each with all `tokens` that were evaluated up to it, and whether its candidate is scored on
     the `whole` of the blocks: these fitnesses alone can be compared."""
     spent = accumulate(len(line["losses"]) * context.config.data.block_size for line in journal)
     blocks = context.config.search.blocks
-    return [
+    found: Any = [
         line | {"tokens": tokens, "whole": line["blocks"] == blocks}
         for line, tokens in zip(journal, spent, strict=True)
     ]
+    return found

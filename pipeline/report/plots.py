@@ -1,113 +1,175 @@
-"""The three plots of a report, the same bytes for the same numbers."""
+"""The figures of a run's report."""
 
-import math
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {"student": "#1b7837", "control": "#762a83", "search": "#1b7837", "random_search": "#762a83"}
+from pipeline.evaluation.savings import Curves
+from pipeline.report.canvas import COLOURS, INK, OUTLINE, Plot, counted, legend, scaled, scientific
+from pipeline.report.schema import Anatomy, BinSummary, Candidate, Summary
+from pipeline.report.study import plot as study_plot
+
+if TYPE_CHECKING:
+    from pipeline.report.material import Material
+
 FAINT = 0.25  # opacity of a candidate that was not scored on all blocks
+ANATOMY = "anatomy"
 LABELS = {"search": "search", "random_search": "best of random"}
 
 
-def draw(
-    folder: Path,
-    evaluated: dict[str, list[dict]],
-    candidates: list[dict],
-    winner: str | None,
-    curves: dict[str, list],
-    summary: dict,
-) -> list[str]:
-    """Writes training.png and, where there was a search, search.png and bin.png; the names of what it wrote.
-
-    `evaluated` has each search's evaluations on all blocks, with the `tokens` evaluated up to each; `candidates` the
-    last evaluation of each candidate of the search, on the `whole` of the blocks or not; `winner` is the key of the one
-    that was chosen; `curves` has each model's validation curve [(tokens, nats a token), ...]. A run that is still going
-    may have none yet.
-    """
-    drawings = {}
-    if curves:
-        drawings["training.png"] = lambda axes: _training(axes, curves, summary["teacher"]["perplexity"])
-    if any(math.isfinite(line["fitness"]) for line in evaluated.get("search", [])):
-        fitness = summary["search"]["fitness"]
-        drawings["search.png"] = lambda axes: _search(axes, evaluated, fitness)
-        drawings["bin.png"] = lambda axes: _bin(axes, candidates, summary["bin"], fitness, winner)
-    if summary["anatomy"]:
-        drawings["anatomy.png"] = lambda axes: _anatomy(axes, summary["anatomy"])
-    for name, drawing in drawings.items():
-        _save(folder / name, drawing)
-    return list(drawings)
-
-
-def _save(path: Path, plot) -> None:
-    # Figure without pyplot: no global state, no display.
-    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-        plot(figure.subplots())
-        figure.savefig(path, dpi=140, metadata={"Software": None})
-
-
-def save(path: Path, plot: Callable[[Figure], None], columns: int = 1, rows: float = 1) -> None:
-    """Writes a plot of several panels as PNG and as SVG, the same bytes for the same numbers."""
-    settings = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "sprig"}
-    with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(3.2 + 3.2 * columns, 3.4 * rows), layout="constrained")
-        plot(figure)
-        figure.savefig(path.with_suffix(".png"), dpi=120, metadata={"Software": None})
-        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
-
-
-def _search(axes: Axes, evaluated: dict[str, list[dict]], fitness: str) -> None:
-    for name, journal in evaluated.items():
-        fitness = np.array([line["fitness"] for line in journal])
-        cost = np.array([line["tokens"] for line in journal])
-        finite = np.isfinite(fitness)
-        axes.scatter(cost[finite], fitness[finite], s=10, alpha=0.35, color=COLOURS[name], linewidths=0)
-        axes.step(cost, np.minimum.accumulate(fitness), where="post", color=COLOURS[name], label=LABELS[name])
-    axes.set(xlabel="evaluated tokens", ylabel=f"{fitness}, untrained", yscale="log", title="Search")
-    axes.legend(frameon=False)
+def of(material: "Material") -> list[Plot]:
+    """Those that the run has numbers for: one that is still going may have none."""
+    summary, plots = material.summary, []
+    if material.curves:
+        plots.append(
+            Plot(
+                "training",
+                "Perplexity against training tokens",
+                "Validation perplexity of student and control over training tokens",
+                _alone(partial(training, curves=material.curves, summary=summary)),
+            )
+        )
+    if len(material.costs) > 1:
+        plots.append(
+            Plot(
+                "flops",
+                "Perplexity against total FLOPs",
+                "Validation perplexity of student and control over all FLOPs that they took",
+                _alone(partial(flops, curves=material.costs, summary=summary)),
+            )
+        )
+    evaluated = {role: finite(lines) for role, lines in material.evaluated.items()}
+    if evaluated.get("search"):
+        measure, candidates = summary["search"]["fitness"], finite(material.candidates["search"])
+        plots += [
+            Plot(
+                "search",
+                "Search",
+                "Fitness of every evaluation, and the best so far, over evaluated tokens",
+                _alone(partial(search, evaluated=evaluated, measure=measure)),
+            ),
+            Plot(
+                "bin",
+                "Candidates in the bin",
+                "Parameters and fitness of every candidate of the search",
+                _alone(
+                    partial(bin_, candidates=candidates, edges=summary["bin"], measure=measure, winner=material.winner)
+                ),
+            ),
+        ]
+    if (sizes := summary["anatomy"]) is not None:
+        height = 1.1 + 0.16 * sizes["n_layer"][0]
+        says = "Width of attention and MLP in every layer of the student, inside the teacher's"
+        plots.append(Plot(ANATOMY, "Anatomy of the student", says, partial(anatomy, sizes=sizes), height))
+    if "study" in summary:
+        plots.append(study_plot(summary["study"]))
+    return plots
 
 
-def _bin(axes: Axes, journal: list[dict], edges: dict, measure: str, winner: str | None) -> None:
-    journal = [line for line in journal if math.isfinite(line["fitness"])]
-    sizes = np.array([line["parameters"] for line in journal]) / 1e6
-    fitness = np.array([line["fitness"] for line in journal])
-    whole = np.array([line["whole"] for line in journal])
-    won = np.array([line["key"] == winner for line in journal])
-    axes.axvspan(edges["low"] / 1e6, edges["high"] / 1e6, color="#eeeeee", label="bin")
-    label = "candidates, early to late" + ("" if whole.all() else ",\nfaint: scored in part")
-    age = np.arange(len(journal))
-    axes.scatter(sizes, fitness, s=14, c=age, cmap="viridis", alpha=np.where(whole, 1, FAINT), label=label)
-    if won.any():
-        axes.scatter(sizes[won], fitness[won], s=80, facecolors="none", edgecolors="black", label="winner")
-    axes.set(xlabel="parameters, millions", ylabel=f"{measure}, untrained", yscale="log", title="Candidates in the bin")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+def _alone(draw: Callable[[Axes], None]) -> Callable[[Figure], None]:
+    """A figure of one panel, its legend above it."""
+
+    def figure(figure: Figure) -> None:
+        axes = figure.subplots()
+        draw(axes)
+        legend(figure, axes)
+
+    return figure
 
 
-def _anatomy(axes: Axes, anatomy: dict) -> None:
-    """Each kept layer's attention (query heads x head size) and MLP as shares of the teacher's."""
-    teacher, kept = anatomy["teacher"], anatomy["student"]
-    places = np.array([gene["layer"] for gene in kept])
-    whole = teacher["n_query_groups"] * teacher["heads_per_group"] * teacher["head_size"]
-    attention = [gene["n_query_groups"] * gene["heads_per_group"] * gene["head_size"] / whole for gene in kept]
-    mlp = [gene["intermediate_size"] / teacher["intermediate_size"] for gene in kept]
-    axes.bar(np.arange(anatomy["n_layer"][0]), 1, width=0.9, color="#eeeeee", label="teacher")
-    axes.bar(places - 0.2, attention, width=0.4, color="#762a83", label="attention")
-    axes.bar(places + 0.2, mlp, width=0.4, color="#1b7837", label="MLP")
-    width = "of {} entries, the student's of {}".format(*anatomy["n_embd"])
-    axes.set(xlabel=f"teacher layer ({width})", ylabel="share of the teacher's", ylim=(0, 1), title="Anatomy")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+def finite(lines: list[Candidate]) -> list[Candidate]:
+    """The evaluations that can be drawn."""
+    return [line for line in lines if isfinite(line["fitness"])]
 
 
-def _training(axes: Axes, curves: dict[str, list], teacher: float | None) -> None:
+def training(axes: Axes, curves: Curves, summary: Summary) -> None:
+    """Validation perplexity over training tokens; `curves` are (tokens, nats a token) by model. A recovered student
+    starts where recovery left it, and its untrained cut stands next to that."""
+    untrained = summary["student"].get("recovered_perplexity") and summary["student"]["untrained_perplexity"]
+    if untrained:
+        axes.plot([0], [untrained], "o", markerfacecolor="none", color=COLOURS["student"], label="before recovery")
+    _perplexities(axes, curves, summary["teacher"]["perplexity"])
+    axes.set_xlabel("training tokens")
+    counted(axes.xaxis)
+
+
+def flops(axes: Axes, curves: Curves, summary: Summary) -> None:
+    """Validation perplexity over total FLOPs, with those before training; a ring where student and control cross."""
+    _perplexities(axes, curves, summary["teacher"]["perplexity"])
+    for place, each in enumerate((summary.get("equal_flops") or {"crossings": []})["crossings"]):
+        label = "" if place else "crossing"
+        at = [each["flops"]], [each["perplexity"]]
+        axes.plot(*at, "o", markerfacecolor="none", markeredgecolor=INK, markersize=10, label=label)
+    axes.set_xlabel("total FLOPs, those before training included")
+    counted(axes.xaxis, scientific)
+
+
+def _perplexities(axes: Axes, curves: Curves, teacher: float | None) -> None:
     for name, curve in curves.items():
-        tokens, nll = zip(*curve, strict=True)
-        axes.plot(tokens, np.exp(nll), marker="o", markersize=3, color=COLOURS[name], label=name)
+        costs, nll = zip(*curve, strict=True)
+        axes.plot(costs, np.exp(nll), marker="o", markersize=3, color=COLOURS[name], label=name)
     if teacher is not None:
-        axes.axhline(teacher, color="#555555", linestyle="--", linewidth=1, label="teacher")
-    axes.set(xlabel="training tokens", ylabel="validation perplexity", yscale="log", title="Distillation")
-    axes.legend(frameon=False)
+        axes.plot(
+            [0, max(curve[-1][0] for curve in curves.values())], [teacher] * 2, "--", color=OUTLINE, label="teacher"
+        )
+    axes.set_ylabel("validation perplexity")
+    scaled(axes)
+
+
+def search(axes: Axes, evaluated: dict[str, list[Candidate]], measure: str) -> None:
+    """Every evaluation's fitness, which is a `measure`, over the tokens evaluated up to it, and the best so far."""
+    for name, lines in evaluated.items():
+        fitness = np.array([line["fitness"] for line in lines])
+        cost = [line["tokens"] for line in lines]
+        axes.scatter(cost, fitness, s=10, alpha=0.4, color=COLOURS[name], linewidths=0)
+        axes.step(cost, np.minimum.accumulate(fitness), where="post", color=COLOURS[name], label=LABELS[name])
+    axes.set(xlabel="evaluated tokens", ylabel=f"{measure}, untrained")
+    counted(axes.xaxis)
+    scaled(axes)
+
+
+def bin_(axes: Axes, candidates: list[Candidate], edges: BinSummary, measure: str, winner: str | None) -> None:
+    """Where in the bin the candidates lie, coloured from early to late, those scored in part faint, the one with the
+    key `winner` ringed."""
+    sizes = np.array([line["parameters"] for line in candidates])
+    fitness = np.array([line["fitness"] for line in candidates])
+    whole = np.array([line["whole"] for line in candidates])
+    won = np.array([line["key"] == winner for line in candidates])
+    axes.axvspan(edges["low"], edges["high"], color=OUTLINE, alpha=0.15, linewidth=0, label="bin")
+    label = "candidates, dark to light" + ("" if whole.all() else "; faint: scored in part")
+    age = np.arange(len(candidates))
+    opacity: Any = np.where(whole, 1, FAINT)  # one for each, which the stubs do not know
+    axes.scatter(sizes, fitness, s=14, c=age, cmap="viridis", alpha=opacity, linewidths=0, label=label)
+    if won.any():
+        axes.scatter(sizes[won], fitness[won], s=80, facecolors="none", edgecolors=INK, label="winner")
+    axes.set(xlabel="parameters", ylabel=f"{measure}, untrained")
+    counted(axes.xaxis)
+    scaled(axes)
+
+
+def anatomy(figure: Figure, sizes: Anatomy) -> None:
+    """The student's layers inside the teacher's, the first at the bottom: attention's query entries (heads x head
+    size) and the MLP's neurons. A layer without a bar of its own was dropped."""
+    whole, kept = sizes["teacher"], sizes["student"]
+    places = [gene["layer"] for gene in kept]
+    widths = {
+        "attention": (
+            whole["n_query_groups"] * whole["heads_per_group"] * whole["head_size"],
+            [gene["n_query_groups"] * gene["heads_per_group"] * gene["head_size"] for gene in kept],
+        ),
+        "MLP": (whole["intermediate_size"], [gene["intermediate_size"] for gene in kept]),
+    }
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (title, (teacher, student)) in zip(panels, widths.items(), strict=True):
+        axes.barh(range(sizes["n_layer"][0]), teacher, height=0.85, color=OUTLINE, alpha=0.25, label="teacher")
+        axes.barh(places, student, height=0.85, color=COLOURS["student"], label="student")
+        axes.set_xlabel(f"{title}, entries")
+        counted(axes.xaxis)
+    panels[0].set_ylabel("teacher's layer")
+    counted(panels[0].yaxis)
+    legend(figure, panels[0])

@@ -1,23 +1,39 @@
-"""What summary.json says of a run: one schema for all."""
+"""Makes summary.json from a run's artifacts; pipeline.report.schema says what it holds."""
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
-from pipeline.evaluation.savings import Costs, savings
+from pipeline.config import Source
+from pipeline.evaluation.savings import Costs, Curve, Curves, EqualFlops, Saving, equal_flops, savings
+from pipeline.report.schema import (
+    COMPLETED,
+    RUNNING,
+    SCHEMA,
+    Anatomy,
+    Candidate,
+    Diversity,
+    EfficiencySummary,
+    Evaluation,
+    KeptLayer,
+    LayerSizes,
+    ModelEfficiency,
+    ModelSummary,
+    RunFlops,
+    SearchSummary,
+    StudySummary,
+    Summary,
+)
 from pipeline.stages import cache, distill, downstream, evaluate, extract, order, rerank, search, study
 from pipeline.stages.context import Context
+from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
 from pipeline.subnetwork.diversity import diversity
-from pipeline.subnetwork.grids import GENES
-from pipeline.subnetwork.value import SubNetwork
-
-SUMMARY = "summary.json"
-SCHEMA = 2
-COMPLETED, RUNNING = "completed", "running"
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 
-def labels(context: Context) -> dict:
+def labels(context: Context) -> dict[str, Any]:
     """What the report says of the run that is in no other recipe, or not by this name."""
     config = context.config
     return {
@@ -35,60 +51,103 @@ def summarise(
     context: Context,
     done: dict[str, Path],
     unfinished: dict[str, str],
-    evaluation: dict | None,
-    candidates: list[dict],
-    curves: dict[str, list],
+    evaluation: Evaluation | None,
+    candidates: list[Candidate],
+    curves: Curves,
     subnetworks: dict[str, SubNetwork],
-) -> dict:
-    """The run in one dictionary; what is not known yet is null. Perplexities are over the same fixed validation
-    blocks. The arguments are as those of pipeline.report.material.Material, `candidates` of the search itself."""
+) -> Summary:
+    """The arguments are as those of pipeline.report.material.Material, `candidates` of the search itself."""
     config, length = context.config, context.config.data.block_size
     perplexities = {name: each["perplexity"] for name, each in evaluation["models"].items()} if evaluation else {}
-    found = _costs(done.get("search"), search.COSTS)
-    if "search" in unfinished:
-        found = {"strategy": config.search.strategy}
-    reranked = _costs(done.get("rerank"), rerank.COSTS)
-    baseline = _costs(done.get("random_search"), search.COSTS)
-    ordering = _costs(done.get("ordering"), order.COSTS)
     trained = {
         role: _model(context, role, done, subnetworks.get(role), curves.get(role, []), perplexities.get(role))
         for role in extract.roles(context)
     }
-    flops = {
-        "order": ordering.get("flops", 0),
-        "search": found.get("flops", 0) + reranked.get("flops", 0),
-        "random_search": baseline.get("flops", 0),
-    }
-    named = labels(context)
-    return {
+    student, control = trained["student"], trained.get("control")
+    flops, named = _flops(done), labels(context)
+    summary: Summary = {
         "schema": SCHEMA,
         "status": RUNNING if unfinished else COMPLETED,
-        **({"unfinished": unfinished} if unfinished else {}),
-        **named,
+        "preset": named["preset"],
+        "seed": named["seed"],
+        "bin": named["bin"],
+        "space": named["space"],
+        "ordering": named["ordering"],
         "precision": context.precision,
-        "teacher": named["teacher"]
-        | {
+        "teacher": {
+            "name": named["teacher"]["name"],
+            "random_weights": _random_weights(context),
             "parameters": parameters(context.architecture),
             "perplexity": perplexities.get("teacher"),
             "flops_per_token": flops_per_token(context.architecture, length=length),
         },
-        "data": named["data"] | {"validation_blocks": config.evaluate.blocks, "task_examples": config.evaluate.limit},
-        "search": {
-            **{key: found.get(key) for key in ("strategy", "evaluated", "tokens", "seconds", "best_fitness")},
-            "candidates": len(candidates) or None,
-            "fitness": str(config.search.fitness),
-            "random_best_fitness": baseline.get("best_fitness"),
-            "rerank": reranked or None,
-            "diversity": _diversity(context, candidates),
+        "data": {
+            "name": named["data"]["name"],
+            "block_size": named["data"]["block_size"],
+            "validation_blocks": config.evaluate.blocks,
+            "task_examples": config.evaluate.limit,
         },
-        "student": trained["student"],
-        "control": trained.get("control"),
+        "search": _search(context, done, unfinished, candidates),
+        "student": student,
+        "control": control,
         "flops": flops,
-        "saving": _saving(trained, curves, flops) if all(f"distilled_{role}" in done for role in trained) else None,
+        "saving": None,
+        "equal_flops": None,
         "efficiency": _efficiency(context, done.get("speed"), subnetworks.get("student")),
         "downstream": downstream.results(done),
         "anatomy": _anatomy(context, subnetworks["student"]) if "student" in subnetworks else None,
-        **({"study": study.result(done["study"])} if "study" in done else {}),
+    }
+    if unfinished:
+        summary["unfinished"] = unfinished
+    if control is not None and all(f"distilled_{role}" in done for role in trained):
+        compared = student, control, flops, curves["student"], curves["control"]
+        summary["saving"], summary["equal_flops"] = saving(*compared), at_equal_flops(*compared)
+    if "study" in done:
+        summary["study"] = _study(done["study"])
+    return summary
+
+
+def _random_weights(context: Context) -> bool:
+    """Whether what the student is cut from or learns from was never trained."""
+    config = context.config
+    teachers = [config.teacher, *([config.kd_teacher] if config.kd_teacher and config.distill.distils else [])]
+    return any(teacher.source == Source.random for teacher in teachers)
+
+
+def _flops(done: dict[str, Path]) -> RunFlops:
+    ordering, found, reranked, baseline = (
+        _costs(done.get(role), name)
+        for role, name in (
+            ("ordering", order.COSTS),
+            ("search", search.COSTS),
+            ("rerank", rerank.COSTS),
+            ("random_search", search.COSTS),
+        )
+    )
+    return {
+        "order": ordering.get("flops", 0),
+        "search": found.get("flops", 0) + reranked.get("flops", 0),
+        "random_search": baseline.get("flops", 0),
+    }
+
+
+def _search(
+    context: Context, done: dict[str, Path], unfinished: dict[str, str], candidates: list[Candidate]
+) -> SearchSummary:
+    found = _costs(done.get("search"), search.COSTS)
+    if "search" in unfinished:
+        found = {"strategy": context.config.search.strategy}
+    return {
+        "strategy": found.get("strategy"),
+        "evaluated": found.get("evaluated"),
+        "tokens": found.get("tokens"),
+        "seconds": found.get("seconds"),
+        "best_fitness": found.get("best_fitness"),
+        "candidates": len(candidates) or None,
+        "fitness": str(context.config.search.fitness),
+        "random_best_fitness": _costs(done.get("random_search"), search.COSTS).get("best_fitness"),
+        "rerank": _costs(done.get("rerank"), rerank.COSTS) or None,
+        "diversity": _diversity(context, candidates),
     }
 
 
@@ -97,13 +156,13 @@ def _model(
     role: str,
     done: dict[str, Path],
     sub: SubNetwork | None,
-    curve: list[tuple[int, float]],
+    curve: Curve,
     perplexity: float | None,
-) -> dict:
+) -> ModelSummary:
     config, folder = context.config, done.get(f"distilled_{role}")
-    tokens, length = curve[-1][0] if curve else 0, config.data.block_size
+    tokens, length = int(curve[-1][0]) if curve else 0, config.data.block_size
     # A backward pass costs two forward ones.
-    own = 3 * flops_per_token(context.architecture, sub, length=length) if sub else 0
+    per_token = 3 * flops_per_token(context.architecture, sub, length=length) if sub else 0
     return {
         "init": str(extract.init_of(context, role)),
         "kd": config.distill.distils,
@@ -113,76 +172,95 @@ def _model(
         "final_perplexity": perplexity,
         "tokens": tokens,
         "lr": distill.learning_rate(context, role),
-        "flops": {"student": own * tokens, "teacher": cache.teacher_flops(context, tokens)},
+        "flops": {"student": per_token * tokens, "teacher": cache.teacher_flops(context, tokens)},
         "artifact": f"artifacts/{distill.STAGE}/{folder.name}" if folder else None,
     }
 
 
-def _costs(folder: Path | None, name: str) -> dict:
-    return json.loads((folder / name).read_text()) if folder else {}
+def _costs(folder: Path | None, name: str) -> Any:
+    return json.loads((folder / name).read_text(encoding="utf-8")) if folder else {}
 
 
-def _saving(trained: dict[str, dict], curves: dict[str, list], flops: dict[str, int]) -> dict | None:
-    if "control" not in trained:
-        return None
-    return saving(trained["student"], trained["control"], flops, curves["student"], curves["control"])
-
-
-def saving(student: dict, control: dict, flops: dict, student_curve: list, control_curve: list) -> dict:
-    """What a summary's student saves over a control, which may be another run's; `flops` are of its order and search.
+def saving(
+    student: ModelSummary, control: ModelSummary, flops: RunFlops, student_curve: Curve, control_curve: Curve
+) -> Saving:
+    """What a student saves over a control, which may be another run's; `flops` are of what comes before its training.
 
     Curves are (tokens, nats a token), from token 0 on.
     """
-    costs = Costs(
+    return savings(student_curve, control_curve, costs(student, control, flops))
+
+
+def at_equal_flops(
+    student: ModelSummary, control: ModelSummary, flops: RunFlops, student_curve: Curve, control_curve: Curve
+) -> EqualFlops:
+    """The two at equal total FLOPs; arguments as of `saving`."""
+    return equal_flops(student_curve, control_curve, costs(student, control, flops))
+
+
+def costs(student: ModelSummary, control: ModelSummary, flops: RunFlops) -> Costs:
+    """What student and control cost, from the summaries of their runs."""
+    return Costs(
         order=flops["order"],
         search=flops["search"],
+        recover=flops.get("recover") or 0,
         student_per_token=student["flops"]["student"] // student["tokens"],
         control_per_token=control["flops"]["student"] // control["tokens"],
         teacher_per_token=student["flops"]["teacher"] // student["tokens"],
     )
-    return savings(student_curve, control_curve, costs)
 
 
-def _efficiency(context: Context, speed: Path | None, sub: SubNetwork | None) -> dict | None:
+def _efficiency(context: Context, speed: Path | None, sub: SubNetwork | None) -> EfficiencySummary | None:
     """What teacher and student cost to run. KV-cache entries have the precision's bytes."""
     if speed is None or sub is None:
         return None
-    config, measured = context.config, json.loads((speed / evaluate.SPEED).read_text())
-    value_bytes = 4 if context.precision == "fp32" else 2
-    models = {
-        name: {
-            "parameters": parameters(context.architecture, each),
-            "flops_per_token": flops_per_token(context.architecture, each, length=config.data.block_size),
-            "kv_bytes_per_token": kv_bytes_per_token(context.architecture, each, value_bytes=value_bytes),
+    config, measured = context.config, json.loads((speed / evaluate.SPEED).read_text(encoding="utf-8"))
+
+    def model(name: str, sub: SubNetwork | None) -> ModelEfficiency:
+        value_bytes = 4 if context.precision == "fp32" else 2
+        return {
+            "parameters": parameters(context.architecture, sub),
+            "flops_per_token": flops_per_token(context.architecture, sub, length=config.data.block_size),
+            "kv_bytes_per_token": kv_bytes_per_token(context.architecture, sub, value_bytes=value_bytes),
             "prefill_tokens_per_second": measured["models"][name]["prefill"],
             "decode_tokens_per_second": measured["models"][name]["decode"],
         }
-        for name, each in (("teacher", None), ("student", sub))
-    }
+
     return {
         "hardware": measured["hardware"],
         "prefill": evaluate.prefill(context),
         "decode": config.evaluate.speed.decode,
         "repetitions": config.evaluate.speed.repetitions,
-        **models,
+        "teacher": model("teacher", None),
+        "student": model("student", sub),
     }
 
 
-def _anatomy(context: Context, sub: SubNetwork) -> dict:
+def _anatomy(context: Context, sub: SubNetwork) -> Anatomy:
     """The teacher's sizes, and the student's for every layer that it keeps."""
     teacher = context.architecture
     return {
         "n_layer": [teacher.n_layer, sub.n_layer],
         "n_embd": [teacher.n_embd, sub.n_embd],
-        "teacher": {name: getattr(teacher, name) for name in GENES},
-        "student": [
-            {"layer": layer} | {name: getattr(gene, name) for name in GENES}
-            for layer, gene in zip(sub.layers, sub.genes, strict=True)
-        ],
+        "teacher": _sizes(teacher),
+        "student": [_kept(layer, gene) for layer, gene in zip(sub.layers, sub.genes, strict=True)],
     }
 
 
-def _diversity(context: Context, candidates: list[dict]) -> dict | None:
+def _sizes(layer: LayerGenes | Architecture) -> LayerSizes:
+    return {
+        "n_query_groups": layer.n_query_groups,
+        "heads_per_group": layer.heads_per_group,
+        "head_size": layer.head_size,
+        "intermediate_size": layer.intermediate_size,
+    }
+
+
+def _kept(layer: int, gene: LayerGenes) -> KeptLayer:
+    return {"layer": layer, **_sizes(gene)}
+
+
+def _diversity(context: Context, candidates: list[Candidate]) -> Diversity | None:
     """Of as many candidates as the first generation has, the first asked for and the last, on however many blocks they
     were scored; None where they overlap."""
     count = context.config.search.population
@@ -190,3 +268,8 @@ def _diversity(context: Context, candidates: list[dict]) -> dict | None:
         return None
     found = [line["subnetwork"] for line in candidates]
     return {"candidates": count, "first": diversity(found[:count]), "last": diversity(found[-count:])}
+
+
+def _study(folder: Path) -> StudySummary:
+    found: Any = study.result(folder)
+    return found

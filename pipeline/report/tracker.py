@@ -5,14 +5,17 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from pipeline.config import STAGES, Config, TrackerKind, to_plain
 from pipeline.models.checkpoint import reason
 from pipeline.ranks import rank
-from pipeline.report import markdown
+from pipeline.report import plots, sentences, tables
 from pipeline.report.material import Material
+from pipeline.report.schema import Candidate, Summary, random_weights, trained_models
 from pipeline.training.metrics import METRICS
+
+TRACKED = "metrics of"  # in wandb's summary: the roles whose metrics it has
 
 log = logging.getLogger("sprig")
 
@@ -20,9 +23,10 @@ log = logging.getLogger("sprig")
 class Tracker:
     """Takes lines {"role": which model or search, name: value, ...}; quiet before `start` and on ranks other than 0."""
 
-    def __init__(self):
-        self._path, self._run = None, None
-        self._over_tokens: set[str] = set()  # roles whose metrics wandb draws over tokens
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._run: Any = None
+        self._defined: set[str] = set()  # roles whose metrics wandb knows how to draw
 
     def start(self, config: Config, folder: Path) -> None:
         """wandb resumes under the run's own id, in the group of its sweep or preset. Without a key, with a wrong one,
@@ -42,7 +46,7 @@ class Tracker:
                 group=folder.parent.name,  # a sweep's jobs share it
                 tags=[config.preset],
                 dir=str(folder),
-                mode=mode,
+                mode=cast(Literal["online", "offline"], mode),
                 config=to_plain(config),
                 settings=wandb.Settings(
                     console="off",
@@ -65,26 +69,34 @@ class Tracker:
             wandb.teardown()  # its service would still hold the run's id
             self._run = begin("offline")
 
-    def log(self, line: dict) -> None:
+    def log(self, line: dict[str, Any]) -> None:
         """A metric that has just come. The stage's end writes the file anew, from the artifacts."""
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         self._track(line)
 
-    def found(self, role: str, lines: list[dict]) -> None:
+    def found(self, role: str, lines: list[dict[str, Any]]) -> None:
         """To wandb alone: metrics that an earlier run has made, where this one's has none of the role yet."""
-        if self._run is not None and not any(key.startswith(f"{role}/") for key in self._run.summary.keys()):  # noqa: SIM118
+        if self._run is not None and role not in self._tracked():
             for line in lines:
                 self._track(line)
 
-    def _track(self, line: dict) -> None:
-        if self._run is not None:
-            role = line["role"]
-            if "tokens" in line and role not in self._over_tokens:
-                self._over_tokens.add(role)
-                self._run.define_metric(f"{role}/*", step_metric=f"{role}/tokens")
-            self._run.log({f"{role}/{name}": value for name, value in line.items() if isinstance(value, int | float)})
+    def _tracked(self) -> list[str]:
+        """Roles whose metrics wandb has, those of earlier commands included."""
+        return str(self._run.summary.get(TRACKED) or "").split()
+
+    def _track(self, line: dict[str, Any]) -> None:
+        if self._run is None:
+            return
+        role = line["role"]
+        if role not in self._defined:
+            self._defined.add(role)
+            # Else the last value of every metric would bury the result in the run's summary.
+            step = {"step_metric": f"{role}/tokens"} if "tokens" in line else {}
+            self._run.define_metric(f"{role}/*", summary="none", **step)
+            self._run.summary[TRACKED] = " ".join(dict.fromkeys([*self._tracked(), role]))
+        self._run.log({f"{role}/{name}": value for name, value in line.items() if isinstance(value, int | float)})
 
     def report(self, material: Material, folder: Path) -> None:
         """Summary, tables, plots, and the artifacts as references to where they lie."""
@@ -92,14 +104,12 @@ class Tracker:
             return
         import wandb
 
-        summary = material.summary
-        self._run.summary.update(summary)
-        tables = {"models": (markdown.HEADER, markdown.rows(summary))}
-        tables |= {title.lower(): (header, body) for title, header, body, _ in markdown.tables(summary)}
-        for role, candidates in material.candidates.items():
-            tables[f"{role}/candidates"] = (CANDIDATE, [_candidate(line) for line in candidates])
-        shown = {name: wandb.Table(columns=columns, data=rows) for name, (columns, rows) in tables.items()}
-        shown |= {f"plots/{plot.stem}": wandb.Image(str(plot)) for plot in sorted(folder.glob("*.png"))}
+        self._run.summary.update(results(material.summary))
+        shown: dict[str, Any] = {
+            name: wandb.Table(columns=[*columns], data=rows) for name, (columns, rows) in _tables(material).items()
+        }
+        for plot in plots.of(material):
+            shown[f"plots/{plot.name}"] = wandb.Html(str(folder / plot.file), inject=False)
         self._run.log(shown)
         for role, place in material.done.items():
             name = f"{role}-{place.name}".replace("/", "-")  # of downstream/MODEL/TASK; wandb allows no slash
@@ -113,10 +123,35 @@ class Tracker:
             self._run.finish(exit_code=int(failing))
 
 
+def results(summary: Summary) -> dict[str, Any]:
+    """What wandb's overview and its table of runs show: the few numbers that a run is made for. All others are in
+    summary.json, which the report's artifact refers to."""
+    found: dict[str, Any] = {"status": summary["status"], "result": sentences.result(summary)}
+    found["teacher perplexity"] = summary["teacher"]["perplexity"]
+    for role, model in trained_models(summary).items():
+        found[f"{role} perplexity"] = model["final_perplexity"]
+    found["untrained perplexity"] = summary["student"]["untrained_perplexity"]
+    found["recovered perplexity"] = summary["student"].get("recovered_perplexity")
+    found["student parameters"] = summary["student"]["parameters"]
+    if (saving := summary["saving"]) is not None and not random_weights(summary):
+        found |= {"saving, tokens": saving["tokens"], "saving, total FLOPs": saving["total_flops"]}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _tables(material: Material) -> dict[str, tuple[list[str], list[Any]]]:
+    """Header and rows by name."""
+    summary = material.summary
+    found: dict[str, tuple[list[str], list[Any]]] = {"models": (tables.HEADER, tables.rows(summary))}
+    found |= {title.lower(): (header, body) for title, header, body, _ in tables.further(summary)}
+    for role, candidates in material.candidates.items():
+        found[f"{role}/candidates"] = (CANDIDATE, [_candidate(line) for line in candidates])
+    return found
+
+
 CANDIDATE = ["sub-network", "tokens", "parameters", "layers", "width", "blocks", "fitness"]
 
 
-def _candidate(line: dict) -> list:
-    """A candidate's last evaluation, on so many blocks; a fitness that is not finite is left empty."""
+def _candidate(line: Candidate) -> list[Any]:
+    """A candidate's last evaluation; a fitness that is not finite is left empty."""
     sub, fitness = line["subnetwork"], line["fitness"] if line["fitness"] < float("inf") else None
     return [sub.key, line["tokens"], line["parameters"], sub.n_layer, sub.n_embd, line["blocks"], fitness]

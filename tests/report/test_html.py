@@ -1,38 +1,19 @@
-"""report.html: one page that needs nothing else, and the report of a run that is not finished."""
+"""report.html and report.md: two forms of one report, each with nothing outside the run's folder."""
 
 import json
 import shutil
-from html.parser import HTMLParser
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import half_trained, smoke
+from pages import Page
 
 import pipeline
 from pipeline.artifacts import MANIFEST
-from pipeline.report import figures, html, material
+from pipeline.report import again, html, material, pages, sentences
+from pipeline.stages import graph
 from pipeline.stages.context import Context
-from pipeline.subnetwork.value import SubNetwork, whole
-
-
-class Page(HTMLParser):
-    """The text that a reader sees, and what the page points at."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.text, self.targets, self.ids, self._hidden = "", [], [], False
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        self._hidden = tag in ("script", "style")
-        self.targets += [value for name, value in attributes if name in ("src", "href")]
-        self.ids += [value for name, value in attributes if name == "id"]
-
-    def handle_endtag(self, tag):
-        self._hidden = False
-
-    def handle_data(self, data):
-        self.text += "" if self._hidden else data
 
 
 @pytest.fixture
@@ -41,55 +22,88 @@ def outputs(smoke_outputs, tmp_path) -> Path:
     return tmp_path / "outputs"
 
 
+@pytest.fixture(scope="module")
+def gathered(smoke_outputs) -> material.Material:
+    context = Context(smoke(smoke_outputs), print)
+    return material.gather(context, graph.build(context))
+
+
 def test_the_page_says_the_result_and_points_at_nothing_outside_the_run(smoke_outputs):
     folder = smoke_outputs / "smoke/latest"
     page, summary = Page(folder / html.PAGE), json.loads((folder / "summary.json").read_text())
     for value in ("final_perplexity", "parameters", "tokens"):
         assert f"{summary['student'][value]:,.{2 if value == 'final_perplexity' else 0}f}" in page.text
-    for word in ("sprig ", "run=", "seed: 0", "The purpose of education is", "Anatomy"):
+    for word in ("sprig ", "run=", "seed: 0", "The purpose of education is"):
         assert word in page.text
-    assert page.ids == ["plot-0", "plot-1", "plot-2", "anatomy"]
-    assert len(page.targets) == len(list((folder / "artifacts").iterdir())) - 1  # the report itself
-    assert all((folder / target).is_dir() for target in page.targets)
+    assert page.headings[:2] == ["smoke", "One text, continued"]
+    drawn = [heading for heading in page.headings if heading.startswith(("Perplexity", "Search", "Candid", "Anatomy"))]
+    assert len(drawn) == len(page.figures) == 5
+    links = [target for target in page.targets if not target.startswith("#")]  # inside a figure
+    assert len(links) == len(list((folder / "artifacts").iterdir())) - 1  # the report itself
+    assert all((folder / target).is_dir() for target in links)
+    assert (folder / html.PAGE).stat().st_size < 300_000
+
+
+def test_both_forms_have_the_same_figures_samples_second_and_the_command(smoke_outputs):
+    folder = (smoke_outputs / "smoke/latest").resolve()
+    text, page = (folder / material.PAGE).read_text(), (folder / html.PAGE).read_text()
+    drawn = [path for path in folder.glob("*.svg") if f"]({path.name})" in text]
+    assert len(drawn) == 5 and all(path.read_text()[-500:] in page for path in drawn)
+    assert text.startswith("# smoke\n")
+    assert next(line for line in text.splitlines() if line.startswith("## ")) == "## One text, continued"
+    assert text.index("| model | start |") < text.index("## One text, continued")
+    assert again.commands(folder) == [f"sprig run={folder}"]  # made from Python, without overrides
+    assert f"```sh\nsprig run={folder}\n```" in text and f"<pre>sprig run={folder}</pre>" in page
+
+
+def test_the_title_is_the_runs_name(outputs):
+    pipeline.run(smoke(outputs, "run_name=first-try"))
+    folder = outputs / "first-try/latest"
+    assert (folder / material.PAGE).read_text().startswith("# first-try\n")
+    assert Page(folder / html.PAGE).headings[0] == "first-try"
 
 
 def test_the_same_run_gives_the_same_bytes(smoke_outputs):
-    path = smoke_outputs / "smoke/latest" / html.PAGE
-    before = path.read_bytes()
+    folder = (smoke_outputs / "smoke/latest").resolve()
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.suffix in (".html", ".md", ".svg", ".json")}
+    shutil.rmtree((folder / "artifacts/report").resolve())
     pipeline.run(smoke(smoke_outputs))
-    assert path.read_bytes() == before
+    assert {path: path.read_bytes() for path in before} == before
 
 
-def test_the_anatomy_has_the_sizes_of_every_kept_layer(smoke_outputs):
-    context = Context(smoke(smoke_outputs), print)
-    sub = SubNetwork.from_dict(
-        json.loads((smoke_outputs / "smoke/latest/artifacts/distilled_student/subnetwork.json").read_text())
-    )
-    layer = whole(context.architecture).genes[0]
-    figure = figures.anatomy(layer, context.architecture.n_layer, sub)
-    whole_heads, heads, whole_neurons, neurons = figure.data
-    assert len(whole_heads.x) == len(whole_neurons.x) == context.architecture.n_layer
-    assert list(heads.y) == list(neurons.y) == list(sub.layers)
-    assert list(heads.x) == [gene.n_head * gene.head_size for gene in sub.genes]
-    assert list(neurons.x) == [gene.intermediate_size for gene in sub.genes]
-    dropped = next(layer for layer in range(context.architecture.n_layer) if layer not in sub.layers)
-    assert whole_neurons.hovertext[dropped] == f"layer {dropped}: dropped, of {whole_neurons.x[dropped]} neurons"
+def test_random_weights_are_called_meaningless_and_save_nothing(smoke_outputs, gathered, tmp_path):
+    folder = smoke_outputs / "smoke/latest"
+    assert gathered.summary["teacher"]["random_weights"] and gathered.summary["saving"] is not None
+    log = (folder / "run.log").read_text()
+    for text in ((folder / material.PAGE).read_text(), Page(folder / html.PAGE).text, log):
+        assert sentences.RANDOM_WEIGHTS in text and "fewer tokens" not in text and "saving" not in text
+    trained = {**gathered.summary, "teacher": {**gathered.summary["teacher"], "random_weights": False}}
+    said = sentences.result(trained)
+    assert "saving" in said and sentences.RANDOM_WEIGHTS not in said and len(sentences.tiles(trained)) == 4
 
 
-def test_a_narrow_range_of_values_still_has_ticks():
-    narrow, wide = (
-        figures.training({"student": [(0, 5.5), (10, 5.4)]}, None),
-        figures.training({"student": [(0, 9.0), (10, 2.0)]}, None),
-    )
-    assert narrow.layout.yaxis.type == "linear" and wide.layout.yaxis.type == "log"
+HOSTILE = "a|b <script>alert(1)</script> **c** `d` $e$ [f](http://g) _h_"
+
+
+def test_names_and_prompts_are_shown_as_they_are(smoke_outputs, gathered, tmp_path):
+    """Whatever they hold: neither form takes them for markup."""
+    shutil.copytree((smoke_outputs / "smoke/latest").resolve(), tmp_path / "smoke/0123", symlinks=True)
+    summary = {**gathered.summary, "teacher": {**gathered.summary["teacher"], "name": HOSTILE}}
+    evaluation = {**gathered.evaluation, "prompt": f"# one\n- two\n{HOSTILE}"}
+    pages.write(replace(gathered, summary=summary, evaluation=evaluation), folder := tmp_path / "smoke/0123")
+    page, text = (folder / html.PAGE).read_text(), (folder / material.PAGE).read_text()
+    assert "<script>" not in page and HOSTILE in Page(folder / html.PAGE).text
+    escaped = r"a\|b \<script>alert(1)\</script> \*\*c\*\* \`d\` \$e\$ [f\](http://g) \_h\_"
+    assert f"| teacher | {escaped} |" in text
+    assert f"> \\# one\n> \\- two\n> {escaped}" in text
 
 
 def test_the_command_to_run_it_again_makes_all_of_it():
     """Also where the first one was for a part of it, or there was none."""
     folder, reopened = Path("outputs/smoke/0123"), "sprig run=outputs/smoke/0123"
     given = ["experiment=smoke", "stages=[prepare,score]", "sample.tokens=5", "evaluate.tasks=[piqa]"]
-    assert html.commands(given, folder) == ["sprig experiment=smoke 'evaluate.tasks=[piqa]'", reopened]
-    assert html.commands([], folder) == [reopened]
+    assert again.from_overrides(given, folder) == ["sprig experiment=smoke 'evaluate.tasks=[piqa]'", reopened]
+    assert again.from_overrides([], folder) == [reopened]
 
 
 def test_a_run_that_is_still_going_shows_what_there_is_and_publishes_nothing(outputs):
@@ -102,13 +116,14 @@ def test_a_run_that_is_still_going_shows_what_there_is_and_publishes_nothing(out
 
     summary = pipeline.run(pipeline.compose([f"run={folder}", "stages=[report]"]))
     assert summary == json.loads((folder / "summary.json").read_text())
-    assert summary["status"] == "running" and summary["saving"] is None
+    assert summary["status"] == "running" and summary["saving"] is summary["equal_flops"] is None
     assert summary["unfinished"] == {"distilled_control": "at 2,048 of 4,096 tokens", "evaluation": "not begun"}
     assert summary["student"]["tokens"] == 4096 and summary["control"]["tokens"] == 2048
     assert summary["student"]["final_perplexity"] is None
-    for text in (Page(folder / html.PAGE).text, (folder / material.PAGE).read_text()):
-        assert "not finished: distilled_control at 2,048 of 4,096 tokens; not begun: evaluation." in text
-    targets = Page(folder / html.PAGE).targets
+    said = "not finished: distilled_control at 2,048 of 4,096 tokens; not begun: evaluation."
+    assert said in Page(folder / html.PAGE).text
+    assert said in (folder / material.PAGE).read_text()
+    targets = [target for target in Page(folder / html.PAGE).targets if not target.startswith("#")]
     assert "artifacts/speed/" in targets and all((folder / target).is_dir() for target in targets)
     assert not list(outputs.glob("artifacts/report/*/"))
     assert pipeline.run(pipeline.compose([f"run={folder}"]))["status"] == "completed"
@@ -127,7 +142,11 @@ def test_a_search_that_is_still_going_is_drawn(outputs):
     summary = pipeline.run(pipeline.compose([f"run={folder}", "stages=[report]"]))
     assert summary["search"]["strategy"] == "evolution" and summary["search"]["evaluated"] is None
     assert summary["student"]["parameters"] is None and summary["teacher"]["parameters"] == 191_040
-    assert Page(folder / html.PAGE).ids == ["plot-0", "plot-1"]  # the search and the bin
+    assert [name for name in Page(folder / html.PAGE).headings if name in ("Search", "Candidates in the bin")] == [
+        "Search",
+        "Candidates in the bin",
+    ]
+    assert len(Page(folder / html.PAGE).figures) == 2
 
 
 def test_a_run_of_which_nothing_is_made_yet(tmp_path):

@@ -1,6 +1,7 @@
 """The report of a sweep on hand-made run folders, whose numbers are known."""
 
 import csv
+import io
 import json
 import math
 import sys
@@ -8,98 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from filelock import FileLock
+from hand import job, make_run, make_sweep, row
+from pages import Page
+from rich.console import Console
 
 from pipeline import cli
 from pipeline.errors import SprigError
-from pipeline.report.summary import SCHEMA
-from pipeline.report.sweep import html as sweep_html
+from pipeline.report import marks
+from pipeline.report.schema import SCHEMA
 from pipeline.report.sweep import plots as sweep_plots
-from pipeline.report.sweep.report import report
-from pipeline.report.sweep.runs import read
-from pipeline.subnetwork.value import LayerGenes, SubNetwork
-
-TOKENS = 100
-CURVES = {"random_weights": (4.0, 2.0), "searched": (3.0, 1.0), "lost": (3.0, 2.5), "born": (1.5, 1.0)}
-
-
-def model(init: str, teacher: int = 100) -> dict:
-    return {
-        "init": init,
-        "kd": True,
-        "parameters": 1000,
-        "n_layer": 1,
-        "untrained_perplexity": math.exp(3),
-        "final_perplexity": math.exp(CURVES[init][-1]) if init in CURVES else 1.0,
-        "tokens": TOKENS,
-        "lr": 1e-3,
-        "flops": {"student": 2 * TOKENS, "teacher": teacher},
-    }
-
-
-def make_run(
-    folder: Path, init: str, seed: int = 0, control: bool = False, preset: str = "hand", add: float = 0
-) -> None:
-    artifacts = folder / "artifacts"
-    for role, curve in (("student", CURVES[init]), *([("control", CURVES["random_weights"])] if control else [])):
-        lines = [{"tokens": at, "validation_nll": nll + add} for at, nll in zip((0, TOKENS), curve, strict=True)]
-        (path := artifacts / f"distilled_{role}").mkdir(parents=True)
-        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    sub = SubNetwork(layers=(1,), n_embd=8, genes=(LayerGenes(1, 2, 4, 16),))
-    (artifacts / "distilled_student/subnetwork.json").write_text(json.dumps(sub.to_dict()))
-    for name in ("teacher", "tokens"):
-        (artifacts / name).mkdir()
-    sizes = {"n_layer": 2, "n_head": 4, "head_size": 4, "intermediate_size": 32, "n_query_groups": 2, "n_embd": 16}
-    (artifacts / "teacher/model_config.yaml").write_text(json.dumps(sizes))
-    (artifacts / "tokens/index.json").write_text(json.dumps({"block_size": 10, "dtype": "uint16"}))
-    np.zeros(51, dtype=np.uint16).tofile(artifacts / "tokens/train.bin")
-    student = model(init) | {"final_perplexity": math.exp(CURVES[init][-1] + add)}
-    summary = {
-        "schema": SCHEMA,
-        "status": "completed",
-        "preset": preset,
-        "seed": seed,
-        "precision": "fp32",
-        "teacher": {"name": "hand", "perplexity": 2.0},
-        "data": {"name": "hand", "block_size": 10},
-        "student": student | {"init": "random_weights" if init == "random_weights" else "searched"},
-        "control": model("random_weights") if control else None,
-        "flops": {"order": 10, "search": 40, "random_search": 7},
-        "saving": None,
-        "downstream": {},
-    }
-    (folder / "summary.json").write_text(json.dumps(summary))
-
-
-def job(number: int, status: str = "completed", error: str | None = None, **overrides: str) -> dict:
-    return {
-        "id": f"job{number}",
-        "overrides": overrides,
-        "status": status,
-        "folder": f"../../hand/job{number}",
-        "seconds": 1.0,
-        "error": error,
-    }
-
-
-def make_sweep(outputs: Path, axes: dict[str, list[str]], jobs: list[dict], schema: int = 1) -> Path:
-    (folder := outputs / "sweeps/hand").mkdir(parents=True)
-    record = {"schema": schema, "name": "hand", "axes": axes, "command": ["sprig", "-m", "init=a"], "jobs": jobs}
-    (folder / "sweep.json").write_text(json.dumps(record))
-    return folder
-
-
-def row(folder: Path, *starts: str) -> list[str]:
-    """The cells of the page's first table row that begins so."""
-    lines = [line.strip("| ").split(" | ") for line in (folder / "sweep.md").read_text().splitlines() if "|" in line]
-    return next(line for line in lines if line[: len(starts)] == list(starts))
+from pipeline.report.sweep import savings, tables
+from pipeline.report.sweep.record import LOCK
+from pipeline.report.sweep.report import in_terminal, report
+from pipeline.report.sweep.runs import SAVINGS, read
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """Plots take seconds, and most tests look at none."""
-    monkeypatch.setattr(sweep_plots, "draw", lambda folder, sweep: {})
-    monkeypatch.setattr(sweep_html, "write", lambda *_: None)
+    monkeypatch.setattr(sweep_plots, "of", lambda sweep: [])
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +55,11 @@ def folder(tmp_path_factory) -> Path:
 def test_mean_and_spread_over_seeds_and_what_is_missing(folder):
     finals = [math.exp(1.0), math.exp(1.5)]
     said = row(folder, "searched", "on")
-    assert said[2] == "2" and said[5] == f"**{np.mean(finals):.2f} ± {np.std(finals, ddof=1):.2f}**"
+    assert said[2] == "2" and said[5] == f"{np.mean(finals):.2f} ± {np.std(finals, ddof=1):.2f}"
     assert row(folder, "searched", "off")[2] == "1, 1 failed"
     assert row(folder, "random_weights", "off")[2] == "missing"
     page = (folder / "sweep.md").read_text()
-    assert "4 runs are finished, 2 have no result." in page and "out of \\| memory" in page
+    assert "4 runs are finished; without a result: 1 failed, 1 missing." in page and "out of \\| memory" in page
     assert "| epochs over it | 2 to 2 |" in page
 
 
@@ -159,11 +88,6 @@ def test_a_runs_own_control_comes_first(undrawn, tmp_path, init, tokens, total):
     made = make_sweep(tmp_path, {"distill.tokens": ["100"]}, [job(0, **{"distill.tokens": "100"})])
     report(made)
     assert row(made, "100", "0")[2:] == ["own", f"{math.exp(2):.2f}", tokens, tokens, tokens, total]
-    sweep = read(made)
-    (run,) = sweep.runs
-    figure = sweep_html._plots(sweep)[1][1]
-    assert [trace.name for trace in figure.data] == ["distill.tokens=100", "distill.tokens=100, control"]
-    assert [trace.x[-1] for trace in figure.data] == [run.total_flops, sum(run.summary["control"]["flops"].values())]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +151,7 @@ def test_a_run_stands_in_every_cell_that_it_is(undrawn, tmp_path):
     one["same"] = [{"search": "random", "search.parents": "3"}, {"search": "random", "search.parents": "3"}]
     report(made := make_sweep(tmp_path, axes, [one]))
     assert row(made, "random", "3")[2:] == row(made, "random", "2")[2:] and row(made, "random", "3")[2] == "1"
-    assert "1 runs are finished: all." in (made / "sweep.md").read_text()
+    assert "1 run is finished: all." in (made / "sweep.md").read_text()
 
 
 def test_an_axis_and_a_number_of_one_name(undrawn, tmp_path):
@@ -237,45 +161,138 @@ def test_an_axis_and_a_number_of_one_name(undrawn, tmp_path):
 
 
 def test_the_page_says_the_best_setting_and_leads_to_the_pages_of_the_runs(folder):
-    page = (folder / "sweep.html").read_text()
+    page, text = Page(folder / "sweep.html"), (folder / "sweep.html").read_text()
     finals = (math.exp(1), math.exp(1.5))
-    assert f"The lowest validation perplexity of 3 settings is {math.exp(1):,.2f}, the mean of 1 run with" in page
-    assert f"{sum(finals) / 2:,.2f} ±" in page and "out of | memory" in page and "**" not in page.split("</script>")[-1]
+    said = f"The lowest validation perplexity of 3 settings is {math.exp(1):,.2f}, of one run, so that another seed may"
+    assert said in page.text and said in (folder / "sweep.md").read_text()
+    assert f"{sum(finals) / 2:,.2f} ±" in page.text and "out of | memory" in page.text
+    assert "**" not in text and "<script" not in text
+    assert [f"../../hand/job{number}/report.html" in page.targets for number in range(4)] == [True] * 4
+    assert "The student keeps 1 of 2 layers and 8 of 16 embedding entries." in page.text
+
+
+def winners(outputs: Path, seeds: int, teacher: str = "hand") -> Path:
+    """A sweep of two starts, each with that many seeds."""
+    axes = {"init": ["searched", "lost"], "seed": [str(seed) for seed in range(seeds)]}
+    jobs = []
+    for init in axes["init"]:
+        for seed in range(seeds):
+            number = len(jobs)
+            make_run(outputs / f"hand/job{number}", init, seed, control=True, add=seed / 10, teacher=teacher)
+            jobs.append(job(number, init=init, seed=str(seed)))
+    return make_sweep(outputs, axes, jobs)
+
+
+def test_a_winner_is_bold_only_over_several_seeds(undrawn, tmp_path):
+    report(one := winners(tmp_path / "one", 1))
+    assert "**" not in (one / "sweep.md").read_text() and "<b>" not in (one / "sweep.html").read_text()
+    report(two := winners(tmp_path / "two", 2))
+    assert row(two, "searched")[4].startswith("**") and not row(two, "lost")[4].startswith("**")
+    assert f"<td><b>{row(two, 'searched')[4].strip('*')}</b></td>" in (two / "sweep.html").read_text()
+
+
+def test_runs_of_a_teacher_with_random_weights_mean_nothing(undrawn, tmp_path, capsys, caplog):
+    made = winners(tmp_path, 2)
     for number in range(4):
-        assert f'href="../../hand/job{number}/report.html"' in page
-    assert "The student keeps 1 of 2 layers at width 8 of 16." in page
+        path = tmp_path / f"hand/job{number}/summary.json"
+        summary = json.loads(path.read_text())
+        summary["teacher"]["random_weights"] = True
+        path.write_text(json.dumps(summary))
+    with caplog.at_level("INFO"):
+        report(made)
+    said = "The teacher has random weights: numbers mean nothing."
+    for text in ((made / "sweep.md").read_text(), Page(made / "sweep.html").text, caplog.text):
+        assert said in text and "saving" not in text.lower()
+    assert "**" not in (made / "sweep.md").read_text() and "saving." not in (made / "runs.csv").read_text()
+
+
+def test_jobs_of_a_sweep_that_is_running_are_running(undrawn, tmp_path):
+    """They stand as interrupted in the record, so that it is true after a kill; a process holds the folder's lock."""
+    make_run(tmp_path / "hand/job0", "searched")
+    jobs = [job(0, init="a"), job(1, "interrupted", init="b")]
+    made = make_sweep(tmp_path, {"init": ["a", "b"]}, jobs)
+    report(made)
+    assert row(made, "b")[1] == "1 interrupted"
+    with FileLock(made / LOCK):
+        report(made)
+        assert row(made, "b")[1] == "1 running" and "without a result: 1 running" in (made / "sweep.md").read_text()
+        report(made, underway=False)  # the process that holds it, at its end
+        assert row(made, "b")[1] == "1 interrupted"
+
+
+def test_what_tells_settings_apart_is_whole_in_80_columns(undrawn, tmp_path):
+    starts = ["searched", "random_subnetwork_of_the_bin"]
+    axes = {"distill.init": starts, "distill.schedule.warmup": ["0.0125"], "space.max_flops_per_token": ["123456789"]}
+    axes["teacher"] = ["pythia-410m-deduped-v0"]
+    jobs = []
+    for number, start in enumerate(starts):
+        make_run(tmp_path / f"hand/job{number}", "searched", preset="paper-p1-bins")
+        jobs.append(job(number, **{axis: values[0] for axis, values in axes.items()} | {"distill.init": start}))
+    made = make_sweep(tmp_path, axes, jobs)
+    report(made)
+    sweep = read(made, underway=False)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(in_terminal(sweep, tables.tables(sweep)[0]))
+    shown = console.export_text()
+    for each in (*starts, "0.0125", "123456789", "pythia-410m-deduped-v0", *axes):
+        assert each in shown
+    assert f"{math.exp(1):.2f}" in shown
+
+
+def test_names_are_escaped_in_every_format(undrawn, tmp_path):
+    hostile = "=1+2|<i>x</i>"
+    make_run(tmp_path / "hand/job0", "searched", teacher=hostile)
+    report(made := make_sweep(tmp_path, {"data": [hostile]}, [job(0, data=hostile)]))
+    assert "<i>" not in (made / "sweep.html").read_text() and hostile in Page(made / "sweep.html").text
+    assert f"| {marks.escaped(hostile)} |" in (made / "sweep.md").read_text()
+    (line,) = csv.DictReader((made / "runs.csv").open())
+    assert line["data"] == line["teacher.name"] == f"'{hostile}"
+
+
+def test_savings_are_fitted_over_budgets_with_an_interval_over_seeds(undrawn, tmp_path):
+    """Of two seeds one reaches the target of 2 nats after half of every budget, the other after two thirds."""
+    budgets = (100, 200, 400)
+    axes = {"distill.tokens": [str(budget) for budget in budgets], "seed": ["0", "1"]}
+    jobs = []
+    for budget in budgets:
+        for seed, init in enumerate(("searched", "slow")):
+            make_run(tmp_path / f"hand/job{len(jobs)}", init, seed, control=True, tokens=budget)
+            jobs.append(job(len(jobs), **{"distill.tokens": str(budget), "seed": str(seed)}))
+    report(made := make_sweep(tmp_path, axes, jobs))
+    sweep = read(made, underway=False)
+    by_kind = {fit.kind: fit for fit in savings.fits(sweep)}
+    assert list(by_kind) == list(SAVINGS) and all(len(fit.lines) == 2 for fit in by_kind.values())
+    means = math.sqrt(2 * 1.5)
+    half = 12.7062 * math.log(2 / 1.5) / 2  # t at 0.975 with one degree of freedom, times the standard error
+    tokens = by_kind["tokens"]
+    for budget in budgets:
+        assert tokens.saving(budget) == pytest.approx(means)
+        low, high = tokens.interval(budget)
+        assert (low, high) == pytest.approx((means * math.exp(-half), means * math.exp(half)), 1e-4)
+    assert tokens.per_doubling == pytest.approx(1)
+    logs = np.log(np.array([[3 * n / (50 + 3 * n * share) for n in budgets] for share in (1 / 2, 2 / 3)]))
+    slopes = [np.polyfit(np.log2(budgets), each, 1)[0] for each in logs]
+    assert by_kind["total_flops"].per_doubling == pytest.approx(math.exp(np.mean(slopes)))
+    assert row(made, "hand", "tokens")[2:4] == ["2", f"{means:.2f}x [{low:.2f}, {high:.2f}] at 100"]
+
+
+def test_one_budget_or_one_seed(undrawn, tmp_path):
+    assert savings.fits(read(winners(tmp_path / "one", 2), underway=False)) == []
+    for number, budget in enumerate((100, 200)):
+        make_run(tmp_path / f"two/hand/job{number}", "searched", control=True, tokens=budget)
+    jobs = [job(number, **{"distill.tokens": budget}) for number, budget in enumerate(("100", "200"))]
+    made = make_sweep(tmp_path / "two", {"distill.tokens": ["100", "200"]}, jobs)
+    (fit, *_) = savings.fits(read(made, underway=False))
+    assert fit.interval(100) is None and fit.saving(100) == pytest.approx(2)
+    report(made)
+    assert row(made, "hand", "tokens")[2:4] == ["1", "2.00x (one seed) at 100"]
 
 
 def test_made_again_it_has_the_same_bytes(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert {name.split(".")[-1] for name in before} == {"json", "md", "html", "csv", "svg", "png"}
+    assert {name.split(".")[-1] for name in before} == {"json", "md", "html", "csv", "svg"}
     report(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_published_figures_stand_beside_the_cells_that_reproduce_them(undrawn, tmp_path):
-    budgets = ["10000000000", "100000000000"]
-    for number in range(2):
-        make_run(tmp_path / f"hand/job{number}", "searched", control=True, preset="paper-p6-budget")
-    made = make_sweep(tmp_path, {"distill.tokens": budgets}, [job(n, **{"distill.tokens": budgets[n]}) for n in (0, 1)])
-    report(made)
-    assert row(made, budgets[0])[-1].startswith("5.16x fewer FLOPs") and row(made, budgets[1])[-1].startswith("1.26x")
-    sweep_plots._savings(axes := Figure().subplots(), sweep := read(made))
-    marked = [tuple(each.get_offsets()[0]) for each in axes.collections if each.get_zorder() == 3]
-    assert marked == [(1e10, 5.16), (1e11, 1.26)]
-    stars = [trace for trace in sweep_html._savings(sweep).data if trace.marker.symbol == "star"]
-    assert [(*trace.x, *trace.y) for trace in stars] == marked
-
-
-def test_what_has_no_finite_value_is_drawn_above_all_others(undrawn, tmp_path):
-    for number, init in enumerate(("born", "lost")):
-        make_run(tmp_path / f"hand/job{number}", init, seed=number, control=True)
-    made = make_sweep(tmp_path, {"kd": ["on"], "seed": ["0", "1"]}, [job(n, kd="on", seed=str(n)) for n in (0, 1)])
-    figure = sweep_html._savings(read(made))
-    tokens, total = figure.data[0], figure.data[-1]
-    assert tokens.marker.symbol == ("triangle-up", "circle-open") and total.marker.symbol == ("circle", "circle-open")
-    assert tokens.y == (9.0, 1.0) and total.y == (6.0, 300 / 350)
-    assert tokens.text[0] == "no finite value: reached before training"
 
 
 @pytest.mark.parametrize(

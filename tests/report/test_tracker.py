@@ -16,7 +16,7 @@ from wandb.proto import wandb_internal_pb2
 
 import pipeline
 from pipeline.report.material import Material
-from pipeline.report.tracker import Tracker
+from pipeline.report.tracker import Tracker, results
 from pipeline.search import journal
 
 KEY = "x" * 40
@@ -82,7 +82,7 @@ def test_wandb_holds_the_run(tracked):
         assert [each[f"{role}/{name}"] for each in history if f"{role}/{name}" in each] == expected
     shown = history[-1]
     assert {"models", "efficiency", "search/candidates", "random_search/candidates"} <= shown.keys()
-    assert {"plots/training", "plots/search", "plots/bin"} <= shown.keys()
+    assert {"plots/training", "plots/flops", "plots/search", "plots/bin"} <= shown.keys()
     table = json.loads((file.parent / "files" / shown["search/candidates"]["path"]).read_text())
     evaluated = journal.read(tracked / "artifacts/search/journal.jsonl")
     assert [row[0] for row in table["data"]] == [line["subnetwork"].key for line in evaluated]
@@ -156,6 +156,30 @@ def test_a_server_that_is_not_there(tmp_path, caplog, monkeypatch):
     assert "the run goes on offline" in refused(tmp_path, caplog)
 
 
+def test_the_overview_holds_the_result_and_not_the_last_value_of_every_metric(smoke_outputs):
+    """What is in wandb's summary is a column of its table of runs."""
+    defined, tracker = {}, Tracker()
+    tracker._run = SimpleNamespace(
+        summary={}, log=lambda line: None, define_metric=lambda name, **settings: defined.update({name: settings})
+    )
+    tracker.log({"role": "search", "fitness": 2.5})
+    tracker.found("distilled_student", [{"role": "distilled_student", "tokens": 1, "loss": 2.0}])
+    assert defined["search/*"] == {"summary": "none"}
+    assert defined["distilled_student/*"] == {"summary": "none", "step_metric": "distilled_student/tokens"}
+    logged = []
+    tracker._run.log = logged.append
+    for role in ("search", "distilled_student", "distilled_control"):  # as an earlier command has logged the first two
+        tracker.found(role, [{"role": role, "loss": 1.0}])
+    assert logged == [{"distilled_control/loss": 1.0}]
+
+    summary = json.loads((smoke_outputs / "smoke/latest/summary.json").read_text())
+    summary["teacher"]["random_weights"] = False
+    found = results(summary)
+    assert found["student perplexity"] == summary["student"]["final_perplexity"] and len(found) <= 10
+    assert found["saving, total FLOPs"] == summary["saving"]["total_flops"]
+    assert not any(isinstance(value, dict | list) for value in found.values())
+
+
 def test_every_artifact_of_a_run_has_a_name_that_wandb_takes(tmp_path, smoke_outputs):
     """Those of downstream scores have a slash in their role; wandb checks names offline too."""
     logged = []
@@ -165,5 +189,6 @@ def test_every_artifact_of_a_run_has_a_name_that_wandb_takes(tmp_path, smoke_out
     done = {"teacher": tmp_path / "prepare/0123", "downstream/teacher/arc_easy": tmp_path / "evaluate/4567"}
     for place in done.values():
         place.mkdir(parents=True)
-    tracker.report(Material(summary, done, None, {}, {}, None, {}, None), tmp_path)
+    summary["anatomy"] = None  # no figure, whose file would be read
+    tracker.report(Material(summary, done, None, {}, {}, None, {}), tmp_path)
     assert [artifact.name for artifact in logged] == ["teacher-0123", "downstream-teacher-arc_easy-4567"]

@@ -13,7 +13,7 @@ import pipeline
 from pipeline.errors import SprigError
 from pipeline.evaluation import tasks, tasks_data
 from pipeline.on_request import score
-from pipeline.report import markdown
+from pipeline.report import tables
 from pipeline.stages import downstream, graph
 from pipeline.stages.context import Context
 
@@ -75,7 +75,7 @@ def test_every_model_is_scored_side_by_side_and_a_further_task_costs_itself_alon
     ],
 )  # fmt: skip
 def test_a_value_has_the_digits_that_its_standard_error_leaves_it(value, error, said):
-    assert markdown.measured(value, error) == said
+    assert tables.measured(value, error) == said
 
 
 def test_a_kill_costs_the_task_that_was_running_alone(few_examples, outputs, monkeypatch):
@@ -127,8 +127,8 @@ def test_data_is_fetched_only_where_a_task_is_to_be_scored(stages, reached, smok
 
 def test_what_the_scores_are_of_is_said():
     runs = [{"data": {}}, {"data": {"task_examples": 5}}]
-    assert markdown.downstream_note(*runs).startswith("Of the first 5 examples or all examples of a task")
-    assert markdown.downstream_note(runs[0]).startswith("Of all examples of a task, ")
+    assert tables.downstream_note(*runs).startswith("Of the first 5 examples or all examples of a task")
+    assert tables.downstream_note(runs[0]).startswith("Of all examples of a task, ")
 
 
 def test_a_score_needs_tasks(tmp_path):

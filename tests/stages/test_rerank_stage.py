@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 import pipeline
 from pipeline.artifacts.inventory import entries
 from pipeline.models import checkpoint
-from pipeline.report import figures, material, plots
+from pipeline.report import material, plots
 from pipeline.search import journal
 from pipeline.search.rerank import best_of
 from pipeline.stages import graph, plan, rerank, search, short
@@ -166,14 +166,11 @@ def test_the_ring_is_around_the_one_that_was_chosen_be_others_fitter_untrained()
     ]
     edges = {"low": 500_000, "high": 4_000_000}
     for winner, ringed in (("c", [[3_000_000, 8.0]]), (None, [])):
-        everyone, ring = figures.candidates(journal, edges, "perplexity", winner).data
-        assert len(everyone.x) == 3 and [list(point) for point in zip(ring.x, ring.y, strict=True)] == ringed
-        assert [each == 1 for each in everyone.marker.opacity] == [False, True, True] and "in part" in everyone.name
-        plots._bin(axes := Figure().subplots(), journal, edges, "perplexity", winner)
+        plots.bin_(axes := Figure().subplots(), journal, edges, "perplexity", winner)
         (points,) = (points for points in axes.collections if points.get_label().startswith("candidates"))
         assert [each == 1 for each in points.get_alpha()] == [False, True, True]
         rings = [points.get_offsets().tolist() for points in axes.collections if points.get_label() == "winner"]
-        assert rings == ([[[3.0, 8.0]]] if winner else [])
+        assert rings == ([ringed] if ringed else [])
 
 
 @pytest.mark.slow

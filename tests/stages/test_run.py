@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import litgpt
 import numpy as np
@@ -97,9 +98,9 @@ def test_the_teacher_is_a_stock_litgpt_checkpoint(folder):
 
 def test_report_metrics_and_configuration_are_in_the_run_folder(folder):
     page = (folder / "report.md").read_text()
-    for plot in ("search.png", "bin.png", "training.png"):
-        assert (folder / plot).stat().st_size > 5000
-        assert f"]({plot})" in page
+    for plot in ("search", "bin", "training", "flops", "anatomy"):
+        assert ElementTree.parse(folder / f"{plot}.svg").getroot().tag.endswith("svg")
+        assert f"]({plot}.svg)" in page
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert sum(line["role"] == "search" for line in lines) == 24
     assert sum(line["role"] == "distilled_student" and "loss" in line for line in lines) == 32

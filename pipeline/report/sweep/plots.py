@@ -1,40 +1,86 @@
-"""The plots of a sweep, as SVG and PNG, the same bytes for the same numbers."""
+"""The figures of a sweep's report."""
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from omegaconf import OmegaConf
 
-from pipeline.models import checkpoint
-from pipeline.report.plots import COLOURS, save
+from pipeline.report import plots as run_plots
+from pipeline.report.canvas import (
+    COLOURS,
+    INK,
+    OUTLINE,
+    PALETTE,
+    Plot,
+    counted,
+    legend,
+    logarithmic,
+    scaled,
+    scientific,
+    short,
+)
+from pipeline.report.schema import Anatomy
 from pipeline.report.sweep import savings as sweep_savings
 from pipeline.report.sweep.runs import INITS, SAVINGS, Cell, Sweep
-from pipeline.subnetwork.value import SubNetwork
+from pipeline.report.sweep.savings import Point
 
-PALETTE = ("#1b7837", "#762a83", "#e08214", "#2166ac", "#b2182b", "#4d4d4d", "#80cdc1", "#c51b7d", "#8c510a")
+BEST = "best"
 OF_INITS = {"searched": COLOURS["student"], "random_weights": COLOURS["control"], "random_subnetwork": "#e08214"}
+LINES = {"student": "-", "control": ":"}
 
 
-def draw(folder: Path, sweep: Sweep) -> dict[str, str]:
-    """Writes the plots that the sweep has numbers for; {name: title}."""
+def of(sweep: Sweep) -> list[Plot]:
+    """Those that the sweep has numbers for."""
     shown = [cell for cell in sweep.cells if cell.runs]
-    titles = {"training": "Perplexity against tokens and FLOPs", "final": "Perplexity after training"}
-    columns = len(_distinct(_others, sweep, shown))
-    save(folder / "training", lambda figure: _training(figure, sweep, shown), columns, 2)
-    save(folder / "final", lambda figure: _final(figure.subplots(), sweep, shown))
+    panels = len(_distinct(_others, sweep, shown))
+    height = 0.5 + 2.3 * panels
+    plots = [
+        Plot(
+            "training",
+            "Perplexity against training tokens",
+            "Validation perplexity of every run over training tokens",
+            partial(_training, sweep=sweep, cells=shown, over_flops=False),
+            height,
+        ),
+        Plot(
+            "flops",
+            "Perplexity against total FLOPs",
+            "Validation perplexity of every run over total FLOPs",
+            partial(_training, sweep=sweep, cells=shown, over_flops=True),
+            height,
+        ),
+        Plot(
+            "final",
+            "Perplexity after training",
+            "Validation perplexity of every run after training, by setting",
+            partial(_final, sweep=sweep, cells=shown),
+            0.9 + 0.3 * len(shown),
+        ),
+    ]
     if any(sweep_savings.compared(sweep)):
-        titles["savings"] = "Savings"
-        save(folder / "savings", lambda figure: _savings(figure.subplots(), sweep), 1.6)
-    titles["anatomy"] = "What each winner keeps of the teacher's layers"
-    save(folder / "anatomy", lambda figure: _anatomy(figure, shown), 2, 0.35 + 0.12 * len(shown))
-    return titles
+        says = "What every run saves over its control"
+        plots.append(Plot("savings", "Savings", says, partial(savings, sweep=sweep), _savings_height(sweep)))
+    known = [(_named(sweep, cell), sizes) for cell in shown if (sizes := cell.runs[0].summary.get("anatomy"))]
+    if len(known) > 1:
+        says = "The share of every teacher layer that the student of each setting keeps"
+        height = 1.1 + 0.34 * len(known)
+        plots.append(
+            Plot(
+                "anatomy",
+                "What each setting keeps of the teacher's layers",
+                says,
+                partial(_anatomy, known=known),
+                height,
+            )
+        )
+    if sizes := sweep.best_run.summary.get("anatomy"):
+        says = "Width of attention and MLP in every layer of the best student, inside the teacher's"
+        height = 1.1 + 0.16 * sizes["n_layer"][0]
+        plots.append(Plot(BEST, "Anatomy of the best student", says, partial(run_plots.anatomy, sizes=sizes), height))
+    return plots
 
 
 def _key(sweep: Sweep) -> int:
@@ -49,7 +95,12 @@ def _value(sweep: Sweep, cell: Cell) -> str:
 def _others(sweep: Sweep, cell: Cell) -> str:
     """The cell's values on the other axes."""
     pairs = [f"{axis}={value}" for axis, value in zip(sweep.axes, cell.values, strict=True)]
-    return "\n".join(pair for place, pair in enumerate(pairs) if place != _key(sweep))
+    return ", ".join(pair for place, pair in enumerate(pairs) if place != _key(sweep))
+
+
+def _named(sweep: Sweep, cell: Cell) -> str:
+    """The cell's values alone: the axes are the same for all."""
+    return ", ".join(cell.values) or sweep.name
 
 
 def _distinct(of: Callable[[Sweep, Cell], str], sweep: Sweep, cells: list[Cell]) -> list[str]:
@@ -61,118 +112,137 @@ def _colours(sweep: Sweep, cells: list[Cell]) -> dict[str, str]:
     return {value: OF_INITS.get(value, PALETTE[place % len(PALETTE)]) for place, value in enumerate(values)}
 
 
-def _training(figure: Figure, sweep: Sweep, cells: list[Cell]) -> None:
-    """A column for each combination of the other axes; the first row against tokens, the second against total FLOPs."""
-    colours, panels = _colours(sweep, cells), _distinct(_others, sweep, cells)
-    grid = figure.subplots(2, len(panels), squeeze=False, sharey="col")
+def _training(figure: Figure, sweep: Sweep, cells: list[Cell], over_flops: bool) -> None:
+    """A panel for each combination of the other axes, a colour for each value of the first."""
+    colours, names = _colours(sweep, cells), _distinct(_others, sweep, cells)
+    panels = dict(zip(names, figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0], strict=True))
     for cell in cells:
-        column = grid[:, panels.index(_others(sweep, cell))]
+        axes, value = panels[_others(sweep, cell)], _value(sweep, cell)
         for run in cell.runs:
             for model, curve in run.trainings.items():
-                label = _value(sweep, cell) if model == "student" else f"{_value(sweep, cell)}, control"
-                style = {"color": colours[_value(sweep, cell)], "linewidth": 1, "label": label}
                 tokens, flops, perplexity = zip(*curve, strict=True)
-                for axes, cost in zip(column, (tokens, flops), strict=True):
-                    axes.plot(cost, perplexity, linestyle="-" if model == "student" else ":", **style)
-            for axes in column:
-                axes.axhline(run.summary["teacher"]["perplexity"], color="#999999", linewidth=0.8, linestyle="--")
-    for panel, (above, below) in zip(panels, grid.T, strict=True):
-        above.set(title=panel, xlabel="training tokens")
-        below.set(xlabel="total FLOPs (order and search included)")
-        _perplexity(above)
-        _perplexity(below)
-    for row in grid:
-        row[0].set_ylabel("validation perplexity (dashed: teacher)")
-    lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
-    shown = [label for value in colours for label in (value, f"{value}, control") if label in lines]
-    figure.legend([lines[label] for label in shown], shown, loc="outside lower center", ncols=4, frameon=False)
+                label = value if model == "student" else f"{value}, control"
+                costs = flops if over_flops else tokens
+                axes.plot(costs, perplexity, LINES[model], color=colours[value], linewidth=1, label=label)
+            if (teacher := run.summary["teacher"]["perplexity"]) is not None:
+                axes.axhline(teacher, color=OUTLINE, linewidth=0.8, linestyle="--", label="teacher")
+    for name, axes in panels.items():
+        axes.set(title=name, ylabel="validation perplexity")
+        scaled(axes)
+    axes.set_xlabel("total FLOPs, those before training included" if over_flops else "training tokens")
+    counted(axes.xaxis, scientific if over_flops else short)
+    lines = {line.get_label(): line for axes in panels.values() for line in axes.get_lines()}
+    figure.legend(lines.values(), map(str, lines), loc="outside upper left", ncols=2)
 
 
-def _final(axes: Axes, sweep: Sweep, cells: list[Cell]) -> None:
-    """A dot for each run; the other axes side by side."""
-    colours, groups = _colours(sweep, cells), _distinct(_others, sweep, cells)
-    step = 0.7 / len(colours)
-    for cell in cells:
-        place = groups.index(_others(sweep, cell)) + (list(colours).index(_value(sweep, cell)) + 0.5) * step - 0.35
-        final = [run.student["final_perplexity"] for run in cell.runs]
-        axes.scatter([place] * len(final), final, s=18, alpha=0.7, color=colours[_value(sweep, cell)], linewidths=0)
-        axes.hlines(np.mean(final), place - step / 3, place + step / 3, color=colours[_value(sweep, cell)])
-    axes.set_xticks(range(len(groups)) if any(groups) else [], groups if any(groups) else [], fontsize=7)
-    axes.set_ylabel("validation perplexity after training")
-    _perplexity(axes)
-    for value, colour in colours.items():
-        axes.plot([], [], "o", color=colour, label=value)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+def _final(figure: Figure, sweep: Sweep, cells: list[Cell]) -> None:
+    """A row for each setting: a dot for each run, a tick at their mean."""
+    axes, colours = figure.subplots(), _colours(sweep, cells)
+    for row, cell in enumerate(cells):
+        final, colour = [run.perplexity for run in cell.runs], colours[_value(sweep, cell)]
+        axes.scatter(final, [row] * len(final), s=18, alpha=0.7, color=colour, linewidths=0)
+        axes.vlines(float(np.mean(final)), row - 0.3, row + 0.3, color=colour)
+    axes.set_yticks(range(len(cells)), [_named(sweep, cell) for cell in cells])
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.set_xlabel("validation perplexity after training (line: mean)")
+    low, high = axes.dataLim.intervalx
+    if high >= 10 * low:
+        logarithmic(axes, "x")
+    else:
+        counted(axes.xaxis)
 
 
-def _savings(axes: Axes, sweep: Sweep) -> None:
-    """A dot for each run's saving, over the budget where there are several, else by setting; a line through means."""
-    by_budget, ceiling = sweep_savings.over_budgets(sweep), sweep_savings.ceiling(sweep)
-    settings = list(dict.fromkeys(sweep.name_of(cell) for cell, *_ in sweep_savings.compared(sweep)))
+def _savings_height(sweep: Sweep) -> float:
+    return 3.6 if sweep_savings.over_budgets(sweep) else 1.4 + 0.4 * len(_settings(sweep))
+
+
+def _settings(sweep: Sweep) -> list[Cell]:
+    return [cell for cell in sweep.cells if any(each is cell for each, *_ in sweep_savings.compared(sweep))]
+
+
+def savings(figure: Figure, sweep: Sweep) -> None:
+    """A dot for each run's saving: over the budget where there are several, else a row for each setting. Hollow dots
+    are bounds, triangles have no finite value."""
+    axes, by_budget = figure.subplots(), sweep_savings.over_budgets(sweep)
+    (_over_budgets if by_budget else _by_setting)(axes, sweep)
+    which = "y" if by_budget else "x"
+    logarithmic(axes, which, lambda value, _: f"{value:,.4g}x")
+    (axes.axhline if by_budget else axes.axvline)(1, color=OUTLINE, linewidth=0.8, linestyle="--")
+    legend(figure, axes)
+
+
+LABEL = "saving (hollow: a bound, triangle: no finite value)"
+
+
+def _over_budgets(axes: Axes, sweep: Sweep) -> None:
     for place, (kind, title) in enumerate(SAVINGS.items()):
-        aside, finite = place - (len(SAVINGS) - 1) / 2, {}
-        for point in (each for each in sweep_savings.points(sweep) if each.kind == kind):
-            at = point.budget * 1.04**aside if by_budget else settings.index(point.cell) + 0.15 * aside
-            face = "none" if point.state == sweep_savings.BOUND else PALETTE[place]
-            style = {"s": 20, "edgecolors": PALETTE[place], "facecolors": face}
-            axes.scatter(at, point.value or ceiling, marker="o" if point.value else "^", **style)
-            if point.state == sweep_savings.REACHED:
-                finite.setdefault(at, []).append(point.value)
-        means = [(at, np.mean(values)) for at, values in sorted(finite.items())] if by_budget else []
-        axes.plot(*np.array(means).reshape(-1, 2).T, color=PALETTE[place])
+        aside = 1.04 ** (place - (len(SAVINGS) - 1) / 2)
+        for point in sweep_savings.points(sweep):
+            if point.kind == kind:
+                _dot(axes, point, PALETTE[place], point.budget * aside, _height(sweep, point))
         axes.plot([], [], "o", color=PALETTE[place], label=title)
+    for fit in sweep_savings.fits(sweep):
+        colour = PALETTE[list(SAVINGS).index(fit.kind)]
+        budgets = np.geomspace(*fit.budgets, 30)
+        axes.plot(budgets, [fit.saving(each) for each in budgets], color=colour, linewidth=1)
+        bands = [fit.interval(each) for each in budgets]
+        if known := [(each, *band) for each, band in zip(budgets, bands, strict=True) if band]:
+            at, low, high = zip(*known, strict=True)
+            axes.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
     for budget, factor in sweep_savings.published(sweep):
         if budget is None:
-            axes.axhline(factor, color="black", linewidth=0.8, linestyle=":")
+            axes.axhline(factor, color=INK, linewidth=0.8, linestyle=":", label=PUBLISHED_LINE)
         else:
-            axes.scatter(budget, factor, marker="*", s=90, color="black", zorder=3)
-    if sweep_savings.published(sweep):
-        axes.plot([], [], "*", color="black", label="published, FLOPs\n(dotted: budget\nnot public)")
-    axes.axhline(1, color="#999999", linewidth=0.8, linestyle="--")
-    axes.set(ylabel="saving (hollow: a bound, ▲: no finite value)", yscale="log")
-    if by_budget:
-        axes.set(xlabel="training tokens of the budget", xscale="log")
-        _plain(axes.xaxis, "{:,.5g}")
-    else:
-        axes.set_xticks(range(len(settings)), [each.replace(" ", "\n") for each in settings], fontsize=7)
-    _plain(axes.yaxis, "{:,.4g}x")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+            axes.scatter(budget, factor, marker="*", s=90, color=INK, zorder=3, label=PUBLISHED)
+    axes.set(xlabel="training tokens of the budget", ylabel=LABEL)
+    logarithmic(axes, "x")
 
 
-def _plain(axis: Axis, form: str) -> None:
-    """A logarithmic axis without powers of ten, some ticks in every decade."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: form.format(value)))
-    axis.set_minor_formatter(NullFormatter())
+PUBLISHED, PUBLISHED_LINE = "published, FLOPs", "published, budget not public"
 
 
-def _perplexity(axes: Axes) -> None:
-    """Logarithmic, but linear within a decade, in which a logarithmic axis may have no tick."""
-    low, high = axes.dataLim.intervaly
-    axes.set_yscale("log" if high >= 10 * low else "linear")
-    if high >= 10 * low:
-        _plain(axes.yaxis, "{:,.5g}")
+def _by_setting(axes: Axes, sweep: Sweep) -> None:
+    cells = _settings(sweep)
+    rows = {sweep.name_of(cell): row for row, cell in enumerate(cells)}
+    for place, (kind, title) in enumerate(SAVINGS.items()):
+        for point in sweep_savings.points(sweep):
+            if point.kind == kind:
+                row = rows[point.cell] + 0.18 * (place - (len(SAVINGS) - 1) / 2)
+                _dot(axes, point, PALETTE[place], _height(sweep, point), row)
+        axes.plot([], [], "o", color=PALETTE[place], label=title)
+    for _, factor in sweep_savings.published(sweep):
+        axes.axvline(factor, color=INK, linewidth=0.8, linestyle=":", label=PUBLISHED_LINE)
+    axes.set_yticks(range(len(cells)), [_named(sweep, cell) for cell in cells])
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.set_xlabel(LABEL)
 
 
-def _anatomy(figure: Figure, cells: list[Cell]) -> None:
-    """A row for each cell's first run: what share of each teacher layer's MLP and attention its student has."""
-    runs = [cell.runs[0] for cell in cells]
-    teachers = [OmegaConf.load(run.folder / "artifacts/teacher/model_config.yaml") for run in runs]
-    depth = max(teacher.n_layer for teacher in teachers)
-    mlp, attention = (np.full((len(runs), depth), math.nan) for _ in range(2))
-    names = []
-    for row, (run, teacher, cell) in enumerate(zip(runs, teachers, cells, strict=True)):
-        path = run.folder / "artifacts/distilled_student" / checkpoint.SUBNETWORK
-        sub = SubNetwork.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        mlp[row, list(sub.layers)] = [genes.intermediate_size / teacher.intermediate_size for genes in sub.genes]
-        width = teacher.n_head * teacher.head_size
-        attention[row, list(sub.layers)] = [genes.n_head * genes.head_size / width for genes in sub.genes]
-        names.append(f"{' '.join(cell.values)}: {sub.n_layer} of {teacher.n_layer} layers, width {sub.n_embd}")
+def _height(sweep: Sweep, point: Point) -> float:
+    return sweep_savings.ceiling(sweep) if point.value is None else point.value
+
+
+def _dot(axes: Axes, point: Point, colour: str, x: float, y: float) -> None:
+    face = "none" if point.state == sweep_savings.BOUND else colour
+    marker = "^" if point.value is None else "o"
+    axes.scatter(x, y, s=20, marker=marker, edgecolors=colour, facecolors=face, gid=point.state)
+
+
+def _anatomy(figure: Figure, known: list[tuple[str, Anatomy]]) -> None:
+    """A row for each setting's first run: what share of each teacher layer's MLP and attention its student has."""
+    depth = max(sizes["n_layer"][0] for _, sizes in known)
+    shares = {name: np.full((len(known), depth), math.nan) for name in ("MLP", "attention")}
+    for row, (_, sizes) in enumerate(known):
+        whole = sizes["teacher"]
+        width = whole["n_query_groups"] * whole["heads_per_group"] * whole["head_size"]
+        for gene in sizes["student"]:
+            heads = gene["n_query_groups"] * gene["heads_per_group"] * gene["head_size"]
+            shares["MLP"][row, gene["layer"]] = gene["intermediate_size"] / whole["intermediate_size"]
+            shares["attention"][row, gene["layer"]] = heads / width
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, shares, title in zip(panels, (mlp, attention), ("MLP width", "attention width"), strict=True):
-        drawn = axes.pcolormesh(shares, vmin=0, vmax=1, cmap="viridis", edgecolors="white", linewidth=0.5)
-        axes.set_xticks(np.arange(0, depth, max(1, depth // 8)) + 0.5, np.arange(0, depth, max(1, depth // 8)))
-        axes.set(xlabel="teacher's layer (white: left out)", title=f"share of the teacher's {title}")
-    panels[0].set_yticks(np.arange(len(names)) + 0.5, names, fontsize=6)
+    for axes, (title, values) in zip(panels, shares.items(), strict=True):
+        drawn = axes.pcolormesh(values, vmin=0, vmax=1, cmap="viridis", edgecolors="none")
+        axes.set_xticks(np.arange(0, depth, max(1, depth // 4)) + 0.5, np.arange(0, depth, max(1, depth // 4)))
+        axes.set(xlabel="teacher's layer", title=f"share of {title}")
+    panels[0].set_yticks(np.arange(len(known)) + 0.5, [name for name, _ in known])
     panels[0].invert_yaxis()
-    figure.colorbar(drawn, ax=panels)
+    figure.colorbar(drawn, ax=panels, location="bottom", label="blank: layer left out", aspect=40)

@@ -1,65 +1,91 @@
-"""The report of a sweep: sweep.md with its tables and plots, and every number as CSV, from the runs' folders alone.
+"""The report of a sweep, from the runs' folders alone: sweep.md and sweep.html, and every number as CSV.
 
 Made again from the same runs, every file has the same bytes.
 """
 
-import csv
-import io
 import logging
-from collections.abc import Callable, Iterable
+import shlex
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Shown
 
 from pipeline.artifacts import write_atomically
-from pipeline.report.markdown import markdown_table
-from pipeline.report.sweep import html as sweep_html
-from pipeline.report.sweep import plots as sweep_plots
-from pipeline.report.sweep import tables as sweep_tables
-from pipeline.report.sweep.runs import Run, Sweep, numbers, read
+from pipeline.report import canvas, marks
+from pipeline.report.canvas import Plot
+from pipeline.report.markdown import samples
+from pipeline.report.marks import Code, Link
+from pipeline.report.sweep import html, plots, spreadsheet, tables
+from pipeline.report.sweep.record import MISSING, is_underway
+from pipeline.report.sweep.runs import Run, Sweep, read
+from pipeline.report.tables import Table
 
 PAGE, RUNS, CURVES = "sweep.md", "runs.csv", "curves.csv"
 
 log = logging.getLogger("sprig")
 
 
-def report(folder: Path) -> None:
-    """Writes sweep.md, the CSV files and the plots into a sweep's folder, and shows the table.
+def report(folder: Path, underway: bool | None = None) -> None:
+    """Writes sweep.md, sweep.html, the CSV files and the figures into a sweep's folder, and shows the table.
+
+    Jobs that have begun and not ended are running if the sweep is `underway`; None: if a process holds its folder.
 
     Raises:
         SprigError: see pipeline.report.sweep.runs.read.
     """
-    sweep = read(folder)
-    plots = sweep_plots.draw(folder, sweep)
-    write_atomically(folder / RUNS, _csv(_run_lines(sweep)))
-    write_atomically(folder / CURVES, _csv(_curve_lines(sweep)))
-    tables = sweep_tables.tables(sweep)
-    write_atomically(folder / PAGE, _page(sweep, tables, plots))
-    sweep_html.write(folder, sweep, _sentence(sweep), tables, _facts(sweep))
-    _, header, rows, _ = tables[0]
-    shown = [place for place, name in enumerate(header) if name in (*sweep.axes, "seeds", "perplexity", "published")]
-    table = Table(*(header[place] for place in shown), title=sweep.name)
-    for row in rows:
-        table.add_row(*(row[place].replace("**", "") for place in shown))
-    Console().print(table)
+    sweep = read(folder, is_underway(folder) if underway is None else underway)
+    drawn, shown, facts = plots.of(sweep), tables.tables(sweep), _facts(sweep)
+    canvas.write(drawn, folder)
+    write_atomically(folder / RUNS, spreadsheet.runs(sweep))
+    write_atomically(folder / CURVES, spreadsheet.curves(sweep))
+    write_atomically(folder / PAGE, _page(sweep, shown, drawn, facts))
+    html.write(folder, sweep, _sentence(sweep), shown, drawn, facts)
+    Console().print(in_terminal(sweep, shown[0]))
     log.info("%s", sweep.headline)
-    log.info("The report is %s and %s", folder / PAGE, sweep_html.PAGE)
+    log.info("The report is %s and %s", folder / PAGE, html.PAGE)
 
 
-def _page(sweep: Sweep, tables: list[sweep_tables.Table], plots: dict[str, str]) -> str:
-    parts = [f"# {sweep.name}", sweep.headline, _sentence(sweep)]
-    for title, header, rows, note in tables:
-        parts += [f"## {title}"] * bool(title) + [markdown_table(header, rows)] + [note] * bool(note)
-    parts += [f"![{title}]({name}.svg)" for name, title in plots.items()]
-    parts += ["## How it was made", markdown_table(["", ""], _facts(sweep))]
+def in_terminal(sweep: Sweep, cells: Table) -> Shown:
+    """What tells settings apart, and what they reached: the values of the axes are never cut short."""
+    _, header, rows, _ = cells
+    width = len(sweep.axes)
+    others = [place for place, name in enumerate(header) if name in ("seeds", "perplexity", "published")]
+    shown = Shown(title=sweep.name)
+    shown.add_column("\n".join(sweep.axes) or "sweep", no_wrap=True)
+    for place in others:
+        shown.add_column(header[place])
+    for row in rows:
+        shown.add_row("\n".join(row[:width]) or sweep.name, *(row[place] for place in others))
+    return shown
+
+
+def _page(sweep: Sweep, shown: list[Table], drawn: list[Plot], facts: list[list[str]]) -> str:
+    first, *others = shown
+    parts = [f"# {marks.escaped(sweep.name)}", marks.escaped(sweep.headline), _sentence(sweep), *_table(first)]
+    if (evaluation := html.evaluation(sweep.best_run)) is not None:
+        parts += samples(evaluation, "One text, continued by the best run's models")
+    for table in others:
+        parts += _table(table)
+    for plot in drawn:
+        parts += [f"## {plot.title}", f"![{plot.says}]({plot.file})"]
+    parts += ["## How it was made", marks.table(["", ""], facts)]
     return "\n\n".join(parts) + "\n"
 
 
+def _table(table: Table) -> list[str]:
+    title, header, rows, note = table
+    heading = [f"## {title}"] if title else []
+    return [*heading, marks.table(header, rows), *([marks.escaped(note)] if note else [])]
+
+
 def _sentence(sweep: Sweep) -> str:
-    lacking = [state for cell in sweep.cells for state in cell.states or ["missing"] if cell.states or not cell.runs]
-    finished = f"{len(sweep.runs)} runs are finished"
-    return f"{finished}, {len(lacking)} have no result." if lacking else f"{finished}: all."
+    states = Counter(state for cell in sweep.cells for state in cell.states or ([] if cell.runs else [MISSING]))
+    count = len(sweep.runs)
+    finished = f"{count} run is finished" if count == 1 else f"{count} runs are finished"
+    lacking = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return f"{finished}; without a result: {lacking}." if lacking else f"{finished}: all."
 
 
 def _facts(sweep: Sweep) -> list[list[str]]:
@@ -68,7 +94,7 @@ def _facts(sweep: Sweep) -> list[list[str]]:
 
     epochs = [run.student["tokens"] / run.train_tokens for run in sweep.runs]
     return [
-        ["command", f"`{sweep_tables.one_line(' '.join(sweep.command))}`"],
+        ["command", Code(shlex.join(sweep.command))],
         ["preset", of_all(lambda run: run.summary["preset"])],
         ["teacher", of_all(lambda run: run.summary["teacher"]["name"])],
         [
@@ -87,37 +113,7 @@ def _facts(sweep: Sweep) -> list[list[str]]:
             "seeds, precision",
             f"{of_all(lambda run: str(run.summary['seed']))}; {of_all(lambda run: run.summary['precision'])}",
         ],
-        ["runs", " ".join(f"`{run.id}`" for run in sweep.runs)],
-        ["every number", f"[{RUNS}]({RUNS}), [{CURVES}]({CURVES})"],
+        ["runs", " ".join(run.id for run in sweep.runs)],
+        ["every number, by run", Link(RUNS)],
+        ["every validation", Link(CURVES)],
     ]
-
-
-def _run_lines(sweep: Sweep) -> Iterable[dict]:
-    for cell in sweep.cells:
-        axes = dict(zip(sweep.axes, cell.values, strict=True))
-        for run in cell.runs:
-            # Where an axis and a number have one name, the axis' value stands, as in the rows without a result.
-            yield axes | {"run": run.id, "state": "completed"} | dict(numbers(sweep, run)) | axes
-        for state in cell.states or ([] if cell.runs else ["missing"]):
-            yield axes | {"state": state}
-
-
-def _curve_lines(sweep: Sweep) -> Iterable[dict]:
-    for run in sweep.runs:
-        for role, curve in (("student", run.curve), ("control", run.control_curve or [])):
-            model = run.summary[role]
-            for tokens, nll in curve:
-                spent = {key: each / model["tokens"] * tokens for key, each in model["flops"].items()}
-                yield {"run": run.id, "model": role, "tokens": tokens, "nll": nll} | {
-                    f"{key}_flops": value for key, value in spent.items()
-                }
-
-
-def _csv(lines: Iterable[dict]) -> str:
-    lines = list(lines)
-    names = dict.fromkeys(name for line in lines for name in line)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()

@@ -1,24 +1,33 @@
 """The runs of a sweep, read back from their folders: cells of the axes' values, and the numbers of each run."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from math import exp
 from pathlib import Path
 from statistics import mean
+from typing import Any, NotRequired, TypedDict
 
 from omegaconf import OmegaConf
 
 from pipeline.composition import CONF
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
-from pipeline.evaluation.savings import nll_at
-from pipeline.report.summary import COMPLETED, SCHEMA, SUMMARY, saving
+from pipeline.evaluation.savings import Curve, Saving, nll_at
+from pipeline.report.schema import (
+    COMPLETED,
+    SCHEMA,
+    SUMMARY,
+    ModelSummary,
+    Summary,
+    random_weights,
+)
+from pipeline.report.sentences import RANDOM_WEIGHTS as NO_MEANING
+from pipeline.report.summary import saving
+from pipeline.report.sweep.record import JobRecord, read_record, remade, state
 from pipeline.stages import distill
 
-NAME, SWEEP_SCHEMA = "sweep.json", 1
 SEED = "seed"
 INITS = ("init", "distill.init")  # axes that say where the student begins
 RANDOM_WEIGHTS = "random_weights"
@@ -33,6 +42,17 @@ SAVINGS = {
 Values = tuple[str, ...]
 
 
+class Published(TypedDict):
+    """An entry of conf/published.yaml."""
+
+    preset: str
+    where: dict[str, list[str]]
+    says: NotRequired[str]
+    fewer_flops: NotRequired[float]
+    model: NotRequired[str]
+    scores: NotRequired[dict[str, dict[str, float]]]
+
+
 @dataclass(frozen=True)
 class Run:
     """One finished job."""
@@ -40,15 +60,15 @@ class Run:
     id: str
     overrides: dict[str, str]
     folder: Path
-    summary: dict
+    summary: Summary
 
     @cached_property
-    def curve(self) -> list[tuple[int, float]]:
+    def curve(self) -> Curve:
         """The student's validation: (tokens, nats a token), from token 0 on."""
         return distill.curve(self.folder / "artifacts/distilled_student")
 
     @cached_property
-    def control_curve(self) -> list[tuple[int, float]] | None:
+    def control_curve(self) -> Curve | None:
         return distill.curve(self.folder / "artifacts/distilled_control") if self.summary["control"] else None
 
     @cached_property
@@ -58,14 +78,22 @@ class Run:
         return len(blocks) * blocks.block_size
 
     @property
-    def student(self) -> dict:
+    def student(self) -> ModelSummary:
         return self.summary["student"]
 
     @property
+    def perplexity(self) -> float:
+        """Of the student after training."""
+        final = self.student["final_perplexity"]
+        assert final is not None, "a finished run has one"
+        return final
+
+    @property
     def start_flops(self) -> int:
-        """Order and search. Random weights need neither: they take only their shape from them."""
+        """Order, search and recovery. Random weights need none: they take only their shape from them."""
         flops = self.summary["flops"]
-        return 0 if self.student["init"] == RANDOM_WEIGHTS else flops["order"] + flops["search"]
+        before = flops["order"] + flops["search"] + (flops.get("recover") or 0)
+        return 0 if self.student["init"] == RANDOM_WEIGHTS else before
 
     @property
     def flops_per_token(self) -> float:
@@ -77,13 +105,13 @@ class Run:
         return self.start_flops + self.flops_per_token * self.student["tokens"]
 
     @property
-    def trainings(self) -> dict[str, list[tuple[int, float, float]]]:
-        """The validations of student and own control: (tokens, total FLOPs, perplexity). As in a saving, order
-        and search are the student's alone."""
+    def trainings(self) -> dict[str, list[tuple[float, float, float]]]:
+        """The validations of student and own control: (tokens, total FLOPs, perplexity). As in a saving, order,
+        search and recovery are the student's alone."""
         start, each = self.start_flops, self.flops_per_token
         curves = {"student": [(tokens, start + each * tokens, exp(nll)) for tokens, nll in self.curve]}
-        if self.control_curve:
-            each = _flops_per_token(self.summary["control"])
+        if self.control_curve and (control := self.summary["control"]):
+            each = _flops_per_token(control)
             curves["control"] = [(tokens, each * tokens, exp(nll)) for tokens, nll in self.control_curve]
         return curves
 
@@ -93,7 +121,7 @@ class Run:
         return nll_at(self.curve, min(tokens, self.student["tokens"])) if tokens >= 0 else None
 
 
-def _flops_per_token(model: dict) -> float:
+def _flops_per_token(model: ModelSummary) -> float:
     return (model["flops"]["student"] + model["flops"]["teacher"]) / model["tokens"]
 
 
@@ -103,11 +131,11 @@ class Cell:
 
     values: Values
     runs: list[Run]
-    states: list[str]  # of the jobs without a result: failed, interrupted, missing
+    states: list[str]  # of the jobs without a result: failed, running, interrupted, missing
 
     @property
     def perplexity(self) -> float:
-        return mean(run.student["final_perplexity"] for run in self.runs)
+        return mean(run.perplexity for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -124,9 +152,9 @@ class Sweep:
         return list({run.id: run for cell in self.cells for run in cell.runs}.values())
 
     @cached_property
-    def published(self) -> list[dict]:
+    def published(self) -> list[Published]:
         """What is public of this preset's results, see conf/published.yaml."""
-        known = OmegaConf.to_container(OmegaConf.load(CONF / "published.yaml"))
+        known: Any = OmegaConf.to_container(OmegaConf.load(CONF / "published.yaml"))
         return [each for each in known if each["preset"] == self.runs[0].summary["preset"]]
 
     @cached_property
@@ -135,12 +163,23 @@ class Sweep:
         return min((cell for cell in self.cells if cell.runs), key=lambda cell: cell.perplexity)
 
     @property
+    def best_run(self) -> Run:
+        return min(self.best.runs, key=lambda run: run.perplexity)
+
+    @cached_property
+    def means_nothing(self) -> bool:
+        """Whether a teacher of its runs was never trained."""
+        return any(random_weights(run.summary) for run in self.runs)
+
+    @property
     def headline(self) -> str:
         """What came out, in one sentence."""
         best, settings = self.best, sum(bool(cell.runs) for cell in self.cells)
-        runs = f"{len(best.runs)} run{'s' * (len(best.runs) > 1)}"
+        if self.means_nothing:
+            return NO_MEANING
+        of = f"the mean of {len(best.runs)} runs" if len(best.runs) > 1 else "of one run, so that another seed may win,"
         return (
-            f"The lowest validation perplexity of {settings} settings is {best.perplexity:,.2f}, the mean of {runs} "
+            f"The lowest validation perplexity of {settings} settings is {best.perplexity:,.2f}, {of} "
             f"with {self.name_of(best)}; the teacher stands at {best.runs[0].summary['teacher']['perplexity']:,.2f}."
         )
 
@@ -152,16 +191,17 @@ class Sweep:
         """The smallest total FLOPs of all runs, at which all of them can be compared."""
         return min(run.total_flops for run in self.runs)
 
-    def saving(self, run: Run) -> tuple[str, dict] | None:
-        """Which control, and what the run saves over it; None where there is none to compare with.
+    def saving(self, run: Run) -> tuple[str, Saving] | None:
+        """Which control, and what the run saves over it; None where there is none to compare with, or where it would
+        mean nothing.
 
         A run's own control comes first: it has the student's shape. Without one it is the sweep's run from random
         weights with the same seed and the same value on every other axis.
         """
-        if run.student["init"] == RANDOM_WEIGHTS:
+        if run.student["init"] == RANDOM_WEIGHTS or self.means_nothing:
             return None
-        if run.control_curve is not None:
-            return "own", _saving(run, run.control_curve, run.summary["control"])
+        if run.control_curve is not None and (control := run.summary["control"]):
+            return "own", _saving(run, run.control_curve, control)
         others = [each for each in self.runs if each.student["init"] == RANDOM_WEIGHTS and _alike(run, each)]
         return ("random weights", _saving(run, others[0].curve, others[0].student)) if others else None
 
@@ -171,12 +211,12 @@ def _alike(run: Run, other: Run) -> bool:
     return all(run.overrides.get(key) == other.overrides.get(key) for key in keys)
 
 
-def _saving(run: Run, control: list[tuple[int, float]], model: dict) -> dict:
+def _saving(run: Run, control: Curve, model: ModelSummary) -> Saving:
     return saving(run.student, model, run.summary["flops"], run.curve, control)
 
 
-def read(folder: Path) -> Sweep:
-    """The sweep of a folder, with every run that is finished.
+def read(folder: Path, underway: bool) -> Sweep:
+    """The sweep of a folder, with every run that is finished; `underway`: its jobs that have begun are running.
 
     Raises:
         SprigError: the folder is no sweep's, none of its runs is finished, they are of several presets, or something is
@@ -204,67 +244,23 @@ def read(folder: Path) -> Sweep:
         Cell(
             values,
             sorted((runs[key] for key in keys if key in runs), key=lambda run: run.summary["seed"]),
-            sorted(_state(jobs[key]) for key in keys if key not in runs),
+            sorted(state(jobs[key], underway) for key in keys if key not in runs),
         )
         for values, keys in members.items()
     ]
     errors = {
-        " ".join(f"{axis}={job['overrides'][axis]}" for axis in found["axes"] if axis in job["overrides"]): job["error"]
+        " ".join(f"{axis}={job['overrides'][axis]}" for axis in found["axes"] if axis in job["overrides"]): error
         for key, job in jobs.items()
-        if key not in runs and job["error"]
+        if key not in runs and (error := job["error"])
     }
     return Sweep(found["name"], found["command"], axes, cells, errors)
 
 
-def read_record(folder: Path) -> dict:
-    """A sweep's own file, which the launcher keeps.
-
-    Raises:
-        SprigError: it is not there, or of another schema.
-    """
-    path = folder / NAME
-    if not path.exists():
-        raise SprigError(f"sweep={folder} is no sweep's folder ({path} is not there): name one of outputs/sweeps.")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["schema"] != SWEEP_SCHEMA:
-        raise SprigError(f"{path} is of schema {found['schema']}, this is Sprig's {SWEEP_SCHEMA}: {_remade(folder)}")
-    return found
-
-
-def _remade(folder: Path) -> str:
-    return f"move {folder} away and give the sweep's command again; what is finished is found, not made again."
-
-
-def _state(job: dict) -> str:
-    """A job that was completed, but has no report any more, is missing."""
-    return "missing" if job["status"] == COMPLETED else job["status"]
-
-
-def _run(folder: Path, job: dict) -> Run | None:
+def _run(folder: Path, job: JobRecord) -> Run | None:
     path = folder / job["folder"] / SUMMARY
     if job["status"] != COMPLETED or not path.exists():
         return None
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    summary: Summary = json.loads(path.read_text(encoding="utf-8"))
     if summary["schema"] != SCHEMA:
-        raise SprigError(f"{path} is of schema {summary['schema']}, this is Sprig's {SCHEMA}: {_remade(folder)}")
+        raise SprigError(f"{path} is of schema {summary['schema']}, this is Sprig's {SCHEMA}: {remade(folder)}")
     return Run(job["id"], job["overrides"], path.parent, summary) if summary["status"] == COMPLETED else None
-
-
-def numbers(sweep: Sweep, run: Run) -> Iterator[tuple[str, object]]:
-    """Every number of a run by name: what the sweep adds, then its summary, nested names joined by dots."""
-    nll = run.nll_at_flops(sweep.cheapest)
-    yield "total_flops", run.total_flops
-    yield "epochs", run.student["tokens"] / run.train_tokens
-    yield "nll_at_equal_flops", nll
-    control, saving = sweep.saving(run) or (None, {})
-    yield "saving.control", control
-    yield from ((f"saving.{key}", value) for key, value in saving.items())
-    yield from _flat({key: value for key, value in run.summary.items() if key != "saving"})
-
-
-def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
-        for key, each in value.items():
-            yield from _flat(each, f"{name}.{key}" if name else key)
-    else:
-        yield name, value

@@ -1,12 +1,20 @@
-"""What a sweep's plots of savings show: a point for each run and each way of counting, and the published figures."""
+"""What a sweep's savings show: a point for each run and each way of counting, the published figures, and how savings
+change with the budget."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import mean, stdev
 
+import numpy as np
+from scipy import stats
+
+from pipeline.evaluation.savings import Saving
 from pipeline.report.sweep.runs import SAVINGS, Cell, Run, Sweep
 
 REACHED, BOUND, INFINITE = "reached", "a bound: not reached", "no finite value: reached before training"
 BUDGET = "distill.tokens"
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -16,11 +24,56 @@ class Point:
     kind: str
     budget: int  # training tokens
     cell: str
+    setting: str  # the cell's values on all axes but the budget's
+    seed: int
     value: float | None
     state: str
 
 
-def compared(sweep: Sweep) -> Iterator[tuple[Cell, Run, dict]]:
+@dataclass(frozen=True)
+class Fit:
+    """Saving against budget in one setting: for each seed a straight line in the logarithms of both."""
+
+    kind: str
+    setting: str
+    budgets: tuple[int, int]  # the smallest and the largest that were fitted
+    lines: list[tuple[float, float]]  # of each seed: log saving at budget 1, and its slope over log budget
+
+    def saving(self, budget: float) -> float:
+        """The geometric mean over seeds."""
+        return math.exp(mean(self._at(budget)))
+
+    def interval(self, budget: float) -> tuple[float, float] | None:
+        """Of the mean over seeds, by Student's t; None with one seed."""
+        return _interval(self._at(budget))
+
+    @property
+    def per_doubling(self) -> float:
+        """The factor by which a budget twice as large changes the saving."""
+        return math.exp(mean(self._slopes))
+
+    @property
+    def per_doubling_interval(self) -> tuple[float, float] | None:
+        return _interval(self._slopes)
+
+    def _at(self, budget: float) -> list[float]:
+        return [level + slope * math.log(budget) for level, slope in self.lines]
+
+    @property
+    def _slopes(self) -> list[float]:
+        return [slope * math.log(2) for _, slope in self.lines]
+
+
+def _interval(logarithms: list[float]) -> tuple[float, float] | None:
+    """Bounds of the exponential of a mean, at CONFIDENCE."""
+    count = len(logarithms)
+    if count < 2:
+        return None
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * stdev(logarithms) / math.sqrt(count)
+    return math.exp(mean(logarithms) - half), math.exp(mean(logarithms) + half)
+
+
+def compared(sweep: Sweep) -> Iterator[tuple[Cell, Run, Saving]]:
     """Every run that has a control, with its cell and what it saves."""
     for cell in sweep.cells:
         for run in cell.runs:
@@ -31,23 +84,74 @@ def compared(sweep: Sweep) -> Iterator[tuple[Cell, Run, dict]]:
 def points(sweep: Sweep) -> list[Point]:
     """In the order of SAVINGS."""
     return [
-        Point(kind, run.student["tokens"], sweep.name_of(cell), saving[kind], _state(saving, kind))
+        Point(
+            kind,
+            run.student["tokens"],
+            sweep.name_of(cell),
+            _setting(sweep, cell),
+            run.summary["seed"],
+            counted(saving, kind),
+            _state(saving, kind),
+        )
         for kind in SAVINGS
         for cell, run, saving in compared(sweep)
     ]
 
 
-def _state(saving: dict, kind: str) -> str:
-    if saving[kind] is None:
+def counted(saving: Saving, kind: str) -> float | None:
+    """One of SAVINGS."""
+    values = {
+        "tokens": saving["tokens"],
+        "student_flops": saving["student_flops"],
+        "training_flops": saving["training_flops"],
+        "total_flops": saving["total_flops"],
+    }
+    return values[kind]
+
+
+def _setting(sweep: Sweep, cell: Cell) -> str:
+    pairs = zip(sweep.axes, cell.values, strict=True)
+    return " ".join(f"{axis}={value}" for axis, value in pairs if axis != BUDGET) or sweep.name
+
+
+def _state(saving: Saving, kind: str) -> str:
+    if counted(saving, kind) is None:
         return INFINITE
     return BOUND if saving["reached"] == "not reached" else REACHED
 
 
+def fits(sweep: Sweep) -> list[Fit]:
+    """For each setting and way of counting that has a seed with several budgets. Bounds and what has no finite value
+    are left out."""
+    seeds: dict[tuple[str, str], dict[int, list[tuple[int, float]]]] = {}
+    for point in points(sweep):
+        if point.state == REACHED and point.value is not None:
+            of_setting = seeds.setdefault((point.kind, point.setting), {})
+            of_setting.setdefault(point.seed, []).append((point.budget, point.value))
+    found = []
+    for (kind, setting), by_seed in seeds.items():
+        fitted = [each for each in by_seed.values() if len({budget for budget, _ in each}) > 1]
+        if fitted:
+            budgets = [budget for each in fitted for budget, _ in each]
+            lines = [_line(each) for each in fitted]
+            found.append(Fit(kind, setting, (min(budgets), max(budgets)), lines))
+    return found
+
+
+def _line(values: list[tuple[int, float]]) -> tuple[float, float]:
+    """Least squares in the logarithms of budget and saving."""
+    budgets, savings = np.log(np.array(values, dtype=float)).T
+    slope, level = np.polyfit(budgets, savings, 1)
+    return float(level), float(slope)
+
+
 def published(sweep: Sweep) -> list[tuple[int | None, float]]:
     """(budget, how many times fewer FLOPs): the budget None where it is not public."""
-    found = []
-    for entry in (each for each in sweep.published if "fewer_flops" in each):
-        found += [(budget and int(budget), entry["fewer_flops"]) for budget in entry["where"].get(BUDGET, [None])]
+    found: list[tuple[int | None, float]] = []
+    for entry in sweep.published:
+        if "fewer_flops" in entry:
+            budgets: list[int | None] = [int(each) for each in entry["where"].get(BUDGET, [])] or [None]
+            found += [(budget, entry["fewer_flops"]) for budget in budgets]
     return found
 
 

@@ -5,21 +5,22 @@ from collections import Counter
 from collections.abc import Callable
 from statistics import mean, stdev
 
-from pipeline.report.markdown import downstream_note, measured, number
+from pipeline.evaluation.savings import Saving
+from pipeline.report.marks import Bold
+from pipeline.report.schema import Scores
+from pipeline.report.sweep.record import MISSING
 from pipeline.report.sweep.runs import RANDOM_WEIGHTS, SAVINGS, Cell, Run, Sweep
-from pipeline.report.sweep.savings import compared
+from pipeline.report.sweep.savings import CONFIDENCE, Fit, compared, counted, fits
+from pipeline.report.tables import Table, downstream_note, measured, metrics, number
 
-Table = tuple[str, list[str], list[list[str]], str]
-
-MISSING = "missing"
-PERPLEXITY = """Perplexity is exp(mean nats a token) on the same validation blocks for all, as mean ± standard deviation
-over seeds; the best of the cells that differ on the first axis alone is bold. Total FLOPs are order,
-search, teacher and student; random weights are charged only their training. The last column reads all
-curves at the smallest total of the sweep, which is before the end of the others' schedules."""
+PERPLEXITY = """Perplexity is exp(mean nats per token) on the same validation blocks for all, as mean ± standard
+deviation over seeds. Of the cells that differ on the first axis alone, the best is bold where each has several seeds.
+Total FLOPs are order, search, recovery, teacher and student; random weights are charged only their training. The last
+column reads all curves at the smallest total of the sweep, which is before the end of the others' schedules."""
 RULE = """The target is the control's final perplexity; a saving is the control's cost over the cost at which the
 student first is at or below the target (log perplexity linear in tokens between two points, token 0
-included). The teacher's FLOPs are on both sides, order and search on the student's alone. `no finite
-value`: the target was reached before training. `<`: it was not reached, and this is the bound. A run's
+included). The teacher's FLOPs are on both sides, order, search and recovery on the student's alone. No finite
+value: the target was reached before training. <: it was not reached, and this is the bound. A run's
 control is its own; where it has none, it is the sweep's run from random weights with the same seed and
 the same values on all other axes. All seeds: mean ± standard deviation."""
 TASKS = """{}
@@ -28,15 +29,17 @@ of a run's examples, in brackets the standard deviation over seeds. Published mo
 
 def tables(sweep: Sweep) -> list[Table]:
     """All that the sweep has figures for; the first is that of its cells."""
-    found = [("", *cells(sweep), PERPLEXITY)]
+    found: list[Table] = [("", *cells(sweep), PERPLEXITY)]
     if any(compared(sweep)):
         head = [*sweep.axes, "seed", "control", "target", *(f"saving: {title}" for title in SAVINGS.values())]
         found.append(("Savings", head, _savings(sweep), RULE))
+    if fitted := fits(sweep):
+        found.append(("Savings against the budget", FIT_HEADER, [_fit(sweep, fit) for fit in fitted], FIT))
     if scored := [run.summary for run in sweep.runs if run.summary["downstream"]]:
         found.append(("Downstream tasks", *_tasks(sweep), TASKS.format(downstream_note(*scored))))
     if sweep.errors:
-        failed = [[job, one_line(error.splitlines()[-1])] for job, error in sweep.errors.items()]
-        found.append(("Without a result", ["job", "last words"], failed, ""))
+        failed = [[job, error.splitlines()[-1].strip()] for job, error in sweep.errors.items()]
+        found.append(("Without a result", ["job", "last line of its log"], failed, ""))
     return found
 
 
@@ -58,16 +61,17 @@ def _results(sweep: Sweep, cell: Cell, best: bool) -> list[str]:
     def over_seeds(value: Callable[[Run], float], form: str) -> str:
         return _spread([value(run) for run in cell.runs], form)
 
-    final = over_seeds(lambda run: run.student["final_perplexity"], ",.2f")
+    final = over_seeds(lambda run: run.perplexity, ",.2f")
     equal = [run.nll_at_flops(sweep.cheapest) for run in cell.runs]
+    begun = [nll for nll in equal if nll is not None]
     return [
         ", ".join([str(len(cell.runs)), *_lacking(cell)]),
-        over_seeds(lambda run: run.student["parameters"], ",.0f"),
-        over_seeds(lambda run: run.student["untrained_perplexity"], ",.2f"),
-        f"**{final}**" if best else final,
+        over_seeds(lambda run: run.student["parameters"] or math.nan, ",.0f"),
+        over_seeds(lambda run: run.student["untrained_perplexity"] or math.nan, ",.2f"),
+        Bold(final) if best else final,
         over_seeds(lambda run: run.student["tokens"], ",.0f"),
         over_seeds(lambda run: run.total_flops, ".3g"),
-        "not begun" if None in equal else _spread([math.exp(nll) for nll in equal], ",.2f"),
+        "not begun" if len(begun) < len(equal) else _spread([math.exp(nll) for nll in begun], ",.2f"),
     ]
 
 
@@ -80,12 +84,19 @@ def _lacking(cell: Cell) -> list[str]:
 
 
 def _best(sweep: Sweep) -> set[tuple[str, ...]]:
-    """Of the cells that differ on the first axis alone, the one with the lowest perplexity; none has no rival."""
-    groups: dict[tuple[str, ...], list[tuple[float, tuple[str, ...]]]] = {}
+    """Of the cells that differ on the first axis alone, the one with the lowest perplexity. A cell without a rival has
+    not won, nor is there a winner where one of them has a single seed."""
+    if sweep.means_nothing:
+        return set()
+    groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in sweep.cells:
         if cell.runs:
-            groups.setdefault(cell.values[1:], []).append((cell.perplexity, cell.values))
-    return {min(group)[1] for group in groups.values() if len(group) > 1}
+            groups.setdefault(cell.values[1:], []).append(cell)
+    return {
+        min(group, key=lambda cell: cell.perplexity).values
+        for group in groups.values()
+        if len(group) > 1 and all(len(cell.runs) > 1 for cell in group)
+    }
 
 
 def _spread(values: list[float], form: str) -> str:
@@ -99,10 +110,13 @@ def _published(sweep: Sweep) -> dict[tuple[str, ...], str]:
     said = {}
     for cell in sweep.cells:
         named = dict(zip(sweep.axes, cell.values, strict=True))
-        entries = [each for each in sweep.published if "says" in each]
-        fits = [each for each in entries if all(named.get(axis) in known for axis, known in each["where"].items())]
-        if fits:
-            said[cell.values] = "; ".join(each["says"] for each in fits)
+        fitting = [
+            each["says"]
+            for each in sweep.published
+            if "says" in each and all(named.get(axis) in known for axis, known in each["where"].items())
+        ]
+        if fitting:
+            said[cell.values] = "; ".join(fitting)
     return said
 
 
@@ -130,29 +144,49 @@ def _savings(sweep: Sweep) -> list[list[str]]:
     return rows
 
 
-def _saving(saving: dict, key: str) -> str:
-    if saving[key] is None:
-        return "no finite value"
-    return f"{_bound(saving)}{saving[key]:.2f}x"
+FIT_HEADER = ["setting", "counted in", "seeds", "saving at the smallest budget", "at the largest", "per doubling"]
+FIT = f"""For each seed a straight line of log saving over log budget, by least squares through what was reached and has
+a finite value; the figure is the geometric mean over seeds, in brackets its {CONFIDENCE:.0%} interval by Student's t.
+The last column is the factor by which twice the budget changes the saving: below 1 it shrinks as budgets grow."""
 
 
-def _bound(saving: dict) -> str:
+def _fit(sweep: Sweep, fit: Fit) -> list[str]:
+    def figure(value: float, interval: tuple[float, float] | None) -> str:
+        return f"{value:.2f}x" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else " (one seed)")
+
+    small, large = fit.budgets
+    return [
+        fit.setting,
+        SAVINGS[fit.kind],
+        str(len(fit.lines)),
+        f"{figure(fit.saving(small), fit.interval(small))} at {small:,}",
+        f"{figure(fit.saving(large), fit.interval(large))} at {large:,}",
+        figure(fit.per_doubling, fit.per_doubling_interval),
+    ]
+
+
+def _saving(saving: Saving, key: str) -> str:
+    value = counted(saving, key)
+    return "no finite value" if value is None else f"{_bound(saving)}{value:.2f}x"
+
+
+def _bound(saving: Saving) -> str:
     return "< " if saving["reached"] == "not reached" else ""
 
 
-def _mean_saving(savings: list[dict], key: str) -> str:
-    finite = [saving for saving in savings if saving[key] is not None]
+def _mean_saving(savings: list[Saving], key: str) -> str:
+    finite = [value for saving in savings if (value := counted(saving, key)) is not None]
     if not finite:
         return "no finite value"
     if len(finite) < len(savings):
         return f"{len(savings) - len(finite)} of {len(savings)} have no finite value"
     bound = max(_bound(saving) for saving in savings)  # a mean of which one part is a bound is one itself
-    return f"{bound}{_spread([saving[key] for saving in savings], '.2f')}x"
+    return f"{bound}{_spread(finite, '.2f')}x"
 
 
 def _tasks(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     """A row for each model, a column for each metric."""
-    models: dict[str, list[dict]] = {}
+    models: dict[str, list[Scores]] = {}
     for run in sweep.runs:
         if teacher := run.summary["downstream"].get("teacher"):
             models[f"teacher {run.summary['teacher']['name']}"] = [teacher]
@@ -166,22 +200,16 @@ def _tasks(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
                     models.setdefault(name, []).append(scored.get(role, {}))
         if not cell.runs:
             models[" ".join(cell.values)] = [{}]
-    metrics = {
-        (task, metric): None
-        for scores in (score for each in models.values() for score in each)
-        for task, values in scores.items()
-        for metric in values
-        if not metric.endswith("_stderr")
-    }
-    rows = [[name, *(_score(scores, *metric) for metric in metrics)] for name, scores in models.items()]
+    columns = metrics(score for each in models.values() for score in each)
+    rows = [[name, *(_score(scores, *column) for column in columns)] for name, scores in models.items()]
     for each in sweep.published:
         if scores := each.get("scores"):
-            figures = (scores.get(task, {}).get(metric) for task, metric in metrics)
+            figures = (scores.get(task, {}).get(metric) for task, metric in columns)
             rows.append([f"published: {each['model']}", *(number(figure, ",.4g") for figure in figures)])
-    return ["model", *(f"{task} {metric}" for task, metric in metrics)], rows
+    return ["model", *(f"{task} {metric}" for task, metric in columns)], rows
 
 
-def _score(runs: list[dict], task: str, metric: str) -> str:
+def _score(runs: list[Scores], task: str, metric: str) -> str:
     scored = [run[task] for run in runs if metric in run.get(task, {})]
     if len(scored) < len(runs):
         return MISSING
@@ -189,7 +217,3 @@ def _score(runs: list[dict], task: str, metric: str) -> str:
     errors = [score[f"{metric}_stderr"] for score in scored if score.get(f"{metric}_stderr") is not None]
     said = measured(mean(values), mean(errors) if errors else None)
     return said + (f" ({stdev(values):.2g})" if len(values) > 1 else "")
-
-
-def one_line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

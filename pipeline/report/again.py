@@ -1,0 +1,22 @@
+"""The commands that make a run again, for both forms of its report."""
+
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+
+from pipeline.composition import OF_ONE_COMMAND
+
+
+def commands(folder: Path) -> list[str]:
+    """Of a run's folder: what makes the run elsewhere, and what reopens it here."""
+    overrides = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text(encoding="utf-8"))
+    return from_overrides(overrides, folder)
+
+
+def from_overrides(overrides: list[str], folder: Path) -> list[str]:
+    """The command that began a run may have been for a part of it; these make all of it."""
+    whole = [each for each in overrides if re.split("[.=]", each)[0] not in OF_ONE_COMMAND]
+    given = [whole] if whole else []  # a run from Python has none
+    return [shlex.join(["sprig", *each]) for each in (*given, [f"run={folder}"])]

@@ -1,0 +1,76 @@
+"""A sweep's own file, which the launcher keeps, and whether the sweep is running."""
+
+import json
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import SprigError
+from pipeline.report.schema import COMPLETED, RUNNING
+
+NAME, SWEEP_SCHEMA = "sweep.json", 1
+LOCK = ".lock"  # in a sweep's folder, held by the process that runs it
+BEGUN, MISSING = "interrupted", "missing"  # a job that has begun and not ended; one that has not begun
+
+
+class JobRecord(TypedDict):
+    """A job in sweep.json."""
+
+    id: str
+    overrides: dict[str, str]
+    same: NotRequired[list[dict[str, str]]]  # further combinations of the axes' values that are this very run
+    status: str
+    folder: str  # relative to the sweep's
+    seconds: float | None
+    error: str | None
+    log: NotRequired[str | None]
+    submitted: NotRequired[str | None]
+
+
+class SweepRecord(TypedDict):
+    """sweep.json."""
+
+    schema: int
+    name: str
+    axes: dict[str, list[str]]
+    command: list[str]
+    jobs: list[JobRecord]
+
+
+def is_underway(folder: Path) -> bool:
+    """Whether a process runs the sweep of this folder."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def read_record(folder: Path) -> SweepRecord:
+    """A sweep's own file, which the launcher keeps.
+
+    Raises:
+        SprigError: it is not there, or of another schema.
+    """
+    path = folder / NAME
+    if not path.exists():
+        raise SprigError(f"sweep={folder} is no sweep's folder ({path} is not there): name one of outputs/sweeps.")
+    found: SweepRecord = json.loads(path.read_text(encoding="utf-8"))
+    if found["schema"] != SWEEP_SCHEMA:
+        raise SprigError(f"{path} is of schema {found['schema']}, this is Sprig's {SWEEP_SCHEMA}: {remade(folder)}")
+    return found
+
+
+def remade(folder: Path) -> str:
+    return f"move {folder} away and give the sweep's command again; what is finished is found, not made again."
+
+
+def state(job: JobRecord, underway: bool) -> str:
+    """A job that was completed, but has no report any more, is missing. One that has begun stands as interrupted in
+    the record, so that after a kill the record tells the truth."""
+    if job["status"] == BEGUN and underway:
+        return RUNNING
+    return "missing" if job["status"] == COMPLETED else job["status"]

@@ -1,0 +1,212 @@
+"""The tables of a run's report: a summary's figures in rows of text."""
+
+import math
+from collections.abc import Iterable
+
+from pipeline.report import study as study_report
+from pipeline.report.marks import Code
+from pipeline.report.schema import (
+    Anatomy,
+    Diversity,
+    EfficiencySummary,
+    LayerSizes,
+    Scores,
+    SearchSummary,
+    Summary,
+    trained_models,
+)
+
+Table = tuple[str, list[str], list[list[str]], str]  # title, header, rows, and what the figures are
+
+HEADER = ["model", "start", "parameters", "perplexity", "tokens", "FLOPs"]
+ANATOMY_HEADER = ["", "query groups", "heads per group", "head size", "MLP width"]
+EFFICIENCY_HEADER = ["model", "parameters", "FLOPs per token", "KV cache per token", "prefill", "decode"]
+
+
+def rows(summary: Summary) -> list[list[str]]:
+    """The closing table: one row a model, with parameters, perplexity, training tokens and training FLOPs."""
+    teacher, student = summary["teacher"], summary["student"]
+    recovered, recover = student.get("recovered_perplexity"), summary.get("recover") or {}
+    table = [
+        _row("teacher", teacher["name"], teacher["parameters"], teacher["perplexity"], "", ""),
+        _row("untrained", student["init"], student["parameters"], student["untrained_perplexity"], "0", "0"),
+    ]
+    if recovered is not None:
+        flops = number(summary["flops"].get("recover"), ".3g")
+        tokens = number(recover.get("tokens"), ",")
+        table.append(_row("recovered", student["init"], student["parameters"], recovered, tokens, flops))
+    for name, model in trained_models(summary).items():
+        start = model["init"] + (" + recovery" if name == "student" and recovered is not None else "")
+        start += " + KD" if model["kd"] else ""
+        flops = f"{model['flops']['student'] + model['flops']['teacher']:.3g}"
+        table.append(_row(name, start, model["parameters"], model["final_perplexity"], f"{model['tokens']:,}", flops))
+    return table
+
+
+def _row(name: str, start: str, size: int | None, perplexity: float | None, tokens: str, flops: str) -> list[str]:
+    return [name, start, number(size, ","), number(perplexity, ",.2f"), tokens, flops]
+
+
+def number(value: float | None, form: str) -> str:
+    """What is not known, of a run that is still going, is left empty."""
+    return "" if value is None else format(value, form)
+
+
+def note(summary: Summary) -> str:
+    """What the closing table's figures are."""
+    blocks = summary["data"]["validation_blocks"]
+    return (
+        f"Perplexity is exp(mean nats per token), on the same {blocks} validation blocks for every model. FLOPs are "
+        "of training, the teacher's included, which with a logits cache are those of filling it, once for all readers."
+    )
+
+
+def search_facts(search: SearchSummary) -> list[list[str]]:
+    """Rows of name and value."""
+    if search["strategy"] is None:
+        return [["search", "none: nothing starts from one"]]
+    if search["evaluated"] is None or search["best_fitness"] is None:
+        return [["search", f"{search['strategy']}, not finished"]]
+    random, reranked = search["random_best_fitness"], search.get("rerank")
+    after = []
+    if reranked:
+        chosen = (
+            f"the {reranked['candidates']} best, {reranked['tokens']:,} tokens each ({reranked['flops']:.3g} FLOPs)"
+        )
+        reached = f"number {reranked['rank']} wins with {reranked['loss']:.4f} nats per token on calibration blocks"
+        after = [["rerank by a short training", f"{chosen}: {reached}"]]
+    candidates = search.get("candidates")  # absent in summaries of older runs
+    of = f" of {candidates:,} candidates" if candidates else ""
+    return [
+        ["search", f"{search['strategy']}, {search['evaluated']} evaluations{of}, {search['tokens']:,} tokens"],
+        ["best fitness", f"{search['best_fitness']:,.2f} ({search['fitness']} on calibration blocks)"],
+        ["best of random, on as many tokens", "not asked for" if random is None else f"{random:,.2f}"],
+        *after,
+        *_diversity(search.get("diversity")),
+    ]
+
+
+def _diversity(found: Diversity | None) -> list[list[str]]:
+    if found is None:
+        return []
+    share = f"{found['first']:.0%} of genes among the first {found['candidates']}, {found['last']:.0%} among the last"
+    return [["mean pairwise gene difference", share]]
+
+
+def facts(summary: Summary) -> list[list[str]]:
+    """How the run was set up, and what it spent before training, in rows of name and value."""
+    flops, recover = summary["flops"], summary.get("recover")
+    rates = ", ".join(f"{role} {model['lr']:g}" for role, model in trained_models(summary).items())
+    rows = [
+        ["teacher", summary["teacher"]["name"]],
+        ["text", f"{summary['data']['name']}, blocks of {summary['data']['block_size']} tokens"],
+        ["bin", f"{summary['bin']['low']:,} to {summary['bin']['high']:,} parameters ({summary['bin']['count']})"],
+        ["space, ordering", f"{summary['space']}, {summary['ordering']}"],
+        *search_facts(summary["search"]),
+    ]
+    if recover:
+        seconds = recover.get("seconds")
+        took = "" if seconds is None else f", {seconds:,.1f} s"
+        rows.append(["recovery", f"{number(recover.get('tokens'), ',')} calibration tokens{took}"])
+    recovering = flops.get("recover")
+    named, values = "ordering, search", f"{flops['order']:.3g}, {flops['search']:.3g}"
+    if recovering is not None:
+        named, values = f"{named}, recovery", f"{values}, {recovering:.3g}"
+    rows += [
+        ["learning rate", rates],
+        [f"FLOPs of {named}", values],
+        ["seed, precision", f"{summary['seed']}, {summary['precision']}"],
+    ]
+    if (artifact := summary["student"]["artifact"]) is not None:
+        rows.append(["student's artifact", Code(artifact)])
+    return rows
+
+
+def anatomy_sentence(anatomy: Anatomy) -> str:
+    depth, width = anatomy["n_layer"], anatomy["n_embd"]
+    return f"The student keeps {depth[1]} of {depth[0]} layers and {width[1]} of {width[0]} embedding entries."
+
+
+def anatomy_rows(anatomy: Anatomy) -> list[list[str]]:
+    """Teacher and student, layer by layer."""
+
+    def sizes(gene: LayerSizes) -> list[str]:
+        return [str(gene[name]) for name in ("n_query_groups", "heads_per_group", "head_size", "intermediate_size")]
+
+    return [["teacher, each", *sizes(anatomy["teacher"])]] + [
+        [f"layer {gene['layer']}", *sizes(gene)] for gene in anatomy["student"]
+    ]
+
+
+def efficiency_rows(efficiency: EfficiencySummary) -> list[list[str]]:
+    """What teacher and student cost to run."""
+    return [
+        [
+            name,
+            f"{model['parameters']:,}",
+            f"{model['flops_per_token']:.3g}",
+            f"{model['kv_bytes_per_token']:,} bytes",
+            f"{model['prefill_tokens_per_second']:,.1f} tokens/s",
+            f"{model['decode_tokens_per_second']:,.1f} tokens/s",
+        ]
+        for name, model in (("teacher", efficiency["teacher"]), ("student", efficiency["student"]))
+    ]
+
+
+def _efficiency_note(summary: Summary, measured: EfficiencySummary) -> str:
+    return (
+        f"Measured on {measured['hardware']}, in {summary['precision']}: {measured['prefill']} tokens of one text in "
+        f"one pass, then {measured['decode']} one at a time with a KV cache; medians of {measured['repetitions']}, the "
+        f"models in turn. FLOPs are of the forward pass, averaged over {summary['data']['block_size']} tokens."
+    )
+
+
+def downstream(models: dict[str, Scores]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the tasks' table, a row for each metric, with one standard error behind the value."""
+    body = []
+    for task, metric in metrics(models.values()):
+        found = [models[name].get(task, {}) for name in models]
+        body.append([task, metric, *(measured(each.get(metric), each.get(f"{metric}_stderr")) for each in found)])
+    return ["task", "metric", *models], body
+
+
+def metrics(models: Iterable[Scores]) -> list[tuple[str, str]]:
+    """Every task and metric that any of the models has, without the standard errors."""
+    return list(
+        dict.fromkeys(
+            (task, metric)
+            for tasks in models
+            for task, values in tasks.items()
+            for metric in values
+            if not metric.endswith("_stderr")
+        )
+    )
+
+
+def downstream_note(*summaries: Summary) -> str:
+    """What the scores of these runs are of."""
+    limits = {summary["data"].get("task_examples") for summary in summaries}  # absent in summaries of older runs
+    parts = sorted(f"the first {limit:,} examples" for limit in limits if limit)
+    of = " or ".join([*parts, "all examples"] if None in limits else parts)
+    return f"Of {of} of a task, by lm-eval's own prompts and metrics; behind ± is one standard error"
+
+
+def measured(value: float | None, error: float | None) -> str:
+    """A value to the digits that its standard error leaves it; to four where it has none."""
+    if value is None or not error or not math.isfinite(error):
+        return number(value, ",.4g")
+    digits = max(1 - math.floor(math.log10(error)), 0)
+    return f"{value:,.{digits}f} ± {error:,.{digits}f}"
+
+
+def further(summary: Summary) -> list[Table]:
+    """The tables that a run may have after its first."""
+    shown: list[Table] = []
+    if summary["downstream"]:
+        shown.append(("Downstream tasks", *downstream(summary["downstream"]), f"{downstream_note(summary)}."))
+    if (efficiency := summary["efficiency"]) is not None:
+        body = efficiency_rows(efficiency)
+        shown.append(("Efficiency", EFFICIENCY_HEADER, body, _efficiency_note(summary, efficiency)))
+    if "study" in summary:
+        shown.append(study_report.table(summary["study"]))
+    return shown
