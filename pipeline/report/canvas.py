@@ -26,8 +26,8 @@ INK, OUTLINE = "#1c2321", "#8a8f98"
 COLOURS = {"student": "#2f9e62", "control": "#a06cd5", "search": "#2f9e62", "random_search": "#a06cd5"}
 PALETTE = ("#2f9e62", "#a06cd5", "#e08214", "#3d8bd4", "#d0505a", "#8a8f98", "#35b5a5", "#d05fa8", "#a8742c")
 SETTINGS: Any = {
-    "font.size": 9,
-    "axes.titlesize": 9,
+    "font.size": 10,
+    "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,

@@ -39,7 +39,7 @@ def test_a_report_that_is_made_again_has_the_same_bytes(smoke_outputs, tmp_path)
     shutil.copytree(smoke_outputs, outputs, symlinks=True)
     run = outputs / "smoke/latest"
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.suffix in (".json", ".md", ".svg")}
-    assert len(before) == 6
+    assert len(before) == 7
     shutil.rmtree((run / "artifacts/report").resolve())
     pipeline.run(pipeline.compose([f"run={run}", "stages=[report]"]))
     assert before == {name: (run / name).read_bytes() for name in before}
