@@ -155,8 +155,8 @@ def selection(blocks, survivors):
 @pytest.mark.parametrize(
     ("blocks", "survivors", "said"),
     [
-        ([], [], "the last one 1"),
-        ([0.5], [], "the last one 1"),
+        ([], [], "must end with 1"),
+        ([0.5], [], "must end with 1"),
         ([0.5, 0.75], [2], "must end with 1"),
         ([0.5, 1.0], [], "a number for each but the last"),
         ([0.25, 0.5, 1.0], [2, 3], "none above the one before"),
