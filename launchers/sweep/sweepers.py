@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from launchers.sweep.jobs import Job
 from pipeline.errors import Interrupted, SprigError
 from pipeline.report import material
-from pipeline.report.summary import SUMMARY
+from pipeline.report.schema import SUMMARY
 
 GRID = "basic"  # Hydra's own sweeper: all combinations, which Sprig runs as one sweep
 
