@@ -2,17 +2,50 @@
 
 >>> import pipeline
 >>> summary = pipeline.run(pipeline.compose(["experiment=quickstart", "seed=1"]))
+
+The other names are the method step by step, on models in memory: see pipeline.api and examples/one_page.py.
 """
 
+import importlib
 from multiprocessing import current_process
+from typing import TYPE_CHECKING, Any
 
 from pipeline.composition import compose
+from pipeline.config import Config
 from pipeline.errors import SprigError
 
-__all__ = ["SprigError", "compose", "run"]
+if TYPE_CHECKING:
+    from pipeline.api import (
+        SearchSpace,
+        distill,
+        export,
+        extract,
+        find,
+        importance,
+        load_teacher,
+        load_text,
+        perplexity,
+        recover,
+    )
+
+__all__ = [
+    "SearchSpace",
+    "SprigError",
+    "compose",
+    "distill",
+    "export",
+    "extract",
+    "find",
+    "importance",
+    "load_teacher",
+    "load_text",
+    "perplexity",
+    "recover",
+    "run",
+]
 
 
-def run(config, overrides=None):
+def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any] | None:
     """Runs a configuration of `compose`; see pipeline.runner.run. Imported late: torch takes seconds.
 
     Raises:
@@ -27,3 +60,10 @@ def run(config, overrides=None):
     from pipeline import runner
 
     return runner.run(config, overrides)
+
+
+def __getattr__(name: str) -> Any:
+    """The names of pipeline.api, imported when they are first used."""
+    if name in __all__:
+        return getattr(importlib.import_module("pipeline.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -67,4 +67,4 @@ from pipeline.config.search import (
     SelectionConfig,
 )
 from pipeline.config.study import StudyConfig
-from pipeline.config.subnetworks import BinConfig, OrderingConfig, Sizes, SpaceConfig
+from pipeline.config.subnetworks import BinConfig, OrderingConfig, RecoverConfig, Sizes, SpaceConfig

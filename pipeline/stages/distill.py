@@ -15,12 +15,11 @@ from pipeline.models import checkpoint
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
-from pipeline.stages import cache, stable
+from pipeline.stages import cache, extract, stable
 from pipeline.stages.budget import batch_tokens, budget
 from pipeline.stages.context import Context, Step, part
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
-from pipeline.subnetwork.value import SubNetwork
 from pipeline.training import checkpoints
 from pipeline.training.distill import distill, validation_steps
 from pipeline.training.engine import Batching, batching
@@ -71,7 +70,7 @@ def loads_kd_teacher(context: Context) -> bool:
 
 
 def recipe(context: Context, role: str, roots: Roots, start: Recipe) -> Recipe:
-    """`role` is "student" or "control"; `start` makes its untrained weights."""
+    """`role` is "student" or "control"; `start` makes the weights that training starts from."""
     inputs = _inputs(context, roots, start)
     if shared := phase(context, role, roots, start):
         inputs |= {"stable": shared.fingerprint}
@@ -124,7 +123,7 @@ def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots
         _log_again(context, role, begin, folder)
     trained = _train(context, folder, role, roots, start, run=recipe.fingerprint, begin=begin)
     if rank() == 0:
-        checkpoint.save(trained, folder, _subnetwork(context, start), tokenizer=context.made(start))
+        checkpoint.save(trained, folder, extract.subnetwork(context, start), tokenizer=context.made(start))
 
 
 def _make_stable(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots, start: Recipe) -> None:
@@ -157,7 +156,7 @@ def _train(
     if not online:
         context.forget_teacher()
     flops = Flops(
-        3 * flops_per_token(context.architecture, _subnetwork(context, start), length=config.data.block_size),
+        3 * flops_per_token(context.architecture, extract.subnetwork(context, start), length=config.data.block_size),
         flops_per_token(context.kd_architecture, length=config.data.block_size) if online else 0,
     )
     total = budget(context) if until is None else until * batch_tokens(context)
@@ -188,10 +187,6 @@ def _log_again(context: Context, role: str, begin: Path, folder: Path) -> None:
     if rank() == 0 and not (folder / METRICS).exists():
         for line in _metrics(begin):
             context.log({"role": f"distilled_{role}"} | line)
-
-
-def _subnetwork(context: Context, start: Recipe) -> SubNetwork:
-    return SubNetwork.from_dict(json.loads((context.made(start) / checkpoint.SUBNETWORK).read_text()))
 
 
 def _schedule(context: Context) -> dict:

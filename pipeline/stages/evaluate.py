@@ -17,9 +17,9 @@ RESULT = "evaluation.json"
 SPEED_VERSION, SPEED = 1, "speed.json"
 
 
-def recipe(context: Context, roots: Roots, trained: dict[str, Recipe]) -> Recipe:
-    """`trained` is the distillation of each role."""
-    inputs = {"teacher": roots.teacher, "tokens": roots.tokens, **trained}
+def recipe(context: Context, roots: Roots, models: dict[str, Recipe]) -> Recipe:
+    """`models` are the students to evaluate, by name."""
+    inputs = {"teacher": roots.teacher, "tokens": roots.tokens, **models}
     return Recipe(
         STAGE,
         VERSION,
@@ -28,18 +28,18 @@ def recipe(context: Context, roots: Roots, trained: dict[str, Recipe]) -> Recipe
     )
 
 
-def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, trained: dict[str, Recipe]) -> None:
+def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, models: dict[str, Recipe]) -> None:
     config = context.config.evaluate
     blocks = context.evenly(roots.tokens, "validation", config.blocks, "evaluate.blocks")
     tokenizer = context.tokenizer(roots.teacher)
     prompt = tokenizer.encode(config.prompt)
     result = {}
-    with Progress("evaluate", total=1 + len(trained), unit="models") as progress:
-        for name in ("teacher", *trained):
+    with Progress("evaluate", total=1 + len(models), unit="models") as progress:
+        for name in ("teacher", *models):
             if name == "teacher":
                 model = context.teacher(roots.teacher, context.config.teacher)
             else:
-                model = context.student(trained[name], context.device)
+                model = context.student(models[name], context.device)
             nll = mean_nll(model, blocks, config.batch, context.precision)
             new = continue_text(model, prompt, config.sample_tokens, tokenizer.eos_id, context.precision)
             result[name] = {"nll": nll, "perplexity": math.exp(nll), "sample": tokenizer.decode(new)}

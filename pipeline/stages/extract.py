@@ -1,5 +1,6 @@
 """Stage extract: a sub-network's weights, or fresh ones in its shape, as a model of its own."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,11 @@ def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots
         seed = int(np.random.SeedSequence([config.seed, RANDOM_WEIGHTS]).generate_state(1)[0])
         initialize(model, seed)
     checkpoint.save(model, folder, sub, tokenizer=context.made(roots.teacher))
+
+
+def subnetwork(context: Context, start: Recipe) -> SubNetwork:
+    """Which sub-network an extracted or recovered student is."""
+    return SubNetwork.from_dict(json.loads((context.made(start) / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))
 
 
 def _draw(context: Context, ordering: Ordering) -> SubNetwork:

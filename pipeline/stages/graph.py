@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from pipeline.artifacts import Recipe
-from pipeline.stages import distill, downstream, evaluate, extract, order, prepare, rerank, search, study
+from pipeline.stages import distill, downstream, evaluate, extract, order, prepare, recover, rerank, search, study
 from pipeline.stages.context import Context, Step, Steps
 from pipeline.stages.roots import Roots
 from pipeline.stages.roots import roots as roots_of
@@ -36,14 +36,10 @@ def build(context: Context) -> Steps:
     _prepare(graph)
     searched = _search(graph) if of_the_search or config.study.searched else None
     found = _rerank(graph, searched) if of_the_search and config.search.rerank.candidates else searched
-    start, trained = {}, {}
-    for role in roles:
-        shape = found if role in of_the_search else None
-        recipe = extract.recipe(context, role, roots, shape)
-        start[role] = graph.add(f"extracted_{role}", recipe, extract.make, role=role, roots=roots, found=shape)
-    for role in roles:
-        trained[role] = _distill(graph, role, start[role])
-    _evaluate(graph, start["student"], trained)
+    cut = {role: _extract(graph, role, found if role in of_the_search else None) for role in roles}
+    start = {role: _recover(graph, cut[role], role) if recover.applies(context, role) else cut[role] for role in roles}
+    trained = {role: _distill(graph, start[role], role) for role in roles}
+    _evaluate(graph, cut["student"], start["student"], trained)
     if config.study.subnetworks:
         taken = searched if config.study.searched else None
         graph.add("study", study.recipe(context, roots, taken), study.make, roots=roots, searched=taken)
@@ -80,7 +76,19 @@ def _rerank(graph: _Graph, searched: Recipe) -> Recipe:
     return graph.add("rerank", recipe, rerank.make, roots=graph.roots, searched=searched)
 
 
-def _distill(graph: _Graph, role: str, start: Recipe) -> Recipe:
+def _extract(graph: _Graph, role: str, found: Recipe | None) -> Recipe:
+    recipe = extract.recipe(graph.context, role, graph.roots, found)
+    return graph.add(f"extracted_{role}", recipe, extract.make, role=role, roots=graph.roots, found=found)
+
+
+def _recover(graph: _Graph, cut: Recipe, role: str) -> Recipe:
+    recipe = recover.recipe(graph.context, graph.roots, cut)
+    graph.add(f"recovered_{role}", recipe, recover.make, roots=graph.roots, start=cut)
+    graph.together(f"recovered_{role}")
+    return recipe
+
+
+def _distill(graph: _Graph, start: Recipe, role: str) -> Recipe:
     context, roots = graph.context, graph.roots
     recipe = distill.recipe(context, role, roots, start)
     graph.add(f"distilled_{role}", recipe, distill.make, role=role, roots=roots, start=start)
@@ -88,13 +96,14 @@ def _distill(graph: _Graph, role: str, start: Recipe) -> Recipe:
     return recipe
 
 
-def _evaluate(graph: _Graph, student: Recipe, trained: dict[str, Recipe]) -> None:
-    """Speed, perplexity and downstream tasks; `student` is the untrained one."""
+def _evaluate(graph: _Graph, cut: Recipe, start: Recipe, trained: dict[str, Recipe]) -> None:
+    """Speed, perplexity and downstream tasks. A recovered student's training curve starts at the recovered weights, so
+    the student as it was cut is evaluated, too."""
     context, roots = graph.context, graph.roots
-    graph.add(
-        "speed", evaluate.speed_recipe(context, roots, student), evaluate.make_speed, roots=roots, student=student
-    )
-    graph.add("evaluation", evaluate.recipe(context, roots, trained), evaluate.make, roots=roots, trained=trained)
+    speed = evaluate.speed_recipe(context, roots, cut)
+    graph.add("speed", speed, evaluate.make_speed, roots=roots, student=cut)
+    models = trained if cut == start else {"untrained": cut, **trained}
+    graph.add("evaluation", evaluate.recipe(context, roots, models), evaluate.make, roots=roots, models=models)
     for name, model in {"teacher": roots.teacher, **trained}.items():
         for task in context.config.evaluate.tasks:
             recipe = downstream.recipe(context, task, model)

@@ -15,7 +15,7 @@ from pipeline.errors import NotFinite, SprigError
 from pipeline.models.extraction import extract
 from pipeline.models.perplexity import mean_nll
 from pipeline.ranks import world_size
-from pipeline.stages import order
+from pipeline.stages import order, recover
 from pipeline.stages.context import Context, part
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
@@ -49,6 +49,7 @@ def recipe_part(context: Context, roots: Roots, tokens: int, lr: float) -> dict:
         "seed": context.config.seed,
         "precision": context.precision,
         "kd_teacher": roots.kd_teacher.fingerprint if context.config.distill.distils else None,
+        **({"recover": recover.own(context)} if recover.applies(context, "student") else {}),
     }
 
 
@@ -86,6 +87,8 @@ def train(
     teacher_config = context.config.kd_teacher or context.config.teacher
     ordering = order.load(context, roots.ordering)
     student = extract(context.teacher(roots.teacher, context.config.teacher), sub, ordering).float()
+    if recover.applies(context, "student"):
+        recover.refit(context, roots, student, sub)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         distill(

@@ -64,6 +64,12 @@ def broadcast(value: Any) -> Any:
     return values[0]
 
 
+def summed(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over all ranks of a tensor of each, in place."""
+    distributed.all_reduce(tensor)
+    return tensor
+
+
 def any_rank(words: list[bool], device: torch.device) -> list[bool]:
     """Which of these words are true on some rank, on every rank the same."""
     flags = torch.tensor(words, dtype=torch.int32, device=device)

@@ -1,0 +1,287 @@
+"""Sprig's Python API: the method on models that are in memory, for notebooks and scripts.
+
+Models are litgpt GPTs. Blocks are int64 tensors (n, T + 1) of tokens: the first T of a row predict its last T. All
+functions raise `SprigError` with the sentence that the command line would print.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+from litgpt import GPT
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from pipeline.artifacts import digest
+from pipeline.composition import compose
+from pipeline.config import (
+    BinConfig,
+    Config,
+    DataConfig,
+    DataSource,
+    DeepSpeedConfig,
+    DistillConfig,
+    ExportForm,
+    LimitConfig,
+    Precision,
+    SearchConfig,
+    Source,
+    SpaceConfig,
+    TeacherConfig,
+)
+from pipeline.data.blocks import Blocks
+from pipeline.errors import SprigError
+from pipeline.models import checkpoint, extraction, ordering
+from pipeline.models.export import folder as export_folder
+from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.perplexity import mean_nll
+from pipeline.models.precision import resolve_precision
+from pipeline.models.recovery.recover import Report, Settings
+from pipeline.models.recovery.recover import recover as recover_in_place
+from pipeline.models.student import LayerwiseGPT
+from pipeline.models.tokenizer import Tokenizer
+from pipeline.search.budget import Budget
+from pipeline.search.evaluator import Evaluator
+from pipeline.search.forecast import expected
+from pipeline.search.journal import Journal
+from pipeline.search.loop import Search
+from pipeline.search.strategies.registry import make as make_strategy
+from pipeline.stages import prepare
+from pipeline.stages.context import Context
+from pipeline.subnetwork.bins import make_bin
+from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.selection import Ordering, select
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork
+from pipeline.training.distill import distill as train
+from pipeline.training.throughput import Flops
+
+BATCH = 8  # blocks a forward pass
+Schema = TypeVar("Schema")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen model in fp32, and the folder with its tokenizer files.
+
+    A model that is in memory already becomes one with `Teacher(model, folder)`.
+    """
+
+    model: GPT
+    folder: Path
+    config: TeacherConfig | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.folder)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text as token blocks, in splits that share no document."""
+
+    train: Blocks
+    validation: Blocks
+    calibration: Blocks
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: `fitness` is the perplexity of the untrained sub-network on the search's blocks, or
+    with fitness="kl" its divergence from the teacher in nats per token."""
+
+    subnetwork: SubNetwork
+    fitness: float
+    ordering: Ordering
+    evaluated: int
+
+
+def load_teacher(teacher: str, outputs: str | Path = "outputs", device: str = "cpu") -> Teacher:
+    """A teacher by its name in `conf/teacher`, such as "smollm2-135m", or from a Hugging Face folder.
+
+    It is converted once and kept in `outputs`, in the store that runs use.
+    """
+    config = _group("teacher", teacher, outputs)
+    given = config.teacher
+    if Path(teacher).is_dir():
+        given = TeacherConfig(name=Path(teacher).name, source=Source.hf, path=str(Path(teacher).resolve()))
+    context = Context(config, log=lambda line: None)
+    recipe = prepare.teacher_recipe(context, given)
+    folder = context.store.obtain(recipe, partial(prepare.make_teacher, context, recipe, config=given))
+    return Teacher(checkpoint.load(folder, device).eval().requires_grad_(False), folder, given)
+
+
+def load_text(text: str, teacher: Teacher, block_size: int = 256, outputs: str | Path = "outputs") -> Text:
+    """A text by its name in `conf/data`, such as "sotu", or from a file or folder of plain text, as blocks of
+    `block_size` tokens of the teacher's tokenizer."""
+    if teacher.config is None:
+        raise TypeError("load_text needs a teacher of load_teacher, whose configuration identifies the tokenizer.")
+    config = _group("data", text, outputs)
+    if Path(text).exists():
+        config.data = DataConfig(
+            name=Path(text).name, source=DataSource.text, path=str(Path(text).resolve()), block_size=block_size
+        )
+    config.teacher, config.data.block_size = teacher.config, block_size
+    context = Context(config, log=lambda line: None)
+    recipe = prepare.tokens_recipe(context)
+    make = partial(prepare.make_tokens, context, recipe, teacher=prepare.teacher_recipe(context, teacher.config))
+    folder = context.store.obtain(recipe, make)
+    return Text(*(Blocks(folder, split) for split in ("train", "validation", "calibration")))
+
+
+def importance(teacher: GPT, blocks: Tensor) -> Ordering:
+    """Ranks the teacher's layers, embedding entries, heads and MLP neurons by the size of their activations."""
+    fingerprint = digest([list(blocks.shape), int(blocks.sum())])
+    return ordering.importance(teacher, blocks, _precision(teacher), BATCH, fingerprint)
+
+
+class SearchSpace(Space):
+    """The sub-networks of a teacher whose parameter count lies in `low`..`high`. Keywords are those of `space` in the
+    configuration, such as layers="rank" or hold=["n_embd"]."""
+
+    def __init__(
+        self, teacher: GPT, low: int, high: int, ordering: Ordering | None = None, count: str = "total", **space: Any
+    ) -> None:
+        architecture = architecture_of(teacher.config, is_tied(teacher))
+        within = make_bin(BinConfig(low=low, high=high, count=count))
+        super().__init__(
+            architecture, _typed(SpaceConfig, **space), within, ordering or Ordering.identity(architecture)
+        )
+
+
+def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **settings: Any) -> Found:
+    """The sub-network of the space with the lowest loss on `blocks`, untrained. Keywords are those of `search` in the
+    configuration, such as strategy="evolution", population=12, generations=3."""
+    config = _typed(SearchConfig, **{"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings})
+    length = blocks.size(1) - 1
+    known = space.ordering
+    evaluator = Evaluator(teacher, known, blocks, _precision(teacher), config.batch, fitness=config.fitness)
+    budget = Budget(LimitConfig(), length, lambda sub: flops_per_token(space.architecture, sub, length=length))
+    with TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "journal.jsonl", "search")
+        best = Search(
+            config,
+            make_strategy(config, space, seed),
+            evaluator,
+            journal,
+            budget,
+            parameters=lambda sub: parameters(space.architecture, sub),
+            expected=expected(config, length).evaluations,
+            log=lambda line: None,
+        ).run()
+        journal.close()
+    return Found(best.subnetwork, best.fitness, known, budget.spent.evaluations)
+
+
+def extract(teacher: GPT, found: Found) -> GPT:
+    """The student of a sub-network, in fp32 on the teacher's device: the teacher's weights, nothing learned."""
+    return extraction.extract(teacher, found.subnetwork, found.ordering).float()
+
+
+def recover(teacher: GPT, student: GPT, found: Found, blocks: Tensor) -> Report:
+    """Refits the student's projections in place, in closed form, to the teacher's activations on `blocks`."""
+    selection = select(found.subnetwork, architecture_of(teacher.config, is_tied(teacher)), found.ordering)
+    settings = Settings(batch=BATCH, precision=_precision(teacher))
+    return recover_in_place(teacher, student, found.subnetwork, selection, blocks, settings)
+
+
+def distill(
+    teacher: GPT,
+    student: GPT,
+    blocks: Blocks,
+    validation: Tensor,
+    tokens: int,
+    seed: int = 0,
+    log: Callable[[dict[str, Any]], None] = lambda line: None,
+    **settings: Any,
+) -> list[tuple[int, float]]:
+    """Trains the student in place on the first `tokens` of a seeded permutation of `blocks`, with the teacher's logits
+    as targets. Keywords are those of `distill` in the configuration, such as lr=3e-4 or temperature=2.0.
+
+    Returns:
+        The validation curve: (tokens, nats a token), from token 0 on.
+    """
+    config = _typed(DistillConfig, **{"tokens": tokens, "checkpoint": {"tokens": tokens, "minutes": None}, **settings})
+    curve: list[tuple[int, float]] = []
+
+    def keep(line: dict[str, Any]) -> None:
+        if "validation_nll" in line:
+            curve.append((line["tokens"], line["validation_nll"]))
+        log(line)
+
+    precision, device = _precision(teacher), next(teacher.parameters()).device
+    with TemporaryDirectory() as folder:
+        train(
+            student,
+            teacher if config.distils else None,
+            None,
+            blocks,
+            config,
+            lr=config.lr,
+            deepspeed=DeepSpeedConfig(),
+            seed=seed,
+            precision=precision,
+            device=device,
+            folder=Path(folder),
+            run="api",
+            flops=_flops(teacher, student, blocks.block_size),
+            validate=partial(mean_nll, blocks=validation, batch=BATCH, precision=precision),
+            log=keep,
+        )
+    return curve
+
+
+def perplexity(model: GPT, blocks: Tensor) -> float:
+    """exp(mean negative log-likelihood a token) on `blocks`."""
+    return float(torch.tensor(mean_nll(model.eval(), blocks, BATCH, _precision(model)), dtype=torch.float64).exp())
+
+
+def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form: str = "auto") -> ExportForm:
+    """Writes the student as a Hugging Face folder, once transformers computes the same logits on `blocks`.
+
+    Returns:
+        The form that was taken: stock, padded or own (docs/config.md has them).
+    """
+    name = Path(to).name
+    card = f"# {name}\n\nCut out of {teacher.model.config.name} with Sprig.\n"
+    return export_folder.export(
+        student.cpu(), teacher.folder, Path(to), ExportForm(form), blocks[:, :-1], lambda form, config: card
+    )
+
+
+def _typed(schema: type[Schema], **values: Any) -> Schema:
+    """Plain values as a part of the typed configuration.
+
+    Raises:
+        SprigError: a name is unknown, a value of a wrong type or out of range.
+    """
+    try:
+        typed: Schema = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    except OmegaConfBaseException as error:
+        raise SprigError(f"{error.full_key}: {str(error).splitlines()[0].rstrip('.')}.") from None
+    return typed
+
+
+def _group(group: str, name: str, outputs: str | Path) -> Config:
+    """The quickstart's configuration with another choice of one group, unless `name` is a path."""
+    chosen: Sequence[str] = [] if Path(name).exists() else [f"{group}={name}"]
+    return compose(["experiment=quickstart", f"outputs={outputs}", *chosen])
+
+
+def _precision(model: GPT) -> str:
+    return resolve_precision(Precision.auto, next(model.parameters()).device)
+
+
+def _flops(teacher: GPT, student: GPT, length: int) -> Flops:
+    """A backward pass costs two forward ones."""
+    whole = architecture_of(teacher.config, is_tied(teacher))
+    if isinstance(student, LayerwiseGPT):
+        own = flops_per_token(whole, student.sub, length=length)
+    else:
+        own = flops_per_token(architecture_of(student.config, is_tied(student)), length=length)
+    return Flops(3 * own, flops_per_token(whole, length=length))
