@@ -2,6 +2,7 @@
 
 import os
 
+from pipeline.arguments import parse
 from pipeline.composition import compose
 
 
@@ -21,7 +22,7 @@ def check(processes: list[int], overrides: list[str]) -> None:
     count = {"WORLD_SIZE": str(sum(processes)), "LOCAL_WORLD_SIZE": str(max(processes))}
     os.environ.update(count)
     try:
-        plan.check(Context(compose([*overrides, *elsewhere]), log=lambda line: None))
+        plan.check(Context(compose([*parse(overrides).words, *elsewhere]), log=lambda line: None))
     finally:
         for name in count:
             del os.environ[name]

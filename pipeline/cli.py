@@ -1,69 +1,108 @@
-"""The command line: logging, sweeps, and expected failures in one sentence."""
+"""The command line: what kind of command it is, logging, and expected failures in one sentence."""
 
 import errno
 import logging
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig, OmegaConf
 from rich.logging import RichHandler
 
 from pipeline import run
-from pipeline.composition import CONF, compose, declares_sweep
-from pipeline.config import register, to_objects
+from pipeline.arguments import Command, parse
+from pipeline.composition import CONF, compose, composed, declares_sweep, parsed, session
+from pipeline.config import register
 from pipeline.errors import SprigError
-from pipeline.ranks import rank
+from pipeline.ranks import check_environment, rank
 
-MULTIRUN = {"-m", "--multirun"}
 OUT_OF_REACH = {
     errno.ENOSPC: "is full",
     errno.EDQUOT: "is over its quota",
     errno.EROFS: "is read-only",
-    errno.EACCES: "may not be written",
-    errno.EPERM: "may not be written",
+    errno.EACCES: "is not writable",
+    errno.EPERM: "is not writable",
     errno.ENOTDIR: "is not a folder",
     errno.EEXIST: "is not a folder",
+    errno.EISDIR: "is a folder, not a file",
+    errno.ENOENT: "cannot be made or is not there",
+    errno.ENAMETOOLONG: "has too long a name",
+    errno.ELOOP: "is a link that leads back to itself",
+    errno.EINVAL: "is not a name that the file system takes",
+    errno.EIO: "could not be read or written: the disk or the network drive reports an error",
 }
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the overrides of the command line; exit code 1 and one sentence where that cannot be done."""
+    """Runs a command line; exit code 1 and one sentence where that cannot be done."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    flags = {argument for argument in arguments if argument.startswith("-")}
-    overrides = [argument for argument in arguments if argument not in flags]
+    _guarded(lambda: _main(arguments), debug="debug=true" in arguments)
+
+
+def _main(arguments: list[str]) -> None:
+    check_environment()
     _start_logging()
-    if flags and any(override.startswith("run=") for override in overrides):
-        sys.exit("sprig: run=FOLDER reopens one run: give it without --multirun and other options.")
-    if flags & MULTIRUN and flags - MULTIRUN:
-        sys.exit(f"sprig: --multirun goes without {' '.join(sorted(flags - MULTIRUN))}.")
-    if flags - MULTIRUN:
+    command = parse(arguments)
+    if command.version:
+        print(f"sprig {metadata.version('sprig-lm')}")
+    elif command.hydra:
         register()
-        _hydra()  # --help, --cfg: Hydra's own
+        _hydra()
+    elif command.help:
+        _help(command.words)
+    elif command.show:
+        _show(command)
     else:
-        _guarded(lambda: _start(overrides, sweep=bool(flags)), debug="debug=true" in overrides)
+        _start(command.words, command.multirun)
 
 
-def _start(overrides: list[str], sweep: bool) -> None:
-    if any(override.startswith("sweep=") for override in overrides):
-        _report(dict(override.partition("=")[::2] for override in overrides))
-    elif sweep or declares_sweep(overrides):
+def _start(words: list[str], multirun: bool) -> None:
+    kinds = {word.partition("=")[0] for word in words}
+    if multirun and kinds & {"run", "sweep"}:
+        raise SprigError(
+            "run=FOLDER reopens one run and sweep=FOLDER one sweep: leave --multirun out, or leave out the folder."
+        )
+    if "sweep" in kinds:
+        _report(words)
+    elif "run" not in kinds and (multirun or declares_sweep(words)):
         from launchers.sweep.launcher import start
 
-        start(overrides)
+        start(words)
     else:
-        run(compose(overrides), overrides)
+        run(compose(words), words)
 
 
-def _report(given: dict[str, str]) -> None:
+def _report(words: list[str]) -> None:
     """The report of a sweep's folder, made again."""
-    if set(given) - {"sweep", "stages", "debug"} or given.get("stages", "[report]") != "[report]":
+    given = parsed(words)
+    if set(given) - {"sweep", "stages", "debug"} or given.get("stages", ["report"]) != ["report"]:
         raise SprigError("sweep=FOLDER reports on a sweep and does nothing else: sprig sweep=FOLDER stages=[report].")
     from pipeline.report.sweep import report as sweep_report
 
     sweep_report.report(Path(given["sweep"]))
+
+
+def _help(words: list[str]) -> None:
+    with session([word for word in words if "=" in word]) as opened:
+        config = opened.compose()
+        print(opened.hydra.get_help(config.hydra.help, config, get_args_parser(), resolve=False))
+
+
+def _show(command: Command) -> None:
+    """Prints the configuration that a command ends up with; of a sweep, what its jobs share."""
+    config = composed(command.words, sweeps=command.multirun, hydra=command.show != "job")
+    if command.show == "hydra":
+        config = OmegaConf.masked_copy(config, ["hydra"])
+    shown = OmegaConf.select(config, command.package) if command.package not in (None, "_global_") else config
+    if shown is None:
+        raise SprigError(f"--package {command.package}: the configuration has no such part, or it is null.")
+    if command.resolve and isinstance(shown, DictConfig):
+        OmegaConf.resolve(shown)
+    print(OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else shown)
 
 
 def _guarded(work: Callable[[], object], debug: bool) -> None:
@@ -73,23 +112,38 @@ def _guarded(work: Callable[[], object], debug: bool) -> None:
     except SprigError as error:
         _fail(str(error), error, debug)
     except OSError as error:
-        if error.errno not in OUT_OF_REACH:
+        if error.errno is None:
             raise
-        place = error.filename or "the outputs folder"
-        _fail(
-            f"{place} {OUT_OF_REACH[error.errno]}: what was finished is kept; mend that, or choose another outputs=, "
-            "and run the same command again.",
-            error,
-            debug,
-        )
+        _fail(_out_of_reach(error), error, debug)
     except KeyboardInterrupt:
         sys.exit("Interrupted: the same command goes on from here.")
+
+
+def _out_of_reach(error: OSError) -> str:
+    kept = "what was finished is kept"
+    if error.errno in TOO_MANY_FILES:
+        return f"Too many files are open, {kept}: raise the limit (ulimit -n 4096) and run the same command again."
+    place = error.filename or "the outputs folder"
+    said = OUT_OF_REACH.get(error.errno) or f"is out of reach ({(error.strerror or str(error)).lower()})"
+    return (
+        f"{place} {said}: {kept}; fix this, or set a different outputs=, and run the same command again "
+        "(debug=true shows where it happened)."
+    )
 
 
 def _fail(sentence: str, error: Exception, debug: bool) -> None:
     if debug:
         raise error
-    sys.exit(f"sprig: {sentence}" if rank() == 0 else 1)
+    sys.exit(f"sprig: {sentence}" if _speaks() else 1)
+
+
+def _speaks() -> bool:
+    """Of several processes, which all fail alike, rank 0 speaks."""
+    try:
+        check_environment()
+    except SprigError:
+        return True
+    return rank() == 0
 
 
 def _start_logging() -> None:
@@ -102,5 +156,4 @@ def _start_logging() -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def _hydra(config: DictConfig) -> None:
-    overrides = list(HydraConfig.get().overrides.task)
-    _guarded(lambda: run(to_objects(config), overrides), config.debug)
+    """--hydra-help, --info and --shell-completion: Hydra's own pages; it never gets as far as a run."""

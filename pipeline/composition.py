@@ -1,76 +1,196 @@
-"""From overrides to a checked configuration: Hydra's groups over the typed schema, or a run folder's own."""
+"""From the words of a command line to a checked configuration: Hydra's groups over the schema, or a run folder's."""
 
-import difflib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.version import setbase
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import config
-from pipeline.config import Config, register, to_objects
+from pipeline.config import Config, keys, register, to_objects
+from pipeline.config.values import read_as_written
 from pipeline.errors import SprigError
+from pipeline.overrides import SEARCHED, SEARCHPATH, Words, refuse_hydra
 
 # What a reopened run does not take over.
 OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export", "prompt", "sample")
 CONF = Path(__file__).resolve().parent.parent / "conf"
+OWN_CONF = "conf"  # a project's own choices, in the working directory
+PRESETS = ("experiment", "size")  # the groups that decide which others a command uses
+OPTIONAL = ("size/axes",)  # a size has axes for some presets only
+UNUSED = {"hydra.run.dir": ".", "hydra.output_subdir": None, "hydra.job.chdir": False, "hydra.callbacks": {}}
+
+
+@dataclass(frozen=True)
+class Session:
+    """Hydra over Sprig's and the project's configuration files. `words` are checked; `searched` are the words by which
+    another process finds the same files."""
+
+    hydra: Hydra
+    words: list[str]
+    searched: list[str]
+    checker: Words
+
+    def compose(self, mode: RunMode = RunMode.RUN) -> DictConfig:
+        composed = self.hydra.compose_config("config", self.words, mode, with_log_configuration=False)
+        self._check(composed)
+        return composed
+
+    def _check(self, composed: DictConfig) -> None:
+        """Holds a preset's own choices to what holds for those of a command line."""
+        for key, choice in composed.hydra.runtime.choices.items():
+            if choice is not None and not key.startswith("hydra/") and key not in OPTIONAL:
+                self.checker.check_choices(
+                    key, choice if isinstance(choice, Sequence) and not isinstance(choice, str) else [choice]
+                )
+        for key, unused in UNUSED.items():
+            if OmegaConf.select(composed, key) != unused:
+                refuse_hydra(key)
 
 
 def compose(overrides: list[str]) -> Config:
-    """The configuration of a command line, such as ["experiment=quickstart", "distill.tokens=50_000"].
+    """The configuration of a command line, such as ["experiment=quickstart", "distill.tokens=50k"].
 
     `run=FOLDER` among them reopens that run with its own configuration; the others then change single values, not
-    groups. `prompt=TEXT` is taken as it stands: its commas, colons and brackets are no grammar.
+    groups. Texts and paths are taken as they stand: their commas, colons and brackets are not grammar.
 
     Raises:
         SprigError: a key is unknown, mistyped or missing, a value is of a wrong type or out of range, or a group has no
             such choice.
     """
-    reopened = [override.removeprefix("run=") for override in overrides if override.startswith("run=")]
-    prompts = [override.removeprefix("prompt=") for override in overrides if override.startswith("prompt=")]
-    overrides = [override for override in overrides if not override.startswith("prompt=")]
-    with hydra_session():
-        composed = _reopen(Path(reopened[-1]), overrides) if reopened else hydra_compose("config", overrides)
-    if prompts:
-        composed.prompt = prompts[-1]
-    return to_objects(composed)
+    return to_objects(composed(overrides))
 
 
-@contextmanager
-def hydra_session() -> Iterator[GlobalHydra]:
-    """Hydra over conf/ and the schema; what it rejects becomes a SprigError of one sentence."""
-    register()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            yield GlobalHydra.instance()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise SprigError(_sentence(error)) from None
+def composed(overrides: list[str], sweeps: bool = False, hydra: bool = False) -> DictConfig:
+    """As `compose`, before the values become objects; of a sweep, what its jobs share. `hydra`: with Hydra's own keys.
+
+    Raises:
+        SprigError: as `compose`.
+    """
+    if any(override.startswith("run=") for override in overrides):
+        return _reopen(overrides)
+    with session(overrides, sweeps) as opened:
+        config = opened.compose(RunMode.MULTIRUN if sweeps else RunMode.RUN)
+    if not hydra:
+        with open_dict(config):
+            del config["hydra"]
+    return config
+
+
+def parsed(overrides: list[str]) -> dict[str, Any]:
+    """The values of words that name no group, by their keys.
+
+    Raises:
+        SprigError: as `compose`.
+    """
+    with session([]) as opened:
+        return opened.checker.values(overrides)
 
 
 def declares_sweep(overrides: list[str]) -> bool:
     """Whether the preset among the overrides is a sweep of its own (hydra.mode=MULTIRUN)."""
-    with hydra_session() as session:
-        return session.hydra.get_mode("config", list(overrides)) == RunMode.MULTIRUN
+    deciding = (*PRESETS, "hydra.mode", SEARCHPATH)
+    words = [override for override in overrides if override.lstrip("+").partition("=")[0] in deciding]
+    with session(words, sweeps=True) as opened:
+        return opened.compose(RunMode.MULTIRUN).hydra.mode == RunMode.MULTIRUN
 
 
-def _reopen(folder: Path, overrides: list[str]) -> DictConfig:
-    saved = folder / ".hydra" / "config.yaml"
-    if not saved.exists():
-        raise SprigError(f"run={folder} is no run folder ({saved} is not there): name one of outputs/<preset>/<id>.")
-    values = [override for override in overrides if not override.startswith("run=")]
-    config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(saved))
-    for key in OF_ONE_COMMAND:
-        config[key] = OmegaConf.structured(Config)[key]
-    config.run, config.outputs = str(folder.resolve()), str(folder.resolve().parents[1])
-    return OmegaConf.merge(config, OmegaConf.from_dotlist(values))
+@contextmanager
+def session(overrides: Sequence[str], sweeps: bool = False) -> Iterator[Session]:
+    """Hydra over all configuration files, with the words checked; what it rejects becomes one sentence.
+
+    Raises:
+        SprigError: as `compose`; or a folder that is to be searched is not there.
+    """
+    register()
+    setbase("1.3")
+    before = Singleton._instances.get(GlobalHydra)
+    try:
+        with read_as_written():
+            yield _open(overrides, sweeps)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SprigError(_sentence(error)) from None
+    finally:
+        if before is None:
+            Singleton._instances.pop(GlobalHydra, None)
+        else:
+            Singleton._instances[GlobalHydra] = before
+
+
+def _open(overrides: Sequence[str], sweeps: bool) -> Session:
+    given = [override for override in overrides if override.startswith(f"{SEARCHPATH}=")]
+    others = [override for override in overrides if override not in given]
+    places = _places(given)
+    searchpath = create_config_search_path(str(CONF))
+    for place in places:
+        searchpath.prepend(SEARCHED, place, anchor=SearchPathQuery(provider="schema"))
+    GlobalHydra.instance().clear()
+    hydra = Hydra.create_main_hydra2(task_name="sprig", config_search_path=searchpath)
+    loader = hydra.config_loader
+    parser = OverridesParser.create(config_loader=loader)
+    # Which groups a command uses depends on its preset: that one first.
+    checker = Words(loader.repository, parser, PRESETS, sweeps)
+    presets = checker.checked([word for word in others if word.lstrip("+").partition("=")[0] in PRESETS])
+    defaults = loader.compute_defaults_list("config", presets, RunMode.MULTIRUN)
+    checker.known_groups = list(defaults.overrides.known_choices)
+    quoted = ",".join(f"'{place}'" for place in places)
+    return Session(hydra, checker.checked(others), [f"{SEARCHPATH}=[{quoted}]"] if places else [], checker)
+
+
+def _places(given: Sequence[str]) -> list[str]:
+    """The folders that are searched after Sprig's own: those of the command, of SPRIG_CONF, and ./conf."""
+    named: list[str] = []
+    for word in given:
+        value = OverridesParser.create().parse_overrides([word])[0].value()
+        named += value if isinstance(value, list) else [str(value)]
+    named += [each for each in os.environ.get("SPRIG_CONF", "").split(os.pathsep) if each]
+    if Path(OWN_CONF).is_dir():
+        named.append(OWN_CONF)
+    places = []
+    for each in named:
+        if each.startswith("pkg://"):
+            places.append(each)
+            continue
+        folder = Path(each.removeprefix("file://")).expanduser().absolute()
+        if not folder.is_dir():
+            raise SprigError(
+                f"The configuration folder {folder} is not there: name a folder of groups, such as bin/mine.yaml."
+            )
+        if not folder.samefile(CONF):
+            places.append(f"file://{folder}")
+    return list(dict.fromkeys(places))
+
+
+def _reopen(overrides: list[str]) -> DictConfig:
+    with session([]) as opened, read_as_written():
+        named = [override for override in overrides if override.startswith("run=")]
+        folder = Path(opened.checker.values(named)["run"])
+        saved = folder / ".hydra" / "config.yaml"
+        if not saved.exists():
+            raise SprigError(
+                f"run={folder} is not a run folder, as it has no {saved}: name one of outputs/<preset>/<id>."
+            )
+        config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(saved))
+        for key in OF_ONE_COMMAND:
+            config[key] = OmegaConf.structured(Config)[key]
+        config.run, config.outputs = str(folder.resolve()), str(folder.resolve().parents[1])
+        others = [override for override in overrides if override not in named]
+        for key, value in opened.checker.values(others).items():
+            OmegaConf.update(config, key, value, force_add=keys.find(key).name != key)
+        return config
 
 
 def _sentence(error: Exception) -> str:
@@ -78,13 +198,8 @@ def _sentence(error: Exception) -> str:
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
     if match := re.search(r"Key '(\w+)' (?:is )?not in", text):
         full = re.search(r"full_key: ([\w.]+)", text)
-        near = difflib.get_close_matches(match[1], _KEYS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "`sprig --cfg job` prints all keys."
-        return f"There is no configuration key {full[1] if full else match[1]}: {hint}"
-    text = re.split(r" full_key:| Config search path:", text)[0]
+        return keys.unknown(full[1] if full else match[1])
+    text = re.split(r" full_key:| Config search path:| See https?:", text)[0]
     text = text.removeprefix("Error merging override ").removeprefix("In 'config': ")
+    text = re.sub(r"^(\S+=.*?) (?=Value '|Invalid |Cannot )", r"\1: ", text)
     return f"{text.strip().rstrip('.')}. `sprig --help` lists the choices."
-
-
-# Every key of the schema, at any depth, by its last name.
-_KEYS = [key.name for node in vars(config).values() if is_dataclass(node) for key in fields(node)]

@@ -10,9 +10,11 @@ import pipeline
 
 # From the ground up; the parts of one floor do not import one another.
 FLOORS = [
-    {"errors", "hardware", "ranks"},
+    {"errors", "hardware"},
+    {"ranks"},
     {"config", "preemption", "progress"},
-    {"artifacts", "composition", "subnetwork"},
+    {"artifacts", "overrides", "subnetwork"},
+    {"arguments", "composition"},
     {"models"},
     {"data"},
     {"search", "training", "evaluation"},

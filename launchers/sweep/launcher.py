@@ -8,16 +8,18 @@ from pathlib import Path
 from hydra._internal.callbacks import Callbacks
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from launchers.sweep import clusters, pool, prices
+from launchers.sweep import clusters, pool, prices, sweepers
 from launchers.sweep.board import Board
-from launchers.sweep.jobs import Job, prepare
+from launchers.sweep.jobs import Job, named, prepare
 from launchers.sweep.record import FAILED, Record
-from pipeline.composition import hydra_session
-from pipeline.config import Cluster, LauncherConfig
+from pipeline.composition import session
+from pipeline.config import Cluster, Config, LauncherConfig
+from pipeline.config.typed import to_typed
 from pipeline.errors import Interrupted, SprigError
 from pipeline.preemption import preemptible
 from pipeline.report.schema import COMPLETED, SUMMARY
@@ -35,47 +37,71 @@ def start(overrides: list[str]) -> None:
     Raises:
         SprigError: nothing was started, for a job cannot work; or some jobs failed, and the others are done.
     """
-    with hydra_session() as session:
-        config = session.hydra.compose_config("config", overrides, RunMode.MULTIRUN, with_log_configuration=False)
-        context = HydraContext(session.config_loader(), Callbacks(config))
+    with session(overrides, sweeps=True) as opened:
+        config = opened.compose(RunMode.MULTIRUN)
+        context = HydraContext(opened.hydra.config_loader, Callbacks(config))
         # Hydra itself would only make launchers of a package `hydra_plugins`, which it imports at every command.
-        launcher = SweepLauncher()
+        launcher = SweepLauncher(opened.searched)
         launcher.setup(hydra_context=context, task_function=None, config=config)
-    launcher.launch(launcher.combinations(), 0)
+    if sweepers.chosen(config) == sweepers.GRID:
+        launcher.launch(launcher.combinations(), 0)
+    else:
+        sweepers.search(config, context, launcher, launcher.folder(config))
 
 
 class SweepLauncher(Launcher):
-    """Runs the jobs of a sweep through submitit; what is completed is skipped, what failed is run again."""
+    """Runs the jobs of a sweep through submitit; what is completed is skipped, what failed is run again.
+
+    `searched`: overrides by which a job finds the configuration files of this command.
+    """
+
+    def __init__(self, searched: Sequence[str] = ()):
+        self.searched = list(searched)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction | None, config: DictConfig) -> None:
-        self.settings: LauncherConfig = OmegaConf.to_object(config.hydra.launcher)
+        if "_target_" in config.hydra.launcher:
+            raise SprigError(
+                f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}: Sprig's sweeps start their jobs "
+                "themselves; choose local or slurm."
+            )
+        self.settings = to_typed(LauncherConfig, config.hydra.launcher, "hydra.launcher.")
+        self.sweeper = sweepers.chosen(config)
         self.command = ["sprig", "-m", *config.hydra.overrides.hydra, *config.hydra.overrides.task]
         self.planned = config.plan
         declared = config.hydra.sweeper.params or {}
         parser = OverridesParser.create(config_loader=hydra_context.config_loader)
         words = [*(f"{key}={value}" for key, value in declared.items()), *config.hydra.overrides.task]
         final = {each.get_key_element(): each for each in parser.parse_overrides(words)}
-        self.axes = {key: _values(each) for key, each in final.items() if each.is_sweep_override() or key in declared}
+        swept = {key: each for key, each in final.items() if each.is_sweep_override() or key in declared}
+        grid = self.sweeper == sweepers.GRID
+        self.axes = {key.lstrip("+"): _values(each) if grid else [] for key, each in swept.items()}
         # Everything else as it was typed, so that a job alone has the same command.
-        self.fixed = [each.input_line for key, each in final.items() if key not in self.axes]
+        self.fixed = [*self.searched, *(each.input_line for key, each in final.items() if key not in swept)]
 
     def combinations(self) -> list[list[str]]:
         """The overrides of every job: all combinations of the axes' values, the last axis the quickest."""
         axes = [[f"{key}={value}" for value in values] for key, values in self.axes.items()]
         return [[*self.fixed, *each] for each in product(*axes)]
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list:
-        """
+    def folder(self, config: Config | DictConfig) -> Path:
+        return Path(config.outputs) / SWEEPS / (config.run_name or config.preset)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Runs a batch of jobs; for a sweeper that decides by them, the validation loss of each student.
+
         Raises:
             SprigError: a job cannot work, and none was started; or some failed, and the others are completed.
             Interrupted: Ctrl-C or a signal came; the same command goes on from there.
         """
         settings = self.settings
         elsewhere = settings.cluster == Cluster.slurm
+        if self.sweeper != sweepers.GRID:
+            job_overrides = [self._whole(each) for each in job_overrides]
         jobs = prepare(job_overrides, self.axes, max(1, settings.gpus_per_job or 1), elsewhere)
-        config = jobs[0].context.config
-        name = config.run_name or config.preset
-        folder = Path(config.outputs) / SWEEPS / name
+        if self.sweeper != sweepers.GRID:
+            sweepers.check(jobs, self.sweeper)
+        folder = self.folder(jobs[0].context.config)
+        name = folder.name
         todo = [job for job in jobs if not job.completed()]
         if self.planned:
             prices.show(jobs, self.axes)
@@ -91,8 +117,18 @@ class SweepLauncher(Launcher):
                 else:
                     record.save()
                     log.info("%s: all of its %d jobs are completed", folder, len(jobs))
+                if self.sweeper != sweepers.GRID:
+                    return _returned(job_overrides, jobs, record)
                 _close(jobs, record)
         return []
+
+    def _whole(self, suggested: Sequence[str]) -> tuple[str, ...]:
+        """What a sweeper suggests for a job, with what this command fixes as it was typed."""
+        given = named(suggested)
+        for key, values in self.axes.items():
+            if key in given and given[key] not in values:
+                values.append(given[key])
+        return (*self.fixed, *(f"{key}={given[key]}" for key in self.axes if key in given))
 
     def _run(self, jobs: list[Job], todo: list[Job], record: Record) -> None:
         make = clusters.slurm if self.settings.cluster == Cluster.slurm else clusters.local
@@ -110,6 +146,17 @@ def _values(override: Override) -> list[str]:
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())
     return [value for value in [override.input_line.partition("=")[2]] if value]
+
+
+def _returned(overrides: Sequence[Sequence[str]], jobs: Sequence[Job], record: Record) -> list[JobReturn]:
+    """In the order that they were asked for; combinations that are one run have one result."""
+    sweep_report.report(record.folder)
+    of = {each: job for job in jobs for each in (job.overrides, *job.same)}
+    results = []
+    for each in map(tuple, overrides):
+        state = record.jobs[of[each].id]
+        results.append(sweepers.returned(each, of[each], state["error"] if state["status"] == FAILED else None))
+    return results
 
 
 def _close(jobs: list[Job], record: Record) -> None:

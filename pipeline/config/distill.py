@@ -5,24 +5,19 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline.config.checks import fraction, positive, require
+from pipeline.config.checks import LEARNING_RATE, TEMPERATURE, TOKENS, location, real, require, share, whole
 from pipeline.config.choices import CacheKind, CacheMode, Init, Loss, ScheduleKind
 
 
 @dataclass
 class ScheduleConfig:
     kind: ScheduleKind = ScheduleKind.cosine
-    warmup: float = 0.05  # share of the token budget
-    warmup_tokens: int | None = None  # instead
-    decay: float = 0.2  # wsd: share of the token budget
-    floor: float = 0.1  # last learning rate as a share of the peak
+    warmup: float = share(0.05)  # share of the token budget
+    warmup_tokens: int | None = whole(None, low=0, high=TOKENS)  # instead
+    decay: float = share(0.2)  # wsd: share of the token budget
+    floor: float = share(0.1)  # last learning rate as a share of the peak
 
     def __post_init__(self):
-        fraction("distill.schedule", self, "warmup", "decay", "floor")
-        require(
-            self.warmup_tokens is None or self.warmup_tokens >= 0,
-            f"distill.schedule.warmup_tokens={self.warmup_tokens} must not be negative.",
-        )
         require(
             self.kind != ScheduleKind.wsd or self.warmup_tokens is not None or self.warmup + self.decay <= 1,
             f"distill.schedule.warmup={self.warmup} and distill.schedule.decay={self.decay} overlap: "
@@ -36,22 +31,16 @@ class ControlConfig:
 
     enabled: bool = True
     init: Init = Init.random_weights
-    lr: float = 1e-3  # its peak learning rate
-
-    def __post_init__(self):
-        positive("distill.control", self, "lr")
+    lr: float = real(1e-3, **LEARNING_RATE)  # its peak learning rate
 
 
 @dataclass
 class CheckpointConfig:
     """When a training is saved, and how much is kept. Nothing here changes a result, so none is in a fingerprint."""
 
-    tokens: int | None = None  # one after every so many tokens; null: a tenth of the budget
-    minutes: float | None = 30.0  # and after every so many minutes; null: never
-    keep: int = 2  # the newest so many
-
-    def __post_init__(self):
-        positive("distill.checkpoint", self, "tokens", "minutes", "keep")
+    tokens: int | None = whole(None, high=TOKENS)  # one after every so many tokens; null: a tenth of the budget
+    minutes: float | None = real(30.0, high=525_600, open_low=True)  # and after every so many minutes; null: never
+    keep: int = whole(2, high=10_000)  # the newest so many
 
 
 @dataclass
@@ -59,19 +48,17 @@ class CacheConfig:
     """The teacher's logits, kept for every block that a run reads: the first run pays, later ones reuse."""
 
     kind: CacheKind = CacheKind.off
-    slots: int = 16  # ids kept a token
+    slots: int = whole(16, high=10**5)  # ids kept a token
     # topk: the temperatures that it can be read at; null is distill.temperature alone. Samples fit one temperature.
-    temperatures: list[float] | None = None
+    temperatures: list[float] | None = real(None, **TEMPERATURE)
     mode: CacheMode = CacheMode.fill  # fill: what is missing is computed first; read: the teacher is never loaded
-    path: str | None = None  # read: a cache from elsewhere instead of the store's
-    verify: int = 0  # blocks to compute again before training, and to compare
+    path: str | None = location(None)  # read: a cache from elsewhere instead of the store's
+    verify: int = whole(0, low=0)  # blocks to compute again before training, and to compare
 
     def __post_init__(self):
-        positive("distill.cache", self, "slots")
-        require(self.verify >= 0, f"distill.cache.verify={self.verify} must not be negative.")
         require(
-            self.temperatures is None or (self.temperatures and min(self.temperatures) > 0),
-            f"distill.cache.temperatures={self.temperatures} must name temperatures above 0, or be null.",
+            self.temperatures is None or bool(self.temperatures),
+            "distill.cache.temperatures=[] is empty: name a temperature, or set it to null.",
         )
         require(
             self.path is None or self.mode == CacheMode.read,
@@ -85,47 +72,44 @@ class DistillConfig:
     """Pretraining with knowledge distillation: loss = alpha * CE + beta * T^2 * D(teacher, student)."""
 
     init: Init = Init.searched  # what the student starts as
-    tokens: int = MISSING  # token budget, rounded down to whole batches
-    lr: float = 3e-4  # the student's peak learning rate
+    tokens: int = whole(MISSING, high=TOKENS)  # token budget, rounded down to whole batches
+    lr: float = real(3e-4, **LEARNING_RATE)  # the student's peak learning rate
     # D: forward_kl, KL(teacher || student); reverse_kl, KL(student || teacher); js, the generalised Jensen-Shannon
     # divergence. ce: cross-entropy alone, without a teacher, whatever alpha and beta are.
     loss: Loss = Loss.forward_kl
-    js_weight: float = 0.5  # js: the teacher's share in the mixture that both are compared with
-    alpha: float = 0.0  # weight of CE
-    beta: float = 1.0  # weight of D
-    temperature: float = 1.0  # T: softens both distributions in D
-    global_batch: int = 8  # blocks an optimizer step, over all ranks
-    micro_batch: int = 8  # blocks a forward pass of one rank
-    chunk_tokens: int = 256  # tokens whose logits exist at one time
+    js_weight: float = share(
+        0.5, open_low=True, open_high=True
+    )  # js: the teacher's share in the mixture that both are compared with
+    alpha: float = real(0.0, high=1_000)  # weight of CE
+    beta: float = real(1.0, high=1_000)  # weight of D
+    temperature: float = real(1.0, **TEMPERATURE)  # T: softens both distributions in D
+    global_batch: int = whole(8)  # blocks an optimizer step, over all ranks
+    micro_batch: int = whole(8)  # blocks a forward pass of one rank
+    chunk_tokens: int = whole(256, high=10**7)  # tokens whose logits exist at one time
     activation_checkpointing: bool = False  # runs each block again in the backward pass: less memory, the same result
     compile: bool = False  # torch.compile of each block; rounds otherwise, so it is in the fingerprint
-    weight_decay: float = 0.1
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # AdamW's
-    eps: float = 1e-8
-    clip: float = 1.0  # the largest norm of the gradient
-    skip_nonfinite: int = 0  # steps left out for a loss or gradient that is not finite before another one stops the run
+    weight_decay: float = real(0.1, high=100)
+    betas: list[float] = share([0.9, 0.95], open_high=True)  # AdamW's
+    eps: float = real(1e-8, low=1e-30, high=1)
+    clip: float = real(1.0, low=1e-6, high=1e6)  # the largest norm of the gradient
+    skip_nonfinite: int = whole(
+        0, low=0
+    )  # steps left out for a loss or gradient that is not finite before another one stops the run
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
-    validations: int = 10  # points of the validation curve after the start, at most
-    validation_tokens: int | None = None  # instead: a point after every so many tokens, and the last
+    validations: int = whole(10, high=10**5)  # points of the validation curve after the start, at most
+    validation_tokens: int | None = whole(
+        None, high=TOKENS
+    )  # instead: a point after every so many tokens, and the last
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self):
-        positive("distill", self, "tokens", "lr", "temperature", "global_batch", "micro_batch", "chunk_tokens")
-        positive("distill", self, "eps", "clip", "validations", "validation_tokens")
-        require(self.skip_nonfinite >= 0, f"distill.skip_nonfinite={self.skip_nonfinite} must not be negative.")
         require(
-            min(self.alpha, self.beta, self.weight_decay) >= 0 and self.alpha + self.beta > 0,
-            f"distill.alpha={self.alpha}, distill.beta={self.beta} and distill.weight_decay={self.weight_decay} must "
-            "not be negative, nor alpha and beta both 0.",
+            self.alpha + self.beta > 0,
+            f"distill.alpha={self.alpha} and distill.beta={self.beta} must not both be 0: nothing would be learned.",
         )
-        require(0 < self.js_weight < 1, f"distill.js_weight={self.js_weight} must lie between 0 and 1, both excluded.")
-        require(
-            len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
-            f"distill.betas={list(self.betas)} must be AdamW's two, each at least 0 and below 1.",
-        )
-
+        require(len(self.betas) == 2, f"distill.betas={list(self.betas)} must be AdamW's two.")
         self._check_cache()
 
     def _check_cache(self) -> None:
@@ -169,15 +153,13 @@ class DistillConfig:
 class DeepSpeedConfig:
     """How DeepSpeed shards; nothing here changes a result beyond rounding, so nothing here is in a fingerprint."""
 
-    zero_stage: int = 0
+    zero_stage: int = whole(0, low=0, high=3)
     # Processes; null: as many as were started. With plan=true any number is priced; else it must be the number started.
-    world_size: int | None = None
+    world_size: int | None = whole(None, high=10**5)
     # Merged into DeepSpeed's zero_optimization as it is: buckets, overlap, offload.
     zero_optimization: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        positive("deepspeed", self, "world_size")
-        require(self.zero_stage in range(4), f"deepspeed.zero_stage={self.zero_stage} must be 0, 1, 2 or 3.")
         require(
             "stage" not in self.zero_optimization,
             f"deepspeed.zero_optimization.stage={self.zero_optimization.get('stage')} is set beside "

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline.config.checks import positive, require
+from pipeline.config.checks import LARGEST_SEED, TOKENS, label, location, require, share, whole
 from pipeline.config.choices import DataSource, Dtype, SampleBy, Source
 
 
@@ -13,21 +13,26 @@ from pipeline.config.choices import DataSource, Dtype, SampleBy, Source
 class TeacherConfig:
     """Where a pretrained teacher comes from."""
 
-    name: str = MISSING
+    name: str = label(MISSING)
     source: Source = MISSING  # where the weights come from; random: freshly drawn
-    path: str | None = None  # file or folder; a hub name for `hf`; relative to `package` where that is set
+    path: str | None = location(None)  # file or folder; a hub name for `hf`; relative to `package` where that is set
     package: str | None = None  # an installed Python package that holds `path`
-    revision: str | None = None  # hub revision
+    revision: str | None = label(None)  # hub revision
     # A litgpt config name, or an inline litgpt config. `random` builds it; `hf` plans with it before any download.
     litgpt: Any = None
-    tokenizer: str | None = None  # null: comes with the source; "bytes"; or a folder or file with a tokenizer.json
+    tokenizer: str | None = location(
+        None
+    )  # null: comes with the source; "bytes"; or a folder or file with a tokenizer.json
     dtype: Dtype = Dtype.fp32  # of the weights in memory and in the converted checkpoint
     tied: bool | None = None  # embedding and head share weights; null: as the files say (`random`: no)
-    padded_vocab_size: int | None = None  # trims the embedding's padding rows to this many
+    padded_vocab_size: int | None = whole(None, high=10**8)  # trims the embedding's padding rows to this many
     license: str | None = None  # written into the card of an export
 
     def __post_init__(self):
-        positive("teacher", self, "padded_vocab_size")
+        require(
+            self.litgpt is None or isinstance(self.litgpt, str | dict),
+            f"teacher.litgpt={self.litgpt} must be the name of a litgpt configuration, or its keys.",
+        )
         needs = "litgpt" if self.source == Source.random else "path"
         require(
             getattr(self, needs) is not None,
@@ -39,30 +44,33 @@ class TeacherConfig:
 class DataConfig:
     """Text, and how it becomes packed token blocks."""
 
-    name: str = MISSING
+    name: str = label(MISSING)
     source: DataSource = MISSING  # text, JSON lines, CSV or Parquet files, or a data set of the hub
-    path: Any = None  # a file, a folder, a glob, a list of these, or a hub name
+    path: Any = location(None)  # a file, a folder, a glob, a list of these, or a hub name
     package: str | None = None  # an installed Python package that `path` is relative to
     subset: str | None = None  # the hub data set's configuration
-    split: str = "train"  # the hub data set's
+    split: str = label("train")  # the hub data set's
     # the field that holds the text; meta.text is the field text inside meta, messages.content all turns of a chat.
-    text_key: str = "text"
+    text_key: str = label("text")
     special_tokens: bool = False  # a special token spelled out in a document, <|endoftext|>, becomes that token
     sample_by: SampleBy = SampleBy.document  # what one document is, in text files
     streaming: bool = False  # reads no more than data.max_tokens from the source
-    max_tokens: int | None = None  # stop reading here; required when streaming
-    block_size: int = MISSING  # targets of a block: it holds block_size + 1 tokens
-    validation: float = 0.05  # share of the documents
-    calibration: float = 0.05  # share of the documents, for ordering and search
-    seed: int = 0  # of the split
-    workers: int = 2  # processes that tokenise
+    max_tokens: int | None = whole(None, high=TOKENS)  # stop reading here; required when streaming
+    block_size: int = whole(MISSING, high=10**7)  # targets of a block: it holds block_size + 1 tokens
+    validation: float = share(0.05)  # share of the documents
+    calibration: float = share(0.05)  # share of the documents, for ordering and search
+    seed: int = whole(0, low=0, high=LARGEST_SEED)  # of the split
+    workers: int = whole(2, high=1_024)  # processes that tokenise
 
     def __post_init__(self):
-        positive("data", self, "max_tokens", "block_size", "workers")
         require(
             self.validation > 0 and self.calibration > 0 and self.validation + self.calibration < 1,
             f"data.validation={self.validation} and data.calibration={self.calibration} must be above 0 and leave a "
             "share for training: their sum must be below 1.",
         )
         require(not self.streaming or self.max_tokens is not None, "data.streaming=true needs data.max_tokens.")
-        require(self.path is not None, "data.path is null: name a file, a folder, a glob, or a hub data set.")
+        paths = self.path if isinstance(self.path, list) else [self.path]
+        require(
+            bool(paths) and all(isinstance(each, str) and each.strip() for each in paths),
+            f"data.path={self.path} must name a file, a folder, a glob, a hub data set, or a list of files.",
+        )

@@ -5,18 +5,22 @@ from enum import Enum
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import MISSING, DictConfig
 
-from pipeline.config.checks import folder_name, positive, require
+from pipeline.config.checks import BLOCKS, LARGEST_SEED, folder_name, label, location, real, require, whole
 from pipeline.config.choices import Device, ExportForm, GGUFKind, Precision, TrackerKind
 from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.launching import register_launcher
 from pipeline.config.search import SearchConfig
 from pipeline.config.study import StudyConfig
+<<<<<<< HEAD
+from pipeline.config.subnetworks import BinConfig, OrderingConfig, SpaceConfig
+from pipeline.config.typed import to_typed
+=======
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, RecoverConfig, SpaceConfig
 from pipeline.errors import SprigError
+>>>>>>> 186d2c2 (WIP recover stage, API, repository files)
 
 STAGES = ("prepare", "order", "search", "rerank", "extract", "recover", "distill", "evaluate", "study", "report")
 ON_REQUEST = ("cache", "export", "sample", "score")  # stages that only run when they are named
@@ -26,31 +30,26 @@ ON_REQUEST = ("cache", "export", "sample", "score")  # stages that only run when
 class SpeedConfig:
     """How teacher and student are timed, on the machine that evaluates them."""
 
-    prefill: int | None = None  # tokens of the prompt; null: a block, or what the context leaves beside `decode`
-    decode: int = 16  # tokens after it, one at a time
-    repetitions: int = 5  # medians of so many, the models in turn
-
-    def __post_init__(self):
-        positive("evaluate.speed", self, "prefill", "decode", "repetitions")
+    prefill: int | None = whole(None)  # tokens of the prompt; null: a block, or what the context leaves beside `decode`
+    decode: int = whole(16)  # tokens after it, one at a time
+    repetitions: int = whole(5, high=1_000)  # medians of so many, the models in turn
 
 
 @dataclass
 class EvaluateConfig:
-    blocks: int = 32  # validation blocks, evenly spaced over the validation split
-    batch: int = 8  # blocks a forward pass
+    blocks: int = whole(32, high=BLOCKS)  # validation blocks, evenly spaced over the validation split
+    batch: int = whole(8)  # blocks a forward pass
     prompt: str = "The purpose of education is"  # that every model continues in the report
-    sample_tokens: int = 32  # at most so many behind it
+    sample_tokens: int = whole(32, low=0)  # at most so many behind it
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     tasks: list[str] = field(default_factory=list)  # downstream tasks, by lm-eval's names
-    limit: int | None = None  # of each task's examples: the first so many; null: all
+    limit: int | None = whole(None)  # of each task's examples: the first so many; null: all
 
     def __post_init__(self):
-        positive("evaluate", self, "blocks", "batch", "limit")
         require(
             len(set(self.tasks)) == len(self.tasks),
             f"evaluate.tasks={list(self.tasks)} names a task twice: once will do.",
         )
-        require(self.sample_tokens >= 0, f"evaluate.sample_tokens={self.sample_tokens} must not be negative.")
         require(bool(self.prompt.strip()), "evaluate.prompt is blank: give the models a few words to continue.")
 
 
@@ -58,7 +57,7 @@ class EvaluateConfig:
 class ExportConfig:
     """The student as a Hugging Face folder. Nothing here changes a run, so nothing here is in a fingerprint."""
 
-    to: str | None = None  # the folder to make
+    to: str | None = location(None)  # the folder to make
     # stock: its family's own class; padded: the same with exact zeros; own: a modelling file that travels with it;
     # auto: the first of these that can hold the student
     form: ExportForm = ExportForm.auto
@@ -75,25 +74,25 @@ class ExportConfig:
 class SampleConfig:
     """How a run's models continue `prompt`. Nothing here changes a run, so nothing here is in a fingerprint."""
 
-    tokens: int = 64  # at most so many, fewer where a model ends its text
-    temperature: float = 0.0  # 0 takes the likeliest token each time; above, tokens are drawn
-    seed: int = 0  # of the draws; the run's own would name another run
+    tokens: int = whole(64)  # at most so many, fewer where a model ends its text
+    temperature: float = real(0.0, high=100)  # 0 takes the likeliest token each time; above, tokens are drawn
+    seed: int = whole(0, low=0, high=LARGEST_SEED)  # of the draws; the run's own would name another run
 
     def __post_init__(self):
-        positive("sample", self, "tokens")
-        require(self.temperature >= 0, f"sample.temperature={self.temperature} must not be negative.")
-        require(0 <= self.seed < 1 << 64, f"sample.seed={self.seed} must lie in 0..{(1 << 64) - 1}.")
+        require(
+            self.temperature == 0 or self.temperature >= 0.01,
+            f"sample.temperature={self.temperature} must be 0, which takes the likeliest token, or at least 0.01.",
+        )
 
 
 @dataclass
 class TrackerConfig:
     kind: TrackerKind = TrackerKind.none  # the metrics file of the run is complete without one
-    project: str = "sprig"
+    project: str = label("sprig")
     mode: str | None = None  # wandb's own: online, offline; null is WANDB_MODE's, or offline where there is no key
-    timeout: float = 30.0  # seconds that its server has to answer
+    timeout: float = real(30.0, high=86_400, open_low=True)  # seconds that its server has to answer
 
     def __post_init__(self):
-        positive("tracker", self, "timeout")
         require(self.mode in (None, "online", "offline"), f"tracker.mode={self.mode} must be online or offline.")
 
 
@@ -103,15 +102,15 @@ class Config:
 
     preset: str = "custom"  # set by experiment=
     run_name: str | None = None  # the run folder's name, instead of the preset's
-    run: str | None = None  # reopens this run folder with its own configuration
+    run: str | None = location(None)  # reopens this run folder with its own configuration
     prompt: str | None = None  # the text that stage sample continues
     stages: list[str] = field(default_factory=lambda: list(STAGES))  # export, sample, score: only when they are named
-    seed: int = 0  # every random draw depends on it; the split of the text does not
+    seed: int = whole(0, low=0, high=LARGEST_SEED)  # every random draw depends on it; the split of the text does not
     device: Device = Device.auto  # auto: a GPU where there is one
     precision: Precision = Precision.auto  # auto: bf16-mixed where the processor has bf16, else fp32
     plan: bool = False  # prints what the run would do and cost, and runs nothing
     debug: bool = False  # shows tracebacks
-    outputs: str = "outputs"  # the folder of artifacts and runs
+    outputs: str = location("outputs")  # the folder of artifacts and runs
     teacher: TeacherConfig = MISSING
     kd_teacher: TeacherConfig | None = None  # null: the same teacher
     data: DataConfig = MISSING
@@ -132,7 +131,6 @@ class Config:
         folder_name("preset", self.preset)
         if self.run_name is not None:
             folder_name("run_name", self.run_name)
-        require(self.seed >= 0, f"seed={self.seed} must not be negative.")
         known = STAGES + ON_REQUEST
         for stage in self.stages:
             require(stage in known, f"stages names {stage!r}; the stages are {', '.join(known)}.")
@@ -163,12 +161,7 @@ def to_objects(composed: DictConfig) -> Config:
     Raises:
         SprigError: a value is missing (`???`), of a wrong type, unknown, or out of range.
     """
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), composed))
-    except MissingMandatoryValue as error:
-        raise SprigError(f"{error.full_key} has no value (???): set it on the command line or in a preset.") from None
-    except OmegaConfBaseException as error:
-        raise SprigError(f"{error.full_key}: {str(error).splitlines()[0]}.") from None
+    return to_typed(Config, composed)
 
 
 def to_plain(config: Any) -> Any:

@@ -2,42 +2,41 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.config.checks import fraction, positive, require
+from pipeline.config.checks import BLOCKS, LEARNING_RATE, TOKENS, Range, location, real, require, share, whole
 from pipeline.config.choices import Fitness, Start, Strategy
+
+CANDIDATES = 10**5  # of one generation
 
 
 @dataclass
 class CrossoverConfig:
-    offspring: int = 25  # children a generation
+    offspring: int = whole(25, low=0, high=CANDIDATES)  # children a generation
 
 
 @dataclass
 class MutationConfig:
-    offspring: int = 25  # mutants a generation
-    gene_rate: float = 0.2  # chance that a gene of a layer is drawn anew
-    global_rate: float = 0.4  # chance that depth, and embedding width, is drawn anew
-
-    def __post_init__(self):
-        fraction("search.mutation", self, "gene_rate", "global_rate")
+    offspring: int = whole(25, low=0, high=CANDIDATES)  # mutants a generation
+    gene_rate: float = share(0.2)  # chance that a gene of a layer is drawn anew
+    global_rate: float = share(0.4)  # chance that depth, and embedding width, is drawn anew
 
 
 @dataclass
 class SelectionConfig:
     """Multi-step selection: each step scores on a larger share of the blocks what the one before left."""
 
-    blocks: list[float] = field(default_factory=lambda: [1.0])  # share of search.blocks, the last step's being 1
-    survivors: list[int] = field(default_factory=list)  # candidates that every step but the last leaves
+    blocks: list[float] = share([1.0], open_low=True)  # share of search.blocks, the last step's being 1
+    survivors: list[int] = whole([], high=CANDIDATES)  # candidates that every step but the last leaves
 
     def __post_init__(self):
         shares, left = list(self.blocks), list(self.survivors)
         require(
-            bool(shares) and all(0 < share <= 1 for share in shares) and shares[-1] == 1,
-            f"search.selection.blocks={shares} must be shares above 0 and at most 1, the last one 1.",
+            bool(shares) and shares[-1] == 1,
+            f"search.selection.blocks={shares} must end with 1, which is all of search.blocks.",
         )
         require(
-            len(left) == len(shares) - 1 and left == sorted(left, reverse=True) and min(left, default=1) > 0,
+            len(left) == len(shares) - 1 and left == sorted(left, reverse=True),
             f"search.selection.survivors={left} must hold a number for each but the last of search.selection.blocks="
-            f"{shares}, above 0 and none above the one before.",
+            f"{shares}, none above the one before.",
         )
 
 
@@ -45,12 +44,9 @@ class SelectionConfig:
 class LimitConfig:
     """What a search may spend; null: whatever the strategy asks for. It ends before the first evaluation beyond."""
 
-    evaluations: int | None = None  # of however many blocks
-    tokens: int | None = None  # that evaluations predict
-    flops: int | None = None  # of their forward passes
-
-    def __post_init__(self):
-        positive("search.limit", self, "evaluations", "tokens", "flops")
+    evaluations: int | None = whole(None, high=10**9)  # of however many blocks
+    tokens: int | None = whole(None, high=TOKENS)  # that evaluations predict
+    flops: int | None = whole(None, high=10**30)  # of their forward passes
 
 
 @dataclass
@@ -58,20 +54,18 @@ class RacingConfig:
     """Candidates are scored on growing shares of the blocks, until it is beyond doubt who the strategy goes on from."""
 
     enabled: bool = False
-    confidence: float = 0.9  # of each comparison, that the better of two on the blocks so far is so on all
-    blocks: list[float] = field(
-        default_factory=lambda: [0.125, 0.1875, 0.25, 0.375, 0.5]
+    confidence: float = field(
+        default=0.9, metadata={"range": Range(0.5, 1, open_low=True, open_high=True)}
+    )  # of each comparison, that the better of two on the blocks so far is so on all
+    blocks: list[float] = share(
+        [0.125, 0.1875, 0.25, 0.375, 0.5], open_low=True, open_high=True
     )  # shares of search.blocks, at least 2 blocks; after the last one, only who wins is in doubt any longer
 
     def __post_init__(self):
-        require(
-            0.5 < self.confidence < 1,
-            f"search.racing.confidence={self.confidence} must lie above 0.5 and below 1.",
-        )
         shares = list(self.blocks)
         require(
-            bool(shares) and all(0 < share < 1 for share in shares) and shares == sorted(set(shares)),
-            f"search.racing.blocks={shares} must be growing shares above 0 and below 1.",
+            bool(shares) and shares == sorted(set(shares)),
+            f"search.racing.blocks={shares} must be growing shares.",
         )
 
 
@@ -79,13 +73,9 @@ class RacingConfig:
 class RerankConfig:
     """The best of a search, each trained for a short while: the winner is the one that reaches the lowest loss."""
 
-    candidates: int = 0  # how many; 0: the best untrained one wins
-    tokens: int = 20_480  # training budget of each, with the run's distillation settings
-    lr: float | None = None  # null: distill.lr
-
-    def __post_init__(self):
-        require(self.candidates >= 0, f"search.rerank.candidates={self.candidates} must not be negative.")
-        positive("search.rerank", self, "tokens", "lr")
+    candidates: int = whole(0, low=0, high=10_000)  # how many; 0: the best untrained one wins
+    tokens: int = whole(20_480, high=TOKENS)  # training budget of each, with the run's distillation settings
+    lr: float | None = real(None, **LEARNING_RATE)  # null: distill.lr
 
 
 # Strategies that go on from the best of a first generation.
@@ -97,38 +87,41 @@ class SearchConfig:
     """Bin-constrained search for the best untrained sub-network."""
 
     strategy: Strategy = Strategy.evolution
-    path: str | None = None  # strategy=given: a sub-network's JSON file
+    path: str | None = location(None)  # strategy=given: a sub-network's JSON file
     start: list[Start] = field(default_factory=list)  # members that a first generation begins with, the rest random
-    population: int = 50  # candidates of the first generation; regularized_evolution: of every one
-    generations: int = 100  # after the first
-    offspring: int = 16  # one_plus_lambda, regularized_evolution, local: candidates a generation
-    parents: int = 10  # evolution
+    population: int = whole(
+        50, high=CANDIDATES
+    )  # candidates of the first generation; regularized_evolution: of every one
+    generations: int = whole(100, low=0)  # after the first
+    offspring: int = whole(
+        16, high=CANDIDATES
+    )  # one_plus_lambda, regularized_evolution, local: candidates a generation
+    parents: int = whole(10, high=CANDIDATES)  # evolution
     crossover: CrossoverConfig = field(default_factory=CrossoverConfig)  # evolution
     mutation: MutationConfig = field(default_factory=MutationConfig)  # evolution; rates: regularized_evolution, too
-    swaps: int = 3  # one_plus_lambda: at most so many a mutant
+    swaps: int = whole(3, high=1_000)  # one_plus_lambda: at most so many a mutant
     selection: SelectionConfig = field(default_factory=SelectionConfig)  # one_plus_lambda
-    tournament: int = 10  # regularized_evolution: members that compete to be the parent
-    evaluations: int = 100  # random: how many candidates
+    tournament: int = whole(10, high=CANDIDATES)  # regularized_evolution: members that compete to be the parent
+    evaluations: int = whole(100)  # random: how many candidates
     limit: LimitConfig = field(default_factory=LimitConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
     random_baseline: bool = False  # also score best-of-n random on as many tokens
     fitness: Fitness = Fitness.perplexity  # or kl: mean forward KL to the teacher, in nats a token
     racing: RacingConfig = field(default_factory=RacingConfig)
-    blocks: int = 8  # calibration blocks a candidate is scored on
-    batch: int = 8  # blocks a forward pass
-    prefix_memory: int = 256  # MiB of hidden states a process keeps for candidates of the same first layers; 0: none
-    workers: int = 1  # processes that evaluate: one a GPU, or the cores shared out; 1 where torchrun starts them
+    blocks: int = whole(8, high=BLOCKS)  # calibration blocks a candidate is scored on
+    batch: int = whole(8)  # blocks a forward pass
+    prefix_memory: int = whole(
+        256, low=0, high=10**8
+    )  # MiB of hidden states a process keeps for candidates of the same first layers; 0: none
+    workers: int = whole(
+        1, high=1_024
+    )  # processes that evaluate: one a GPU, or the cores shared out; 1 where torchrun starts them
 
     def __post_init__(self):
-        positive("search", self, "population", "offspring", "parents", "swaps", "tournament", "evaluations")
-        positive("search", self, "blocks", "batch")
-        positive("search", self, "workers")
-        require(self.prefix_memory >= 0, f"search.prefix_memory={self.prefix_memory} must not be negative.")
         require(
             self.blocks > 2 or not self.racing.enabled,
             f"search.racing compares candidates on 2 blocks before all search.blocks={self.blocks}: raise it above 2.",
         )
-        require(self.generations >= 0, f"search.generations={self.generations} must not be negative.")
         require(
             self.parents <= self.population or self.strategy != Strategy.evolution,
             f"search.parents={self.parents} exceeds search.population={self.population}: lower it.",
@@ -139,9 +132,8 @@ class SearchConfig:
         )
         children, mutants = self.crossover.offspring, self.mutation.offspring
         require(
-            min(children, mutants) >= 0 and children + mutants > 0,
-            f"search.crossover.offspring={children} and search.mutation.offspring={mutants} must not be negative, nor "
-            "both 0.",
+            children + mutants > 0,
+            f"search.crossover.offspring={children} and search.mutation.offspring={mutants} must not both be 0.",
         )
         require(
             (self.strategy == Strategy.given) == (self.path is not None),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.config.checks import fraction, positive, require
+from pipeline.config.checks import BLOCKS, require, share, whole
 from pipeline.config.choices import (
     AttentionScale,
     Count,
@@ -14,20 +14,19 @@ from pipeline.config.choices import (
     Sharing,
 )
 
+PARAMETERS = 10**13  # more than any model has
+
 
 @dataclass
 class Sizes:
     """One value for each dimension that a sub-network chooses; null leaves the default."""
 
-    n_layer: int | None = None
-    n_embd: int | None = None
-    n_query_groups: int | None = None
-    heads_per_group: int | None = None
-    head_size: int | None = None
-    intermediate_size: int | None = None
-
-    def __post_init__(self):
-        positive("space.(step|min|max)", self, *self.__dataclass_fields__)
+    n_layer: int | None = whole(None)
+    n_embd: int | None = whole(None)
+    n_query_groups: int | None = whole(None)
+    heads_per_group: int | None = whole(None)
+    head_size: int | None = whole(None)
+    intermediate_size: int | None = whole(None)
 
 
 @dataclass
@@ -44,13 +43,14 @@ class SpaceConfig:
     max: Sizes = field(default_factory=Sizes)  # largest size
     hold: list[str] = field(default_factory=list)  # dimensions kept at the teacher's size
     exportable: Exportable = Exportable.any  # stock: only shapes that transformers' class of the family can hold
-    max_flops_per_token: int | None = None  # of a forward pass, beside the bin
-    flops_length: int | None = None  # tokens of the sequence that they are averaged over; null: the teacher's context
-    max_kv_bytes_per_token: int | None = None  # of the KV cache of all layers, beside the bin
-    kv_value_bytes: int = 2  # bytes of one entry of a key or value: 2 for bf16 and fp16
+    max_flops_per_token: int | None = whole(None, high=10**18)  # of a forward pass, beside the bin
+    flops_length: int | None = whole(
+        None, high=10**7
+    )  # tokens of the sequence that they are averaged over; null: the teacher's context
+    max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # of the KV cache of all layers, beside the bin
+    kv_value_bytes: int = whole(2, high=16)  # bytes of one entry of a key or value: 2 for bf16 and fp16
 
     def __post_init__(self):
-        positive("space", self, "max_flops_per_token", "flops_length", "max_kv_bytes_per_token", "kv_value_bytes")
         for name in self.hold:
             require(
                 name in Sizes.__dataclass_fields__,
@@ -62,15 +62,13 @@ class SpaceConfig:
 class BinConfig:
     """The parameter bin: centre and tolerance, or low and high."""
 
-    center: int | None = None  # parameters
-    tolerance: float = 0.05  # share of the centre
-    low: int | None = None  # parameters, instead of a centre
-    high: int | None = None  # parameters
+    center: int | None = whole(None, high=PARAMETERS)  # parameters
+    tolerance: float = share(0.05)  # share of the centre
+    low: int | None = whole(None, high=PARAMETERS)  # parameters, instead of a centre
+    high: int | None = whole(None, high=PARAMETERS)  # parameters
     count: Count = Count.total  # which parameters are counted
 
     def __post_init__(self):
-        positive("bin", self, "center", "low", "high")
-        fraction("bin", self, "tolerance")
         edges = (self.low is not None) + (self.high is not None)
         require(
             (self.center is not None and edges == 0) or (self.center is None and edges == 2),
@@ -83,7 +81,7 @@ class BinConfig:
 class RecoverConfig:
     """Closed-form recovery: a cut student's projections refitted to the teacher's activations by ridge regression."""
 
-    enabled: bool | None = None  # null: unless the student starts from random weights; true: refused then; false: off
+    enabled: bool | None = None  # null: for every start but random weights; true: refused for those; false: off
     tokens: int = 65_536  # calibration tokens, rounded down to whole blocks
     # Candidates for the strength of the prior that the cut weights are right, in tokens; held-out blocks choose.
     ridges: list[float] = field(default_factory=lambda: [150.0, 500.0, 1_500.0, 5_000.0, 15_000.0])
@@ -102,8 +100,5 @@ class OrderingConfig:
     """Which entries count as the first ones."""
 
     kind: OrderingKind = OrderingKind.importance
-    blocks: int = 16  # calibration blocks that activations are measured on
-    batch: int = 8  # blocks a forward pass
-
-    def __post_init__(self):
-        positive("ordering", self, "blocks", "batch")
+    blocks: int = whole(16, high=BLOCKS)  # calibration blocks that activations are measured on
+    batch: int = whole(8)  # blocks a forward pass

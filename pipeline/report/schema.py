@@ -99,12 +99,9 @@ class RunFlops(TypedDict):
     recover: NotRequired[int | None]
 
 
-class RecoverSummary(TypedDict):
+class RecoverSummary(TypedDict, total=False):
     tokens: int
     seconds: float
-    helped: bool  # whether the held-out loss fell; the student is the untrained cut where it did not
-    before: float  # the loss on held-out calibration blocks, in nats per token
-    after: float
 
 
 class ModelEfficiency(TypedDict):

@@ -220,7 +220,6 @@ def test_as_many_as_a_rerank_takes_are_known_on_all_blocks(tmp_path):
 
 def test_what_racing_cannot_be(tmp_path):
     for changes, said in (
-        ({"confidence": 1.0}, r"search.racing.confidence=1.0 must lie above 0.5 and below 1"),
         ({"blocks": [0.5, 0.25]}, r"search.racing.blocks=\[0.5, 0.25\] must be growing shares"),
         ({"blocks": []}, "must be growing shares"),
     ):

@@ -141,8 +141,6 @@ def test_regularized_evolution_takes_the_best_of_a_tournament_among_all_as_paren
         ("evolution", {"start": ["uniform", "uniform"]}, "must name each at most once"),
         ("regularized_evolution", {"tournament": 11}, "search.tournament=11 exceeds search.population=10"),
         ("one_plus_lambda", {"blocks": 2}, r"of search.blocks=2 are \[1, 1, 2\] blocks"),
-        ("local", {"offspring": 0}, "search.offspring=0 must be above 0"),
-        ("local", {"swaps": 0}, "search.swaps=0 must be above 0"),
     ],
 )
 def test_what_a_strategy_cannot_be_given(strategy, changes, said):
@@ -157,19 +155,13 @@ def selection(blocks, survivors):
 @pytest.mark.parametrize(
     ("blocks", "survivors", "said"),
     [
-        ([], [], "the last one 1"),
-        ([0.5], [], "the last one 1"),
-        ([1.5, 1.0], [2], "shares above 0 and at most 1"),
+        ([], [], "must end with 1"),
+        ([0.5], [], "must end with 1"),
+        ([0.5, 0.75], [2], "must end with 1"),
         ([0.5, 1.0], [], "a number for each but the last"),
         ([0.25, 0.5, 1.0], [2, 3], "none above the one before"),
-        ([0.5, 1.0], [0], "above 0"),
     ],
 )
 def test_what_a_selection_cannot_be(blocks, survivors, said):
     with pytest.raises(SprigError, match=said):
         selection(blocks, survivors)
-
-
-def test_limits_are_above_zero():
-    with pytest.raises(SprigError, match=r"search.limit.tokens=0 must be above 0"):
-        LimitConfig(tokens=0)

@@ -146,7 +146,7 @@ def test_random_ones_alone_need_no_search():
     ("overrides", "sentence"),
     [
         (["study.random=2"], r"study.random=2 and study.searched=0 make 2 .* at least 3: raise"),
-        (["study.random=-1"], r"study.random=-1 .* must not be negative"),
+        (["study.random=-1"], r"study.random=-1 must lie in 0..10_000"),
         (["study.random=3", "study.short=[256,128]"], r"study.short=\[256, 128\] must be growing"),
         (["study.random=3", "study.tokens=100"], r"study.tokens=100 is below one batch of 4 blocks x 32 = 128 tokens"),
         (["study.random=3", "study.short=[64]"], r"study.short=64 is below one batch of 4 blocks x 32 = 128 tokens"),

@@ -182,9 +182,8 @@ def test_ids_beyond_16_bits():
         ({"kind": "sampled", "loss": "js"}, "sampled gives the forward KL alone, and distill.loss=js"),
         ({"kind": "sampled", "temperatures": [1.0, 2.0]}, r"samples fit one temperature, distill.temperature=1.0"),
         ({"kind": "topk", "temperatures": [2.0]}, r"temperature=1.0 is none of distill.cache.temperatures=\[2.0\]"),
-        ({"kind": "topk", "temperatures": [0.0]}, r"must name temperatures above 0"),
+        ({"kind": "topk", "temperatures": []}, r"distill.cache.temperatures=\[\] is empty"),
         ({"kind": "topk", "path": "somewhere"}, r"set distill.cache.mode=read"),
-        ({"kind": "topk", "slots": 0}, r"distill.cache.slots=0 must be above 0"),
     ],
 )
 def test_settings_that_do_not_fit(values, message):

@@ -1,0 +1,76 @@
+"""hydra/sweeper=...: an installed sweeper of Hydra's decides which jobs run, by the students' validation losses."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from launchers.sweep.jobs import Job
+from pipeline.errors import Interrupted, SprigError
+from pipeline.report import material
+from pipeline.report.schema import SUMMARY
+
+GRID = "basic"  # Hydra's own sweeper: all combinations, which Sprig runs as one sweep
+
+
+def chosen(config: DictConfig) -> str:
+    return str(config.hydra.runtime.choices["hydra/sweeper"])
+
+
+def search(config: DictConfig, context: HydraContext, launcher: Launcher, folder: Path) -> None:
+    """Lets the chosen sweeper start its jobs on `launcher`; what it writes goes to `folder`.
+
+    Raises:
+        SprigError: the sweeper maximises, prices cannot be known before it decides, or it failed.
+    """
+    name = chosen(config)
+    if config.plan or config.hydra.launcher.dry_run:
+        raise SprigError(
+            f"hydra/sweeper={name} decides on its jobs by the results of earlier ones, so neither plan=true nor a dry "
+            "run can show them: plan a single run instead."
+        )
+    if "maximize" in str(config.hydra.sweeper.get("direction", "")).lower():
+        raise SprigError(f"hydra/sweeper={name} is given validation losses: set hydra.sweeper.direction=minimize.")
+    with open_dict(config):
+        config.hydra.sweep.dir = str(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    plugins = Plugins.instance()
+    # Every sweeper asks this singleton for the launcher, which would only make one of a package `hydra_plugins`.
+    plugins.instantiate_launcher = lambda **_: launcher
+    try:
+        sweeper = plugins.instantiate_sweeper(hydra_context=context, task_function=None, config=config)
+        sweeper.sweep(OmegaConf.to_container(config.hydra.overrides.task))
+    except (SprigError, Interrupted):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise SprigError(f"hydra/sweeper={name}: {said.rstrip('.')}. Finished jobs are kept.") from error
+    finally:
+        del plugins.instantiate_launcher
+
+
+def check(jobs: Sequence[Job], sweeper: str) -> None:
+    """
+    Raises:
+        SprigError: a job will not know its student's validation loss.
+    """
+    for job in jobs:
+        if missing := [stage for stage in (material.STAGE, "distill") if stage not in job.context.config.stages]:
+            raise SprigError(
+                f"hydra/sweeper={sweeper} needs the student's validation loss, but stages has no {missing[0]}: add it."
+            )
+
+
+def returned(overrides: Sequence[str], job: Job, error: str | None) -> JobReturn:
+    """What a sweeper is given for a job: the student's validation loss in nats a token, or the failure."""
+    if error is not None or not (job.folder / SUMMARY).exists():
+        failure = SprigError(error or "The job left no summary.")
+        return JobReturn(list(overrides), status=JobStatus.FAILED, _return_value=failure)
+    perplexity = json.loads((job.folder / SUMMARY).read_text(encoding="utf-8"))["student"]["final_perplexity"]
+    return JobReturn(list(overrides), status=JobStatus.COMPLETED, _return_value=math.log(perplexity))

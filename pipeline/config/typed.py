@@ -1,0 +1,70 @@
+"""From a composed configuration to checked, typed objects: the one place that holds values against the schema."""
+
+from dataclasses import Field, fields, is_dataclass
+from functools import cache
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from pipeline.config import checks
+from pipeline.config.values import read_as_written
+from pipeline.errors import SprigError
+
+Section = TypeVar("Section")
+
+
+def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Section:
+    """`composed` as an object of the schema's dataclass `kind`, whose keys are called `prefix` and their name.
+
+    Raises:
+        SprigError: a value is missing (`???`), of a wrong type, unknown, or out of range.
+    """
+    try:
+        with read_as_written():
+            merged = OmegaConf.merge(OmegaConf.structured(kind), composed)
+            _check(kind, merged, prefix)
+            return OmegaConf.to_object(merged)
+    except MissingMandatoryValue as error:
+        raise SprigError(
+            f"{prefix}{error.full_key} has no value (???): set it on the command line or in a preset."
+        ) from None
+    except OmegaConfBaseException as error:
+        raise SprigError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}.") from None
+
+
+def section_type(kind: type, each: Field) -> type | None:
+    """The dataclass of a field that is a section of keys."""
+    hint = without_none(hints(kind)[each.name])
+    return hint if is_dataclass(hint) else None
+
+
+def without_none(hint: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        return next(part for part in get_args(hint) if part is not type(None))
+    return hint
+
+
+@cache
+def hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _check(kind: type, node: DictConfig, prefix: str) -> None:
+    known = {each.name: each for each in fields(kind)}
+    for unknown in [key for key in node if key not in known]:
+        raise SprigError(
+            f"There is no configuration key {prefix}{unknown}: `sprig --cfg job distill.tokens=0` prints all."
+        )
+    for name, each in known.items():
+        if OmegaConf.is_missing(node, name) or node[name] is None:
+            continue
+        if (inner := section_type(kind, each)) is not None:
+            _check(inner, node[name], f"{prefix}{name}.")
+        else:
+            value = node[name]
+            if get_origin(without_none(hints(kind)[name])) is list and any(map(OmegaConf.is_config, value)):
+                raise SprigError(f"{prefix}{name}={OmegaConf.to_container(value)} must be a flat list, such as [a,b].")
+            plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            checks.check(f"{prefix}{name}", plain, each.metadata)

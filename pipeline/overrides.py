@@ -1,0 +1,266 @@
+"""Checks the words of a command line before Hydra composes them, so that nothing is ignored and nothing is guessed.
+
+Hydra passes over a misspelt choice of an optional group, creates any key behind a +, and explains its grammar rather
+than the mistake. Here every word becomes a word that Hydra reads as it was meant, or one sentence with the fix.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from pipeline.config import ON_REQUEST, STAGES, keys
+from pipeline.config.keys import Key
+from pipeline.errors import SprigError
+
+SEARCHPATH = "hydra.searchpath"
+PROMPTS = ("prompt", "evaluate.prompt")  # texts of any characters
+COMMANDS = ("run", "sweep")  # keys that decide what kind of command it is
+HONOURED = ("hydra.mode", SEARCHPATH, "hydra.launcher", "hydra.sweeper")  # of Hydra's own keys
+SEARCHED = "searched"  # Hydra's sources that are folders of the user's
+NULLABLE = "teacher@kd_teacher"  # the one group where null is a choice: the same teacher
+_WORD = re.compile(r"(?P<prefix>~|\+\+|\+)?(?P<key>[^=~+][^=]*?)(?P<given>=(?P<value>.*))?", re.DOTALL)
+_HOME = re.compile(r"(^|[\[,]\s*)(~[^/,\]\s]*)(?=[/,\]]|$)")
+
+
+def refuse_hydra(key: str) -> NoReturn:
+    raise SprigError(
+        f"{key} has no effect, as Sprig lays out its own folders and logs: set outputs=FOLDER and run_name=NAME for "
+        "where results go."
+    )
+
+
+class Words:
+    """The words of one command line, checked against the schema and the files of the configuration groups.
+
+    `repository` is Hydra's, over all folders that are searched. `sweeps`: values with commas are axes.
+    """
+
+    def __init__(self, repository, parser: OverridesParser, known_groups: Sequence[str], sweeps: bool):
+        self.repository, self.parser, self.known_groups, self.sweeps = repository, parser, known_groups, sweeps
+
+    def checked(self, words: Sequence[str]) -> list[str]:
+        """The same words as Hydra is to read them.
+
+        Raises:
+            SprigError: a word is not KEY=VALUE, names an unknown key or choice, has no value, or cannot be parsed.
+        """
+        return [self._checked(word) for word in words]
+
+    def _checked(self, word: str) -> str:
+        match = _WORD.fullmatch(word)
+        if match is None or (match["given"] is None and match["prefix"] != "~"):
+            raise SprigError(self._bare(word))
+        prefix, key, value = match["prefix"] or "", match["key"].strip(), (match["value"] or "").strip()
+        if prefix == "~":
+            return self._deletion(word, key)
+        group = key.partition("@")[0]
+        if group.startswith("hydra"):
+            return self._of_hydra(word, prefix, key, value)
+        if self.repository.group_exists(group) and group != "hydra":
+            return self._choice(prefix, key, value)
+        return self._value(key, value)
+
+    def values(self, words: Sequence[str]) -> dict[str, Any]:
+        """The values of words that change a finished run: of single keys, not of groups.
+
+        Raises:
+            SprigError: as `checked`; or a word chooses from a group.
+        """
+        given = {}
+        for word in words:
+            match = _WORD.fullmatch(word)
+            group = match["key"].partition("@")[0] if match else ""
+            if match and (match["prefix"] == "~" or group.startswith("hydra") or self.repository.group_exists(group)):
+                raise SprigError(
+                    f"{word}: what is reopened keeps its groups; change single values{self._inside(match)}."
+                )
+            override = self._parse(self._checked(word))
+            given[override.key_or_group] = override.value()
+        return given
+
+    def _inside(self, match: re.Match) -> str:
+        """The values that a choice stands for."""
+        group, value = match["key"].partition("@")[0], match["value"]
+        if not value or not self.repository.config_exists(f"{group}/{value}"):
+            return ", such as seed=1"
+        content = OmegaConf.to_container(self.repository.load_config(f"{group}/{value}").config)
+        flat = [f"{group}.{key}={each}" for key, each in content.items() if not isinstance(each, dict | list)]
+        return f", such as {' '.join(flat[:4])}" if flat else ""
+
+    def _bare(self, word: str) -> str:
+        """What to write instead of a word that sets nothing."""
+        if word.strip() in ("help", "version"):
+            return f"{word} is an option: sprig --{word.strip()}."
+        if word in (*STAGES, *ON_REQUEST):
+            return f"{word} is a stage: sprig run=FOLDER stages=[{word}], or add stages=[{word}] to a command."
+        if keys.find(word) is not None or self.repository.group_exists(word):
+            return f"{word} needs a value: write {word}=VALUE, without spaces around the = sign."
+        if found := [f"{group}={word}" for group in self.groups() if word in self.options(group)]:
+            return f"{word} is a choice of a group: write {' or '.join(found)}."
+        every = {option: group for group in reversed(self.groups()) for option in self.options(group)}
+        near = difflib.get_close_matches(word, every, n=1)
+        hint = f"did you mean {every[near[0]]}={near[0]}?" if near else "`sprig --help` lists the choices."
+        return f"{word!r} sets nothing, as words are KEY=VALUE: {hint}"
+
+    def _deletion(self, word: str, key: str) -> str:
+        found = keys.find(key)
+        declared = key.startswith("hydra.sweeper.params.")
+        if key in self.known_groups or declared or (found is not None and found.name != key):
+            return word
+        raise SprigError(
+            f"{word}: only a chosen group or an axis of a preset can be removed. Leave {key.partition('=')[0]} out to "
+            "keep its default, or set it to another value."
+        )
+
+    def _of_hydra(self, word: str, prefix: str, key: str, value: str) -> str:
+        if key == "hydra/launcher":
+            self._choice(prefix, key, value)
+        elif key == "hydra/sweeper":
+            self.check_choices("hydra/sweeper", [value])
+        elif key.startswith(f"{keys.LAUNCHER}."):
+            return self._value(key, value)
+        elif not any(key == name or key.startswith(f"{name}.") for name in HONOURED):
+            refuse_hydra(key)
+        self._parse(word)
+        return word
+
+    def groups(self) -> list[str]:
+        """The groups of the configuration, Hydra's own apart from the launcher left out."""
+        tops = [name for name in self.repository.get_group_options("", ObjectType.GROUP) if name != "hydra"]
+        tops.sort(key=lambda name: name != "experiment")
+        inner = [f"{top}/{name}" for top in tops for name in self.repository.get_group_options(top, ObjectType.GROUP)]
+        return [*tops, *(each for each in inner if not each.startswith("experiment/"))]
+
+    def options(self, group: str) -> list[str]:
+        """The choices of a group, those of its folders by their path: experiment has twin/p1-bins."""
+        found = [name for name in self.repository.get_group_options(group, ObjectType.CONFIG) if name != "schema"]
+        for folder in self.repository.get_group_options(group, ObjectType.GROUP):
+            found += [f"{folder}/{each}" for each in self.options(f"{group}/{folder}")]
+        return found
+
+    def _choice(self, prefix: str, key: str, value: str) -> str:
+        group = key.partition("@")[0]
+        if group == "hydra/launcher" and value in ("basic", "joblib", "submitit_local", "submitit_slurm"):
+            raise SprigError(
+                f"hydra/launcher={value}: Sprig's sweeps start their jobs themselves; choose local or slurm."
+            )
+        if not value:
+            raise SprigError(f"{key}= names no choice: {self._listed(group)}.")
+        override = self._parse(f"{key}={value}")
+        if override.is_sweep_override() and not self.sweeps:
+            raise SprigError(f"{key}={value} names several choices: add --multirun to sweep over them.")
+        if override.is_sweep_override():
+            chosen = [each.strip("'\"") for each in override.sweep_string_iterator()]
+        else:
+            given = override.value()
+            chosen = given if isinstance(given, list) else ["null" if given is None else str(given)]
+        if key != NULLABLE and "null" in chosen:
+            raise SprigError(f"{key}=null names no choice: leave it out, or choose one; {self._listed(group)}.")
+        self.check_choices(key, [each for each in chosen if each != "null"])
+        if chosen == ["null"]:
+            return f"~{key}"
+        # A group that the command's preset does not use yet is appended: `kd=on` for the quickstart.
+        return f"{'' if key in self.known_groups else '+'}{key}={value}"
+
+    def check_choices(self, key: str, chosen: Sequence[str]) -> None:
+        """
+        Raises:
+            SprigError: the group of `key` has no such choice, or two different ones of one name.
+        """
+        group = key.partition("@")[0]
+        for each in chosen:
+            self._check_unique(group, each)
+            if not self.repository.config_exists(f"{group}/{each}") or each == "schema":
+                raise SprigError(self._unknown_choice(key, group, str(each)))
+
+    def _unknown_choice(self, key: str, group: str, choice: str) -> str:
+        section = keys.keys().get(key)
+        if section is not None and section.is_section and re.fullmatch(r"[\d._]+[kKmMbBtT]?", choice):
+            sized = {"bin": "bin.center", "distill": "distill.tokens", "search": "search.generations"}.get(key)
+            if sized:
+                return f"{key}={choice} chooses no file of conf/{group}: for a number write {sized}={choice}."
+        near = difflib.get_close_matches(choice, self.options(group), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"{self._listed(group)}."
+        return f"There is no {key}={choice}: {hint}"
+
+    def _check_unique(self, group: str, choice: str) -> None:
+        texts = {}
+        for source in self.repository.get_sources():
+            if (
+                source.provider in ("main", SEARCHED)
+                and source.scheme() == "file"
+                and source.is_config(f"{group}/{choice}")
+            ):
+                path = Path(source.path.removeprefix("file://"), group, f"{choice}.yaml")
+                texts.setdefault(path.read_text(encoding="utf-8"), path)
+        if len(texts) > 1:
+            raise SprigError(f"{' and '.join(map(str, texts.values()))} are both {group}={choice}: rename your own.")
+
+    def _listed(self, group: str) -> str:
+        return f"the choices are {', '.join(self.options(group))}"
+
+    def _value(self, key: str, value: str) -> str:
+        found = keys.find(key)
+        if key in COMMANDS and found is None:
+            return self._parsed(key, value)
+        if found is None:
+            raise SprigError(keys.unknown(key))
+        if found.is_section:
+            raise SprigError(_section(found, value, self.repository.group_exists("teacher")))
+        if not value and key not in PROMPTS:
+            raise SprigError(f"{key}= has no value: give one{', or null' if found.field.default is None else ''}.")
+        if found.is_path:
+            value = _HOME.sub(lambda each: each[1] + os.path.expanduser(each[2]), value)
+        if (found.is_text or found.is_path) and self._is_plain_text(found, value):
+            if found.name in PROMPTS:
+                value = value.replace("${", "\\${")  # text, not an interpolation
+            value = QuotedString(value, Quote.single).with_quotes()
+        # Keys below a dictionary may be new to it.
+        return self._parsed(f"++{key}" if found.name != key else key, value)
+
+    def _is_plain_text(self, key: Key, value: str) -> bool:
+        """Whether a text is to be taken as it stands: not quoted, a list, an interpolation, null, or several values."""
+        if value == "null" or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
+            return False
+        interpolated = value.startswith("${") and key.name not in PROMPTS
+        if interpolated or (not key.is_text and value.startswith("[")):
+            return False
+        return not (
+            self.sweeps and ("," in value or re.match(r"(choice|range|glob|shuffle|sort|interval|tag)\(", value))
+        )
+
+    def _parsed(self, key: str, value: str) -> str:
+        if self._parse(f"{key}={value}").is_sweep_override() and not self.sweeps:
+            raise SprigError(
+                f"{key.lstrip('+')}={value} names several values: add --multirun to sweep over them, or write "
+                "[a,b] for a list."
+            )
+        return f"{key}={value}"
+
+    def _parse(self, word: str) -> Override:
+        try:
+            return self.parser.parse_overrides([word])[0]
+        except HydraException:
+            key, _, value = word.lstrip("+").partition("=")
+            raise SprigError(
+                f"{key}={value} cannot be read: a list is [a,b], and a text with spaces, commas, brackets, = or : "
+                f"needs quotes of its own inside those of the shell, \"{key}='a, b'\"."
+            ) from None
+
+
+def _section(key: Key, value: str, teachers: bool) -> str:
+    if key.name == "kd_teacher" and teachers:
+        return f"kd_teacher is chosen as a teacher is: teacher@kd_teacher={value or 'CHOICE'}."
+    inside = [each.name for each in keys.keys().values() if each.name.startswith(f"{key.name}.")]
+    return (
+        f"{key.name}={value} sets no value, as {key.name} is a section: set its keys, such as {', '.join(inside[:6])}."
+    )

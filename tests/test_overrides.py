@@ -1,0 +1,323 @@
+"""The words of a command line: every one does what it says, or gets one sentence with the fix. No torch, no run."""
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pipeline import SprigError, compose
+from pipeline.arguments import parse
+from pipeline.composition import CONF, composed, declares_sweep, session
+from pipeline.config import keys
+
+SMOKE = "experiment=smoke"
+NO_EFFECT = "has no effect, as Sprig lays out its own folders and logs: set outputs=FOLDER and run_name=NAME"
+OPTIONS = sorted(
+    f"{path.parent.relative_to(CONF)}={path.stem}"
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("base", "selection")
+)
+
+
+def refused(*words: str, sweeps: bool = False) -> str:
+    with pytest.raises(SprigError) as error:
+        config = composed(list(words), sweeps=sweeps) if sweeps else compose(list(words))
+        print(config)
+    assert "\n" not in str(error.value) and "hydra.cc" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        # A choice that does not exist, whatever way it is named.
+        ("experiment=quikstart", "There is no experiment=quikstart: did you mean quickstart?"),
+        ("experiment=twin/p0-initialization", "did you mean twin/p0-initialisation"),
+        ("experiment=smoke size=smok", "There is no size=smok: did you mean smoke?"),
+        ("experiment=smoke teacher@kd_teacher=tiny-rndom", "kd_teacher=tiny-rndom: did you mean tiny-random"),
+        ("experiment=smoke +teacher@kd_teacher=tiny-rndom", "There is no teacher@kd_teacher=tiny-rndom"),
+        ("experiment=smoke kd=of", "There is no kd=of: did you mean off"),
+        ("experiment=smoke init=serched", "There is no init=serched: did you mean searched?"),
+        ("experiment=smoke hydra/launcher=slrm", "There is no hydra/launcher=slrm: did you mean slurm?"),
+        ("experiment=smoke hydra/launcher=joblib", "choose local or slurm"),
+        ("experiment=smoke hydra/sweeper=optna", "There is no hydra/sweeper=optna: the choices are basic"),
+        ("experiment=smoke teacher=[tiny-random,tiny-dep]", "There is no teacher=tiny-dep: did you mean tiny-deep"),
+        ("experiment=smoke data=Sotu", "There is no data=Sotu: did you mean sotu?"),
+        ("experiment=smoke teacher@teacher2=tiny-random", "teacher2"),
+        # No choice at all.
+        ("experiment=null", "experiment=null names no choice: leave it out"),
+        ("experiment=smoke tracker=null", "leave it out, or choose one; the choices are none, wandb"),
+        ("experiment=smoke bin=null", "bin=null names no choice"),
+        ("experiment=smoke kd=", "kd= names no choice: the choices are js, mixed, off"),
+        ("experiment=smoke init=", "init= names no choice: the choices are random_subnetwork"),
+        ("experiment=", "experiment= names no choice"),
+        ("experiment=smoke teacher@kd_teacher=", "teacher@kd_teacher= names no choice"),
+        # Keys that do not exist.
+        ("experiment=smoke +foo=1", "There is no configuration key foo"),
+        ("experiment=smoke ++distill.foo=1", "There is no configuration key distill.foo"),
+        ("experiment=smoke +distill.gradient_clip=0.1", "key distill.gradient_clip: did you mean distill.clip?"),
+        ("experiment=smoke +search.max_time=3600", "`sprig --cfg job --package search distill.tokens=0` prints"),
+        ("experiment=smoke +distill.warmup=100", "key distill.warmup: did you mean distill.schedule.warmup?"),
+        ("experiment=smoke +deepspeed.config=ds.json", "its section has deepspeed.zero_stage"),
+        ("experiment=smoke distill.learning_rate=1", "There is no configuration key distill.learning_rate"),
+        ("experiment=smoke distil.lr=1e-3", "key distil.lr: did you mean distill.lr?"),
+        ("experiment=smoke lr=1e-3", "There is no configuration key lr: did you mean distill.lr?"),
+        ("experiment=smoke teacher.layers=3", "There is no configuration key teacher.layers"),
+        ("experiment=smoke hydra.launcher.job=2", "did you mean hydra.launcher.jobs?"),
+        ("experiment=smoke distill.token=", "key distill.token: did you mean distill.tokens?"),
+        ("experiment=smoke kd_teacher=tiny-random", "chosen as a teacher is: teacher@kd_teacher=tiny-random"),
+        ("experiment=smoke search.mutation=3", "is a section: set its keys, such as search.mutation.offspring"),
+        ("experiment=smoke distill.control=false", "is a section: set its keys, such as distill.control.enabled"),
+        # What Hydra offers and Sprig does not use.
+        ("experiment=smoke +hydra.callbacks.x._target_=nonexistent.Y", f"hydra.callbacks.x._target_ {NO_EFFECT}"),
+        ("experiment=smoke hydra.run.dir=x", f"hydra.run.dir {NO_EFFECT}"),
+        ("experiment=smoke hydra.sweep.dir=x", f"hydra.sweep.dir {NO_EFFECT}"),
+        ("experiment=smoke hydra.job.chdir=true", f"hydra.job.chdir {NO_EFFECT}"),
+        ("experiment=smoke hydra.output_subdir=x", f"hydra.output_subdir {NO_EFFECT}"),
+        ("experiment=smoke hydra/job_logging=default", f"hydra/job_logging {NO_EFFECT}"),
+        ("experiment=smoke hydra.verbose=true", f"hydra.verbose {NO_EFFECT}"),
+        # Words that set nothing.
+        ("quickstart", "quickstart is a choice of a group: write experiment=quickstart"),
+        ("smok", "did you mean experiment=smoke?"),
+        ("tiny-random", "write teacher=tiny-random"),
+        ("report", "report is a stage: sprig run=FOLDER stages=[report]"),
+        ("help", "help is an option: sprig --help"),
+        ("experiment=smoke teacher", "teacher needs a value: write teacher=VALUE"),
+        ("experiment=smoke distill.tokens = 5", "write distill.tokens=VALUE, without spaces"),
+        ("zzzz", "'zzzz' sets nothing, as words are KEY=VALUE"),
+        ("experiment=smoke distill.tokens=", "distill.tokens= has no value: give one"),
+        ("experiment=smoke run_name=", "run_name= has no value: give one, or null"),
+        ("experiment=smoke ~seed", "~seed: only a chosen group or an axis of a preset can be removed"),
+        ("experiment=smoke ~distill.lr=3", "only a chosen group"),
+        # Values of the wrong kind.
+        ("experiment=smoke bin=70M", "bin=70M chooses no file of conf/bin: for a number write bin.center=70M"),
+        ("experiment=smoke distill=50k", "for a number write distill.tokens=50k"),
+        ("experiment=smoke distill.tokens=1.5", "is not a count, such as 50_000, 50k, 70M or 1e4"),
+        ("experiment=smoke distill.tokens=50kk", "is not a count"),
+        ("experiment=smoke distill.tokens=0.0001k", "is not a count"),
+        ("experiment=smoke distill.tokens=1e9999", "distill.tokens=1e9999"),
+        ("experiment=smoke distill.tokens=nan", "is not a count"),
+        ("experiment=smoke distill.tokens=true", "is not a count"),
+        ("experiment=smoke debug=-1", "is not true or false"),
+        ("experiment=smoke plan=2", "is not true or false"),
+        ("experiment=smoke distill.lr=inf", "distill.lr=inf must lie in"),
+        ("experiment=smoke distill.lr=true", "could not be converted to Float"),
+        ("experiment=smoke seed=99999999999999999999", "must lie in 0..18_446_744_073_709_551_615"),
+        ("experiment=smoke data.seed=-1", "data.seed=-1 must lie in"),
+        ("experiment=smoke data.path=[null]", "data.path=[None] must name a file"),
+        ("experiment=smoke data.path=[[1]]", "data.path=[[1]] must name a file"),
+        ("experiment=smoke data.path=[]", "data.path=[] must name a file"),
+        ("experiment=smoke search.start=[[1]]", "search.start=[[1]] must be a flat list"),
+        ("experiment=smoke teacher.litgpt=[1]", "teacher.litgpt=[1]"),
+        ("teacher=pythia-14m experiment=smoke teacher.litgpt=7", "must be the name of a litgpt configuration"),
+        ("experiment=smoke study.random=1e30", "study.random=1000000000000000000000000000000 must lie in"),
+        ("experiment=smoke sample.temperature=1e-300", "must be 0, which takes the likeliest token, or at least 0.01"),
+        ("experiment=smoke distill.alpha=0 distill.beta=0", "must not both be 0"),
+        ("experiment=smoke deepspeed.zero_optimization.x=nan", "x=nan is not a finite number"),
+        ("experiment=smoke space.min.n_layer=0", "space.min.n_layer=0 must lie in"),
+        # Names that become folders.
+        ("experiment=smoke run_name=a/b", "run_name='a/b' names a folder: use at most 100 letters"),
+        ("experiment=smoke run_name=../x", "run_name='../x' names a folder"),
+        ("experiment=smoke run_name=..", "run_name='..' names a folder"),
+        ("experiment=smoke run_name=/tmp/x", "run_name='/tmp/x' names a folder"),
+        ("experiment=smoke run_name=artifacts", "is a folder of Sprig's own"),
+        ("experiment=smoke run_name=latest", "is a folder of Sprig's own"),
+        ("experiment=smoke 'run_name=a,b'", "run_name='a,b' names a folder"),
+        ("experiment=smoke preset=.hidden", "preset='.hidden' names a folder"),
+        ("experiment=smoke 'run_name=  '", "run_name= has no value"),
+        ("experiment=smoke teacher.revision=' '", "teacher.revision= has no value"),
+        # One run with the values of several.
+        ("experiment=smoke seed=0,1", "seed=0,1 names several values: add --multirun to sweep over them"),
+        ("experiment=smoke teacher=tiny-random,tiny-deep", "names several choices: add --multirun"),
+        ("experiment=smoke 'seed=range(0,3)'", "names several values: add --multirun"),
+        # Grammar.
+        ("experiment=smoke distill.betas=[0.9,0.95", "cannot be read: a list is [a,b]"),
+        ("experiment=smoke 'distill.betas=(a,b)'", "cannot be read: a list is [a,b]"),
+        ("experiment=smoke 'stages=[a b:c'", "needs quotes of its own inside those of the shell"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_gets_one_sentence(words, said):
+    assert said in refused(*shlex.split(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("experiment=smoke,smok", "There is no experiment=smok: did you mean smoke?"),
+        ("experiment=smoke teacher@kd_teacher=tiny-deep,tiny-dep", "There is no teacher@kd_teacher=tiny-dep"),
+        ("experiment=smoke kd=on,of", "There is no kd=of"),
+        ("experiment=smoke 'data=choice(sotu,sotuu)'", "There is no data=sotuu"),
+        ("experiment=smoke bin=tiny-half,null", "bin=null names no choice"),
+        ("experiment=smoke seed=0,1 +foo=1", "There is no configuration key foo"),
+        (
+            "experiment=smoke seed=0,1 hydra.launcher.slrm.mem=1",
+            "There is no configuration key hydra.launcher.slrm.mem",
+        ),
+    ],
+)
+def test_every_value_of_an_axis_is_checked(words, said):
+    assert said in refused(*shlex.split(words), sweeps=True)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_misspelt_choice_of_every_group_names_the_right_one(option):
+    group, _, choice = option.partition("=")
+    misspelt = f"{choice[:-1]}_{choice[-1]}" if len(choice) > 2 else f"{choice}_{choice}"
+    words = [] if group in ("experiment", "size") else [SMOKE]
+    said = refused(*words, f"{group}={misspelt}")
+    assert f"There is no {group}={misspelt}" in said and choice in said
+
+
+def test_every_folder_of_conf_is_a_group_of_that_test():
+    groups = {option.partition("=")[0] for option in OPTIONS}
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"base", "selection", "hydra"}
+    assert groups == folders
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        ("distill.tokens=1e4", "distill.tokens", 10_000),
+        ("distill.tokens=4096.0", "distill.tokens", 4_096),
+        ("distill.tokens=50k", "distill.tokens", 50_000),
+        ("distill.tokens=1.5M", "distill.tokens", 1_500_000),
+        ("distill.tokens=10B", "distill.tokens", 10_000_000_000),
+        ("distill.tokens=1T", "distill.tokens", 10**12),
+        ("distill.tokens=50_000", "distill.tokens", 50_000),
+        ("data.max_tokens=70m", "data.max_tokens", 70_000_000),
+        ("search.limit.flops=1e15", "search.limit.flops", 10**15),
+        ("study.short=[1k,2k]", "study.short", [1_000, 2_000]),
+        ("study.short=[1e3,2048.0]", "study.short", [1_000, 2_048]),
+        ("space.max.n_embd=1k", "space.max.n_embd", 1_000),
+        ("teacher@kd_teacher=tiny-deep kd_teacher.padded_vocab_size=1e3", "kd_teacher.padded_vocab_size", 1_000),
+        ("+distill.lr=1e-3", "distill.lr", 1e-3),
+        ("++distill.lr=1e-3", "distill.lr", 1e-3),
+        ("kd=temperature-2", "distill.temperature", 2.0),
+        ("+kd=temperature-2", "distill.temperature", 2.0),
+        ("init=random_weights", "distill.init", "random_weights"),
+        ("teacher@kd_teacher=null", "kd_teacher", None),
+        ("deepspeed.zero_optimization.overlap_comm=true", "deepspeed.zero_optimization", {"overlap_comm": True}),
+        ("outputs=~/x", "outputs", os.path.expanduser("~/x")),
+        ("outputs=~root/x", "outputs", os.path.expanduser("~root/x")),
+        ("outputs=/a/~b", "outputs", "/a/~b"),
+        ("data.path=[~/a,/b]", "data.path", [os.path.expanduser("~/a"), "/b"]),
+        ("'prompt=Hello, world: (x) = [y]'", "prompt", "Hello, world: (x) = [y]"),
+        ("'prompt=1,000'", "prompt", "1,000"),
+        ("'prompt=a ${b} c'", "prompt", "a ${b} c"),
+        ("""'prompt=it'"'"'s "so"'""", "prompt", """it's "so\""""),
+        ("prompt=1e3", "prompt", "1e3"),
+        ("""'prompt="quoted, too"'""", "prompt", "quoted, too"),
+        ("'outputs=/tmp/a b,c=(d)'", "outputs", "/tmp/a b,c=(d)"),
+        ("""'outputs="/tmp/a b"'""", "outputs", "/tmp/a b"),
+        ("'evaluate.prompt=Yes: no, maybe'", "evaluate.prompt", "Yes: no, maybe"),
+        ("'data.path=a, b'", "data.path", "a, b"),
+        ("run_name=2024", "run_name", "2024"),
+        ("run_name=true", "run_name", "true"),
+        ("'run_name=${preset}-x'", "run_name", "smoke-x"),
+        ("debug=1", "debug", True),
+        ("seed=18446744073709551615", "seed", (1 << 64) - 1),
+    ],
+)  # fmt: skip
+def test_what_is_meant_is_understood(words, key, value):
+    found = compose([SMOKE, *shlex.split(words)])
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+def test_a_sweep_tells_axes_from_texts():
+    with session([SMOKE, "outputs=/tmp/a b", "seed=1,2", "run_name='a,b'"], sweeps=True) as opened:
+        assert opened.words == ["experiment=smoke", "outputs='/tmp/a b'", "seed=1,2", "run_name='a,b'"]
+    assert declares_sweep(["experiment=twin/p0-initialisation", "prompt=a, b"])
+    assert not declares_sweep(["experiment=twin/p0-initialisation", "hydra.mode=RUN"])
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A folder with a bin and a preset of its own."""
+    (tmp_path / "mine/bin").mkdir(parents=True)
+    (tmp_path / "mine/experiment").mkdir()
+    (tmp_path / "mine/bin/mine.yaml").write_text("center: 80k\ntolerance: 0.2\n")
+    (tmp_path / "mine/experiment/mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - smoke\n  - override /bin: mine\npreset: mine\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPRIG_CONF", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("way", ["./conf", "SPRIG_CONF", "--config-dir", "hydra.searchpath", "file://"])
+def test_a_projects_own_choices_are_found(project, monkeypatch, way):
+    words, folder = ["experiment=mine"], project / "mine"
+    if way == "./conf":
+        folder.rename(project / "conf")
+    elif way == "SPRIG_CONF":
+        monkeypatch.setenv(way, f"{folder}")
+    elif way == "--config-dir":
+        words = parse(["--config-dir", "mine", *words]).words
+    else:
+        words.append(f"hydra.searchpath=[{'file://' if way == 'file://' else ''}{folder}]")
+    assert compose(words).bin.center == 80_000
+    assert composed([*words, "bin=mine,tiny-half"], sweeps=True).preset == "mine"
+    with session(words, sweeps=True) as opened:
+        searched = opened.searched
+    monkeypatch.chdir("/")
+    monkeypatch.delenv("SPRIG_CONF", raising=False)
+    assert compose([*searched, "experiment=mine"]).bin.center == 80_000, "a job elsewhere finds it too"
+
+
+def test_a_projects_mistakes_are_named(project):
+    folder = project / "mine"
+    words = [f"hydra.searchpath=[{folder}]", "experiment=mine"]
+    preset = folder / "experiment/mine.yaml"
+    good = preset.read_text()
+    for change, said in (
+        (good.replace("bin: mine", "bin: mien"), "mien"),
+        (good.replace("/bin: mine", "/teacher@kd_teacher: tiny-rndom"), "There is no teacher@kd_teacher=tiny-rndom"),
+        (good + "hydra:\n  run:\n    dir: x\n", f"hydra.run.dir {NO_EFFECT}"),
+        (good + "distill:\n  tokns: 3\n", "no configuration key distill.tokns: did you mean distill.tokens?"),
+        (good + "distill:\n  tokens: 3.5\n", "is not a count"),
+    ):
+        preset.write_text(change)
+        assert said in refused(*words)
+    preset.write_text(good)
+    (folder / "bin/tiny-half.yaml").write_text("center: 1\n")
+    assert "are both bin=tiny-half: rename your own" in refused(*words, "bin=tiny-half")
+    assert "The configuration folder /nowhere is not there" in refused("hydra.searchpath=[/nowhere]", SMOKE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--plan", "--plan is not an option: write plan=true, without dashes"),
+        ("--seed=3", "--seed=3 is not an option: write seed=3, without dashes"),
+        ("--run-name x", "--run-name is not an option: write run_name=VALUE"),
+        ("--distill.lr 3", "write distill.lr=VALUE"),
+        ("--verson", "--verson is not an option: did you mean --version?"),
+        ("-x", "-x is not an option"),
+        ("--config-path x", "--config-dir DIR adds a folder of your own choices"),
+        ("-cn x", "--config-dir DIR adds a folder of your own choices"),
+        ("--cfg", "expected one argument"),
+        ("--cfg everything", "invalid choice"),
+        ("--run -m experiment=smoke", "leave one of them out"),
+    ],
+)
+def test_options_that_are_not(arguments, said):
+    with pytest.raises(SprigError, match=said.replace("[", r"\[")):
+        parse(arguments.split())
+
+
+def test_options_stand_anywhere():
+    command = parse(["experiment=smoke", "-m", "seed=0,1", "--cfg", "job", "prompt=-x, --y"])
+    assert command.words == ["experiment=smoke", "seed=0,1", "prompt=-x, --y"]
+    assert (command.multirun, command.show, command.help) == (True, "job", False)
+    assert parse([]).help and parse(["plan=true"]).help and parse(["-m", "--help", "seed=1"]).help
+    assert not parse(["--version"]).help and not parse(["experiment=smoke"]).help
+
+
+def test_every_key_is_found_by_its_own_name_and_near_a_misspelt_one():
+    for name, key in keys.keys().items():
+        assert keys.find(name) is key
+        if not key.is_section and len(name.rpartition(".")[2]) > 5:
+            assert keys.nearest(f"{name[:-2]}{name[-1]}") is not None, name
