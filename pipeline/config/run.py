@@ -14,13 +14,8 @@ from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.launching import register_launcher
 from pipeline.config.search import SearchConfig
 from pipeline.config.study import StudyConfig
-<<<<<<< HEAD
-from pipeline.config.subnetworks import BinConfig, OrderingConfig, SpaceConfig
-from pipeline.config.typed import to_typed
-=======
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, RecoverConfig, SpaceConfig
-from pipeline.errors import SprigError
->>>>>>> 186d2c2 (WIP recover stage, API, repository files)
+from pipeline.config.typed import to_typed
 
 STAGES = ("prepare", "order", "search", "rerank", "extract", "recover", "distill", "evaluate", "study", "report")
 ON_REQUEST = ("cache", "export", "sample", "score")  # stages that only run when they are named

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.config.checks import BLOCKS, require, share, whole
+from pipeline.config.checks import BLOCKS, TOKENS, real, require, share, whole
 from pipeline.config.choices import (
     AttentionScale,
     Count,
@@ -81,18 +81,14 @@ class BinConfig:
 class RecoverConfig:
     """Closed-form recovery: a cut student's projections refitted to the teacher's activations by ridge regression."""
 
-    enabled: bool | None = None  # null: for every start but random weights; true: refused for those; false: off
-    tokens: int = 65_536  # calibration tokens, rounded down to whole blocks
+    enabled: bool | None = None  # null: unless the student starts from random weights; true: refused then; false: off
+    tokens: int = whole(65_536, high=TOKENS)  # calibration tokens, rounded down to whole blocks
     # Candidates for the strength of the prior that the cut weights are right, in tokens; held-out blocks choose.
-    ridges: list[float] = field(default_factory=lambda: [150.0, 500.0, 1_500.0, 5_000.0, 15_000.0])
-    batch: int = 8  # blocks a forward pass
+    ridges: list[float] = real([150.0, 500.0, 1_500.0, 5_000.0, 15_000.0], high=1e12, open_low=True)
+    batch: int = whole(8)  # blocks a forward pass
 
-    def __post_init__(self):
-        positive("recover", self, "tokens", "batch")
-        require(
-            bool(self.ridges) and min(self.ridges) > 0,
-            f"recover.ridges={list(self.ridges)} must be positive numbers of tokens, at least one.",
-        )
+    def __post_init__(self) -> None:
+        require(bool(self.ridges), "recover.ridges=[] has no candidate: name at least one.")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import logging
 import re
 import tempfile
 from dataclasses import asdict, replace
@@ -26,6 +27,7 @@ from pipeline.models.tokenizer import Tokenizer
 from pipeline.models.weights import EMBEDDING, HEAD, HEAD_BIAS
 from pipeline.subnetwork.architecture import Architecture
 
+log = logging.getLogger("sprig")
 RANDOM_SEED = 0  # a constant, so that a random teacher is the same one whatever the run's seed
 DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
 
@@ -193,6 +195,8 @@ def _write_tokenizer(teacher: TeacherConfig, original: Original | None, folder: 
         tokenizer.copy(Path(teacher.tokenizer), folder)
     else:
         original.write_tokenizer(folder)
+        if dropped := tokenizer.drop_beyond(folder, original.config.padded_vocab_size):
+            log.info("teacher %s has no embedding for added tokens, left out: %s", teacher.name, ", ".join(dropped))
 
 
 def _settled(teacher: TeacherConfig, config: Config, entries: Tokenizer | None) -> Config:

@@ -10,7 +10,7 @@ import tokenizers
 
 from pipeline.errors import SprigError
 
-_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _NUMBERS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -24,7 +24,7 @@ def named(said: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path) -> 
         SprigError: a value is of the wrong type.
     """
     kept: dict[str, Any] = {}
-    for name in _NAMES:
+    for name in NAMES:
         token = content(said.get(name))
         if token is not None and not isinstance(token, str):
             raise SprigError(f"{file} gives {token!r} as {name}, which must be a text: correct it.")
@@ -67,7 +67,8 @@ def _additional(said: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Pat
     kept: dict[str, None] = {}
     for name in ("additional_special_tokens", "extra_special_tokens"):
         given = said.get(name) or []
-        tokens = [content(token) for token in (given.values() if isinstance(given, dict) else given)]
+        given = list(given.values()) if isinstance(given, dict) else given
+        tokens = [content(token) for token in given] if isinstance(given, list) else [None]
         if not all(isinstance(token, str) for token in tokens):
             raise SprigError(f"{file} gives {given!r} as {name}, which must be a list of texts: correct it.")
         kept |= dict.fromkeys(token for token in tokens if token in special)

@@ -9,12 +9,12 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from pipeline.errors import SprigError
-from pipeline.models import special_tokens
+from pipeline.models import special_tokens, tokenizer_files
 
 END_OF_TEXT = "<|endoftext|>"
 _CHAT_TEMPLATE = "chat_template.jinja"  # older ones lie in tokenizer_config.json, where all are read from
-# transformers names the token that ends a text in the first, or gives its number in the model's configurations.
-_SAY_END_OF_TEXT = ("tokenizer_config.json", "generation_config.json", "config.json")
+# transformers names the token that ends a text in the first two, or gives its number in the model's configurations.
+_SAY_END_OF_TEXT = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json")
 _DEPTH = 64  # of JSON
 
 
@@ -86,17 +86,22 @@ class Tokenizer:
 
 
 def files(source: Path) -> list[Path]:
-    """The files that determine the tokenizer which `copy` writes, of a tokenizer.json or the folder that holds one.
+    """The files that determine the tokenizer which `copy` writes, of a tokenizer.json or the folder that holds one, or
+    its older form.
 
     Raises:
         SprigError: there is none.
     """
     file = source / "tokenizer.json" if source.is_dir() else source
-    if not file.is_file():
-        raise SprigError(
-            f"{file} does not exist: set teacher.tokenizer to a folder with a tokenizer.json, or to bytes."
-        )
-    return [file, *(path for path in map(file.with_name, (*_SAY_END_OF_TEXT, _CHAT_TEMPLATE)) if path.is_file())]
+    config, mapped, *others = _SAY_END_OF_TEXT
+    # The second is looked at only where the first does not name the token.
+    asked = [config, *others] if read_json(file.with_name(config)).get("eos_token") else [config, mapped, *others]
+    named = [path for path in map(file.with_name, (*asked, _CHAT_TEMPLATE)) if path.is_file()]
+    if file.is_file():
+        return [file, *named]
+    if source.is_dir() and (older := tokenizer_files.files(source)):
+        return list(dict.fromkeys([*older, *named]))
+    raise SprigError(f"{file} does not exist: set teacher.tokenizer to a folder with a tokenizer.json, or to bytes.")
 
 
 def copy(source: Path, folder: Path) -> None:
@@ -108,8 +113,12 @@ def copy(source: Path, folder: Path) -> None:
         SprigError: as Tokenizer.
     """
     file = files(source)[0]
-    tokenizer = _read(file)
-    shutil.copyfile(file, folder / "tokenizer.json")
+    if file.name in (tokenizer_files.VOCABULARY, tokenizer_files.MODEL):
+        tokenizer = tokenizer_files.build(source, read_json)
+        tokenizer.save(str(folder / "tokenizer.json"))
+    else:
+        tokenizer = _read(file)
+        shutil.copyfile(file, folder / "tokenizer.json")
     said = read_json(file.parent / "tokenizer_config.json") | {"eos_token": _end_of_text(file.parent, tokenizer)}
     if (template := file.with_name(_CHAT_TEMPLATE)).is_file():
         said["chat_template"] = _text(template)
@@ -118,6 +127,31 @@ def copy(source: Path, folder: Path) -> None:
     model, generation = (read_json(file.with_name(name)) for name in ("config.json", "generation_config.json"))
     if numbers := special_tokens.numbered(model, tokenizer) | special_tokens.numbered(generation, tokenizer):
         _write_json(folder / "generation_config.json", numbers)
+
+
+def drop_beyond(folder: Path, rows: int) -> list[str]:
+    """Takes added tokens whose numbers are not among an embedding's `rows` out of a folder that `copy` wrote, because
+    no model can read them; returns them. They stay if texts end with one of them, or begin with it."""
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    beyond = [token for token in content.get("added_tokens") or [] if token["id"] >= rows]
+    if not beyond:
+        return []
+    left = content | {"added_tokens": [token for token in content["added_tokens"] if token["id"] < rows]}
+    try:
+        remaining = tokenizers.Tokenizer.from_str(json.dumps(left, ensure_ascii=False))
+        end = _end_of_text(folder, remaining)
+        needed = max(remaining.encode("", add_special_tokens=True).ids, default=0) >= rows
+    except Exception:  # the library has no exception of its own
+        needed = True
+    if needed:
+        return []
+    said = read_json(folder / "tokenizer_config.json") | {"eos_token": end}
+    remaining.save(str(file))
+    _write_json(folder / "tokenizer_config.json", special_tokens.named(said, remaining, file))
+    if numbers := special_tokens.numbered(read_json(folder / "generation_config.json"), remaining):
+        _write_json(folder / "generation_config.json", numbers)
+    return [token["content"] for token in beyond]
 
 
 def write(
@@ -189,8 +223,9 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 def _end_of_text(folder: Path, tokenizer: tokenizers.Tokenizer) -> str:
-    named, *others = (read_json(folder / name) for name in _SAY_END_OF_TEXT)
+    named, mapped, *others = (read_json(folder / name) for name in _SAY_END_OF_TEXT)
     token = special_tokens.content(named.get("eos_token"))
+    token = special_tokens.content(mapped.get("eos_token")) if token is None else token
     for plain in others:
         number = special_tokens.numbered(plain, tokenizer).get("eos_token_id")
         if token is None and number is not None:

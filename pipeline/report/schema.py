@@ -99,9 +99,12 @@ class RunFlops(TypedDict):
     recover: NotRequired[int | None]
 
 
-class RecoverSummary(TypedDict, total=False):
+class RecoverSummary(TypedDict):
     tokens: int
     seconds: float
+    helped: bool  # whether the held-out loss fell; the student is the untrained cut where it did not
+    before: float  # the loss on held-out calibration blocks, in nats per token
+    after: float
 
 
 class ModelEfficiency(TypedDict):

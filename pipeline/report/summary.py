@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import read_manifest
 from pipeline.config import Source
 from pipeline.evaluation.savings import Costs, Curve, Curves, EqualFlops, Saving, equal_flops, savings
 from pipeline.report.schema import (
@@ -20,12 +21,13 @@ from pipeline.report.schema import (
     LayerSizes,
     ModelEfficiency,
     ModelSummary,
+    RecoverSummary,
     RunFlops,
     SearchSummary,
     StudySummary,
     Summary,
 )
-from pipeline.stages import cache, distill, downstream, evaluate, extract, order, rerank, search, study
+from pipeline.stages import cache, distill, downstream, evaluate, extract, order, recover, rerank, search, study
 from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
@@ -60,7 +62,7 @@ def summarise(
     config, length = context.config, context.config.data.block_size
     perplexities = {name: each["perplexity"] for name, each in evaluation["models"].items()} if evaluation else {}
     trained = {
-        role: _model(context, role, done, subnetworks.get(role), curves.get(role, []), perplexities.get(role))
+        role: _model(context, role, done, subnetworks.get(role), curves.get(role, []), perplexities)
         for role in extract.roles(context)
     }
     student, control = trained["student"], trained.get("control")
@@ -88,6 +90,7 @@ def summarise(
             "task_examples": config.evaluate.limit,
         },
         "search": _search(context, done, unfinished, candidates),
+        "recover": _recover(done.get("recovered_student")),
         "student": student,
         "control": control,
         "flops": flops,
@@ -128,6 +131,20 @@ def _flops(done: dict[str, Path]) -> RunFlops:
         "order": ordering.get("flops", 0),
         "search": found.get("flops", 0) + reranked.get("flops", 0),
         "random_search": baseline.get("flops", 0),
+        "recover": recover.result(done["recovered_student"])["flops"] if "recovered_student" in done else None,
+    }
+
+
+def _recover(folder: Path | None) -> RecoverSummary | None:
+    if folder is None:
+        return None
+    found = recover.result(folder)
+    return {
+        "tokens": found["tokens"],
+        "seconds": read_manifest(folder)["seconds"],
+        "helped": found["helped"],
+        "before": found["before"],
+        "after": found["after"],
     }
 
 
@@ -157,10 +174,11 @@ def _model(
     done: dict[str, Path],
     sub: SubNetwork | None,
     curve: Curve,
-    perplexity: float | None,
+    perplexities: dict[str, float],
 ) -> ModelSummary:
     config, folder = context.config, done.get(f"distilled_{role}")
     tokens, length = int(curve[-1][0]) if curve else 0, config.data.block_size
+    start, recovered = math.exp(curve[0][1]) if curve else None, recover.applies(context, role)
     # A backward pass costs two forward ones.
     per_token = 3 * flops_per_token(context.architecture, sub, length=length) if sub else 0
     return {
@@ -168,8 +186,9 @@ def _model(
         "kd": config.distill.distils,
         "parameters": parameters(context.architecture, sub) if sub else None,
         "n_layer": sub.n_layer if sub else None,
-        "untrained_perplexity": math.exp(curve[0][1]) if curve else None,
-        "final_perplexity": perplexity,
+        "untrained_perplexity": perplexities.get("untrained") if recovered else start,
+        "recovered_perplexity": start if recovered else None,
+        "final_perplexity": perplexities.get(role),
         "tokens": tokens,
         "lr": distill.learning_rate(context, role),
         "flops": {"student": per_token * tokens, "teacher": cache.teacher_flops(context, tokens)},

@@ -1,5 +1,7 @@
 """Before anything runs: does the configuration fit the teacher, and what would the run cost."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -93,12 +95,22 @@ def check_prepared(context: Context, made: Roots) -> None:
     context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
     if config.ordering.kind != OrderingKind.none:
         context.evenly(tokens, "calibration", config.ordering.blocks, "ordering.blocks")
-    if any(recover.applies(context, role) for role in extract.roles(context)):
+    if recover.roles(context):
         recover.calibration(context, made)
 
 
-def _typical(context: Context) -> tuple[list[SubNetwork], int, int]:
-    """Sub-networks that stand for what the search may find, with their median parameters and forward FLOPs a token."""
+@dataclass(frozen=True)
+class Typical:
+    """Sub-networks that stand for what the search may find: `middle` is of median size, `size` their median parameters,
+    `forward` their median forward FLOPs per token."""
+
+    students: list[SubNetwork]
+    middle: SubNetwork
+    size: int
+    forward: int
+
+
+def _typical(context: Context) -> Typical:
     config, teacher = context.config, context.architecture
     if config.search.strategy == Strategy.given:
         students = [search.read_given(context, roots(context))]
@@ -106,18 +118,17 @@ def _typical(context: Context) -> tuple[list[SubNetwork], int, int]:
         space = context.space(Ordering.identity(teacher))
         rng = np.random.default_rng(config.seed)
         students = [space.sample(rng) for _ in range(SAMPLES)]
-    size = int(np.median([parameters(teacher, sub) for sub in students]))
+    sizes = [parameters(teacher, sub) for sub in students]
     forward = int(np.median([flops_per_token(teacher, sub, length=config.data.block_size) for sub in students]))
-    return students, size, forward
+    middle = students[int(np.argsort(sizes)[len(sizes) // 2])]
+    return Typical(students, middle, int(np.median(sizes)), forward)
 
 
-def flops(context: Context, forward: int | None = None) -> dict[str, int]:
-    """About how many FLOPs each step costs, by its role; a role that is not named costs next to none.
-
-    `forward`: FLOPs a token of the student, where they are known.
-    """
+def flops(context: Context, typical: Typical | None = None) -> dict[str, int]:
+    """About how many FLOPs each step costs, by its role; a role that is not named costs next to none."""
     config, length = context.config, context.config.data.block_size
-    forward = _typical(context)[2] if forward is None else forward
+    typical = typical or _typical(context)
+    forward = typical.forward
     once, head = search.teacher_flops(context, config.search)
     searched = once + (forward + head) * forecast.expected(config.search, length, forward + head).tokens
     searched = min(searched, config.search.limit.flops or searched)
@@ -128,6 +139,7 @@ def flops(context: Context, forward: int | None = None) -> dict[str, int]:
         "search": searched,
         "random_search": searched,
         "rerank": rerank.expected(context) * rerank.flops(context, forward) if config.search.rerank.candidates else 0,
+        **{f"recovered_{role}": recover.flops(context, typical.middle) for role in recover.roles(context)},
         **{f"distilled_{role}": trained for role in extract.roles(context)},
         "study": config.study.subnetworks * study.flops(context, forward) if config.study.subnetworks else 0,
     }
@@ -140,14 +152,15 @@ def table(context: Context) -> list[tuple[str, str]]:
     are the median over sampled sub-networks of the bin, or the given one's.
     """
     config, teacher, length = context.config, context.architecture, context.config.data.block_size
-    students, size, forward = _typical(context)
-    depth = sorted(sub.n_layer for sub in students)
-    width = sorted(sub.n_embd for sub in students)
+    typical = _typical(context)
+    size, forward = typical.size, typical.forward
+    depth = sorted(sub.n_layer for sub in typical.students)
+    width = sorted(sub.n_embd for sub in typical.students)
     teacher_forward = flops_per_token(teacher, length=length)
     kd = context.kd_architecture if config.distill.distils and not config.distill.cached else None
     kd_forward = flops_per_token(kd, length=length) if kd else 0
 
-    costs = flops(context, forward)
+    costs = flops(context, typical)
     scoring = forward + search.teacher_flops(context, config.search)[1]
     searched = forecast.expected(config.search, length, scoring)
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
@@ -187,6 +200,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         ),
         *([("search's limit", unspent)] if (unspent := forecast.unspent(config.search, length, scoring)) else []),
         *_rerank(context, costs["rerank"]),
+        *_recover(context, typical.middle),
         ("distill", f"{runs} x {trained:,} tokens, each {training}{_repetition(context)}"),
         *_cache(context),
         *_study(context, costs["study"]),
@@ -218,6 +232,16 @@ def _cache(context: Context) -> list[tuple[str, str]]:
     time = "time unknown" if seconds is None else f"{seconds / 3600:.2g} h at the speed of matrix products here"
     kind = context.config.distill.cache.kind
     return [("logits cache", f"{kind}, {tokens:,} tokens, {_bytes(size)}; {flops:.3g} FLOPs to fill, {time}")]
+
+
+def _recover(context: Context, student: SubNetwork) -> list[tuple[str, str]]:
+    if not (roles := recover.roles(context)):
+        return []
+    tokens = recover.blocks(context) * context.config.data.block_size
+    cost, memory = recover.flops(context, student), recover.memory(context, student)
+    return [
+        ("recover", f"{len(roles)} x {tokens:,} tokens, {cost:.3g} FLOPs, {_bytes(memory)} in addition to both models")
+    ]
 
 
 def _rerank(context: Context, flops: int) -> list[tuple[str, str]]:

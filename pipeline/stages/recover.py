@@ -14,6 +14,7 @@ from pipeline.artifacts import CHECKPOINTS, Recipe, write_json
 from pipeline.config import Init
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
+from pipeline.models.recovery import costs
 from pipeline.models.recovery.layers import Refit
 from pipeline.models.recovery.recover import RefittedLayer, Report, Settings, recover
 from pipeline.ranks import rank, world_size
@@ -30,25 +31,27 @@ RESULT = "recovery.json"
 
 def applies(context: Context, role: str) -> bool:
     """Whether a role's model is recovered: random weights have nothing to recover."""
-    enabled = context.config.recover.enabled
-    return extract.init_of(context, role) != Init.random_weights if enabled is None else enabled
+    return context.config.recover.enabled is not False and extract.init_of(context, role) != Init.random_weights
+
+
+def roles(context: Context) -> list[str]:
+    """The models of a run that are recovered."""
+    return [role for role in extract.roles(context) if applies(context, role)]
 
 
 def check(context: Context) -> None:
     """Before anything runs.
 
     Raises:
-        SprigError: recovery is asked for random weights, or on fewer than two blocks.
+        SprigError: recovery is asked for a student of random weights, or on fewer than two blocks.
     """
     config, length = context.config, context.config.data.block_size
-    roles = [role for role in extract.roles(context) if applies(context, role)]
-    if random := [role for role in roles if extract.init_of(context, role) == Init.random_weights]:
-        key = "distill.init" if random == ["student"] else "distill.control.init"
+    if config.recover.enabled and not applies(context, "student"):
         raise SprigError(
-            f"recover.enabled=true, but {key}=random_weights leaves nothing to recover: set recover=auto, or choose "
-            "another start."
+            f"recover.enabled=true, but distill.init={config.distill.init} leaves nothing to recover: set "
+            "recover=auto, or choose another distill.init."
         )
-    if roles and blocks(context) < 2:
+    if roles(context) and blocks(context) < 2:
         raise SprigError(
             f"recover.tokens={config.recover.tokens:,} gives {blocks(context)} blocks of {length:,} tokens, and "
             "recovery needs at least 2, one to fit and one held out: raise it, or lower data.block_size."
@@ -82,7 +85,21 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, start: Re
     report = refit(context, roots, student, extract.subnetwork(context, start), layers)
     if rank() == 0:
         checkpoint.save(student, folder, extract.subnetwork(context, start), tokenizer=context.made(start))
-        write_json(folder / RESULT, asdict(report))
+        write_json(folder / RESULT, {"flops": flops(context, extract.subnetwork(context, start)), **asdict(report)})
+
+
+def flops(context: Context, sub: SubNetwork) -> int:
+    return costs.flops(context.architecture, sub, blocks(context), context.config.data.block_size, _settings(context))
+
+
+def memory(context: Context, sub: SubNetwork) -> int:
+    """Bytes in addition to teacher, student and a forward pass."""
+    return costs.memory(context.architecture, sub, blocks(context), context.config.data.block_size, _settings(context))
+
+
+def _settings(context: Context) -> Settings:
+    config = context.config.recover
+    return Settings(tuple(config.ridges), batch=config.batch, precision=context.precision)
 
 
 def refit(context: Context, roots: Roots, student: GPT, sub: SubNetwork, layers: Path | None = None) -> Report:
@@ -96,14 +113,13 @@ def refit(context: Context, roots: Roots, student: GPT, sub: SubNetwork, layers:
         distributed.start(context.device)
     if layers is not None:
         finished = [_load(layers, number) for number in range(_agreed(_done(layers)))]
-    settings = Settings(tuple(config.recover.ridges), batch=config.recover.batch, precision=context.precision)
     return recover(
         context.teacher(roots.teacher, config.teacher),
         student,
         sub,
         select(sub, context.architecture, order.load(context, roots.ordering)),
         calibration(context, roots),
-        settings,
+        _settings(context),
         finished=finished,
         on_layer=partial(_save, layers) if layers is not None and rank() == 0 else lambda number, layer: None,
         share=(rank(), world_size()),
@@ -129,7 +145,7 @@ def calibration(context: Context, roots: Roots) -> Tensor:
 
 
 def result(folder: Path) -> dict:
-    """What a finished recovery reports, as pipeline.models.recovery.recover.Report."""
+    """What a finished recovery reports: `flops`, and the fields of pipeline.models.recovery.recover.Report."""
     return json.loads((folder / RESULT).read_text(encoding="utf-8"))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.config import GGUFKind
 from pipeline.errors import SprigError
-from pipeline.models.gguf_tokenizer import PRE_TOKENIZERS
+from pipeline.models.bpe import PRE_TOKENIZERS
 from pipeline.models.tokenizer import Tokenizer, read_json
 from pipeline.subnetwork.architecture import Architecture
 
