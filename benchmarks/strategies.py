@@ -41,11 +41,6 @@ STRATEGIES = {
         SEEDS,
         COUNTS[:1],
     ),
-    "regularized_evolution": (
-        ["search.strategy=regularized_evolution", "search.tournament=4", *SMALL],
-        SEEDS,
-        COUNTS[:1],
-    ),
 }
 
 

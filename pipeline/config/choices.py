@@ -85,7 +85,6 @@ class OrderingKind(StrEnum):
 class Strategy(StrEnum):
     evolution = "evolution"
     one_plus_lambda = "one_plus_lambda"
-    regularized_evolution = "regularized_evolution"
     local = "local"
     random = "random"
     uniform = "uniform"

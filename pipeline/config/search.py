@@ -79,7 +79,7 @@ class RerankConfig:
 
 
 # Strategies that go on from the best of a first generation.
-FROM_A_POPULATION = (Strategy.evolution, Strategy.one_plus_lambda, Strategy.regularized_evolution, Strategy.local)
+FROM_A_POPULATION = (Strategy.evolution, Strategy.one_plus_lambda, Strategy.local)
 
 
 @dataclass
@@ -89,19 +89,14 @@ class SearchConfig:
     strategy: Strategy = Strategy.evolution
     path: str | None = location(None)  # strategy=given: a sub-network's JSON file
     start: list[Start] = field(default_factory=list)  # members that a first generation begins with, the rest random
-    population: int = whole(
-        50, high=CANDIDATES
-    )  # candidates of the first generation; regularized_evolution: of every one
+    population: int = whole(50, high=CANDIDATES)  # candidates of the first generation
     generations: int = whole(100, low=0)  # after the first
-    offspring: int = whole(
-        16, high=CANDIDATES
-    )  # one_plus_lambda, regularized_evolution, local: candidates a generation
+    offspring: int = whole(16, high=CANDIDATES)  # one_plus_lambda, local: candidates a generation
     parents: int = whole(10, high=CANDIDATES)  # evolution
     crossover: CrossoverConfig = field(default_factory=CrossoverConfig)  # evolution
-    mutation: MutationConfig = field(default_factory=MutationConfig)  # evolution; rates: regularized_evolution, too
+    mutation: MutationConfig = field(default_factory=MutationConfig)  # evolution
     swaps: int = whole(3, high=1_000)  # one_plus_lambda: at most so many a mutant
     selection: SelectionConfig = field(default_factory=SelectionConfig)  # one_plus_lambda
-    tournament: int = whole(10, high=CANDIDATES)  # regularized_evolution: members that compete to be the parent
     evaluations: int = whole(100)  # random: how many candidates
     limit: LimitConfig = field(default_factory=LimitConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
@@ -125,10 +120,6 @@ class SearchConfig:
         require(
             self.parents <= self.population or self.strategy != Strategy.evolution,
             f"search.parents={self.parents} exceeds search.population={self.population}: lower it.",
-        )
-        require(
-            self.tournament <= self.population or self.strategy != Strategy.regularized_evolution,
-            f"search.tournament={self.tournament} exceeds search.population={self.population}: lower it.",
         )
         children, mutants = self.crossover.offspring, self.mutation.offspring
         require(

@@ -39,11 +39,9 @@ JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json"
 # Which keys determine each strategy's walk; the others are out of its fingerprint. Seed and limit only matter to those
 # that have more than one candidate.
 GENERATIONS = ("start", "population", "generations", "limit", "seed")
-RATES = ("mutation.gene_rate", "mutation.global_rate")
 WALK = {
     Kind.evolution: (*GENERATIONS, "parents", "crossover", "mutation"),
     Kind.one_plus_lambda: (*GENERATIONS, "offspring", "swaps", "selection"),
-    Kind.regularized_evolution: (*GENERATIONS, "offspring", "tournament", *RATES),
     Kind.local: (*GENERATIONS, "offspring"),
     Kind.random: ("evaluations", "limit", "seed"),
     Kind.uniform: (),

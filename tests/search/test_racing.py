@@ -19,7 +19,7 @@ from pipeline.search.strategies.registry import make
 from pipeline.subnetwork.counting import parameters
 
 RACING = RacingConfig(enabled=True)
-RACERS = ["evolution", "one_plus_lambda", "regularized_evolution", "local", "random"]
+RACERS = ["evolution", "one_plus_lambda", "local", "random"]
 
 
 def test_the_least_difference_is_that_of_a_least_squares_fit_with_the_correction_for_a_finite_population():
@@ -213,9 +213,8 @@ def test_a_winner_whose_later_losses_are_not_finite_spoils_nobody_elses_estimate
 
 
 def test_as_many_as_a_rerank_takes_are_known_on_all_blocks(tmp_path):
-    for kind in ("evolution", "regularized_evolution"):
-        race(kind, tmp_path / kind, racing=RACING, rerank=RerankConfig(candidates=3))
-        assert len(best_of(tmp_path / kind, BLOCKS, 3)) == 3
+    race("evolution", tmp_path / "journal", racing=RACING, rerank=RerankConfig(candidates=3))
+    assert len(best_of(tmp_path / "journal", BLOCKS, 3)) == 3
 
 
 def test_what_racing_cannot_be(tmp_path):

@@ -3,13 +3,12 @@
 from itertools import pairwise
 
 import pytest
-from toy import BLOCKS, LENGTH, SPACE, TEACHER, Counted, configure, fitness, walk
+from toy import BLOCKS, LENGTH, SPACE, TEACHER, Counted, configure, walk
 
 from pipeline.config import FROM_A_POPULATION, BinConfig, LimitConfig, MutationConfig, Sizes, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.search.journal import read
-from pipeline.search.strategies.protocol import Scored
-from pipeline.search.strategies.registry import POPULATIONS, RULES, make, starts
+from pipeline.search.strategies.registry import POPULATIONS, RULES, starts
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.space import Space
@@ -113,33 +112,11 @@ def test_one_plus_lambda_without_steps_scores_all_on_all_blocks(tmp_path):
     assert {blocks for _, blocks in evaluate.calls} == {BLOCKS} and len(evaluate.calls) == 60
 
 
-def test_regularized_evolution_lets_the_oldest_die_however_good():
-    strategy = make(configure("regularized_evolution", population=10, offspring=4), SPACE, seed=0)
-    for first in range(3):
-        asked = strategy.ask().candidates
-        assert len(asked) == (4 if first else 10)
-        strategy.tell([Scored(sub, float(first)) for sub in asked])
-    ages = [each.fitness for each in strategy.population]
-    assert ages == [0.0] * 2 + [1.0] * 4 + [2.0] * 4
-
-
-def test_regularized_evolution_takes_the_best_of_a_tournament_among_all_as_parent(monkeypatch):
-    config = configure("regularized_evolution", tournament=10, offspring=1)
-    strategy, parents = make(config, SPACE, seed=0), []
-    asked = strategy.ask().candidates
-    strategy.tell([Scored(sub, fitness(sub, BLOCKS)) for sub in asked])
-    mutate = SPACE.mutate
-    monkeypatch.setattr(SPACE, "mutate", lambda parent, *rest: parents.append(parent) or mutate(parent, *rest))
-    strategy.ask()
-    assert parents[0] == min(asked, key=lambda sub: fitness(sub, BLOCKS))
-
-
 @pytest.mark.parametrize(
     ("strategy", "changes", "said"),
     [
         ("random", {"start": ["uniform"]}, "search.strategy=random takes no search.start"),
         ("evolution", {"start": ["uniform", "uniform"]}, "must name each at most once"),
-        ("regularized_evolution", {"tournament": 11}, "search.tournament=11 exceeds search.population=10"),
         ("one_plus_lambda", {"blocks": 2}, r"of search.blocks=2 are \[1, 1, 2\] blocks"),
     ],
 )

@@ -58,7 +58,6 @@ def configure(strategy: str, **changes) -> SearchConfig:
         "generations": 5,
         "offspring": 10,
         "parents": 4,
-        "tournament": 4,
         "crossover": CrossoverConfig(offspring=5),
         "mutation": MutationConfig(offspring=5),
         "evaluations": 60,

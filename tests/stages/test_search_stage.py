@@ -34,9 +34,7 @@ def test_every_strategy_has_its_walk():
         ("evolution", "parents=2", "offspring=3"),
         ("evolution", "start=[uniform]", "swaps=2"),
         ("one_plus_lambda", "swaps=2", "mutation.gene_rate=0.9"),
-        ("one_plus_lambda", "selection.survivors=[5,1]", "tournament=2"),
-        ("regularized_evolution", "mutation.gene_rate=0.9", "mutation.offspring=2"),
-        ("regularized_evolution", "tournament=2", "parents=2"),
+        ("one_plus_lambda", "selection.survivors=[5,1]", "parents=2"),
         ("local", "offspring=3", "mutation.gene_rate=0.9"),
         ("random", "evaluations=7", "population=9"),
         ("random", "limit.tokens=1_000", "generations=9"),
@@ -44,7 +42,7 @@ def test_every_strategy_has_its_walk():
     ],
 )
 def test_the_fingerprint_has_what_determines_the_walk(tmp_path, strategy, matters, does_not):
-    base = [f"search={strategy}", "search.tournament=3"]
+    base = [f"search={strategy}"]
     plain, _ = fingerprints(tmp_path, *base)
     assert fingerprints(tmp_path, *base, f"search.{does_not}")[0] == plain
     assert fingerprints(tmp_path, *base, f"search.{matters}")[0] != plain

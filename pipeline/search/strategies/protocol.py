@@ -17,7 +17,7 @@ from pipeline.subnetwork.value import SubNetwork
 log = logging.getLogger("sprig")
 
 # Purposes of the generators; 3 and 4 are extraction's.
-EVOLUTION, RANDOM, ONE_PLUS_LAMBDA, REGULARIZED, LOCAL = 1, 2, 5, 6, 7
+EVOLUTION, RANDOM, ONE_PLUS_LAMBDA, LOCAL = 1, 2, 5, 7
 NOVELTY_ATTEMPTS = 100  # draws before a space counts as exhausted near a parent
 
 Draw = Callable[[], SubNetwork]

@@ -10,7 +10,6 @@ from pipeline.search.strategies.local import Local
 from pipeline.search.strategies.one_plus_lambda import OnePlusLambda
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.random import RandomSearch
-from pipeline.search.strategies.regularized_evolution import RegularizedEvolution
 from pipeline.search.strategies.uniform import uniform
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
@@ -19,7 +18,6 @@ RULES = {Kind.uniform: uniform, Kind.first_layers: first_layers, Kind.importance
 POPULATIONS = {
     Kind.evolution: Evolution,
     Kind.one_plus_lambda: OnePlusLambda,
-    Kind.regularized_evolution: RegularizedEvolution,
     Kind.local: Local,
 }
 
