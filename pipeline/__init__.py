@@ -7,7 +7,6 @@ The other names are the method step by step, on models in memory: see pipeline.a
 """
 
 import importlib
-from multiprocessing import current_process
 from typing import TYPE_CHECKING, Any
 
 from pipeline.composition import compose
@@ -46,17 +45,7 @@ __all__ = [
 
 
 def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any] | None:
-    """Runs a configuration of `compose`; see pipeline.runner.run. Imported late: torch takes seconds.
-
-    Raises:
-        SprigError: a script calls it as it is imported; or see there.
-    """
-    # A spawned process imports the script of its parent first: there it would wait for the lock that the parent holds.
-    if getattr(current_process(), "_inheriting", False):  # as multiprocessing asks before it starts a process
-        raise SprigError(
-            "pipeline.run was called while a worker process imports this script: put the call under "
-            "if __name__ == '__main__':."
-        )
+    """Runs a configuration of `compose`; see pipeline.runner.run. Imported late: torch takes seconds."""
     from pipeline import runner
 
     return runner.run(config, overrides)

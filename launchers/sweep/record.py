@@ -11,7 +11,7 @@ from pipeline.report.sweep.record import NAME, SWEEP_SCHEMA, read_record
 
 # What tells no two jobs apart: with another micro-batch, say, the same sweep goes on.
 IMMATERIAL = ("outputs", "stages", "device", "debug", "run_name", "tracker", "deepspeed", "data.workers")
-IMMATERIAL += ("search.workers", "distill.micro_batch", "distill.chunk_tokens", "distill.activation_checkpointing")
+IMMATERIAL += ("distill.micro_batch", "distill.chunk_tokens", "distill.activation_checkpointing")
 FAILED, INTERRUPTED, MISSING = "failed", "interrupted", "missing"
 
 

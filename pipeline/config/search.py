@@ -108,9 +108,6 @@ class SearchConfig:
     prefix_memory: int = whole(
         256, low=0, high=10**8
     )  # MiB of hidden states a process keeps for candidates of the same first layers; 0: none
-    workers: int = whole(
-        1, high=1_024
-    )  # processes that evaluate: one a GPU, or the cores shared out; 1 where torchrun starts them
 
     def __post_init__(self):
         require(

@@ -1,6 +1,9 @@
 """Evaluation on all processes of torchrun, on one machine or many: rank 0 searches, and every rank evaluates its share.
 
-What is found does not depend on their number, as with workers.
+The result does not depend on their number: a loss depends only on its candidate and block, and the journal is in ask
+order. On a CPU each of several ranks has fewer threads than a single process, and MKL may then sum in another order
+where sizes are odd, which changes a loss by 1e-8 nats now and then. This never happened with the default steps (see
+benchmarks/NOTES.md), and it cannot where every evaluation has one thread, OMP_NUM_THREADS=1.
 """
 
 from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ from pipeline.errors import SprigError
 from pipeline.evaluation import tasks
 from pipeline.ranks import local_world_size
 from pipeline.search import forecast
-from pipeline.stages import cache, distill, evaluate, extract, order, prepare, recover, rerank, scoring, search, study
+from pipeline.stages import cache, distill, evaluate, extract, order, prepare, recover, rerank, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots, roots
@@ -43,7 +43,6 @@ def check(context: Context) -> None:
         search.check_strategy(context, space)
         least = space.least_flops_per_token(config.data.block_size)
     search.check_limit(context, least)
-    scoring.check(context)
     if config.space.layers == Layers.rank and config.ordering.kind == OrderingKind.none:
         raise SprigError(
             "space.layers=rank needs to know which layers matter, but ordering.kind=none ranks none: use "

@@ -214,7 +214,7 @@ def _untrained(scorer: Scorer, fitness: Fitness, blocks: int, sub: SubNetwork) -
 def _alone(config: SearchConfig, fitness: Fitness) -> SearchConfig:
     """What evaluates one candidate at a time, on all blocks at once: whatever the search did with them."""
     plain = replace(config, strategy=Kind.random, path=None, start=[], racing=RacingConfig())
-    return replace(plain, fitness=fitness, workers=1, prefix_memory=0)
+    return replace(plain, fitness=fitness, prefix_memory=0)
 
 
 def _chosen(context: Context, roots: Roots, searched: Recipe | None) -> dict[SubNetwork, str]:

@@ -34,13 +34,6 @@ def test_ranks_that_do_not_divide_the_batch_are_refused_before_any_is_started():
     assert "WORLD_SIZE" not in os.environ
 
 
-def test_workers_beside_ranks_are_refused():
-    overrides = ["experiment=smoke", "distill.micro_batch=1", "device=cpu", "search.workers=3"]
-    with pytest.raises(SprigError, match=r"search\.workers=3, but 2 processes were started, .*: set search\.workers=1"):
-        check([2], overrides)
-    check([1], overrides)
-
-
 def test_torchruns_own_command_for_several_machines_is_one_that_it_reads():
     page = " ".join((Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8").split())
     (documented,) = re.findall(r"`torchrun (.* -m pipeline) \.\.\.`", page)

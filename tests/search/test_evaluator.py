@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_is_inf_and_costs_no_other_block():
 
 
 def test_threads_change_no_bit_at_sizes_in_steps_of_16():
-    """What lets workers share out the cores. At other sizes MKL sums in an order that depends on its threads."""
+    """Ranks may share out the cores. At other sizes MKL sums in an order that depends on its threads."""
     teacher = tiny.randomize(build(Config(**tiny.CONFIGS["llama"] | {"intermediate_size": 128}), None, tied=True))
     sub = whole(architecture_of(teacher.config, tied=True))
     threads, found = torch.get_num_threads(), []

@@ -1,4 +1,4 @@
-"""A search that is killed, or shared out among workers or ranks, comes to the same journal and the same winner."""
+"""A search that is killed, or shared out among ranks, comes to the same journal and the same winner."""
 
 import contextlib
 import multiprocessing
@@ -97,11 +97,6 @@ def test_twenty_kills_at_random_moments_change_no_byte(prepared, whole, processe
     assert results(prepared) == results(whole)
     (said,) = (path.read_text() for path in prepared.glob("smoke/*/run.log") if not path.parent.is_symlink())
     assert said.count("the last line was cut short by a kill") == len(TORN)
-
-
-def test_workers_come_to_the_same_journal_and_winner(prepared, whole, processes):
-    finish(processes, prepared, "search.workers=2")
-    assert results(prepared) == results(whole)
 
 
 def stopped(outputs: Path, written: int, stop) -> str:

@@ -129,7 +129,7 @@ def test_trainings_that_diverged_are_counted_and_not_drawn(folder):
 
 def test_what_a_study_is_determines_it_and_nothing_else():
     base = fingerprint()
-    same = {"distill__control__enabled": False, "distill__micro_batch": 4, "search__workers": 2, "study__tokens": 4_096}
+    same = {"distill__control__enabled": False, "distill__micro_batch": 4, "study__tokens": 4_096}
     assert all(fingerprint(**{key: value}) == base for key, value in same.items())
     different = {"study__random": 4, "study__tokens": 512, "study__short": [256], "study__confidence": 0.9}
     different |= {"distill__temperature": 2.0, "evaluate__blocks": 4, "search__blocks": 2, "seed": 1}
