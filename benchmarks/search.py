@@ -3,7 +3,7 @@
 Each beside the plain way in the same run: a bare forward pass with cross-entropy; the same search without kept hidden
 states; the sum of what must be held. Times are of the processor, which other jobs stretch less than the clock's.
 The search's other proofs have files of their own: `sampling` (members of a bin a second, against drawing and
-rejecting), `racing` (tokens saved) and `strategies` (who finds the best at equal tokens).
+rejecting) and `strategies` (which finds the best at equal tokens).
 """
 
 from collections.abc import Iterator
@@ -24,12 +24,13 @@ import pipeline
 from benchmarks.harness import alternate, arguments, peak_memory, report
 from benchmarks.searching import prepared, searched
 from pipeline.models.extraction import extract
-from pipeline.search.evaluator import CHUNK_TOKENS, Evaluator, Task
+from pipeline.search.evaluator import CHUNK_TOKENS, Evaluator
 from pipeline.search.strategies.uniform import uniform
 from pipeline.stages import order, prepare, scoring
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
 from pipeline.subnetwork.counting import parameters
+from pipeline.subnetwork.value import SubNetwork
 
 REPETITIONS = 3
 SPACES = {"quickstart": [], "fixed width": ["space.hold=[n_embd]"]}
@@ -68,7 +69,7 @@ def evaluation(name: str) -> dict[str, float]:
         return chunked_cross_entropy(model(inputs, lm_head_chunk_size=CHUNK_TOKENS), targets, CHUNK_TOKENS)
 
     methods = {
-        "ours": lambda: list(evaluator.run([Task(sub, 0, BLOCKS)])),
+        "ours": lambda: list(evaluator.run([sub])),
         "bare, dense": lambda: F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()),
     }
     if type(model) is GPT:
@@ -108,11 +109,11 @@ class Both:
     def __init__(self, kept: Evaluator, plain: Evaluator):
         self.evaluators, self.batches = (kept, plain), []  # [seconds kept, seconds plain] of a batch
 
-    def run(self, tasks: list[Task]) -> Iterator[tuple[int, list[float]]]:
+    def run(self, subs: list[SubNetwork]) -> Iterator[tuple[int, list[float]]]:
         found, seconds = [], []
         for evaluator in self.evaluators:
             with block_seconds() as spent:
-                found.append(sorted(evaluator.run(tasks)))
+                found.append(sorted(evaluator.run(subs)))
             seconds.append(sum(spent))
         assert found[0] == found[1], "kept hidden states changed a loss"
         self.batches.append(seconds)
@@ -127,13 +128,10 @@ def shared_prefixes(name: str, strategy: str) -> float:
     config, ordering, teacher = context.config.search, order.load(context, roots(context).ordering), teacher_of(context)
     blocks = context.evenly(prepare.tokens_recipe(context), "calibration", BLOCKS, "search.blocks")[:, : SHORT + 1]
     both = Both(
-        *(
-            Evaluator(teacher, ordering, blocks, "fp32", BLOCKS, cuts=config.cuts(), prefix_bytes=limit)
-            for limit in (PREFIX_BYTES, 0)
-        )
+        *(Evaluator(teacher, ordering, blocks, "fp32", BLOCKS, prefix_bytes=limit) for limit in (PREFIX_BYTES, 0))
     )
     searched(context, config, both, context.config.seed, SHORT)
-    kept, plain = np.sum(both.batches[len(config.step_blocks()) if strategy == "one_plus_lambda" else 1 :], axis=0)
+    kept, plain = np.sum(both.batches[1:], axis=0)
     return float(kept / plain)
 
 
@@ -148,10 +146,10 @@ def memory() -> dict[str, float]:
         def __init__(self, scorer):
             self.scorer = scorer
 
-        def run(self, tasks):
+        def run(self, subs):
             nonlocal largest
-            largest = max(largest, *(parameters(context.architecture, task.subnetwork) for task in tasks))
-            return self.scorer.run(tasks)
+            largest = max(largest, *(parameters(context.architecture, sub) for sub in subs))
+            return self.scorer.run(subs)
 
     def work() -> None:
         with scoring.scorer(context, config, roots(context)) as scorer:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pipeline.config import SearchConfig
 from pipeline.search.budget import Budget
-from pipeline.search.evaluator import Task
 from pipeline.search.forecast import expected
 from pipeline.search.journal import Journal
 from pipeline.search.loop import Scorer, Search
@@ -16,6 +15,7 @@ from pipeline.stages import graph, order
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
 from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.value import SubNetwork
 
 
 def prepared(context: Context) -> Context:
@@ -46,25 +46,19 @@ def searched(context: Context, config: SearchConfig, scorer: Scorer, seed: int, 
 
 
 class Kept:
-    """A scorer that scores nothing twice, in this process or a later one: losses are in the file, block by block."""
+    """A scorer that scores nothing twice, in this process or a later one: losses are in the file."""
 
     def __init__(self, scorer: Scorer, path: Path):
         self.scorer, self.path = scorer, path
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text().splitlines() if path.exists() else []
-        self.losses = {(key, block): loss for key, block, loss in map(json.loads, lines)}
+        self.losses = dict(map(json.loads, lines))
 
-    def run(self, tasks: list[Task]) -> Iterator[tuple[int, list[float]]]:
-        new = [(number, task) for number, task in enumerate(tasks) if self._find(task) is None]
-        for place, losses in self.scorer.run([task for _, task in new]):
-            task = new[place][1]
+    def run(self, subs: list[SubNetwork]) -> Iterator[tuple[int, list[float]]]:
+        new = [sub for sub in subs if sub.key not in self.losses]
+        for place, losses in self.scorer.run(new):
+            self.losses[new[place].key] = losses
             with self.path.open("a") as file:
-                for block, loss in enumerate(losses, start=task.first):
-                    self.losses[task.subnetwork.key, block] = loss
-                    file.write(json.dumps([task.subnetwork.key, block, loss]) + "\n")
-        for number, task in enumerate(tasks):
-            yield number, self._find(task)
-
-    def _find(self, task: Task) -> list[float] | None:
-        found = [self.losses.get((task.subnetwork.key, block)) for block in range(task.first, task.last)]
-        return None if None in found else found
+                file.write(json.dumps([new[place].key, losses]) + "\n")
+        for number, sub in enumerate(subs):
+            yield number, self.losses[sub.key]

@@ -61,10 +61,8 @@ from pipeline.config.search import (
     CrossoverConfig,
     LimitConfig,
     MutationConfig,
-    RacingConfig,
     RerankConfig,
     SearchConfig,
-    SelectionConfig,
 )
 from pipeline.config.study import StudyConfig
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, RecoverConfig, Sizes, SpaceConfig

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.config.checks import BLOCKS, LEARNING_RATE, TOKENS, Range, location, real, require, share, whole
+from pipeline.config.checks import BLOCKS, LEARNING_RATE, TOKENS, location, real, require, share, whole
 from pipeline.config.choices import Fitness, Start, Strategy
 
 CANDIDATES = 10**5  # of one generation
@@ -21,52 +21,12 @@ class MutationConfig:
 
 
 @dataclass
-class SelectionConfig:
-    """Multi-step selection: each step scores on a larger share of the blocks what the one before left."""
-
-    blocks: list[float] = share([1.0], open_low=True)  # share of search.blocks, the last step's being 1
-    survivors: list[int] = whole([], high=CANDIDATES)  # candidates that every step but the last leaves
-
-    def __post_init__(self):
-        shares, left = list(self.blocks), list(self.survivors)
-        require(
-            bool(shares) and shares[-1] == 1,
-            f"search.selection.blocks={shares} must end with 1, which is all of search.blocks.",
-        )
-        require(
-            len(left) == len(shares) - 1 and left == sorted(left, reverse=True),
-            f"search.selection.survivors={left} must hold a number for each but the last of search.selection.blocks="
-            f"{shares}, none above the one before.",
-        )
-
-
-@dataclass
 class LimitConfig:
     """What a search may spend; null: whatever the strategy asks for. It ends before the first evaluation beyond."""
 
-    evaluations: int | None = whole(None, high=10**9)  # of however many blocks
+    evaluations: int | None = whole(None, high=10**9)
     tokens: int | None = whole(None, high=TOKENS)  # that evaluations predict
     flops: int | None = whole(None, high=10**30)  # of their forward passes
-
-
-@dataclass
-class RacingConfig:
-    """Candidates are scored on growing shares of the blocks, until it is beyond doubt who the strategy goes on from."""
-
-    enabled: bool = False
-    confidence: float = field(
-        default=0.9, metadata={"range": Range(0.5, 1, open_low=True, open_high=True)}
-    )  # of each comparison, that the better of two on the blocks so far is so on all
-    blocks: list[float] = share(
-        [0.125, 0.1875, 0.25, 0.375, 0.5], open_low=True, open_high=True
-    )  # shares of search.blocks, at least 2 blocks; after the last one, only who wins is in doubt any longer
-
-    def __post_init__(self):
-        shares = list(self.blocks)
-        require(
-            bool(shares) and shares == sorted(set(shares)),
-            f"search.racing.blocks={shares} must be growing shares.",
-        )
 
 
 @dataclass
@@ -96,13 +56,11 @@ class SearchConfig:
     crossover: CrossoverConfig = field(default_factory=CrossoverConfig)  # evolution
     mutation: MutationConfig = field(default_factory=MutationConfig)  # evolution
     swaps: int = whole(3, high=1_000)  # one_plus_lambda: at most so many a mutant
-    selection: SelectionConfig = field(default_factory=SelectionConfig)  # one_plus_lambda
     evaluations: int = whole(100)  # random: how many candidates
     limit: LimitConfig = field(default_factory=LimitConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)
     random_baseline: bool = False  # also score best-of-n random on as many tokens
     fitness: Fitness = Fitness.perplexity  # or kl: mean forward KL to the teacher, in nats a token
-    racing: RacingConfig = field(default_factory=RacingConfig)
     blocks: int = whole(8, high=BLOCKS)  # calibration blocks a candidate is scored on
     batch: int = whole(8)  # blocks a forward pass
     prefix_memory: int = whole(
@@ -110,10 +68,6 @@ class SearchConfig:
     )  # MiB of hidden states a process keeps for candidates of the same first layers; 0: none
 
     def __post_init__(self):
-        require(
-            self.blocks > 2 or not self.racing.enabled,
-            f"search.racing compares candidates on 2 blocks before all search.blocks={self.blocks}: raise it above 2.",
-        )
         require(
             self.parents <= self.population or self.strategy != Strategy.evolution,
             f"search.parents={self.parents} exceeds search.population={self.population}: lower it.",
@@ -136,28 +90,3 @@ class SearchConfig:
             len(set(starts)) == len(starts) <= self.population,
             f"search.start={starts} must name each at most once, and at most search.population={self.population}.",
         )
-        counts = self.step_blocks()
-        require(
-            counts == sorted(set(counts)),
-            f"search.selection.blocks={list(self.selection.blocks)} of search.blocks={self.blocks} are {counts} "
-            "blocks; each step needs more than the one before: raise search.blocks, or take fewer steps.",
-        )
-
-    def step_blocks(self) -> list[int]:
-        """Blocks that each step of the selection scores on."""
-        return [max(round(share * self.blocks), 1) for share in self.selection.blocks]
-
-    def racing_blocks(self) -> list[int]:
-        """Numbers of blocks at which racing compares candidates: none where it is off."""
-        if not self.racing.enabled:
-            return []
-        return sorted({max(round(share * self.blocks), 2) for share in self.racing.blocks} - {self.blocks})
-
-    def winners(self) -> int:
-        """How many candidates a search is for."""
-        return max(self.rerank.candidates, 1)
-
-    def cuts(self) -> list[int]:
-        """Numbers of blocks that a candidate may be scored up to, before all of them."""
-        selected = self.step_blocks() if self.strategy == Strategy.one_plus_lambda else []
-        return sorted({*selected, *self.racing_blocks()} - {self.blocks})

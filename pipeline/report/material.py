@@ -35,8 +35,7 @@ class Material:
     summary: Summary
     done: dict[str, Path]
     evaluation: Evaluation | None
-    evaluated: dict[str, list[Candidate]]  # each search's evaluations on all blocks
-    candidates: dict[str, list[Candidate]]  # each search's, in the order they were asked for; not all are `whole`
+    candidates: dict[str, list[Candidate]]  # each search's, in the order they were asked for
     winner: str | None  # the key of the candidate that search or rerank chose
     curves: Curves  # each model's validation over tokens
 
@@ -99,13 +98,11 @@ def gather(context: Context, steps: Steps) -> Material:
             unfinished[each.role] = distill.how_far(context, each) if each.stage == distill.STAGE else "begun"
         else:
             unfinished[each.role] = NOT_BEGUN
-    evaluations: dict[str, list[Candidate]] = {
+    candidates: dict[str, list[Candidate]] = {
         role: _evaluations(context, journals.read(seen[role] / search.JOURNAL))
         for role in ("search", "random_search")
         if role in seen and (seen[role] / search.JOURNAL).exists()
     }
-    evaluated = {role: [line for line in lines if line["whole"]] for role, lines in evaluations.items()}
-    candidates = {role: [*{line["key"]: line for line in lines}.values()] for role, lines in evaluations.items()}
     curves = {
         role: curve
         for role in extract.roles(context)
@@ -120,16 +117,11 @@ def gather(context: Context, steps: Steps) -> Material:
     winner = rerank.winner(context, steps[deciding].recipe).key if deciding in done else None
     evaluation = json.loads((done["evaluation"] / evaluate.RESULT).read_text()) if "evaluation" in done else None
     summary = summarise(context, done, unfinished, evaluation, candidates.get("search", []), curves, subnetworks)
-    return Material(summary, done, evaluation, evaluated, candidates, winner, curves)
+    return Material(summary, done, evaluation, candidates, winner, curves)
 
 
 def _evaluations(context: Context, journal: list[dict[str, Any]]) -> list[Candidate]:
-    """A journal's lines, each with all `tokens` that were evaluated up to it, and whether its candidate is scored on
-    the `whole` of the blocks: these fitnesses alone can be compared."""
+    """A journal's lines, each with all `tokens` that were evaluated up to it."""
     spent = accumulate(len(line["losses"]) * context.config.data.block_size for line in journal)
-    blocks = context.config.search.blocks
-    found: Any = [
-        line | {"tokens": tokens, "whole": line["blocks"] == blocks}
-        for line, tokens in zip(journal, spent, strict=True)
-    ]
+    found: Any = [line | {"tokens": tokens} for line, tokens in zip(journal, spent, strict=True)]
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +17,6 @@ from pipeline.report.study import plot as study_plot
 if TYPE_CHECKING:
     from pipeline.report.material import Material
 
-FAINT = 0.25  # opacity of a candidate that was not scored on all blocks
 ANATOMY = "anatomy"
 LABELS = {"search": "search", "random_search": "best of random"}
 
@@ -43,22 +42,28 @@ def of(material: "Material") -> list[Plot]:
                 _alone(partial(flops, curves=material.costs, summary=summary)),
             )
         )
-    evaluated = {role: finite(lines) for role, lines in material.evaluated.items()}
-    if evaluated.get("search"):
-        measure, candidates = summary["search"]["fitness"], finite(material.candidates["search"])
+    candidates = {role: finite(lines) for role, lines in material.candidates.items()}
+    if candidates.get("search"):
+        measure = summary["search"]["fitness"]
         plots += [
             Plot(
                 "search",
                 "Search",
                 "Fitness of every evaluation, and the best so far, over evaluated tokens",
-                _alone(partial(search, evaluated=evaluated, measure=measure)),
+                _alone(partial(search, candidates=candidates, measure=measure)),
             ),
             Plot(
                 "bin",
                 "Candidates in the bin",
                 "Parameters and fitness of every candidate of the search",
                 _alone(
-                    partial(bin_, candidates=candidates, edges=summary["bin"], measure=measure, winner=material.winner)
+                    partial(
+                        bin_,
+                        candidates=candidates["search"],
+                        edges=summary["bin"],
+                        measure=measure,
+                        winner=material.winner,
+                    )
                 ),
             ),
         ]
@@ -121,9 +126,9 @@ def _perplexities(axes: Axes, curves: Curves, teacher: float | None) -> None:
     scaled(axes)
 
 
-def search(axes: Axes, evaluated: dict[str, list[Candidate]], measure: str) -> None:
+def search(axes: Axes, candidates: dict[str, list[Candidate]], measure: str) -> None:
     """Every evaluation's fitness, which is a `measure`, over the tokens evaluated up to it, and the best so far."""
-    for name, lines in evaluated.items():
+    for name, lines in candidates.items():
         fitness = np.array([line["fitness"] for line in lines])
         cost = [line["tokens"] for line in lines]
         axes.scatter(cost, fitness, s=10, alpha=0.4, color=COLOURS[name], linewidths=0)
@@ -134,17 +139,14 @@ def search(axes: Axes, evaluated: dict[str, list[Candidate]], measure: str) -> N
 
 
 def bin_(axes: Axes, candidates: list[Candidate], edges: BinSummary, measure: str, winner: str | None) -> None:
-    """Where in the bin the candidates lie, coloured from early to late, those scored in part faint, the one with the
-    key `winner` ringed."""
+    """Where in the bin the candidates lie, coloured from early to late, the one with the key `winner`
+    ringed."""
     sizes = np.array([line["parameters"] for line in candidates])
     fitness = np.array([line["fitness"] for line in candidates])
-    whole = np.array([line["whole"] for line in candidates])
     won = np.array([line["key"] == winner for line in candidates])
     axes.axvspan(edges["low"], edges["high"], color=OUTLINE, alpha=0.15, linewidth=0, label="bin")
-    label = "candidates, dark to light" + ("" if whole.all() else "; faint: scored in part")
     age = np.arange(len(candidates))
-    opacity: Any = np.where(whole, 1, FAINT)  # one for each, which the stubs do not know
-    axes.scatter(sizes, fitness, s=14, c=age, cmap="viridis", alpha=opacity, linewidths=0, label=label)
+    axes.scatter(sizes, fitness, s=14, c=age, cmap="viridis", linewidths=0, label="candidates, dark to light")
     if won.any():
         axes.scatter(sizes[won], fitness[won], s=80, facecolors="none", edgecolors=INK, label="winner")
     axes.set(xlabel="parameters", ylabel=f"{measure}, untrained")

@@ -216,13 +216,12 @@ class Candidate(TypedDict):
     """An evaluation in a search's journal."""
 
     key: str
-    blocks: int  # that its candidate is scored on up to now
+    blocks: int  # that its candidate is scored on
     fitness: float
     parameters: int
     losses: list[float]
     subnetwork: SubNetwork
     tokens: int  # evaluated up to it, by all
-    whole: bool  # scored on all blocks: only these fitnesses compare
 
 
 def random_weights(summary: Summary) -> bool:

@@ -280,8 +280,8 @@ def _kept(layer: int, gene: LayerGenes) -> KeptLayer:
 
 
 def _diversity(context: Context, candidates: list[Candidate]) -> Diversity | None:
-    """Of as many candidates as the first generation has, the first asked for and the last, on however many blocks they
-    were scored; None where they overlap."""
+    """Of as many candidates as the first generation has, the first asked for and the last; None where they
+    overlap."""
     count = context.config.search.population
     if len(candidates) < 2 * count:
         return None

@@ -9,7 +9,7 @@ from pipeline.subnetwork.value import SubNetwork
 
 @dataclass
 class Spent:
-    """Evaluations (of however many blocks), tokens predicted by them, and FLOPs of their forward passes."""
+    """Evaluations, tokens predicted by them, and FLOPs of their forward passes."""
 
     evaluations: int = 0
     tokens: int = 0

@@ -1,9 +1,7 @@
 """The losses of untrained sub-networks: the very model that extraction yields, run on calibration blocks."""
 
 import math
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator
 
 import torch
 from litgpt import GPT
@@ -22,27 +20,11 @@ from pipeline.subnetwork.value import SubNetwork
 CHUNK_TOKENS = 128  # tokens whose logits exist at one time: a candidate itself is to be what takes the memory
 
 
-@dataclass(frozen=True)
-class Task:
-    """A candidate to score on the blocks `first` to before `last` of the search's fixed order."""
-
-    subnetwork: SubNetwork
-    first: int
-    last: int
-
-
-def spread(count: int) -> list[int]:
-    """The numbers below `count` in an order whose every beginning is spread evenly: by their binary digits reversed."""
-    digits = max(count - 1, 1).bit_length()
-    return sorted(range(count), key=lambda number: int(f"{number:0{digits}b}"[::-1], 2))
-
-
 class Evaluator:
     """Scores candidates of one teacher on fixed blocks (n, T + 1).
 
-    A score may come in parts that end at `cuts`, numbers of blocks up to n; those of a part run together, `batch` at a
-    time. So a block's loss depends neither on the parts that are asked for at one time nor on what `prefix_bytes` of
-    kept hidden states save: in fp32 on a CPU it is the same to the bit.
+    `batch` blocks run at a time. A block's loss does not depend on what `prefix_bytes` of kept hidden states save: in
+    fp32 on a CPU it is the same to the bit.
     """
 
     def __init__(
@@ -54,29 +36,23 @@ class Evaluator:
         batch: int,
         *,
         fitness: Fitness = Fitness.perplexity,
-        cuts: Collection[int] = (),
         prefix_bytes: int = 0,
     ):
         self.teacher, self.ordering, self.precision, self.fitness = teacher, ordering, precision, fitness
         device = next(teacher.parameters()).device
-        order = spread(len(blocks))
-        self.chunks: list[tuple[int, Tensor]] = []  # (number of its first block, tokens), in the fixed order
-        for first, last in pairwise(sorted({0, *cuts, len(blocks)})):
-            part = blocks[sorted(order[first:last])].to(device)
-            self.chunks += zip(range(first, last, batch), part.split(batch), strict=True)
+        self.chunks = blocks.to(device).split(batch)
         self.prefixes = Prefixes(prefix_bytes) if prefix_bytes else None
         self._targets: dict[int, Tensor] = {}
 
-    def run(self, tasks: list[Task]) -> Iterator[tuple[int, list[float]]]:
-        """Each task's number and the mean loss in nats a token of each of its blocks, in whatever order is quickest; a
+    def run(self, subs: list[SubNetwork]) -> Iterator[tuple[int, list[float]]]:
+        """Each candidate's number and its mean loss in nats a token on each block, in whatever order is quickest; a
         loss that is not finite is inf."""
-        numbers = list(range(len(tasks)))
+        numbers = list(range(len(subs)))
         if self.prefixes is not None:
-            subs = [task.subnetwork for task in tasks]
             numbers = arrange(subs)
             self.prefixes.expect(self._path(subs[number]) for number in numbers)
         for number in numbers:
-            losses = self._losses(tasks[number])
+            losses = self._losses(subs[number])
             # Kept states lie between freed candidates, and malloc would hold on to the holes (benchmarks/RESULTS.md).
             give_back_memory()
             yield number, losses
@@ -85,21 +61,20 @@ class Evaluator:
         return prefixes(sub, is_stock(self.teacher.config, sub))
 
     @torch.no_grad()
-    def _losses(self, task: Task) -> list[float]:
-        sub = task.subnetwork
+    def _losses(self, sub: SubNetwork) -> list[float]:
         path = self._path(sub)
-        chunks = [number for number, (first, _) in enumerate(self.chunks) if task.first <= first < task.last]
+        chunks = list(range(len(self.chunks)))
         depths = dict.fromkeys(chunks, 0) if self.prefixes is None else self.prefixes.hold(path, chunks)
         model = extract(self.teacher, sub, self.ordering, min(depths.values()), own=False)
         losses = []
         for chunk, depth in depths.items():
-            with autocast(self.precision, self.chunks[chunk][1].device):
+            with autocast(self.precision, self.chunks[chunk].device):
                 each = self._token_losses(model, self._hidden(model, path, chunk, depth), chunk)
             losses += each.double().mean(dim=1).tolist()
         return [loss if math.isfinite(loss) else math.inf for loss in losses]
 
     def _hidden(self, model: GPT, path: list, chunk: int, depth: int) -> Tensor:
-        tokens = self.chunks[chunk][1][:, :-1]
+        tokens = self.chunks[chunk][:, :-1]
         x = self.prefixes.get(path[depth], chunk) if depth else model.transformer.wte(tokens)
         for prefix, state in zip(path[depth + 1 :], block_outputs(model, x, depth), strict=True):
             x = state
@@ -108,7 +83,7 @@ class Evaluator:
         return model.transformer.ln_f(x)
 
     def _token_losses(self, model: GPT, hidden: Tensor, chunk: int) -> Tensor:
-        tokens = self.chunks[chunk][1]
+        tokens = self.chunks[chunk]
         if self.fitness == Fitness.perplexity:
             return token_nll(model, hidden, tokens[:, 1:], CHUNK_TOKENS)
         if chunk not in self._targets:

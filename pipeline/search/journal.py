@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-from collections import defaultdict
 from pathlib import Path
 
 from pipeline.errors import SprigError
@@ -14,8 +13,7 @@ log = logging.getLogger("sprig")
 
 
 class Journal:
-    """Evaluations of one search, on disk and in memory: `losses` has, by a sub-network's key, the loss of every block
-    that it was scored on, in the search's fixed order.
+    """Evaluations of one search, on disk and in memory: `losses` has the loss of every block by a sub-network's key.
 
     The first line names the search by its fingerprint. A line that a kill cut short is dropped, and said.
 
@@ -25,14 +23,14 @@ class Journal:
 
     def __init__(self, path: Path, fingerprint: str):
         self.path = path
-        self.losses: dict[str, list[float]] = defaultdict(list)
+        self.losses: dict[str, list[float]] = {}
         lines = self._whole_lines() if path.exists() else []
         if lines and lines[0].get("search") != fingerprint:
             raise SprigError(
                 f"{path} belongs to search {lines[0].get('search')}, not to {fingerprint}: remove it to begin anew."
             )
         for line in lines[1:]:
-            self.losses[line["key"]] += map(_from_json, line["losses"])
+            self.losses[line["key"]] = [*map(_from_json, line["losses"])]
         self._file = path.open("a", encoding="utf-8")
         if not lines:
             self._write({"search": fingerprint})
@@ -47,12 +45,9 @@ class Journal:
         return [json.loads(line) for line in text[:end].splitlines()]
 
     def add(self, sub: SubNetwork, losses: list[float], fitness: float, **facts) -> dict:
-        """Appends one evaluation, durably; the line without the sub-network and the losses.
-
-        `losses` are of the blocks that were not scored before, `fitness` is of all scored up to now.
-        """
-        self.losses[sub.key] += losses
-        line = {"key": sub.key, "blocks": len(self.losses[sub.key]), "fitness": _to_json(fitness), **facts}
+        """Appends one evaluation, durably; the line without the sub-network and the losses."""
+        self.losses[sub.key] = losses
+        line = {"key": sub.key, "blocks": len(losses), "fitness": _to_json(fitness), **facts}
         self._write(line | {"losses": [*map(_to_json, losses)], "subnetwork": sub.to_dict()})
         return line
 

@@ -13,14 +13,14 @@ from torch import distributed
 
 from pipeline.errors import Interrupted, SprigError
 from pipeline.models.checkpoint import reason
-from pipeline.search.evaluator import Task
 from pipeline.search.loop import Scorer
 from pipeline.search.prefixes import arrange
+from pipeline.subnetwork.value import SubNetwork
 
 
 @dataclass
 class _Share:
-    """What one rank made of its tasks: the losses by a task's number, and why it ended early."""
+    """What one rank made of its candidates: the losses by a candidate's number, and why it ended early."""
 
     losses: dict[int, list[float]] = field(default_factory=dict)
     failure: str | None = None
@@ -42,42 +42,42 @@ class Ranks:
         self.rank, self.count = distributed.get_rank(group), distributed.get_world_size(group)
         self._open = True
 
-    def run(self, tasks: list[Task]) -> Iterator[tuple[int, list[float]]]:
+    def run(self, candidates: list[SubNetwork]) -> Iterator[tuple[int, list[float]]]:
         """As Scorer.run, on rank 0; the losses come when all ranks are done.
 
         Raises:
             Interrupted: a signal came to some rank; what was evaluated until then has been yielded.
             SprigError: an evaluation failed, or a rank died.
         """
-        if tasks:
-            self._hand_out(tasks)
-            shares = self._evaluate(tasks)
+        if candidates:
+            self._hand_out(candidates)
+            shares = self._evaluate(candidates)
             for share in shares:
                 yield from share.losses.items()
             self._check(shares)
 
     def serve(self) -> None:
         """Another rank's part, until rank 0 closes. Raises as `run`."""
-        while (tasks := self._hand_out(None)) is not None:
-            self._check(self._evaluate(tasks))
+        while (candidates := self._hand_out(None)) is not None:
+            self._check(self._evaluate(candidates))
 
     def close(self) -> None:
         """Sends the other ranks home, where they have not left with this one."""
         if self._open:
             self._hand_out(None)
 
-    def _hand_out(self, tasks: list[Task] | None) -> list[Task] | None:
-        """Rank 0's tasks, on every rank; None where the search is over."""
-        message = [tasks]
+    def _hand_out(self, candidates: list[SubNetwork] | None) -> list[SubNetwork] | None:
+        """Rank 0's candidates, on every rank; None where the search is over."""
+        message = [candidates]
         self._together(lambda: distributed.broadcast_object_list(message, src=0, group=self.group))
         return message[0]
 
-    def _evaluate(self, tasks: list[Task]) -> list[_Share]:
+    def _evaluate(self, candidates: list[SubNetwork]) -> list[_Share]:
         # Neighbours in this order begin with the same layers, so each rank gets a stretch of it.
-        order, own = arrange([task.subnetwork for task in tasks]), _Share()
+        order, own = arrange(candidates), _Share()
         mine = order[self.rank * len(order) // self.count : (self.rank + 1) * len(order) // self.count]
         try:
-            for number, losses in self.own.run([tasks[number] for number in mine]):
+            for number, losses in self.own.run([candidates[number] for number in mine]):
                 own.losses[mine[number]] = losses
                 if self.signalled():
                     break

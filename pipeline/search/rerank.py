@@ -11,10 +11,10 @@ from pipeline.search.strategies.protocol import Scored, by_fitness
 from pipeline.subnetwork.value import SubNetwork
 
 
-def best_of(journal: Path, blocks: int, count: int | None = None) -> list[SubNetwork]:
-    """The `count` best distinct candidates of a finished search that were scored on all `blocks`, best first; fewer
-    where it has no more with a finite loss, and without a count all of them."""
-    lines = [line for line in read(journal) if line["blocks"] == blocks and math.isfinite(line["fitness"])]
+def best_of(journal: Path, count: int | None = None) -> list[SubNetwork]:
+    """The `count` best distinct candidates of a finished search, best first; fewer where it has no more with a finite
+    loss, and without a count all of them."""
+    lines = [line for line in read(journal) if math.isfinite(line["fitness"])]
     ranked = by_fitness(Scored(line["subnetwork"], line["fitness"]) for line in lines)
     return list(dict.fromkeys(each.subnetwork for each in ranked))[:count]
 

@@ -194,8 +194,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         ("order", f"{ordered:,} tokens, {costs['ordering']:.3g} FLOPs"),
         (
             "search",
-            f"{searched.evaluations:,} evaluations, {searched.tokens:,} tokens, {costs['search']:.3g} FLOPs"
-            f"{'; racing takes more evaluations and fewer tokens' if config.search.racing.enabled else ''}{baseline}",
+            f"{searched.evaluations:,} evaluations, {searched.tokens:,} tokens, {costs['search']:.3g} FLOPs{baseline}",
         ),
         *([("search's limit", unspent)] if (unspent := forecast.unspent(config.search, length, scoring)) else []),
         *_rerank(context, costs["rerank"]),

@@ -39,7 +39,7 @@ def flops(context: Context, forward: int) -> int:
 def expected(context: Context) -> int:
     """How many candidates are trained: no more than the search has."""
     config = context.config
-    return min(config.search.rerank.candidates, forecast.expected(config.search, config.data.block_size).whole)
+    return min(config.search.rerank.candidates, forecast.expected(config.search, config.data.block_size).evaluations)
 
 
 def recipe(context: Context, roots: Roots, searched: Recipe) -> Recipe:
@@ -57,7 +57,7 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched:
     config, (tokens, lr) = context.config.search, _budget(context)
     blocks = context.evenly(roots.tokens, "calibration", config.blocks, "search.blocks")
     found = context.made(searched) / search.JOURNAL
-    candidates = search_rerank.best_of(found, config.blocks, config.rerank.candidates)
+    candidates = search_rerank.best_of(found, config.rerank.candidates)
     known = _known(context, recipe)
 
     def train(sub: SubNetwork) -> float:

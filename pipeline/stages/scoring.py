@@ -53,6 +53,5 @@ def _of_this_process(context: Context, config: SearchConfig, roots: Roots) -> Ev
         context.precision,
         config.batch,
         fitness=config.fitness,
-        cuts=config.cuts(),
         prefix_bytes=config.prefix_memory << 20,
     )

@@ -5,19 +5,16 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
-from pipeline.config import Fitness, LimitConfig, OrderingKind, RacingConfig, SearchConfig
+from pipeline.config import Fitness, LimitConfig, OrderingKind, SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
 from pipeline.search import journal as journals
 from pipeline.search.budget import Budget, Spent
-from pipeline.search.evaluator import Task
-from pipeline.search.forecast import expected, least, scores, unspent
+from pipeline.search.forecast import candidates, expected, unspent
 from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.protocol import Strategy
@@ -34,14 +31,13 @@ log = logging.getLogger("sprig")
 
 STAGE, VERSION = "search", 3
 LIMITS = 2  # as VERSION, of searches beside limits alone: how members are drawn there
-RACING = 2  # as VERSION, of searches that race alone
 JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json", "seconds.txt"
 # Which keys determine each strategy's walk; the others are out of its fingerprint. Seed and limit only matter to those
 # that have more than one candidate.
 GENERATIONS = ("start", "population", "generations", "limit", "seed")
 WALK = {
     Kind.evolution: (*GENERATIONS, "parents", "crossover", "mutation"),
-    Kind.one_plus_lambda: (*GENERATIONS, "offspring", "swaps", "selection"),
+    Kind.one_plus_lambda: (*GENERATIONS, "offspring", "swaps"),
     Kind.local: (*GENERATIONS, "offspring"),
     Kind.random: ("evaluations", "limit", "seed"),
     Kind.uniform: (),
@@ -67,26 +63,22 @@ def check_strategy(context: Context, space: Space) -> None:
 
 
 def check_limit(context: Context, flops: int) -> None:
-    """Whether the limit lets a candidate be scored on all blocks, each taking at least so many forward FLOPs a token.
+    """Whether the limit pays for one candidate, which takes at least so many forward FLOPs a token.
 
     Raises:
         SprigError: it does not, and the cure.
     """
     config, length = context.config.search, context.config.data.block_size
-    evaluations, blocks = least(config)
     once, head = teacher_flops(context, config)
-    tokens = blocks * length
-    needed = {"evaluations": evaluations, "tokens": tokens, "flops": once + tokens * (flops + head)}
-    for name, amount in needed.items():
+    tokens = config.blocks * length
+    for name, amount in {"tokens": tokens, "flops": once + tokens * (flops + head)}.items():
         most = getattr(config.limit, name)
-        if most is None or most >= amount:
-            continue
-        first = "search.evaluations" if config.strategy == Kind.random else "search.population"
-        raise SprigError(
-            f"search.limit.{name}={most:,} ends the search before a candidate is scored on all {config.blocks} blocks "
-            f"of {length} tokens, which takes at least {amount:,} {'FLOPs' if name == 'flops' else name}: raise it, or "
-            f"lower {first if evaluations > 1 else 'search.blocks'}."
-        )
+        if most is not None and most < amount:
+            raise SprigError(
+                f"search.limit.{name}={most:,} ends the search before a candidate is scored on all {config.blocks} "
+                f"blocks of {length} tokens, which takes at least {amount:,} {'FLOPs' if name == 'flops' else name}: "
+                "raise it, or lower search.blocks."
+            )
 
 
 def read_given(context: Context, roots: Roots) -> SubNetwork:
@@ -124,11 +116,7 @@ def recipe(context: Context, config: SearchConfig, roots: Roots, model: Recipe |
         walk = tuple(key for key in walk if key != "evaluations")
     plain = part(config) | {"seed": context.config.seed}
     scored = ("strategy", "fitness", "blocks", "batch")
-    own = {key: reduce(getitem, key.split("."), plain) for key in (*scored, *walk)}
-    if config.racing.enabled:
-        own["racing"] = plain["racing"] | {"version": RACING}
-        if config.winners() > 1:  # so many are scored on all blocks
-            own["racing"]["winners"] = config.winners()
+    own = {key: plain[key] for key in (*scored, *walk)}
     own |= {"precision": context.precision}
     if config.strategy == Kind.given:
         own |= {"subnetwork": read_given(context, roots).to_dict()}
@@ -145,15 +133,14 @@ def baseline(config: SearchConfig) -> SearchConfig:
         path=None,
         start=[],
         limit=LimitConfig(),
-        racing=RacingConfig(),
-        evaluations=sum(scores(config).values()),
+        evaluations=candidates(config),
     )
 
 
 def is_counted(config: SearchConfig) -> bool:
-    """Whether the configuration alone says how many tokens a search evaluates; a limited, multi-step or racing one is
-    counted once it is done."""
-    return config.limit == LimitConfig() and list(scores(config)) == [config.blocks] and not config.racing.enabled
+    """Whether the configuration alone says how many tokens a search evaluates; a limited one is counted once it is
+    done."""
+    return config.limit == LimitConfig()
 
 
 def edges(context: Context) -> dict:
@@ -210,7 +197,7 @@ def make(
 
 def _strategy(context: Context, config: SearchConfig, roots: Roots) -> Strategy:
     if config.strategy == Kind.given:
-        return Given(read_given(context, roots), config)
+        return Given(read_given(context, roots))
     return make_strategy(config, context.space(order.load(context, roots.ordering)), context.config.seed)
 
 
@@ -246,9 +233,9 @@ class _Timed:
     def __init__(self, scorer: Scorer, path: Path):
         self.scorer, self.path = scorer, path
 
-    def run(self, tasks: list[Task]) -> Iterator[tuple[int, list[float]]]:
+    def run(self, candidates: list[SubNetwork]) -> Iterator[tuple[int, list[float]]]:
         started = time.perf_counter()
-        for result in self.scorer.run(tasks):
+        for result in self.scorer.run(candidates):
             now = time.perf_counter()
             with self.path.open("a") as file:
                 file.write(f"\n{now - started:.4f}")  # in this order a number that is cut short spoils no other

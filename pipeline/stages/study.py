@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import Recipe, digest, write_atomically, write_json
-from pipeline.config import Fitness, RacingConfig, SearchConfig
+from pipeline.config import Fitness, SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.config.study import FEWEST
 from pipeline.errors import SprigError
 from pipeline.evaluation.correlation import correlations
 from pipeline.progress import Progress
-from pipeline.search.evaluator import Task
 from pipeline.search.fitness import fitness_of
 from pipeline.search.forecast import expected
 from pipeline.search.journal import Journal, read
@@ -57,16 +56,11 @@ def check(context: Context) -> None:
             )
         short.check(context, "study.short", shorter, lr)
     short.check(context, "study.tokens", tokens, lr)
-    if config.searched and searching.racing.enabled:
-        raise SprigError(
-            f"study.searched={config.searched}, but with search.racing.enabled=true few candidates are scored on all "
-            "blocks, and they are the best: set study.searched=0, or search.racing.enabled=false."
-        )
-    scored = expected(searching, context.config.data.block_size).whole
+    scored = expected(searching, context.config.data.block_size).evaluations
     if config.searched > scored:
         raise SprigError(
-            f"study.searched={config.searched}, but search {searching.strategy} scores at most {scored} candidates "
-            f"on all {searching.blocks} blocks: lower it, or search for longer."
+            f"study.searched={config.searched}, but search {searching.strategy} scores at most {scored} "
+            "candidates: lower it, or search for longer."
         )
     _draw(context, context.space(Ordering.identity(context.architecture)), [], config.subnetworks)
 
@@ -207,14 +201,13 @@ def _measured(
 
 
 def _untrained(scorer: Scorer, fitness: Fitness, blocks: int, sub: SubNetwork) -> float:
-    [(_, losses)] = scorer.run([Task(sub, 0, blocks)])
+    [(_, losses)] = scorer.run([sub])
     return fitness_of(fitness, losses)
 
 
 def _alone(config: SearchConfig, fitness: Fitness) -> SearchConfig:
-    """What evaluates one candidate at a time, on all blocks at once: whatever the search did with them."""
-    plain = replace(config, strategy=Kind.random, path=None, start=[], racing=RacingConfig())
-    return replace(plain, fitness=fitness, prefix_memory=0)
+    """What evaluates one candidate at a time."""
+    return replace(config, strategy=Kind.random, path=None, start=[], fitness=fitness, prefix_memory=0)
 
 
 def _chosen(context: Context, roots: Roots, searched: Recipe | None) -> dict[SubNetwork, str]:
@@ -225,14 +218,14 @@ def _chosen(context: Context, roots: Roots, searched: Recipe | None) -> dict[Sub
 
 
 def _searched(context: Context, searched: Recipe | None) -> list[SubNetwork]:
-    count, blocks = context.config.study.searched, context.config.search.blocks
+    count = context.config.study.searched
     if searched is None or not count:
         return []
-    ranked = best_of(context.made(searched) / search.JOURNAL, blocks)
+    ranked = best_of(context.made(searched) / search.JOURNAL)
     if count > len(ranked):
         raise SprigError(
-            f"study.searched={count}, but the search has {len(ranked)} distinct candidates with a finite loss on all "
-            f"{blocks} blocks: lower it, or search for longer."
+            f"study.searched={count}, but the search has {len(ranked)} distinct candidates with a finite loss: lower "
+            "it, or search for longer."
         )
     return [ranked[place] for place in np.linspace(0, len(ranked) - 1, count).round().astype(int)]
 

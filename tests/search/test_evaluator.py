@@ -15,7 +15,7 @@ from pipeline.config import BinConfig, Fitness, Granularity, Layers, SpaceConfig
 from pipeline.models.extraction import extract
 from pipeline.models.families import architecture_of
 from pipeline.models.student import build
-from pipeline.search.evaluator import Evaluator, Task, spread
+from pipeline.search.evaluator import Evaluator
 from pipeline.search.fitness import fitness_of
 from pipeline.search.prefixes import Prefixes, arrange, prefixes
 from pipeline.subnetwork.bins import make_bin
@@ -39,8 +39,8 @@ def evaluator(teacher, **options) -> Evaluator:
     return Evaluator(teacher, Ordering.identity(architecture), BLOCKS, "fp32", 3, **options)
 
 
-def all_losses(evaluate: Evaluator, subs, first=0, last=8) -> list[list[float]]:
-    found = dict(evaluate.run([Task(sub, first, last) for sub in subs]))
+def all_losses(evaluate: Evaluator, subs) -> list[list[float]]:
+    found = dict(evaluate.run(subs))
     return [found[number] for number in range(len(subs))]
 
 
@@ -69,30 +69,12 @@ def test_losses_are_those_of_a_plain_forward_pass(family, fitness):
     assert ours == pytest.approx(dense_losses(teacher, sub, fitness), abs=1e-4)
 
 
-def test_blocks_come_in_an_order_whose_every_beginning_is_spread_evenly():
-    assert spread(8) == [0, 4, 2, 6, 1, 5, 3, 7]
-    for count in (1, 2, 5, 12, 64, 100):
-        order = spread(count)
-        assert sorted(order) == list(range(count))
-        for part in range(2, count + 1):
-            assert np.diff(sorted([*order[:part], count])).max() <= 4 * count / part
-
-
 def test_kl_is_zero_for_the_teacher_itself_and_positive_for_any_other():
     teacher = tiny.teacher("llama")
     space = space_of(teacher)
     evaluate = evaluator(teacher, fitness=Fitness.kl)
     same, other = all_losses(evaluate, [whole(space.architecture), space.sample(np.random.default_rng(0))])
     assert same == pytest.approx([0.0] * 8, abs=1e-6) and min(other) > 0.01
-
-
-def test_a_score_in_parts_is_the_score_at_once_to_the_bit():
-    teacher = tiny.teacher("llama")
-    sub = space_of(teacher).sample(np.random.default_rng(2))
-    evaluate = evaluator(teacher, cuts=[2, 5])
-    (whole,) = all_losses(evaluate, [sub])
-    parts = [all_losses(evaluate, [sub], *part)[0] for part in ((0, 2), (2, 5), (5, 8))]
-    assert [loss for part in parts for loss in part] == whole
 
 
 @pytest.mark.parametrize(
@@ -110,13 +92,11 @@ def test_kept_hidden_states_change_no_bit_and_stay_within_their_memory(config, l
     space, rng = space_of(teacher, **config), np.random.default_rng(3)
     first = space.sample(rng)
     subs = list({sub.key: sub for sub in [first, *(neighbour(space, first, rng) for _ in range(5))]}.values())
-    plain, kept = evaluator(teacher, cuts=[2]), evaluator(teacher, cuts=[2], prefix_bytes=limit)
-    exact = {part: all_losses(plain, subs, *part) for part in ((0, 2), (2, 8))}
+    exact, kept = all_losses(evaluator(teacher), subs), evaluator(teacher, prefix_bytes=limit)
     for batch in (slice(3), slice(2, None), slice(None)):
-        for part, losses in exact.items():
-            assert all_losses(kept, subs[batch], *part) == losses[batch]
-            states = kept.prefixes._states.values()
-            assert kept.prefixes.bytes == sum(state.nbytes for state in states) <= limit
+        assert all_losses(kept, subs[batch]) == exact[batch]
+        states = kept.prefixes._states.values()
+        assert kept.prefixes.bytes == sum(state.nbytes for state in states) <= limit
 
 
 def test_a_stock_model_and_a_layerwise_one_share_no_hidden_states():

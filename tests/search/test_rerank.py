@@ -33,20 +33,20 @@ def run(candidates, losses: dict, path) -> tuple:
 
 def test_the_best_distinct_candidates_come_best_first(searched):
     lines = {line["subnetwork"]: line["fitness"] for line in read(searched)}
-    best = best_of(searched, 8, 4)
+    best = best_of(searched, 4)
     assert len(set(best)) == 4 and [lines[sub] for sub in best] == sorted(lines.values())[:4]
-    assert len(best_of(searched, 8, 10_000)) == len(lines)
+    assert len(best_of(searched, 10_000)) == len(lines)
 
 
 def test_the_lowest_loss_wins_whatever_the_fitness_was(searched, tmp_path):
-    best = best_of(searched, 8, 4)
+    best = best_of(searched, 4)
     losses = dict(zip(best, (3.0, math.inf, 2.5, 2.5), strict=True))
     winner, trained = run(best, losses, tmp_path / "rerank")
     assert winner.subnetwork == best[2] and trained == best, "equal losses keep the search's order"
 
 
 def test_what_was_trained_before_a_kill_is_not_trained_again(searched, tmp_path):
-    best = best_of(searched, 8, 3)
+    best = best_of(searched, 3)
     losses = dict(zip(best, (3.0, 2.0, 2.5), strict=True))
     with pytest.raises(KeyError):  # dies at the third
         run(best, {sub: losses[sub] for sub in best[:2]}, tmp_path / "rerank")
@@ -57,7 +57,7 @@ def test_what_was_trained_before_a_kill_is_not_trained_again(searched, tmp_path)
 
 
 def test_no_finite_loss_is_said(searched, tmp_path):
-    best = best_of(searched, 8, 2)
+    best = best_of(searched, 2)
     with pytest.raises(SprigError, match=r"None of 2 reranked candidates"):
         run(best, dict.fromkeys(best, math.inf), tmp_path / "rerank")
     assert SPACE.contains(best[0])

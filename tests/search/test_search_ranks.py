@@ -24,8 +24,8 @@ class Troubled(Landscape):
         super().__init__(fitness)
         self.trouble, self.seen, self.signalled = trouble if rank == 1 else "", 0, None
 
-    def run(self, tasks):
-        for result in super().run(tasks):
+    def run(self, subs):
+        for result in super().run(subs):
             self.seen += 1
             if self.seen == 12 and self.trouble == "failure":
                 raise RuntimeError("no such luck")

@@ -1,9 +1,7 @@
 """What makes each strategy what it is."""
 
-from itertools import pairwise
-
 import pytest
-from toy import BLOCKS, LENGTH, SPACE, TEACHER, Counted, configure, walk
+from toy import BLOCKS, LENGTH, SPACE, TEACHER, configure, walk
 
 from pipeline.config import FROM_A_POPULATION, BinConfig, LimitConfig, MutationConfig, Sizes, SpaceConfig
 from pipeline.errors import SprigError
@@ -21,8 +19,8 @@ SEPARABLE = Space(
 )
 
 
-def distance(sub, blocks: int) -> float:
-    """A separable landscape, exact on any number of blocks."""
+def distance(sub) -> float:
+    """A separable landscape."""
     return sum(abs(gene.intermediate_size - size) for gene, size in zip(sub.genes, (12, 60, 24, 48), strict=True))
 
 
@@ -56,7 +54,7 @@ def test_a_start_that_no_sample_beats_is_searched_around(tmp_path, kind):
     """Mutants of the start take part in later generations: the best of them are nearer to it than samples are."""
     (start,) = starts(configure(kind, start=["uniform"]), SPACE)
 
-    def unlike(sub, blocks):
+    def unlike(sub):
         return genes_apart(sub, start)
 
     config = configure(kind, start=["uniform"], mutation=MutationConfig(offspring=5, gene_rate=0.1, global_rate=0.0))
@@ -75,7 +73,7 @@ def genes_apart(a, b) -> int:
 
 
 def of_line(landscape):
-    return lambda line: landscape(line["subnetwork"], line["blocks"])
+    return lambda line: landscape(line["subnetwork"])
 
 
 def test_local_asks_for_neighbours_of_the_best_so_far(tmp_path):
@@ -89,27 +87,16 @@ def test_local_asks_for_neighbours_of_the_best_so_far(tmp_path):
         best = min([*([best] if best else []), *generation], key=lambda line: line["fitness"])
 
 
-def test_one_plus_lambda_scores_the_best_of_each_step_on_more_blocks(tmp_path):
-    config = configure("one_plus_lambda")
-    walk(config, tmp_path / "journal")
+def test_one_plus_lambda_asks_for_mutants_of_the_best_that_keep_its_layers_and_width(tmp_path):
+    walk(configure("one_plus_lambda"), tmp_path / "journal")
     lines, parent = read(tmp_path / "journal"), None
-    assert [line["blocks"] for line in lines[:17]] == [2] * 10 + [4] * 5 + [8] * 2
-    for first in range(0, len(lines), 17):
-        steps = lines[first : first + 10], lines[first + 10 : first + 15], lines[first + 15 : first + 17]
-        for (scored, left), survivors in zip(pairwise(steps), (5, 2), strict=True):
-            ranked = sorted(scored, key=lambda line: line["fitness"])
-            assert [line["key"] for line in left] == [line["key"] for line in ranked[:survivors]]
+    assert len(lines) == 60
+    for first in range(0, len(lines), 10):
+        generation = lines[first : first + 10]
         if parent is not None:
-            mutants = [line["subnetwork"] for line in steps[0]]
+            mutants = [line["subnetwork"] for line in generation]
             assert {(sub.layers, sub.n_embd) for sub in mutants} == {(parent.layers, parent.n_embd)}
-        ended = [line for line in lines[: first + 17] if line["blocks"] == BLOCKS]
-        parent = min(ended, key=lambda line: line["fitness"])["subnetwork"]
-
-
-def test_one_plus_lambda_without_steps_scores_all_on_all_blocks(tmp_path):
-    evaluate = Counted()
-    walk(configure("one_plus_lambda", selection=configure("local").selection), tmp_path / "journal", evaluate)
-    assert {blocks for _, blocks in evaluate.calls} == {BLOCKS} and len(evaluate.calls) == 60
+        parent = min(lines[: first + 10], key=lambda line: line["fitness"])["subnetwork"]
 
 
 @pytest.mark.parametrize(
@@ -117,28 +104,8 @@ def test_one_plus_lambda_without_steps_scores_all_on_all_blocks(tmp_path):
     [
         ("random", {"start": ["uniform"]}, "search.strategy=random takes no search.start"),
         ("evolution", {"start": ["uniform", "uniform"]}, "must name each at most once"),
-        ("one_plus_lambda", {"blocks": 2}, r"of search.blocks=2 are \[1, 1, 2\] blocks"),
     ],
 )
 def test_what_a_strategy_cannot_be_given(strategy, changes, said):
     with pytest.raises(SprigError, match=said):
         configure(strategy, **changes)
-
-
-def selection(blocks, survivors):
-    return type(configure("local").selection)(blocks=blocks, survivors=survivors)
-
-
-@pytest.mark.parametrize(
-    ("blocks", "survivors", "said"),
-    [
-        ([], [], "must end with 1"),
-        ([0.5], [], "must end with 1"),
-        ([0.5, 0.75], [2], "must end with 1"),
-        ([0.5, 1.0], [], "a number for each but the last"),
-        ([0.25, 0.5, 1.0], [2, 3], "none above the one before"),
-    ],
-)
-def test_what_a_selection_cannot_be(blocks, survivors, said):
-    with pytest.raises(SprigError, match=said):
-        selection(blocks, survivors)

@@ -12,14 +12,12 @@ from pipeline.config import (
     LimitConfig,
     MutationConfig,
     SearchConfig,
-    SelectionConfig,
     Sizes,
     SpaceConfig,
     Strategy,
 )
 from pipeline.search.budget import Budget
-from pipeline.search.evaluator import Task
-from pipeline.search.forecast import scores
+from pipeline.search.forecast import candidates
 from pipeline.search.journal import Journal
 from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.protocol import Scored
@@ -27,6 +25,7 @@ from pipeline.search.strategies.registry import make
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork
 
 TEACHER = replace(
     SMOLLM2_135M,
@@ -63,15 +62,13 @@ def configure(strategy: str, **changes) -> SearchConfig:
         "evaluations": 60,
         "blocks": BLOCKS,
     }
-    if strategy == "one_plus_lambda":
-        standard["selection"] = SelectionConfig(blocks=[0.25, 0.5, 1.0], survivors=[5, 2])
     return SearchConfig(strategy=Strategy(strategy), **standard | changes)
 
 
-def fitness(sub, blocks: int) -> float:
-    """More MLP in early layers is better, fewer layers too; fewer blocks blur it."""
+def fitness(sub) -> float:
+    """More MLP in early layers is better, fewer layers too."""
     weights = sum(gene.intermediate_size / (1 + layer) for layer, gene in zip(sub.layers, sub.genes, strict=True))
-    return 1000 / weights + sub.n_layer + int(sub.key, 16) % 7 / 7 * (BLOCKS - blocks)
+    return 1000 / weights + sub.n_layer
 
 
 class Counted:
@@ -80,11 +77,11 @@ class Counted:
     def __init__(self, dies_at: int | None = None, landscape: Callable = fitness):
         self.calls, self.dies_at, self.landscape = [], dies_at, landscape
 
-    def __call__(self, sub, blocks: int) -> float:
+    def __call__(self, sub) -> float:
         if len(self.calls) == self.dies_at:
             raise KeyboardInterrupt
-        self.calls.append((sub.key, blocks))
-        return self.landscape(sub, blocks)
+        self.calls.append(sub.key)
+        return self.landscape(sub)
 
 
 def make_budget(limit: LimitConfig) -> Budget:
@@ -99,7 +96,7 @@ def walk(
     seed: int = 0,
     budget: Budget | None = None,
 ) -> Scored:
-    """The winner of one search, whose journal is `path`; `evaluate` takes a candidate and a number of blocks."""
+    """The winner of one search, whose journal is `path`; `evaluate` takes a candidate."""
     return follow(config, make(config, space, seed), path, evaluate, budget)
 
 
@@ -127,7 +124,7 @@ def search(
             journal,
             budget or make_budget(config.limit),
             parameters=lambda sub: parameters(TEACHER, sub),
-            expected=sum(scores(config).values()),
+            expected=candidates(config),
             log=log,
             measure=lambda kind, losses: losses[-1],
         ).run()
@@ -136,11 +133,11 @@ def search(
 
 
 class Landscape:
-    """Scores by a function of a candidate and its number of blocks; the value stands for the last block's loss."""
+    """Scores by a function of a candidate; the value stands for the last block's loss."""
 
     def __init__(self, evaluate: Callable):
         self.evaluate = evaluate
 
-    def run(self, tasks: list[Task]):
-        for number, task in enumerate(tasks):
-            yield number, [0.0] * (task.last - task.first - 1) + [self.evaluate(task.subnetwork, task.last)]
+    def run(self, subs: list[SubNetwork]):
+        for number, sub in enumerate(subs):
+            yield number, [0.0] * (BLOCKS - 1) + [self.evaluate(sub)]

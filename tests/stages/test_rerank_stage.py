@@ -49,7 +49,7 @@ def trained(monkeypatch) -> list[SubNetwork]:
     def train(context, roots, sub, *settings):
         order.append(sub)
         found = context.made(graph.build(context)["search"].recipe)
-        ranked = best_of(found / search.JOURNAL, context.config.search.blocks)
+        ranked = best_of(found / search.JOURNAL)
         return 5.0 - ranked.index(sub) / 10
 
     monkeypatch.setattr(short, "train", train)
@@ -70,7 +70,7 @@ def artifacts(outputs: Path) -> set[Path]:
 def test_the_first_after_rerank_wins_and_is_paid_for(tmp_path):
     context, searched, folder = made(tmp_path, *RERANK, *SMALL)
     reranked = journal.read(folder / rerank.JOURNAL)
-    assert [line["subnetwork"] for line in reranked] == best_of(searched / search.JOURNAL, 4, 3)
+    assert [line["subnetwork"] for line in reranked] == best_of(searched / search.JOURNAL, 3)
     assert winner(context) == min(reranked, key=lambda line: line["fitness"])["subnetwork"]
     costs = json.loads((folder / rerank.COSTS).read_text())
     forward = partial(flops_per_token, context.architecture, length=32)
@@ -88,7 +88,7 @@ def test_a_rerank_goes_on_from_a_finished_search_and_from_those_that_others_trai
     before = artifacts(outputs)
     _, searched, folder = made(outputs, *RERANK, STAGES)
     assert artifacts(outputs) - before == {folder} and searched in before
-    best = best_of(searched / search.JOURNAL, 4, 4)
+    best = best_of(searched / search.JOURNAL, 4)
     assert trained == best[:3]
     _, again, more = made(outputs, *RERANK, STAGES, "search.rerank.candidates=4")
     assert again == searched and trained == best
@@ -102,13 +102,13 @@ def test_a_rerank_goes_on_from_a_finished_search_and_from_those_that_others_trai
 def test_the_run_goes_on_with_the_winner_and_its_report_rings_it(outputs, trained):
     overrides = [*RERANK, "stages=[rerank,extract]"]
     context, searched, _ = made(outputs, *overrides)
-    third = best_of(searched / search.JOURNAL, 4)[2]
+    third = best_of(searched / search.JOURNAL)[2]
     for role in ("student", "control"):
         cut = context.made(graph.build(context)[f"extracted_{role}"].recipe) / checkpoint.SUBNETWORK
         assert SubNetwork.from_dict(json.loads(cut.read_text())) == third
     assert winner(context) == third and gathered(context).winner == third.key
     plain = Context(smoke(outputs), lambda line: None)
-    assert gathered(plain).winner == best_of(searched / search.JOURNAL, 4)[0].key
+    assert gathered(plain).winner == best_of(searched / search.JOURNAL)[0].key
     assert "rerank" not in graph.build(plain)
 
 
@@ -125,7 +125,7 @@ def test_a_killed_rerank_goes_on_with_the_candidate_it_was_at(outputs, trained, 
         pipeline.run(smoke(outputs, *RERANK, STAGES))
     monkeypatch.setattr(short, "train", stand_in)
     _, searched, _ = made(outputs, *RERANK, STAGES)
-    assert trained == best_of(searched / search.JOURNAL, 4, 3)
+    assert trained == best_of(searched / search.JOURNAL, 3)
 
 
 def test_cleaning_keeps_the_search_of_a_rerank(outputs, trained):
@@ -161,14 +161,12 @@ def test_the_plan_prices_what_is_then_spent(outputs, trained, tmp_path):
 def test_the_ring_is_around_the_one_that_was_chosen_be_others_fitter_untrained():
     """Of a search that is still going nobody is."""
     journal = [
-        {"key": key, "parameters": size, "fitness": fitness, "whole": key != "a"}
+        {"key": key, "parameters": size, "fitness": fitness}
         for key, size, fitness in (("a", 1_000_000, 9.0), ("b", 2_000_000, 7.0), ("c", 3_000_000, 8.0))
     ]
     edges = {"low": 500_000, "high": 4_000_000}
     for winner, ringed in (("c", [[3_000_000, 8.0]]), (None, [])):
         plots.bin_(axes := Figure().subplots(), journal, edges, "perplexity", winner)
-        (points,) = (points for points in axes.collections if points.get_label().startswith("candidates"))
-        assert [each == 1 for each in points.get_alpha()] == [False, True, True]
         rings = [points.get_offsets().tolist() for points in axes.collections if points.get_label() == "winner"]
         assert rings == ([ringed] if ringed else [])
 
@@ -207,11 +205,3 @@ def test_what_a_rerank_is_belongs_to_its_own_fingerprint_and_not_to_the_searchs(
     assert len({reranked, *(other for _, other in others)}) == 1 + len(changed)
     assert fingerprints(*RERANK, "distill.tokens=512", "distill.micro_batch=1") == (plain, reranked)
     assert fingerprints(*RERANK, "search.generations=1")[1] != reranked
-
-
-def test_a_race_for_more_than_one_is_a_search_of_its_own(tmp_path):
-    def fingerprint(candidates):
-        overrides = ["search.racing.enabled=true", f"search.rerank.candidates={candidates}"]
-        return graph.build(Context(smoke(tmp_path, *overrides), lambda line: None))["search"].recipe.fingerprint
-
-    assert fingerprint(0) == fingerprint(1) != fingerprint(3) != fingerprint(2) != fingerprint(0)

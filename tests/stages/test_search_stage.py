@@ -14,7 +14,7 @@ from pipeline.stages import graph, plan, search
 from pipeline.stages.context import Context
 from pipeline.subnetwork.diversity import diversity
 
-RACE = ["search=one_plus_lambda", "search.offspring=6", "search.generations=2", "search.start=[importance]"]
+MUTANTS = ["search=one_plus_lambda", "search.population=6", "search.offspring=6", "search.start=[importance]"]
 LAYERS = ["space.layers=subset"]
 
 
@@ -34,7 +34,7 @@ def test_every_strategy_has_its_walk():
         ("evolution", "parents=2", "offspring=3"),
         ("evolution", "start=[uniform]", "swaps=2"),
         ("one_plus_lambda", "swaps=2", "mutation.gene_rate=0.9"),
-        ("one_plus_lambda", "selection.survivors=[5,1]", "parents=2"),
+        ("one_plus_lambda", "offspring=5", "parents=2"),
         ("local", "offspring=3", "mutation.gene_rate=0.9"),
         ("random", "evaluations=7", "population=9"),
         ("random", "limit.tokens=1_000", "generations=9"),
@@ -60,26 +60,25 @@ def test_searches_of_equal_cost_share_a_baseline_but_limited_ones_have_their_own
     assert fingerprints(tmp_path, "search.limit.flops=1_000_000")[1] != plain
 
 
-def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
-    """The whole path: evaluations up to 1, 2 and 4 blocks, cut off by the limit, then random on as many tokens."""
-    limit = 40 * 32
+def test_a_limited_search_and_its_baseline_evaluate_the_same_tokens(tmp_path):
+    """The whole path: evaluations of 4 blocks, cut off by the limit, then random on as many tokens."""
+    limit = 43 * 32
     short = ["distill.tokens=512", "distill.validations=2"]
-    config = smoke(tmp_path, *RACE, *LAYERS, f"search.limit.tokens={limit}", *short)
+    config = smoke(tmp_path, *MUTANTS, *LAYERS, f"search.limit.tokens={limit}", *short)
     summary = pipeline.run(config)
     folder = next(tmp_path.glob("smoke/latest/artifacts"))
-    raced, drawn = (journal.read(folder / role / search.JOURNAL) for role in ("search", "random_search"))
+    scored, drawn = (journal.read(folder / role / search.JOURNAL) for role in ("search", "random_search"))
     costs = json.loads((folder / "search" / search.COSTS).read_text())
-    tokens = [len(line["losses"]) * 32 for line in raced]
+    tokens = [len(line["losses"]) * 32 for line in scored]
     assert summary["search"]["tokens"] == costs["tokens"] == sum(tokens) <= limit
-    assert summary["search"]["evaluated"] == len(raced)
-    assert {line["blocks"] for line in raced} == {1, 2, 4}
-    assert len(drawn) == sum(tokens) // (4 * 32) and {line["blocks"] for line in drawn} == {4}
-    whole = [line["fitness"] for line in raced if line["blocks"] == 4]
-    assert summary["search"]["best_fitness"] == min(whole)
+    assert summary["search"]["evaluated"] == len(scored)
+    assert len(drawn) == len(scored) == 10 and {line["blocks"] for line in [*scored, *drawn]} == {4}
+    fitnesses = [line["fitness"] for line in scored]
+    assert summary["search"]["best_fitness"] == min(fitnesses)
     assert summary["search"]["random_best_fitness"] == min(line["fitness"] for line in drawn)
     assert summary["flops"]["search"] == costs["flops"]
-    subs = list(dict.fromkeys(line["subnetwork"] for line in raced))
-    assert len(whole) < len(subs) == summary["search"]["candidates"]
+    subs = list(dict.fromkeys(line["subnetwork"] for line in scored))
+    assert len(subs) == summary["search"]["candidates"] == 10
     assert summary["search"]["diversity"] == {
         "candidates": 6,
         "first": diversity(subs[:6]),
@@ -88,10 +87,9 @@ def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
     context = Context(config, lambda line: None)
     shown = material.gather(context, graph.build(context)).candidates["search"]
     assert [line["subnetwork"] for line in shown] == subs
-    assert sorted(line["fitness"] for line in shown if line["whole"]) == sorted(whole)
-    assert {line["blocks"] for line in shown if not line["whole"]} <= {1, 2}
+    assert [line["fitness"] for line in shown] == fitnesses
     assert (
-        f"one_plus_lambda, {len(raced)} evaluations of {len(subs)} candidates, {sum(tokens):,} tokens"
+        f"one_plus_lambda, {len(scored)} evaluations of {len(subs)} candidates, {sum(tokens):,} tokens"
         in (folder.parent / "report.md").read_text()
     )
 
@@ -102,13 +100,11 @@ def test_a_limited_race_and_its_baseline_evaluate_the_same_tokens(tmp_path):
         ([], "24 evaluations, 3,072 tokens"),
         (["search.limit.evaluations=10"], "10 evaluations, 1,280 tokens"),
         (["search.limit.tokens=700"], "5 evaluations, 640 tokens"),
-        (["search.racing.enabled=true"], "3,072 tokens"),
     ],
 )
 def test_the_plan_says_what_a_limited_search_spends(tmp_path, overrides, said):
     rows = dict(plan.table(Context(smoke(tmp_path, *overrides), lambda line: None)))
     assert said in rows["search"] and "search's limit" not in rows
-    assert ("racing takes more evaluations" in rows["search"]) == (said == "3,072 tokens")
 
 
 def test_a_limit_that_does_not_end_the_search_is_said_in_the_plan_and_the_log(tmp_path, caplog):
@@ -145,7 +141,7 @@ def test_how_members_are_drawn_beside_limits_is_told_apart_only_where_there_are_
 
 def test_a_time_that_was_cut_short_spoils_no_other(tmp_path):
     class Instant:
-        def run(self, tasks):
+        def run(self, subs):
             yield from enumerate([[1.0]] * 3)
 
     path = tmp_path / search.TIMES

@@ -151,11 +151,10 @@ def test_random_ones_alone_need_no_search():
         (["study.random=3", "study.tokens=100"], r"study.tokens=100 is below one batch of 4 blocks x 32 = 128 tokens"),
         (["study.random=3", "study.short=[64]"], r"study.short=64 is below one batch of 4 blocks x 32 = 128 tokens"),
         (["study.random=3", "study.short=[4096]"], r"study.short=4,096 is no shorter .* study.tokens=4,096: lower"),
-        (["study.searched=25"], r"study.searched=25, but search evolution scores at most 24 candidates on all 4"),
+        (["study.searched=25"], r"study.searched=25, but search evolution scores at most 24 candidates: lower it"),
         (["study.random=3", "study.searched=2", "search=uniform"], r"=2, but search uniform scores at most 1 "),
         (["study.searched=5", "search.limit.evaluations=4"], r"study.searched=5, but .* scores at most 4 candidates"),
         (["study.searched=5", "search.limit.tokens=639"], r"study.searched=5, but .* scores at most 4 candidates"),
-        (["study.searched=5", "search.racing.enabled=true"], r"study.searched=5, but with search.racing.enabled=true "),
         (
             ["study.random=40", "space=coarse-uniform", "space.hold=[n_embd,n_query_groups,heads_per_group,head_size]"],
             r"study.random=40 .* 40 distinct sub-networks, but \d+ were found in the bin 70,000\.\.90,000: lower them",

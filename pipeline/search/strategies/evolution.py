@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.config import SearchConfig
-from pipeline.search.strategies.protocol import EVOLUTION, Ask, Draw, Novelty, Scored, by_fitness
+from pipeline.search.strategies.protocol import EVOLUTION, Draw, Novelty, Scored, by_fitness
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
@@ -18,16 +18,13 @@ class Evolution:
         self.generation = 0
         self.best: list[Scored] = []
 
-    def ask(self) -> Ask:
+    def ask(self) -> list[SubNetwork]:
         if self.generation > self.config.generations:
-            return Ask([], self.config.blocks)
+            return []
         rng = np.random.default_rng([self.seed, EVOLUTION, self.generation])
         if self.generation == 0:
-            candidates = self.novelty.first(self.starts, self.config.population, rng)
-        else:
-            candidates = self.novelty.candidates(self._offspring(rng), rng)
-        is_last = self.generation == self.config.generations
-        return Ask(candidates, self.config.blocks, self.config.winners() if is_last else self.config.parents)
+            return self.novelty.first(self.starts, self.config.population, rng)
+        return self.novelty.candidates(self._offspring(rng), rng)
 
     def tell(self, scored: list[Scored]) -> None:
         self.generation += 1

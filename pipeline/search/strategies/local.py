@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.config import SearchConfig
-from pipeline.search.strategies.protocol import LOCAL, Ask, Novelty, Scored, by_fitness
+from pipeline.search.strategies.protocol import LOCAL, Novelty, Scored, by_fitness
 from pipeline.subnetwork.neighbours import neighbour
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
@@ -19,17 +19,14 @@ class Local:
         self.generation = 0
         self.best: list[Scored] = []  # one at most
 
-    def ask(self) -> Ask:
+    def ask(self) -> list[SubNetwork]:
         if self.generation > self.config.generations:
-            return Ask([], self.config.blocks)
+            return []
         rng = np.random.default_rng([self.seed, LOCAL, self.generation])
         if self.generation == 0:
-            candidates = self.novelty.first(self.starts, self.config.population, rng)
-        else:
-            best = self.best[0].subnetwork
-            draws = [lambda: neighbour(self.space, best, rng)] * self.config.offspring
-            candidates = self.novelty.candidates(draws, rng)
-        return Ask(candidates, self.config.blocks)
+            return self.novelty.first(self.starts, self.config.population, rng)
+        best = self.best[0].subnetwork
+        return self.novelty.candidates([lambda: neighbour(self.space, best, rng)] * self.config.offspring, rng)
 
     def tell(self, scored: list[Scored]) -> None:
         self.generation += 1

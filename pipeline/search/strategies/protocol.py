@@ -24,32 +24,16 @@ Draw = Callable[[], SubNetwork]
 
 
 @dataclass(frozen=True)
-class Ask:
-    """Candidates to score on the same number of calibration blocks.
-
-    The strategy goes on from the best `places` of all that it was told, or nearly so: racing decides who they are, not
-    who of them is better.
-    """
-
-    candidates: list[SubNetwork]
-    blocks: int
-    places: int = 1
-
-
-@dataclass
 class Scored:
-    """A candidate with its fitness, lower is better; inf where the loss was not finite.
-
-    A race tells an estimate, and corrects it in place when a later race scores the candidate on more blocks.
-    """
+    """A candidate with its fitness, lower is better; inf where the loss was not finite."""
 
     subnetwork: SubNetwork
     fitness: float
 
 
 class Strategy(Protocol):
-    def ask(self) -> Ask:
-        """The next candidates, none of which was asked before on as many blocks; none when the search is over."""
+    def ask(self) -> list[SubNetwork]:
+        """The next candidates, none of which was asked before; none when the search is over."""
 
     def tell(self, scored: list[Scored]) -> None:
         """The fitness of what was asked last, in ask order; fewer where the search's limit was reached."""

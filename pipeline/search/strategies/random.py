@@ -3,8 +3,9 @@
 import numpy as np
 
 from pipeline.config import SearchConfig
-from pipeline.search.strategies.protocol import RANDOM, Ask, Novelty, Scored
+from pipeline.search.strategies.protocol import RANDOM, Novelty, Scored
 from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork
 
 BATCH = 16  # candidates asked for at a time
 
@@ -15,11 +16,11 @@ class RandomSearch:
         self.novelty = Novelty(space)
         self.asked = 0
 
-    def ask(self) -> Ask:
+    def ask(self) -> list[SubNetwork]:
         rng = np.random.default_rng([self.seed, RANDOM, self.asked])
         wanted = min(BATCH, self.config.evaluations - self.asked)
         self.asked += wanted
-        return Ask(self.novelty.first([], wanted, rng), self.config.blocks)
+        return self.novelty.first([], wanted, rng)
 
     def tell(self, scored: list[Scored]) -> None:
         pass

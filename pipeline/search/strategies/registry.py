@@ -29,7 +29,7 @@ def make(config: SearchConfig, space: Space, seed: int) -> Strategy:
         SprigError: the space has no member that a one-candidate strategy, or a start, would choose.
     """
     if config.strategy in RULES:
-        return Given(RULES[config.strategy](space), config)
+        return Given(RULES[config.strategy](space))
     if config.strategy == Kind.random:
         return RandomSearch(space, config, seed)
     return POPULATIONS[config.strategy](space, config, seed, starts(config, space))
