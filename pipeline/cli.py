@@ -14,10 +14,10 @@ from rich.logging import RichHandler
 
 from pipeline import run
 from pipeline.arguments import Command, parse
-from pipeline.composition import CONF, compose, composed, declares_sweep, parsed, session
+from pipeline.composition import CONF, compose, composed, parsed, session, starts_jobs
 from pipeline.config import register
 from pipeline.errors import SprigError
-from pipeline.ranks import check_environment, rank
+from pipeline.ranks import check_environment, rank, world_size
 
 OUT_OF_REACH = {
     errno.ENOSPC: "is full",
@@ -68,7 +68,12 @@ def _start(words: list[str], multirun: bool) -> None:
         )
     if "sweep" in kinds:
         _report(words)
-    elif "run" not in kinds and (multirun or declares_sweep(words)):
+    elif "run" not in kinds and (multirun or starts_jobs(words)):
+        if (ranks := world_size()) > 1:
+            raise SprigError(
+                f"These overrides are a sweep, which starts processes itself, but {ranks} ranks of it were started: "
+                f"start one, and set hydra.launcher.gpus_per_job={ranks} to give each job {ranks} ranks."
+            )
         from launchers.sweep.launcher import start
 
         start(words)

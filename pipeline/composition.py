@@ -20,7 +20,7 @@ from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config import Config, keys, register, to_objects
+from pipeline.config import Cluster, Config, keys, register, to_objects
 from pipeline.config.values import read_as_written
 from pipeline.errors import SprigError
 from pipeline.overrides import SEARCHED, SEARCHPATH, Words, refuse_hydra
@@ -100,12 +100,16 @@ def parsed(overrides: list[str]) -> dict[str, Any]:
         return opened.checker.values(overrides)
 
 
-def declares_sweep(overrides: list[str]) -> bool:
-    """Whether the preset among the overrides is a sweep of its own (hydra.mode=MULTIRUN)."""
-    deciding = (*PRESETS, "hydra.mode", SEARCHPATH)
+def starts_jobs(overrides: list[str]) -> bool:
+    """Whether these overrides start jobs without -m: their preset is a sweep (hydra.mode=MULTIRUN), or they go to
+    Slurm."""
+    deciding = (*PRESETS, "hydra.mode", "hydra/launcher", SEARCHPATH)
     words = [override for override in overrides if override.lstrip("+").partition("=")[0] in deciding]
     with session(words, sweeps=True) as opened:
-        return opened.compose(RunMode.MULTIRUN).hydra.mode == RunMode.MULTIRUN
+        hydra = opened.compose(RunMode.MULTIRUN).hydra
+    if hydra.mode is None:
+        return OmegaConf.select(hydra, "launcher.cluster") == Cluster.slurm
+    return hydra.mode == RunMode.MULTIRUN
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which of how many processes this is, by the variables that torchrun and DeepSpeed's starter set."""
+"""Which of how many processes this is, by torchrun's variables."""
 
 import os
 
@@ -14,7 +14,7 @@ def world_size() -> int:
 
 
 def local_world_size() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or world_size())
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or world_size())
 
 
 def check_environment() -> None:
@@ -24,7 +24,7 @@ def check_environment() -> None:
         SprigError: one is not a number, or some are set and others are missing, as a shell that exports them leaves it.
     """
     numbers = {}
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         if value := os.environ.get(name):
             if not value.isdecimal():
                 raise SprigError(f"The environment has {name}={value}, which is not a number: unset {name}.")

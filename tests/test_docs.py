@@ -25,7 +25,7 @@ SPRIG = [command for command in COMMANDS if command.startswith("sprig ")]
 AT_ONCE = [command for command in SPRIG if "plan=true" in command and "run=" not in command]
 # Run, some with other arguments, by tests/launchers, which has stand-ins for machines, tests/test_twins.py and
 # tests/test_cli.py.
-ELSEWHERE = ("launchers.deepspeed", "launchers.slurm", "launcher=slurm", "sweep=", "experiment=twin/", "--help")
+ELSEWHERE = ("launcher=slurm", "sweep=", "experiment=twin/", "--help")
 AT_LENGTH = [
     command
     for command in COMMANDS

@@ -19,13 +19,12 @@ from submitit import Job as Handle
 from launchers.sweep.jobs import Job
 from launchers.sweep.record import INTERRUPTED, Record
 from launchers.sweep.task import Task
-from pipeline.config import LauncherConfig
+from pipeline.config import GRACE, LauncherConfig
 from pipeline.errors import SprigError
 from pipeline.report.sweep.record import LOCK
 
 NO_LIMIT = 60 * 24 * 365 * 10  # minutes; a local job ends when it is done
 ON_SLURM = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "SUSPENDED", "PREEMPTED")
-GRACE = 280  # seconds, as torchrun has them: for the step that runs and its checkpoint
 
 Slot = dict[str, str]  # the environment of the job that has it
 
@@ -83,7 +82,9 @@ class Place:
         pairs = [(job, slot) for job, slot in zip(jobs, slots, strict=True) if job.id not in self.here]
         tasks = [Task(list(job.overrides), slot, self.ranks, self.alive) for job, slot in pairs]
         with _deaf_to_interrupts():
-            new = iter(self.executor.submit_array(tasks) if tasks else [])
+            submitted = self.executor.submit_array(tasks) if tasks else []
+        # A Slurm job of several ranks is as many of submitit's tasks; rank 0's stands for it.
+        new = iter(handle.task(0) for handle in submitted) if self.elsewhere else iter(submitted)
         return [self.here.get(job.id) or next(new) for job in jobs]
 
 
@@ -110,7 +111,7 @@ def local(settings: LauncherConfig, record: Record, jobs: Sequence[Job]) -> Iter
     executor = LocalExecutor(folder)
     executor.update_parameters(timeout_min=NO_LIMIT, stderr_to_stdout=True)
     with FileLock(folder / "alive.lock") as alive:
-        yield Place(executor, slots, max(1, settings.gpus_per_job or 1), Path(alive.lock_file))
+        yield Place(executor, slots, settings.ranks, Path(alive.lock_file))
 
 
 @contextmanager
@@ -127,7 +128,8 @@ def slurm(settings: LauncherConfig, record: Record, jobs: Sequence[Job]) -> Iter
         )
     executor = _configured(SlurmExecutor, settings, _folder_of_this_start(record.folder), record.name)
     here = {job.id: handle for job in jobs if (handle := _still_there(record, job)) is not None}
-    yield Place(executor, [{} for _ in jobs], max(1, settings.gpus_per_job or 1), here=here)
+    threads = os.environ.get("OMP_NUM_THREADS") or str(settings.slurm["cpus_per_task"])
+    yield Place(executor, [{"OMP_NUM_THREADS": threads} for _ in jobs], settings.ranks, here=here)
 
 
 def _still_there(record: Record, job: Job) -> SlurmJob | None:
@@ -139,10 +141,16 @@ def _still_there(record: Record, job: Job) -> SlurmJob | None:
 
 
 def _configured(kind: type[SlurmExecutor], settings: LauncherConfig, folder: Path, name: str) -> SlurmExecutor:
-    options = {"job_name": f"sprig-{name}".replace("/", "-"), "stderr_to_stdout": True}
-    options |= {key: value for key, value in settings.slurm.items() if value is not None}
+    own = {key: value for key, value in settings.slurm.items() if value is not None}
+    options = {"job_name": f"sprig-{name}".replace("/", "-"), "stderr_to_stdout": True} | own
+    options |= {"nodes": settings.nodes, "ntasks_per_node": settings.ranks // settings.nodes}
+    always = {"signal": f"USR1@{GRACE}", "requeue": True}
+    options["additional_parameters"] = always | own.get("additional_parameters", {})
+    # srun takes no cores over from sbatch since Slurm 22.05. A rank that dies must end the others, which wait for it.
+    flags = [f"--cpus-per-task={own['cpus_per_task']}", "--kill-on-bad-exit=1"]
+    options["srun_args"] = flags + list(own.get("srun_args", []))
     if settings.gpus_per_job:
-        options["gpus_per_node"] = settings.gpus_per_job
+        options["gpus_per_node"] = settings.gpus_per_job // settings.nodes
     if settings.jobs:
         options["array_parallelism"] = settings.jobs
     try:

@@ -79,11 +79,14 @@ def label(overrides: Sequence[str], axes: Iterable[str]) -> str:
     return " ".join(f"{key}={value}" for key, value in named(overrides).items() if key in axes)
 
 
-def prepare(lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: int, elsewhere: bool) -> list[Job]:
-    """The jobs of these overrides, checked as `ranks` processes would, the identical ones once, small budgets first: a
-    larger one may go on from the stable phase of a smaller.
+def prepare(
+    lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: int, elsewhere: bool, nodes: int = 1
+) -> list[Job]:
+    """The jobs of these overrides, checked as `ranks` processes on `nodes` machines would, the identical ones once,
+    small budgets first: a larger one may go on from the stable phase of a smaller.
 
-    `elsewhere`: they run on other machines than this one, whose device and precision then say nothing.
+    `elsewhere`: they run on other machines than this one, whose device and precision then say nothing; a single job
+    without axes may go there too.
 
     Raises:
         SprigError: a job cannot work (its overrides are named), the axes are empty or contradict the preset.
@@ -91,11 +94,11 @@ def prepare(lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: i
     for key, values in axes.items():
         if not values:
             raise SprigError(f"Axis {key} of the sweep has no values: give it some, {key}=a,b.")
-    if not axes:
+    if not axes and not elsewhere:
         raise SprigError("The sweep has no axes: give at least one value after another, such as seed=0,1,2.")
     identities: dict[str, dict] = {}
     jobs = {}
-    count = {} if ranks == 1 else {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    count = {} if ranks == 1 else {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks // nodes)}
     for overrides in dict.fromkeys(map(tuple, lists)):
         try:
             with env_override(count):
@@ -104,7 +107,8 @@ def prepare(lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: i
             downstream.check(context, steps)
             jobs[overrides] = Job(overrides, context, steps, material.step(context, steps))
         except SprigError as error:
-            raise SprigError(f"Job {label(overrides, axes)}: {error} No job was started.") from None
+            named = f"Job {label(overrides, axes)}: " if axes else ""
+            raise SprigError(f"{named}{error} No job was started.") from None
     folders = {job.folder.parent: job for job in jobs.values()}
     if len(folders) > 1:
         raise SprigError(

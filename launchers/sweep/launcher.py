@@ -97,7 +97,7 @@ class SweepLauncher(Launcher):
         elsewhere = settings.cluster == Cluster.slurm
         if self.sweeper != sweepers.GRID:
             job_overrides = [self._whole(each) for each in job_overrides]
-        jobs = prepare(job_overrides, self.axes, max(1, settings.gpus_per_job or 1), elsewhere)
+        jobs = prepare(job_overrides, self.axes, settings.ranks, elsewhere, settings.nodes)
         if self.sweeper != sweepers.GRID:
             sweepers.check(jobs, self.sweeper)
         folder = self.folder(jobs[0].context.config)
@@ -162,15 +162,15 @@ def _returned(overrides: Sequence[Sequence[str]], jobs: Sequence[Job], record: R
 def _close(jobs: list[Job], record: Record) -> None:
     """The sweep's report; SprigError where jobs failed."""
     states = [record.jobs[job.id] for job in jobs]
-    if any(
+    if record.axes() and any(
         state["status"] == COMPLETED and (job.folder / SUMMARY).exists()
         for job, state in zip(jobs, states, strict=True)
     ):
         sweep_report.report(record.folder, underway=False)
     if failed := [state for state in states if state["status"] == FAILED]:
         first, axes = failed[0], record.axes()
-        overrides = " ".join(f"{key}={value}" for key, value in first["overrides"].items() if key in axes)
+        overrides = "".join(f" {key}={value}" for key, value in first["overrides"].items() if key in axes)
         raise SprigError(
-            f"{len(failed)} of {len(jobs)} jobs failed, first {overrides}: {first['error'].splitlines()[-1].strip()} "
+            f"{len(failed)} of {len(jobs)} jobs failed, first{overrides}: {first['error'].splitlines()[-1].strip()} "
             f"What the logs said last is in {record.folder / NAME}; the same command runs only what is not completed."
         )

@@ -84,12 +84,15 @@ def _close(each: Running, record: Record, board: Board) -> str:
 
 
 def _error(handle: Handle) -> str:
-    """The sentence in which a job ended, or the last lines of its log."""
+    """The sentence in which a job ended, the error of the rank that failed, or the last lines of its log."""
     said = "\n".join(last_lines(handle.paths.stdout))
-    if not handle.paths.result_pickle.exists():
+    # Rank 0's result first, then those of a Slurm job's other ranks.
+    results = [handle.paths.result_pickle, *sorted(handle.paths.folder.glob(f"{handle.job_id}_*_result.pkl"))]
+    reports = [pickle.loads(path.read_bytes()) for path in dict.fromkeys(results) if path.exists()]
+    for place, (outcome, result) in enumerate(reports):
+        if outcome == "error":
+            return said if place == 0 and said else result
+    if not reports:
         return f"{said}\nThe process ended without a word: killed, or out of memory?".strip()
-    outcome, result = pickle.loads(handle.paths.result_pickle.read_bytes())
-    if outcome == "success":
-        why = "a report needs the results of all stages, and conf/ must stay as it is while a sweep runs"
-        return result or f"{said}\nThe job ended without all that it should make: {why}.".strip()
-    return said or result
+    why = "a report needs the results of all stages, and conf/ must stay as it is while a sweep runs"
+    return reports[0][1] or f"{said}\nThe job ended without all that it should make: {why}.".strip()

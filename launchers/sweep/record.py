@@ -68,4 +68,5 @@ class Record:
 
 
 def _material(overrides: tuple[str, ...]) -> Overrides:
-    return {key: value for key, value in named(overrides).items() if key not in IMMATERIAL}
+    given = named(overrides).items()
+    return {key: value for key, value in given if key not in IMMATERIAL and not key.startswith("hydra")}

@@ -11,15 +11,19 @@ from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
+from submitit.helpers import TorchDistributedEnvironment
 
 from pipeline.errors import Interrupted
 from pipeline.preemption import SIGNALS
+from pipeline.ranks import rank
+
+LAST_WORDS = 30  # seconds
 
 
 @dataclass
 class Task:
-    """The overrides of one job. Several ranks are started by torchrun; `alive` is a lock that a sweep on this machine
-    holds as long as it lives."""
+    """The overrides of one job. Several ranks are started by torchrun on this machine, and by srun, which runs the task
+    once for each, on Slurm; `alive` is a lock that a sweep on this machine holds as long as it lives, None on Slurm."""
 
     overrides: list[str]
     environment: dict[str, str]
@@ -34,7 +38,9 @@ class Task:
             os.environ.pop("SLURM_JOB_ID", None)  # where the sweep is itself a Slurm job, it asks for the requeue
             threading.Thread(target=_end_with, args=(self.alive,), daemon=True).start()
         overrides = [*self.overrides, "hydra.mode=RUN"]  # the preset may be a sweep: this is one job of it
-        return _alone(overrides) if self.ranks == 1 else _as_ranks(self.ranks, overrides)
+        if self.ranks == 1:
+            return _alone(overrides)
+        return _with_torchrun(self.ranks, overrides) if self.alive else _as_rank_of_srun(overrides)
 
 
 def _alone(overrides: list[str]) -> str | None:
@@ -49,7 +55,18 @@ def _alone(overrides: list[str]) -> str | None:
         return stop.code.removeprefix("sprig: ")
 
 
-def _as_ranks(ranks: int, overrides: list[str]) -> None:
+def _as_rank_of_srun(overrides: list[str]) -> str | None:
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    try:
+        return _alone(overrides)
+    except SystemExit:
+        # srun ends all ranks once one fails, and rank 0 has still to say why, or to ask for a requeue.
+        if rank() != 0:
+            time.sleep(LAST_WORDS)
+        raise
+
+
+def _with_torchrun(ranks: int, overrides: list[str]) -> None:
     from launchers.torchrun import command
 
     process, signals = subprocess.Popen(command(ranks, overrides)), []

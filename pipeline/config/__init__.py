@@ -42,7 +42,7 @@ from pipeline.config.distill import (
     ScheduleConfig,
 )
 from pipeline.config.inputs import DataConfig, TeacherConfig
-from pipeline.config.launching import LauncherConfig
+from pipeline.config.launching import GRACE, LauncherConfig
 from pipeline.config.run import (
     ON_REQUEST,
     STAGES,

@@ -14,7 +14,7 @@ from pipeline.errors import SprigError
 
 LATEST = "latest"  # the link to the newest run folder
 # Folders of outputs that hold no runs of that name.
-RESERVED = (LATEST, "artifacts", "sweeps", "slurm")
+RESERVED = (LATEST, "artifacts", "sweeps")
 
 TOKENS = 10**15
 BLOCKS = 10**7

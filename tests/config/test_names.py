@@ -13,7 +13,7 @@ BAD = [
     "a?", "a|b", "a<b", "$HOME", "${HOME}", "`x`", "a;b", "a&b", "a'b", 'a"b', "a,b", "a#b", "a%b",
     "\u202ea", "a\u2028b", "x" * 101, "\u00e9" * 51,
 ]  # fmt: skip
-OWN = ["latest", "artifacts", "sweeps", "slurm", "Latest", "ARTIFACTS"]
+OWN = ["latest", "artifacts", "sweeps", "Latest", "ARTIFACTS"]
 GOOD = [
     "a",
     "smoke",
@@ -46,10 +46,9 @@ def test_names_that_are_folders(name):
 
 
 def test_the_folders_that_outputs_has_are_reserved():
-    from launchers.slurm import LOGS
     from launchers.sweep.launcher import SWEEPS
 
-    assert set(RESERVED) == {LATEST, STORE, SWEEPS, LOGS.name}
+    assert set(RESERVED) == {LATEST, STORE, SWEEPS}
 
 
 @pytest.mark.parametrize("key", ["run_name", "preset"])

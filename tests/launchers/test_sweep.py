@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -20,7 +21,7 @@ from launchers.sweep.logs import last_lines
 from launchers.sweep.prices import prices
 from launchers.sweep.record import Record
 from pipeline import cli
-from pipeline.config import LauncherConfig
+from pipeline.config import GRACE, LauncherConfig
 from pipeline.errors import SprigError
 from pipeline.stages import plan
 
@@ -58,6 +59,23 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
             "seed=0,1 hydra.launcher.jobs=999 hydra.launcher.gpus_per_job=1",
             "hydra.launcher.jobs=999 with gpus_per_job=1 need 999 GPUs, but this machine has",
         ),
+        (
+            "seed=0,1 hydra.launcher.nodes=2",
+            "hydra.launcher.nodes=2, but this machine is one node: use hydra/launcher=s",
+        ),
+        (
+            "hydra/launcher=slurm hydra.launcher.nodes=2",
+            "gpus_per_job=1 cannot be shared out evenly over hydra.launcher.n",
+        ),
+        (
+            "hydra/launcher=slurm hydra.launcher.slurm.cpus_per_task=null",
+            "cpus_per_task=None gives a rank no cores: set",
+        ),
+        (
+            "hydra/launcher=slurm hydra.launcher.slurm.time=5",
+            "time=5 minutes end before a job may begin to save: Slurm ",
+        ),
+        ("hydra/launcher=slurm distill.tokens=100", "sprig: distill.tokens=100 is below one batch"),
         ("seed=0,1 hydra/launcher=slurm", "this machine has no Slurm (no sbatch on its PATH)"),
         ("seed=0,1 hydra/launcher=slurm precision=auto", "precision=auto would be this machine's"),
         ("seed=0,1 hydra/launcher=slurm hydra.launcher.dry_run=true +hydra.launcher.slurm.tme=5", "'tme'"),
@@ -257,7 +275,11 @@ def test_slurm_is_shown_where_there_is_none(tmp_path, capsys):
     script = capsys.readouterr().out
     for line in ("--array=0-2%2", "--partition=long", "--gpus-per-node=2", "--time=240", "--job-name=sprig-smoke"):
         assert f"#SBATCH {line}" in script
-    assert "#SBATCH --requeue\n#SBATCH --signal=USR1@120\n#SBATCH" in script and "-m submitit.core._submit" in script
+    for line in ("--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=8"):
+        assert f"#SBATCH {line}\n" in script
+    assert f"#SBATCH --requeue\n#SBATCH --signal=USR1@{GRACE}\n#SBATCH" in script
+    (srun,) = (line for line in script.splitlines() if line.startswith("srun "))
+    assert " --cpus-per-task=8 --kill-on-bad-exit=1 " in srun and "-m submitit.core._submit" in srun
     assert not list(tmp_path.iterdir())
 
 
@@ -268,6 +290,16 @@ def test_a_preset_that_is_a_sweep_starts_as_one(tmp_path, monkeypatch):
     assert started == [["experiment=smoke", "hydra.mode=MULTIRUN", "seed=0,1"]]
 
 
+def test_one_run_goes_to_several_nodes_of_slurm(tmp_path, capsys):
+    wide = ["hydra.launcher.nodes=2", "hydra.launcher.gpus_per_job=8", "hydra.launcher.slurm.cpus_per_task=6"]
+    cli.main([*SMOKE, f"outputs={tmp_path}", "hydra/launcher=slurm", "hydra.launcher.dry_run=true", *wide, *WIDE])
+    script = capsys.readouterr().out
+    for line in ("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--cpus-per-task=6"):
+        assert f"#SBATCH {line}\n" in script
+    assert "--array" not in script and "srun --unbuffered" in script
+
+
+WIDE = ["distill.global_batch=16", "distill.micro_batch=2"]
 PAGE = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
 ON_SLURM = {re.sub(r" \S*dry_run=true", "", each) for each in re.findall(r"^sprig (.*launcher=slurm.*)$", PAGE, re.M)}
 
@@ -275,4 +307,8 @@ ON_SLURM = {re.sub(r" \S*dry_run=true", "", each) for each in re.findall(r"^spri
 @pytest.mark.parametrize("command", sorted(ON_SLURM))
 def test_every_sweep_of_the_cluster_page_has_its_script(command, tmp_path, capsys):
     cli.main([*shlex.split(command), f"outputs={tmp_path}", "hydra.launcher.dry_run=true"])
-    assert "#SBATCH --array=0-" in capsys.readouterr().out
+    script = capsys.readouterr().out
+    assert ("#SBATCH --array=0-" in script) == ("seed=0,1" in command or "experiment=paper" in command)
+    if "nodes=2" in command:
+        assert "#SBATCH --nodes=2\n" in script and "#SBATCH --gpus-per-node=8\n" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0

@@ -231,3 +231,38 @@ def test_jobs_on_slurm_outlive_the_sweep_and_are_requeued(tmp_path):
     assert len(list((tmp_path / "state").glob("*.array"))) == 1, "the jobs were submitted a second time"
     assert "SIGUSR1" in log(outputs, "1") and "Training goes on after step" in log(outputs, "1")
     assert "SIGUSR1" not in log(outputs, "2")
+
+
+def test_one_run_on_two_nodes_of_slurm_is_preempted_and_goes_on(tmp_path):
+    """A rank on each node, started by srun; both get the signal, and the requeued job ends as one process would."""
+    slurm, outputs = tmp_path / "slurm", tmp_path / "outputs"
+    (tmp_path / "state").mkdir()
+    fake_slurm.install(slurm)
+    environment = {"PATH": f"{slurm}:{os.environ['PATH']}", "FAKE_SLURM": str(tmp_path / "state")}
+    run = [sys.executable, "-m", "pipeline", *SMALL, f"outputs={outputs}", "distill.tokens=16384", "device=cpu"]
+    wide = ["hydra/launcher=slurm", "hydra.launcher.nodes=2", "hydra.launcher.gpus_per_job=0"]
+    process = subprocess.Popen(
+        [*run, *wide, "distill.micro_batch=1"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait(lambda: list(outputs.glob("artifacts/distill/*.partial/checkpoints/*")) != [], process)
+        pids = [int(path.read_text()) for path in (tmp_path / "state").glob("*.pid")]
+        assert len(pids) == 2
+        for pid in pids:
+            os.kill(pid, signal.SIGUSR1)
+        said, _ = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+        for left in processes_of(tmp_path):
+            left.kill()
+    assert process.returncode == 0, said
+    (job,) = json.loads((outputs / "sweeps/smoke/sweep.json").read_text())["jobs"]
+    shown = (outputs / "sweeps/smoke" / job["log"]).read_text()
+    assert job["status"] == "completed" and "SIGUSR1" in shown and "Training goes on after step" in shown
+    again = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True).stdout
+    assert "begins" not in again, "one process finds what two ranks made"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.distributed.run import parse_args
 
-from launchers.layout import check
-from launchers.torchrun import command
+from launchers.torchrun import check, command
+from pipeline import cli
 from pipeline.errors import SprigError
 
 
@@ -23,15 +23,26 @@ def two_gpus(monkeypatch):
 def test_gpu_processes_must_have_a_gpu_each(two_gpus):
     overrides = ["experiment=smoke", "distill.micro_batch=1"]
     with pytest.raises(SprigError, match=r"4 processes on this machine but 2 GPUs: start at most 2, or set device=cpu"):
-        check([4], overrides)
-    check([2], overrides)
-    check([4], [*overrides, "device=cpu"])
+        check(4, overrides)
+    check(2, overrides)
+    check(4, [*overrides, "device=cpu"])
 
 
 def test_ranks_that_do_not_divide_the_batch_are_refused_before_any_is_started():
     with pytest.raises(SprigError, match=r"distill\.global_batch=4, distill\.micro_batch=1 and 3 processes"):
-        check([3], ["experiment=smoke", "distill.micro_batch=1", "device=cpu"])
+        check(3, ["experiment=smoke", "distill.micro_batch=1", "device=cpu"])
     assert "WORLD_SIZE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    "preset", [["experiment=twin/p0-initialisation"], ["experiment=smoke", "hydra/launcher=slurm"]]
+)
+def test_ranks_of_a_sweep_are_refused_with_the_fix(preset, monkeypatch):
+    with pytest.raises(SprigError, match=r"are a sweep, .* run sprig, .* set hydra\.launcher\.gpus_per_job=2 to give"):
+        check(2, preset)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun's own command and srun start them
+    with pytest.raises(SystemExit, match=r"^sprig: These overrides are a sweep, .* but 2 ranks of it were started"):
+        cli.main(preset)
 
 
 def test_torchruns_own_command_for_several_machines_is_one_that_it_reads():
