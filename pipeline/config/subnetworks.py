@@ -43,12 +43,8 @@ class SpaceConfig:
     max: Sizes = field(default_factory=Sizes)  # largest size
     hold: list[str] = field(default_factory=list)  # dimensions kept at the teacher's size
     exportable: Exportable = Exportable.any  # stock: only shapes that transformers' class of the family can hold
-    max_flops_per_token: int | None = whole(None, high=10**18)  # of a forward pass, beside the bin
-    flops_length: int | None = whole(
-        None, high=10**7
-    )  # tokens of the sequence that they are averaged over; null: the teacher's context
-    max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # of the KV cache of all layers, beside the bin
-    kv_value_bytes: int = whole(2, high=16)  # bytes of one entry of a key or value: 2 for bf16 and fp16
+    max_flops_per_token: int | None = whole(None, high=10**18)  # of a forward pass, averaged over data.block_size tokens
+    max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # of the KV cache, in the run's precision
 
     def __post_init__(self):
         for name in self.hold:

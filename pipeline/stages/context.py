@@ -108,7 +108,12 @@ class Context:
         return self._identities[key]
 
     def space(self, ordering: Ordering) -> Space:
-        return Space(self.architecture, self.config.space, self.bin, ordering)
+        return Space(self.architecture, self.config.space, self.bin, ordering, **self.counted_at)
+
+    @property
+    def counted_at(self) -> dict[str, int]:
+        """What the limits of the space are counted at: tokens of a sequence, and bytes of an entry of the KV cache."""
+        return {"length": self.config.data.block_size, "value_bytes": 4 if self.precision == "fp32" else 2}
 
     def made(self, recipe: Recipe) -> Path:
         """The folder of an input.

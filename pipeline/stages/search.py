@@ -104,7 +104,11 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
             f"The sub-network of {path} has {size:,} parameters, outside the bin {context.bin.low:,}.."
             f"{context.bin.high:,}: choose another bin=, or another file."
         )
-    check_limits(make_limits(context.architecture, context.config.space), given, f"The sub-network of {path}")
+    check_limits(
+        make_limits(context.architecture, context.config.space, **context.counted_at),
+        given,
+        f"The sub-network of {path}",
+    )
     return given
 
 
@@ -149,11 +153,10 @@ def edges(context: Context) -> dict:
 
 
 def space_part(context: Context) -> dict:
-    """What of the space determines a result: not what a limit that is not set would be counted by."""
+    """What of the space determines a result; what limits are counted at only where there are some."""
     space = context.config.space
-    unused = [] if space.max_flops_per_token else ["flops_length"]
-    own = part(space, *unused, *([] if space.max_kv_bytes_per_token else ["kv_value_bytes"]))
-    return own | ({"limits": LIMITS} if make_limits(context.architecture, space) else {})
+    is_limited = space.max_flops_per_token or space.max_kv_bytes_per_token
+    return part(space) | ({"limits": {"version": LIMITS} | context.counted_at} if is_limited else {})
 
 
 def make(

@@ -37,19 +37,20 @@ def flops_limit(architecture: Architecture, most: int, length: int, name: str = 
     )
 
 
-def make_limits(architecture: Architecture, config: SpaceConfig) -> list[Limit]:
+def make_limits(architecture: Architecture, config: SpaceConfig, length: int, value_bytes: int) -> list[Limit]:
+    """The limits that are set: FLOPs are averaged over a sequence of `length` tokens, and an entry of a key or value
+    takes `value_bytes`."""
     limits = []
     if (most := config.max_flops_per_token) is not None:
-        length = config.flops_length or architecture.context
         limits.append(flops_limit(architecture, most, length, f"space.max_flops_per_token={most:,}"))
     if (most := config.max_kv_bytes_per_token) is not None:
         limits.append(
             Limit(
                 f"space.max_kv_bytes_per_token={most:,}",
-                f"bytes a token (KV cache, {config.kv_value_bytes} bytes an entry)",
+                f"bytes a token (KV cache, {value_bytes} bytes an entry)",
                 most,
                 lambda n_embd: 0 * n_embd,
-                lambda n_embd, groups, heads, head_size, mlp: layer_kv_bytes(groups, head_size, config.kv_value_bytes),
+                lambda n_embd, groups, heads, head_size, mlp: layer_kv_bytes(groups, head_size, value_bytes),
             )
         )
     return limits

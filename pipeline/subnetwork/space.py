@@ -28,7 +28,8 @@ class Space:
 
     `grids` maps each dimension to its values, ascending; `uniform` spaces share one row of genes among all layers,
     `fine` ones have index seeds. Every draw comes from the generator that is passed in. `redraws` is how often one is
-    tried: by default as often as it takes to be sure; with a number nothing is said of steps that would do.
+    tried: by default as often as it takes to be sure; with a number nothing is said of steps that would do. Limits
+    count FLOPs over `length` tokens, by default the teacher's context, and `value_bytes` an entry of the KV cache.
     """
 
     def __init__(
@@ -38,6 +39,9 @@ class Space:
         bin: Bin,
         ordering: Ordering | None,
         redraws: int | None = None,
+        *,
+        length: int | None = None,
+        value_bytes: int = 2,
     ):
         """Raises SprigError where a grid is impossible, layers=rank has no ordering, or nothing lies in the bin."""
         if config.layers == Layers.rank and ordering is None:
@@ -51,7 +55,7 @@ class Space:
         self.ordering = ordering
         self.fine = config.granularity == Granularity.fine
         self.uniform = config.sharing == Sharing.uniform
-        limits = make_limits(architecture, config)
+        limits = make_limits(architecture, config, length or architecture.context, value_bytes)
         self.fitter = Fitter(architecture, self.grids, bin, limits, split=stock and is_split(architecture))
         self._redraws = redraws or (LIMITED_REDRAWS if limits else REDRAWS)
         try:

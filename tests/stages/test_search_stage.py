@@ -125,18 +125,17 @@ def test_calibration_text_shorter_than_the_blocks_asked_for(smoke_outputs):
         plan.check_prepared(Context(smoke(smoke_outputs, "search.blocks=9999"), lambda line: None))
 
 
-def test_how_a_limit_is_counted_matters_only_where_there_is_one(tmp_path):
-    plain = fingerprints(tmp_path)
-    assert fingerprints(tmp_path, "space.kv_value_bytes=1", "space.flops_length=64") == plain
-    limited = fingerprints(tmp_path, "space.max_kv_bytes_per_token=100_000")
-    assert limited != plain
-    assert fingerprints(tmp_path, "space.max_kv_bytes_per_token=100_000", "space.kv_value_bytes=1") != limited
+def test_what_limits_are_counted_at_matters_only_where_there_are_some(tmp_path):
+    def parts(*overrides):
+        return [
+            search.space_part(Context(smoke(tmp_path, *overrides, each), lambda line: None))
+            for each in ("precision=fp32", "precision=bf16", "data.block_size=16")
+        ]
 
-
-def test_how_members_are_drawn_beside_limits_is_told_apart_only_where_there_are_some(tmp_path):
-    limited = Context(smoke(tmp_path, "space.max_kv_bytes_per_token=100_000"), lambda line: None)
-    assert "limits" in search.space_part(limited)
-    assert "limits" not in search.space_part(Context(smoke(tmp_path), lambda line: None))
+    plain, limited = parts("plan=true"), parts("plan=true", "space.max_kv_bytes_per_token=100_000")
+    assert plain[0] == plain[1] == plain[2] and "limits" not in plain[0]
+    assert [each["limits"]["value_bytes"] for each in limited] == [4, 2, 4]
+    assert [each["limits"]["length"] for each in limited] == [32, 32, 16]
 
 
 def test_a_time_that_was_cut_short_spoils_no_other(tmp_path):

@@ -17,30 +17,30 @@ from pipeline.subnetwork.space import Space
 
 HALF = Bin(67_257_504, 63_894_629, 70_620_379)
 # Below the median sample of that bin: 142 million FLOPs, 8,800 bytes.
-TIGHT = {"max_flops_per_token": 136_000_000, "flops_length": 1024, "max_kv_bytes_per_token": 6_000}
+TIGHT, LENGTH = {"max_flops_per_token": 136_000_000, "max_kv_bytes_per_token": 6_000}, 1024
 
 
-def within(teacher, config, sub) -> bool:
-    flops = flops_per_token(teacher, sub, length=config.flops_length)
+def within(teacher, config, sub, length) -> bool:
+    flops = flops_per_token(teacher, sub, length=length)
     return (
         flops <= (config.max_flops_per_token or flops)
-        and kv_bytes_per_token(teacher, sub, value_bytes=config.kv_value_bytes) <= config.max_kv_bytes_per_token
+        and kv_bytes_per_token(teacher, sub, value_bytes=2) <= config.max_kv_bytes_per_token
     )
 
 
 @pytest.mark.parametrize("sharing", Sharing)
 def test_every_operator_keeps_the_limits(sharing):
     config = SpaceConfig(sharing=sharing, layers=Layers.subset, **TIGHT)
-    space, rng = Space(SMOLLM2_135M, config, HALF, None), np.random.default_rng(0)
+    space, rng = Space(SMOLLM2_135M, config, HALF, None, length=LENGTH), np.random.default_rng(0)
     wide = Space(SMOLLM2_135M, SpaceConfig(sharing=sharing, layers=Layers.subset), HALF, None)
-    assert sum(within(SMOLLM2_135M, config, wide.sample(rng)) for _ in range(50)) < 25, "the limits bind"
+    assert sum(within(SMOLLM2_135M, config, wide.sample(rng), LENGTH) for _ in range(50)) < 25, "the limits bind"
     parent = space.sample(rng)
     for _ in range(12):
         other = space.sample(rng)
         found = [other, space.mutate(parent, rng, 0.2, 0.4), space.crossover(parent, other, rng)]
         found += [neighbour(space, parent, rng), swap(space, parent, rng, 3)]
         for sub in found:
-            assert HALF.contains(parameters(SMOLLM2_135M, sub)) and within(SMOLLM2_135M, config, sub)
+            assert HALF.contains(parameters(SMOLLM2_135M, sub)) and within(SMOLLM2_135M, config, sub, LENGTH)
             assert space.contains(sub)
         parent = found[1]
 
@@ -52,13 +52,12 @@ def test_sampling_and_mutation_reach_every_member_within_the_limits(sharing):
         sharing=sharing,
         step=Sizes(**TOY_STEPS),
         max_flops_per_token=1300 if sharing == Sharing.uniform else 1900,
-        flops_length=16,
         max_kv_bytes_per_token=32 if sharing == Sharing.uniform else 40,
     )
     every = [sub for sub in every_subnetwork(config) if bin.contains(parameters(TOY, sub))]
-    members = {sizes(sub) for sub in every if within(TOY, config, sub)}
+    members = {sizes(sub) for sub in every if within(TOY, config, sub, 16)}
     assert 9 < len(members) < 0.6 * len(every)
-    assert_reached(Space(TOY, config, bin, None), members, most=40_000)
+    assert_reached(Space(TOY, config, bin, None, length=16), members, most=40_000)
 
 
 def test_no_limit_shuts_out_a_shape_that_has_a_member():
@@ -66,19 +65,17 @@ def test_no_limit_shuts_out_a_shape_that_has_a_member():
     bin = Bin(0, 860, 900)
     for flops in (900, 1800):
         for cache in (8, 32):
-            config = SpaceConfig(
-                step=Sizes(**TOY_STEPS), max_flops_per_token=flops, flops_length=16, max_kv_bytes_per_token=cache
-            )
+            config = SpaceConfig(step=Sizes(**TOY_STEPS), max_flops_per_token=flops, max_kv_bytes_per_token=cache)
             shapes = {
                 (sub.n_layer, sub.n_embd)
                 for sub in every_subnetwork(config)
-                if bin.contains(parameters(TOY, sub)) and within(TOY, config, sub)
+                if bin.contains(parameters(TOY, sub)) and within(TOY, config, sub, 16)
             }
             if not shapes:
                 with pytest.raises(SprigError):
-                    Space(TOY, config, bin, None)
+                    Space(TOY, config, bin, None, length=16)
                 continue
-            space, rng = Space(TOY, config, bin, None), np.random.default_rng(0)
+            space, rng = Space(TOY, config, bin, None, length=16), np.random.default_rng(0)
             drawn = {(sub.n_layer, sub.n_embd) for sub in (space.sample(rng) for _ in range(200))}
             assert drawn == shapes
 
