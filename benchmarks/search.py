@@ -1,14 +1,12 @@
-"""What a search costs on the embedded teacher: one evaluation, shared prefixes, peak memory.
+"""What a search costs on the embedded teacher: one evaluation, and peak memory.
 
-Each beside the plain way in the same run: a bare forward pass with cross-entropy; the same search without kept hidden
-states; the sum of what must be held. Times are of the processor, which other jobs stretch less than the clock's.
+Each next to the plain way in the same run: a bare forward pass with cross-entropy; the sum of what must be held. Times
+are of the processor, which other jobs stretch less than the clock's.
 The search's other proofs have files of their own: `sampling` (members of a bin a second, against drawing and
 rejecting) and `strategies` (which finds the best at equal tokens).
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from time import process_time
@@ -16,7 +14,6 @@ from time import process_time
 import numpy as np
 import torch
 from litgpt import GPT
-from litgpt.model import Block
 from litgpt.utils import chunked_cross_entropy
 from torch.nn import functional as F
 
@@ -30,18 +27,10 @@ from pipeline.stages import order, prepare, scoring
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
 from pipeline.subnetwork.counting import parameters
-from pipeline.subnetwork.value import SubNetwork
 
 REPETITIONS = 3
 SPACES = {"quickstart": [], "fixed width": ["space.hold=[n_embd]"]}
-STRATEGIES = {
-    "local": [],
-    "one_plus_lambda": [],
-    "evolution": ["search.parents=4", "search.crossover.offspring=8", "search.mutation.offspring=8"],
-}
 BLOCKS, LENGTH = 8, 512
-SHORT = 16  # tokens of a block, where only shares of time are asked for
-PREFIX_BYTES = (256 << 20) * SHORT // LENGTH  # as many states as the default holds of blocks of 512 tokens
 
 
 def context_of(*overrides: str) -> Context:
@@ -85,56 +74,6 @@ def evaluation(name: str) -> dict[str, float]:
     return alternate({each: lambda m=method: seconds(m) for each, method in methods.items()}, REPETITIONS)
 
 
-@contextmanager
-def block_seconds() -> Iterator[list[float]]:
-    """The seconds that blocks run, one number a call."""
-    spent, forward = [], Block.forward
-
-    def timed(self, *args, **options):
-        started = process_time()
-        result = forward(self, *args, **options)
-        spent.append(process_time() - started)
-        return result
-
-    Block.forward = timed
-    try:
-        yield spent
-    finally:
-        Block.forward = forward
-
-
-class Both:
-    """Scores each batch with kept hidden states and without, and notes the seconds in blocks."""
-
-    def __init__(self, kept: Evaluator, plain: Evaluator):
-        self.evaluators, self.batches = (kept, plain), []  # [seconds kept, seconds plain] of a batch
-
-    def run(self, subs: list[SubNetwork]) -> Iterator[tuple[int, list[float]]]:
-        found, seconds = [], []
-        for evaluator in self.evaluators:
-            with block_seconds() as spent:
-                found.append(sorted(evaluator.run(subs)))
-            seconds.append(sum(spent))
-        assert found[0] == found[1], "kept hidden states changed a loss"
-        self.batches.append(seconds)
-        yield from found[0]
-
-
-def shared_prefixes(name: str, strategy: str) -> float:
-    """Time in blocks with kept hidden states to that without, in two generations after the first, whose members are
-    random and share nothing."""
-    sizes = ["search.population=8", "search.generations=2", *STRATEGIES[strategy]]
-    context = context_of(f"search={strategy}", *SPACES[name], *sizes)
-    config, ordering, teacher = context.config.search, order.load(context, roots(context).ordering), teacher_of(context)
-    blocks = context.evenly(prepare.tokens_recipe(context), "calibration", BLOCKS, "search.blocks")[:, : SHORT + 1]
-    both = Both(
-        *(Evaluator(teacher, ordering, blocks, "fp32", BLOCKS, prefix_bytes=limit) for limit in (PREFIX_BYTES, 0))
-    )
-    searched(context, config, both, context.config.seed, SHORT)
-    kept, plain = np.sum(both.batches[1:], axis=0)
-    return float(kept / plain)
-
-
 def memory() -> dict[str, float]:
     """MiB that a search of the quickstart's space holds at its peak above what its process held after its imports and
     plans, and what it may: in a process of its own."""
@@ -160,7 +99,6 @@ def memory() -> dict[str, float]:
     held = {
         "teacher": 4 * parameters(context.architecture) / 2**20,
         "1.3 x largest candidate": 1.3 * 4 * largest / 2**20,
-        "prefix budget": config.prefix_memory,
         "calibration tokens": 8 * config.blocks * (length + 1) / 2**20,
     }
     return {"peak": peak, **held, "may hold": sum(held.values())}
@@ -176,11 +114,6 @@ def main() -> None:
             rows.append([name, method, f"{each:.2f}", f"{seconds['ours'] / each:.2f}"])
     title = f"One evaluation, {BLOCKS} x {LENGTH} tokens, medians of {REPETITIONS}"
     report(title, ["space", "method", "processor seconds", "ours to it"], rows, figures, None)
-    shares = {(name, strategy): shared_prefixes(name, strategy) for name in SPACES for strategy in STRATEGIES}
-    figures |= {f"{name}: {strategy}, time in blocks": share for (name, strategy), share in shares.items()}
-    rows = [[strategy, *(f"{shares[name, strategy]:.2f}" for name in SPACES)] for strategy in STRATEGIES]
-    title = f"Time in blocks with shared prefixes to that without, {BLOCKS} x {SHORT} tokens"
-    report(title, ["strategy", *SPACES], rows, figures, None)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         held = pool.submit(memory).result()
     figures |= {f"{name}, MiB": each for name, each in held.items()}

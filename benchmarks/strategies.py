@@ -49,7 +49,6 @@ def keeping(context: Context) -> Kept:
         blocks,
         context.precision,
         config.batch,
-        prefix_bytes=config.prefix_memory << 20,
     )
     name = digest([tokens.fingerprint, roots(context).ordering_fingerprint, config.blocks, context.precision])
     return Kept(evaluator, Path(context.config.outputs) / "benchmarks" / f"candidates-{name}.jsonl")

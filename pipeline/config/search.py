@@ -63,9 +63,6 @@ class SearchConfig:
     fitness: Fitness = Fitness.perplexity  # or kl: mean forward KL to the teacher, in nats a token
     blocks: int = whole(8, high=BLOCKS)  # calibration blocks a candidate is scored on
     batch: int = whole(8)  # blocks a forward pass
-    prefix_memory: int = whole(
-        256, low=0, high=10**8
-    )  # MiB of hidden states a process keeps for candidates of the same first layers; 0: none
 
     def __post_init__(self):
         require(

@@ -16,24 +16,23 @@ from pipeline.subnetwork.selection import LayerSelection, Ordering, Selection, s
 from pipeline.subnetwork.value import SubNetwork, check
 
 
-def extract(teacher: GPT, sub: SubNetwork, ordering: Ordering, layer: int = 0, own: bool = True) -> GPT:
+def extract(teacher: GPT, sub: SubNetwork, ordering: Ordering, own: bool = True) -> GPT:
     """The student that a sub-network names, on the teacher's device and in its dtype, sharing no memory with it.
 
-    For who only scores it: blocks before number `layer` are left out, because who has their output needs only the
-    others (`block_outputs`), and where it shall not `own` them, tensors kept whole are the teacher's own memory.
+    If it shall not `own` them, for scoring alone, tensors kept whole are the teacher's own memory.
 
     Raises:
         SprigError: the teacher does not contain the sub-network, or it was found under another ordering.
     """
     architecture = architecture_of(teacher.config, is_tied(teacher))
     check(sub, architecture)
-    return cut(teacher, sub, select(sub, architecture, ordering), layer, own)
+    return cut(teacher, sub, select(sub, architecture, ordering), own)
 
 
 @torch.no_grad()
-def cut(teacher: GPT, sub: SubNetwork, selection: Selection, layer: int = 0, own: bool = True) -> GPT:
+def cut(teacher: GPT, sub: SubNetwork, selection: Selection, own: bool = True) -> GPT:
     """The student of this sub-network's sizes that holds exactly the selected entries, in the selection's order;
-    `layer` and `own` as in `extract`.
+    `own` as in `extract`.
 
     With attention_scale=teacher the factor sqrt(new head size / old) goes into q, so that the student's own scale,
     1/sqrt(new head size), leaves the scores as the teacher's scale would.
@@ -59,7 +58,7 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection, layer: int = 0, own
     )
     if architecture.lm_head_bias:
         weights["lm_head.bias"] = teacher.lm_head.bias.clone()
-    for number in range(layer, sub.n_layer):
+    for number in range(sub.n_layer):
         gene = sub.genes[number]
         axes = _axes(architecture, selection.layers[number], width, device)
         block = {
@@ -71,7 +70,7 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection, layer: int = 0, own
                 queries *= math.sqrt(gene.head_size / architecture.head_size)
         weights |= {f"transformer.h.{number}.{name}": tensor for name, tensor in block.items()}
 
-    return assemble(teacher.config, sub, tied, weights, layer).train(teacher.training)
+    return assemble(teacher.config, sub, tied, weights).train(teacher.training)
 
 
 def _index(entries: np.ndarray, size: int, device: torch.device) -> Tensor | None:

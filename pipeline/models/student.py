@@ -113,17 +113,13 @@ def build(
     return _finished(_outline(config, sub, tied).to(dtype).to_empty(device=device), tied)
 
 
-def assemble(config: Config, sub: SubNetwork | None, tied: bool, weights: dict[str, Tensor], layer: int = 0) -> GPT:
+def assemble(config: Config, sub: SubNetwork | None, tied: bool, weights: dict[str, Tensor]) -> GPT:
     """As `build`, with these weights, on their device and in their dtype. The model takes them over without a copy.
-
-    Blocks before number `layer` are left out, for `block_outputs` from there on.
 
     Raises:
         SprigError: the family is not supported.
     """
     model = _outline(config, sub, tied)
-    for number in range(layer):
-        model.transformer.h[number] = nn.Identity()
     model.load_state_dict(weights, assign=True)
     return _finished(model, tied)
 
@@ -183,9 +179,9 @@ def hidden_states(
 
 
 def block_outputs(
-    model: GPT, x: Tensor, layer: int = 0, start: int | None = None, tree: tuple[Tensor, Tensor] | None = None
+    model: GPT, x: Tensor, start: int | None = None, tree: tuple[Tensor, Tensor] | None = None
 ) -> Iterator[Tensor]:
-    """Hidden states (B, T, n_embd) before block number `layer` to those after it and after each later one.
+    """Hidden states (B, T, n_embd) before the first block to those after each block.
 
     `start`, `tree` and what is raised as in `hidden_states`.
     """
@@ -208,7 +204,7 @@ def block_outputs(
         cached = (mask, places, length)
     blocks = model.transformer.h
     columns = model.rope_columns if isinstance(model, LayerwiseGPT) else [slice(None)] * len(blocks)
-    for block, entries in zip(blocks[layer:], columns[layer:], strict=True):
+    for block, entries in zip(blocks, columns, strict=True):
         x = block(x, cos[..., entries], sin[..., entries], *cached)
         yield x
 

@@ -14,7 +14,6 @@ from torch import distributed
 from pipeline.errors import Interrupted, SprigError
 from pipeline.models.checkpoint import reason
 from pipeline.search.loop import Scorer
-from pipeline.search.prefixes import arrange
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -73,9 +72,7 @@ class Ranks:
         return message[0]
 
     def _evaluate(self, candidates: list[SubNetwork]) -> list[_Share]:
-        # Neighbours in this order begin with the same layers, so each rank gets a stretch of it.
-        order, own = arrange(candidates), _Share()
-        mine = order[self.rank * len(order) // self.count : (self.rank + 1) * len(order) // self.count]
+        own, mine = _Share(), range(self.rank, len(candidates), self.count)
         try:
             for number, losses in self.own.run([candidates[number] for number in mine]):
                 own.losses[mine[number]] = losses

@@ -53,5 +53,4 @@ def _of_this_process(context: Context, config: SearchConfig, roots: Roots) -> Ev
         context.precision,
         config.batch,
         fitness=config.fitness,
-        prefix_bytes=config.prefix_memory << 20,
     )

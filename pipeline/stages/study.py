@@ -207,7 +207,7 @@ def _untrained(scorer: Scorer, fitness: Fitness, blocks: int, sub: SubNetwork) -
 
 def _alone(config: SearchConfig, fitness: Fitness) -> SearchConfig:
     """What evaluates one candidate at a time."""
-    return replace(config, strategy=Kind.random, path=None, start=[], fitness=fitness, prefix_memory=0)
+    return replace(config, strategy=Kind.random, path=None, start=[], fitness=fitness)
 
 
 def _chosen(context: Context, roots: Roots, searched: Recipe | None) -> dict[SubNetwork, str]:

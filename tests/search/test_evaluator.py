@@ -1,25 +1,21 @@
-"""Losses of candidates: against a plain forward pass, and to the bit with and without kept hidden states."""
+"""Losses of candidates: against a plain forward pass, and what changes no bit of them."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from litgpt import Config
-from litgpt.model import Block
 from torch.nn import functional as F
 
-from pipeline.config import BinConfig, Fitness, Granularity, Layers, SpaceConfig
+from pipeline.config import BinConfig, Fitness, SpaceConfig
 from pipeline.models.extraction import extract
 from pipeline.models.families import architecture_of
 from pipeline.models.student import build
 from pipeline.search.evaluator import Evaluator
 from pipeline.search.fitness import fitness_of
-from pipeline.search.prefixes import Prefixes, arrange, prefixes
 from pipeline.subnetwork.bins import make_bin
-from pipeline.subnetwork.neighbours import neighbour
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import whole
@@ -75,87 +71,6 @@ def test_kl_is_zero_for_the_teacher_itself_and_positive_for_any_other():
     evaluate = evaluator(teacher, fitness=Fitness.kl)
     same, other = all_losses(evaluate, [whole(space.architecture), space.sample(np.random.default_rng(0))])
     assert same == pytest.approx([0.0] * 8, abs=1e-6) and min(other) > 0.01
-
-
-@pytest.mark.parametrize(
-    ("config", "limit"),
-    [
-        ({"hold": ["n_embd"]}, 1),
-        ({"hold": ["n_embd"]}, 12 * STATE),
-        ({"hold": ["n_embd"]}, 10**9),
-        ({"hold": ["n_embd"], "layers": Layers.subset}, 12 * STATE),
-        ({"granularity": Granularity.fine}, 12 * STATE),
-    ],
-)
-def test_kept_hidden_states_change_no_bit_and_stay_within_their_memory(config, limit):
-    teacher = tiny.teacher("llama")
-    space, rng = space_of(teacher, **config), np.random.default_rng(3)
-    first = space.sample(rng)
-    subs = list({sub.key: sub for sub in [first, *(neighbour(space, first, rng) for _ in range(5))]}.values())
-    exact, kept = all_losses(evaluator(teacher), subs), evaluator(teacher, prefix_bytes=limit)
-    for batch in (slice(3), slice(2, None), slice(None)):
-        assert all_losses(kept, subs[batch]) == exact[batch]
-        states = kept.prefixes._states.values()
-        assert kept.prefixes.bytes == sum(state.nbytes for state in states) <= limit
-
-
-def test_a_stock_model_and_a_layerwise_one_share_no_hidden_states():
-    """Their rope tables differ in the last bits: here the second begins with the two layers of the first."""
-    teacher = tiny.teacher("llama")
-    space = space_of(teacher, hold=["n_embd", "n_layer"])
-    first = space.sample(np.random.default_rng(4))
-    gene = replace(first.genes[0], head_size=8)
-    stock = replace(first, genes=(gene,) * 3)
-    layerwise = replace(stock, genes=(gene, gene, replace(gene, intermediate_size=gene.intermediate_size - 1)))
-    kept = evaluator(teacher, prefix_bytes=10**9)
-    assert all_losses(kept, [stock, layerwise]) == all_losses(evaluator(teacher), [stock, layerwise])
-    assert not set(prefixes(stock, True)) & set(prefixes(layerwise, False))
-
-
-def test_shared_layers_are_neither_extracted_nor_run_again(monkeypatch):
-    teacher = tiny.teacher("llama")
-    space = space_of(teacher, hold=["n_embd", "n_layer"])
-    first = space.sample(np.random.default_rng(5))
-    changed = replace(first.genes[2], intermediate_size=first.genes[2].intermediate_size % 40 + 1)
-    other = replace(first, genes=(*first.genes[:2], changed))
-    runs, forward = [], Block.forward
-    monkeypatch.setattr(Block, "forward", lambda self, *args, **kw: runs.append(self) or forward(self, *args, **kw))
-    kept = evaluator(teacher, prefix_bytes=10**9)
-    all_losses(kept, [first])
-    assert len(runs) == 3 * 3  # layers x chunks
-    runs.clear()
-    all_losses(kept, [other])
-    assert len(runs) == 1 * 3
-    model = extract(teacher, other, Ordering.identity(space.architecture), 2)
-    assert sum(len([*block.parameters()]) > 0 for block in model.transformer.h) == 1
-
-
-def test_the_order_of_evaluation_puts_candidates_beside_those_they_begin_like():
-    teacher = tiny.teacher("qwen3")
-    space, rng = space_of(teacher, hold=["n_embd"], layers=Layers.subset), np.random.default_rng(6)
-    first = space.sample(rng)
-    subs = [space.sample(rng) for _ in range(5)] + [neighbour(space, first, rng) for _ in range(10)]
-    paths = [prefixes(sub, False) for sub in subs]
-
-    def shared(a, b) -> int:
-        return sum(x == y for x, y in zip(paths[a], paths[b], strict=False))
-
-    order = arrange(subs)
-    assert sorted(order) == list(range(15))
-    for place in range(2, 15):
-        best = max(shared(order[place], earlier) for earlier in order[:place])
-        assert shared(order[place], order[place - 1]) == best
-
-
-def test_a_full_store_keeps_what_the_batch_parts_at():
-    store, state = Prefixes(3 * 4), torch.zeros(1)
-    store.expect([["root", "a", "b"], ["root", "a", "c"]])
-    for name in ("a", "b", "x", "y", "z"):
-        store.add(name, 0, state)
-    assert store.hold(["root", "a", "b"], [0]) == {0: 1}, "a is held, b was the oldest of the others"
-    store.add("more", 0, state)
-    store.add("and more", 0, state)
-    assert store.get("a", 0) is state and store.bytes == 12
 
 
 def test_a_loss_that_is_not_finite_is_inf_and_costs_no_other_block():
