@@ -55,7 +55,6 @@ class SearchConfig:
     parents: int = whole(10, high=CANDIDATES)  # evolution
     crossover: CrossoverConfig = field(default_factory=CrossoverConfig)  # evolution
     mutation: MutationConfig = field(default_factory=MutationConfig)  # evolution
-    swaps: int = whole(3, high=1_000)  # one_plus_lambda: at most so many a mutant
     evaluations: int = whole(100)  # random: how many candidates
     limit: LimitConfig = field(default_factory=LimitConfig)
     rerank: RerankConfig = field(default_factory=RerankConfig)

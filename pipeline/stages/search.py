@@ -37,7 +37,7 @@ JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json"
 GENERATIONS = ("start", "population", "generations", "limit", "seed")
 WALK = {
     Kind.evolution: (*GENERATIONS, "parents", "crossover", "mutation"),
-    Kind.one_plus_lambda: (*GENERATIONS, "offspring", "swaps"),
+    Kind.one_plus_lambda: (*GENERATIONS, "offspring"),
     Kind.local: (*GENERATIONS, "offspring"),
     Kind.random: ("evaluations", "limit", "seed"),
     Kind.uniform: (),

@@ -32,8 +32,8 @@ def test_every_strategy_has_its_walk():
     ("strategy", "matters", "does_not"),
     [
         ("evolution", "parents=2", "offspring=3"),
-        ("evolution", "start=[uniform]", "swaps=2"),
-        ("one_plus_lambda", "swaps=2", "mutation.gene_rate=0.9"),
+        ("evolution", "start=[uniform]", "evaluations=7"),
+        ("one_plus_lambda", "population=5", "mutation.gene_rate=0.9"),
         ("one_plus_lambda", "offspring=5", "parents=2"),
         ("local", "offspring=3", "mutation.gene_rate=0.9"),
         ("random", "evaluations=7", "population=9"),

@@ -8,6 +8,8 @@ from pipeline.subnetwork.neighbours import swap
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
+SWAPS = 3  # of a mutant, at most, as in EvoPress
+
 
 class OnePlusLambda:
     """The best of a first generation is the parent; a generation asks for mutants in which genes grew where others
@@ -26,7 +28,7 @@ class OnePlusLambda:
         if not self.parent:
             return self.novelty.first(self.starts, self.config.population, rng)
         parent = self.parent[0].subnetwork
-        draws = [lambda: swap(self.space, parent, rng, self.config.swaps)] * self.config.offspring
+        draws = [lambda: swap(self.space, parent, rng, SWAPS)] * self.config.offspring
         return self.novelty.candidates(draws, rng)
 
     def tell(self, scored: list[Scored]) -> None:
