@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import SprigError, compose
 from pipeline.arguments import parse
-from pipeline.composition import CONF, composed, declares_sweep, session
+from pipeline.composition import CONF, composed, session, starts_jobs
 from pipeline.config import keys
 
 SMOKE = "experiment=smoke"
@@ -229,8 +229,9 @@ def test_what_is_meant_is_understood(words, key, value):
 def test_a_sweep_tells_axes_from_texts():
     with session([SMOKE, "outputs=/tmp/a b", "seed=1,2", "run_name='a,b'"], sweeps=True) as opened:
         assert opened.words == ["experiment=smoke", "outputs='/tmp/a b'", "seed=1,2", "run_name='a,b'"]
-    assert declares_sweep(["experiment=twin/p0-initialisation", "prompt=a, b"])
-    assert not declares_sweep(["experiment=twin/p0-initialisation", "hydra.mode=RUN"])
+    assert starts_jobs(["experiment=twin/p0-initialisation", "prompt=a, b"])
+    assert not starts_jobs(["experiment=twin/p0-initialisation", "hydra.mode=RUN"])
+    assert starts_jobs([SMOKE, "hydra/launcher=slurm"]) and not starts_jobs([SMOKE])
 
 
 @pytest.fixture

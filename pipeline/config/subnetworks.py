@@ -43,7 +43,7 @@ class SpaceConfig:
     max: Sizes = field(default_factory=Sizes)  # largest size
     hold: list[str] = field(default_factory=list)  # dimensions kept at the teacher's size
     exportable: Exportable = Exportable.any  # stock: only shapes that transformers' class of the family can hold
-    max_flops_per_token: int | None = whole(None, high=10**18)  # of a forward pass, averaged over data.block_size tokens
+    max_flops_per_token: int | None = whole(None, high=10**18)  # of a forward pass, over data.block_size tokens
     max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # of the KV cache, in the run's precision
 
     def __post_init__(self):

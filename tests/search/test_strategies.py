@@ -104,10 +104,6 @@ def test_one_plus_lambda_asks_for_mutants_of_the_best_that_keep_its_layers_and_w
     [
         ("random", {"start": ["uniform"]}, "search.strategy=random takes no search.start"),
         ("evolution", {"start": ["uniform", "uniform"]}, "must name each at most once"),
-<<<<<<< HEAD
-=======
-        ("local", {"offspring": 0}, "search.offspring=0 must be above 0"),
->>>>>>> e31ba57 (Make the swaps of a mutant a constant)
     ],
 )
 def test_what_a_strategy_cannot_be_given(strategy, changes, said):
