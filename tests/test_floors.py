@@ -11,7 +11,7 @@ import pipeline
 # From the ground up; the parts of one floor do not import one another.
 FLOORS = [
     {"errors", "hardware"},
-    {"ranks"},
+    {"ranks", "quick_imports"},
     {"config", "preemption", "progress"},
     {"artifacts", "overrides", "subnetwork"},
     {"arguments", "composition"},

@@ -1,0 +1,1 @@
+from pipeline import quick_imports  # noqa: F401
