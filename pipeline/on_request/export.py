@@ -7,7 +7,6 @@ from pathlib import Path
 from pipeline.config import Config, GGUFKind
 from pipeline.models import checkpoint
 from pipeline.models.export import folder, gguf
-from pipeline.on_request.card import card
 from pipeline.report import material
 from pipeline.stages import distill
 from pipeline.stages.context import Context, Steps
@@ -41,6 +40,8 @@ def run(context: Context, steps: Steps) -> None:
     Raises:
         SprigError: the run has no finished student, or as folder.export.
     """
+    from pipeline.on_request.card import card  # with matplotlib, which other commands do without
+
     config = context.config
     trained = distill.trained(context, steps["distilled_student"])
     summary = material.summary_of(context, steps)
