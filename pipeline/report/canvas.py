@@ -96,9 +96,9 @@ def scientific(value: float, _: object = None) -> str:
     return f"{value:.3g}".replace("e+0", "e").replace("e+", "e")
 
 
-def counted(axis: Axis, form: Callable[[float, object], str] = short) -> None:
-    """A linear axis with few ticks."""
-    axis.set_major_locator(MaxNLocator(5))
+def counted(axis: Axis, form: Callable[[float, object], str] = short, integer: bool = False) -> None:
+    """A linear axis of counts, with few ticks."""
+    axis.set_major_locator(MaxNLocator(5, integer=integer))
     axis.set_major_formatter(FuncFormatter(form))
 
 

@@ -68,7 +68,7 @@ def of(material: "Material") -> list[Plot]:
             ),
         ]
     if (sizes := summary["anatomy"]) is not None:
-        height = 1.1 + 0.16 * sizes["n_layer"][0]
+        height = anatomy_height(sizes)
         says = "Width of attention and MLP in every layer of the student, inside the teacher's"
         plots.append(Plot(ANATOMY, "Anatomy of the student", says, partial(anatomy, sizes=sizes), height))
     if "study" in summary:
@@ -154,6 +154,10 @@ def bin_(axes: Axes, candidates: list[Candidate], edges: BinSummary, measure: st
     scaled(axes)
 
 
+def anatomy_height(sizes: Anatomy) -> float:
+    return 1.5 + 0.16 * sizes["n_layer"][0]
+
+
 def anatomy(figure: Figure, sizes: Anatomy) -> None:
     """The student's layers inside the teacher's, the first at the bottom: attention's query entries (heads x head
     size) and the MLP's neurons. A layer without a bar of its own was dropped."""
@@ -173,5 +177,5 @@ def anatomy(figure: Figure, sizes: Anatomy) -> None:
         axes.set_xlabel(f"{title}, entries")
         counted(axes.xaxis)
     panels[0].set_ylabel("teacher's layer")
-    counted(panels[0].yaxis)
+    counted(panels[0].yaxis, integer=True)
     legend(figure, panels[0])

@@ -86,6 +86,7 @@ def test_published_figures_stand_in_the_table_and_as_stars(tmp_path):
         "published, FLOPs",
     ]
     assert axes.get_xlabel() == "training tokens of the budget" and axes.get_xscale() == axes.get_yscale() == "log"
+    assert axes.get_ylabel() == "saving" and axes.get_title() == "hand"
 
 
 def test_what_has_no_finite_value_is_drawn_above_all_others(tmp_path):
@@ -118,5 +119,7 @@ def test_the_fit_is_a_line_through_every_budget_with_a_band_over_seeds(tmp_path)
     for line, fit in zip(fitted, fits, strict=True):
         assert line.get_xdata()[[0, -1]].tolist() == pytest.approx([100, 400])
         assert line.get_ydata()[0] == pytest.approx(fit.saving(100))
-    bands = [points for points in axes.collections if len(points.get_offsets()) == 0 or len(points.get_paths()[0]) > 50]
-    assert len(bands) == 4
+    (band,) = (each for each in axes.collections if each.get_label() == "its 95% interval")
+    total = next(fit for fit in fits if fit.kind == "total_flops")
+    edge = [y for x, y in band.get_paths()[0].vertices if x == pytest.approx(100)]
+    assert (min(edge), max(edge)) == pytest.approx(total.interval(100))

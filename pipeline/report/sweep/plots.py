@@ -25,7 +25,7 @@ from pipeline.report.canvas import (
 from pipeline.report.schema import Anatomy
 from pipeline.report.sweep import savings as sweep_savings
 from pipeline.report.sweep.runs import INITS, SAVINGS, Cell, Sweep
-from pipeline.report.sweep.savings import Point
+from pipeline.report.sweep.savings import Fit, Point
 
 BEST = "best"
 OF_INITS = {"searched": COLOURS["student"], "random_weights": COLOURS["control"], "random_subnetwork": "#e08214"}
@@ -78,7 +78,7 @@ def of(sweep: Sweep) -> list[Plot]:
         )
     if sizes := sweep.best_run.summary.get("anatomy"):
         says = "Width of attention and MLP in every layer of the best student, inside the teacher's"
-        height = 1.1 + 0.16 * sizes["n_layer"][0]
+        height = run_plots.anatomy_height(sizes)
         plots.append(Plot(BEST, "Anatomy of the best student", says, partial(run_plots.anatomy, sizes=sizes), height))
     return plots
 
@@ -153,56 +153,80 @@ def _final(figure: Figure, sweep: Sweep, cells: list[Cell]) -> None:
 
 
 def _savings_height(sweep: Sweep) -> float:
-    return 3.6 if sweep_savings.over_budgets(sweep) else 1.4 + 0.4 * len(_settings(sweep))
+    if sweep_savings.over_budgets(sweep):
+        return 1.0 + 2.4 * len(_by_setting(sweep))
+    return 1.5 + 0.4 * len(_compared(sweep))
 
 
-def _settings(sweep: Sweep) -> list[Cell]:
+def _compared(sweep: Sweep) -> list[Cell]:
     return [cell for cell in sweep.cells if any(each is cell for each, *_ in sweep_savings.compared(sweep))]
 
 
+def _by_setting(sweep: Sweep) -> dict[str, list[Point]]:
+    """The points of each setting but for the budget."""
+    found: dict[str, list[Point]] = {}
+    for point in sweep_savings.points(sweep):
+        found.setdefault(point.setting, []).append(point)
+    return found
+
+
 def savings(figure: Figure, sweep: Sweep) -> None:
-    """A dot for each run's saving: over the budget where there are several, else a row for each setting. Hollow dots
-    are bounds, triangles have no finite value."""
-    axes, by_budget = figure.subplots(), sweep_savings.over_budgets(sweep)
-    (_over_budgets if by_budget else _by_setting)(axes, sweep)
-    which = "y" if by_budget else "x"
-    logarithmic(axes, which, lambda value, _: f"{value:,.4g}x")
-    (axes.axhline if by_budget else axes.axvline)(1, color=OUTLINE, linewidth=0.8, linestyle="--")
-    legend(figure, axes)
-
-
-LABEL = "saving (hollow: a bound, triangle: no finite value)"
-
-
-def _over_budgets(axes: Axes, sweep: Sweep) -> None:
-    for place, (kind, title) in enumerate(SAVINGS.items()):
-        aside = 1.04 ** (place - (len(SAVINGS) - 1) / 2)
-        for point in sweep_savings.points(sweep):
-            if point.kind == kind:
-                _dot(axes, point, PALETTE[place], point.budget * aside, _height(sweep, point))
-        axes.plot([], [], "o", color=PALETTE[place], label=title)
-    for fit in sweep_savings.fits(sweep):
-        colour = PALETTE[list(SAVINGS).index(fit.kind)]
-        budgets = np.geomspace(*fit.budgets, 30)
-        axes.plot(budgets, [fit.saving(each) for each in budgets], color=colour, linewidth=1)
-        bands = [fit.interval(each) for each in budgets]
-        if known := [(each, *band) for each, band in zip(budgets, bands, strict=True) if band]:
-            at, low, high = zip(*known, strict=True)
-            axes.fill_between(at, low, high, color=colour, alpha=0.12, linewidth=0)
-    for budget, factor in sweep_savings.published(sweep):
-        if budget is None:
-            axes.axhline(factor, color=INK, linewidth=0.8, linestyle=":", label=PUBLISHED_LINE)
-        else:
-            axes.scatter(budget, factor, marker="*", s=90, color=INK, zorder=3, label=PUBLISHED)
-    axes.set(xlabel="training tokens of the budget", ylabel=LABEL)
-    logarithmic(axes, "x")
+    """A dot for each run's saving: over the budget, a panel for each setting, where there are several budgets; else a
+    row for each setting."""
+    if sweep_savings.over_budgets(sweep):
+        settings = _by_setting(sweep)
+        panels = figure.subplots(len(settings), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+        for axes, (setting, points) in zip(panels, settings.items(), strict=True):
+            _over_budgets(axes, sweep, setting, points)
+        panels[-1].set_xlabel("training tokens of the budget")
+        logarithmic(panels[-1], "x")
+    else:
+        panels = [figure.subplots()]
+        _in_rows(panels[0], sweep)
+    for name in {point.state: None for point in sweep_savings.points(sweep)}:
+        if name != sweep_savings.REACHED:
+            marker, face = ("o", "none") if name == sweep_savings.BOUND else ("^", OUTLINE)
+            panels[0].plot([], [], marker, color=OUTLINE, markerfacecolor=face, label=name.partition(":")[0])
+    legend(figure, panels[0])
 
 
 PUBLISHED, PUBLISHED_LINE = "published, FLOPs", "published, budget not public"
 
 
-def _by_setting(axes: Axes, sweep: Sweep) -> None:
-    cells = _settings(sweep)
+def _over_budgets(axes: Axes, sweep: Sweep, setting: str, points: list[Point]) -> None:
+    """With the fitted lines, and the interval of the one over total FLOPs."""
+    for place, (kind, title) in enumerate(SAVINGS.items()):
+        aside = 1.04 ** (place - (len(SAVINGS) - 1) / 2)
+        for point in points:
+            if point.kind == kind:
+                _dot(axes, point, PALETTE[place], point.budget * aside, _height(sweep, point))
+        axes.plot([], [], "o", color=PALETTE[place], label=title)
+    for fit in sweep_savings.fits(sweep):
+        if fit.setting == setting:
+            _fitted(axes, fit)
+    for budget, factor in sweep_savings.published(sweep):
+        if budget is None:
+            axes.axhline(factor, color=INK, linewidth=0.8, linestyle=":", label=PUBLISHED_LINE)
+        else:
+            axes.scatter(budget, factor, marker="*", s=90, color=INK, zorder=3, label=PUBLISHED)
+    axes.axhline(1, color=OUTLINE, linewidth=0.8, linestyle="--")
+    axes.set(title=setting, ylabel="saving")
+    logarithmic(axes, "y", _times)
+
+
+def _fitted(axes: Axes, fit: Fit) -> None:
+    colour, budgets = PALETTE[list(SAVINGS).index(fit.kind)], np.geomspace(*fit.budgets, 30)
+    axes.plot(budgets, [fit.saving(each) for each in budgets], color=colour, linewidth=1)
+    bounds = [fit.interval(each) for each in budgets]
+    known = [each for each in bounds if each is not None]
+    if fit.kind == "total_flops" and len(known) == len(bounds):
+        low, high = zip(*known, strict=True)
+        label = f"its {sweep_savings.CONFIDENCE:.0%} interval"
+        axes.fill_between(budgets, low, high, color=colour, alpha=0.15, linewidth=0, label=label)
+
+
+def _in_rows(axes: Axes, sweep: Sweep) -> None:
+    cells = _compared(sweep)
     rows = {sweep.name_of(cell): row for row, cell in enumerate(cells)}
     for place, (kind, title) in enumerate(SAVINGS.items()):
         for point in sweep_savings.points(sweep):
@@ -212,9 +236,15 @@ def _by_setting(axes: Axes, sweep: Sweep) -> None:
         axes.plot([], [], "o", color=PALETTE[place], label=title)
     for _, factor in sweep_savings.published(sweep):
         axes.axvline(factor, color=INK, linewidth=0.8, linestyle=":", label=PUBLISHED_LINE)
+    axes.axvline(1, color=OUTLINE, linewidth=0.8, linestyle="--")
     axes.set_yticks(range(len(cells)), [_named(sweep, cell) for cell in cells])
     axes.set_ylim(len(cells) - 0.5, -0.5)
-    axes.set_xlabel(LABEL)
+    axes.set_xlabel("saving")
+    logarithmic(axes, "x", _times)
+
+
+def _times(value: float, _: object) -> str:
+    return f"{value:,.4g}x"
 
 
 def _height(sweep: Sweep, point: Point) -> float:
