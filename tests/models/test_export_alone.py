@@ -3,6 +3,8 @@
 import importlib.util
 import subprocess
 import sys
+import sysconfig
+import venv
 from itertools import product
 from pathlib import Path
 
@@ -12,24 +14,11 @@ import torch
 from litgpt import GPT
 
 from pipeline.evaluation.sampling import continue_text
+from pipeline.models.export import check
 from pipeline.models.tokenizer import Tokenizer
 
 FAMILIES = ("gpt_neox", "llama", "llama3", "qwen2", "qwen3")
-ALONE = """
-import sys
-sys.modules.update(pipeline=None, litgpt=None)
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-torch.set_num_threads(1)
-tokens, results = torch.load("tokens.pt"), {}
-for folder in sys.argv[1:]:
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
-    words = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)("Fellow citizens")["input_ids"]
-    with torch.no_grad():
-        results[folder] = model(tokens).logits, model.generate(tokens[:1, :10], max_new_tokens=32)[0, 10:], words
-torch.save(results, "results.pt")
-assert [name for name in sys.modules if name.split(".")[0] == "pipeline"] == ["pipeline"]
-"""
+ALONE = Path(__file__).with_name("alone.py")
 
 
 def text(tokenizer: Path) -> torch.Tensor:
@@ -39,20 +28,31 @@ def text(tokenizer: Path) -> torch.Tensor:
     return torch.tensor(Tokenizer(tokenizer).encode(words)[:120]).view(2, 60)
 
 
-def assert_same_alone(students: dict[str, GPT], tokenizer: Path, tmp_path: Path) -> None:
-    """Logits, 32 tokens of generate(), and the tokenizer. One process for all: starting it takes long."""
+def assert_same_alone(
+    students: dict[str, GPT], tokenizer: Path, tmp_path: Path, python: str = sys.executable
+) -> dict[str, dict]:
+    """Logits, 32 tokens of generate() with each cache, and the tokenizer; before and after transformers saved the model
+    again. One process for all: starting it takes long."""
     tokens = text(tokenizer)
     torch.save(tokens, tmp_path / "tokens.pt")
-    subprocess.run([sys.executable, "-I", "-c", ALONE, *students], cwd=tmp_path, check=True, timeout=600)
+    subprocess.run([python, "-I", str(ALONE), *students], cwd=tmp_path, check=True, timeout=1200)
     results = torch.load(tmp_path / "results.pt")
     prompt = tokens[0, :10].tolist()
     for to, student in students.items():
-        logits, continued, words = results[to]
+        result = results[to]
         expected = student(tokens)[..., :257].detach()
         assert expected.std() > 0.5, to  # flat logits would agree by chance
-        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0, msg=lambda said, to=to: f"{to}: {said}")
-        assert continued.tolist() == continue_text(student, prompt, 32, eos_id=256, precision="fp32"), to
-        assert len(continued) == 32 and words == Tokenizer(tokenizer).encode("Fellow citizens"), to
+        for name in sorted({"logits", "again", "resized", "padded", "eager"} & set(result)):
+            ours = expected[:1] if name in ("padded", "eager") else expected
+            torch.testing.assert_close(
+                result[name], ours, atol=1e-4, rtol=0, msg=lambda said, at=(to, name): f"{at}: {said}"
+            )
+        continued = continue_text(student, prompt, 32, eos_id=256, precision="fp32")
+        for name in ("continued", "static", "uncached"):
+            assert len(continued) == 32 and result[name].tolist() == continued, (to, name)
+        assert result["words"] == Tokenizer(tokenizer).encode("Fellow citizens"), to
+        assert result["special"] == [None, 256, 256] and max(result.get("attentions", [0])) < 1e-5, to
+    return results
 
 
 def student_of(family: str, shape: str, tied: bool, cut_head: bool) -> GPT:
@@ -70,6 +70,31 @@ def test_every_family_and_form(tmp_path):
         _, to = exports.export(student, tokenizer, form)
         students[str(to.rename(tmp_path / f"{family}-{form}"))] = student
     assert_same_alone(students, tokenizer, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", check.TRANSFORMERS)
+def test_every_family_and_form_in_other_versions_of_transformers(version, tmp_path):
+    """In an environment of its own, which takes from this one what it does not need in another version."""
+    environment = tmp_path / "environment"
+    venv.create(environment, symlinks=True)
+    (place,) = environment.glob("lib/python*/site-packages")
+    (place / "this.pth").write_text(sysconfig.get_path("purelib"))
+    python = str(environment / "bin/python")
+    install = [python, "-m", "pip", "install", "-q", f"transformers=={version}"]
+    subprocess.run(install, check=True, timeout=1200)
+    found = subprocess.run(
+        [python, "-I", "-c", "import transformers as t; print(t.__version__)"], stdout=-1, check=True
+    )
+    assert found.stdout.decode().strip() == version
+    tokenizer, students = exports.tokenizer(tmp_path), {}
+    for family, form, cut_head in product(FAMILIES, ("stock", "padded", "own"), (False, True)):
+        if (family, form, cut_head) != ("llama3", "stock", True):  # which needs zeros
+            student = student_of(family, "uniform" if form == "stock" else "layerwise", cut_head, cut_head)
+            _, to = exports.export(student, tokenizer, form)
+            students[str(to.rename(tmp_path / f"{family}-{form}-{cut_head}"))] = student
+    assert len(students) == 29
+    assert_same_alone(students, tokenizer, tmp_path, python)
 
 
 @pytest.mark.slow

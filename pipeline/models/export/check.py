@@ -19,6 +19,8 @@ from pipeline.models.tokenizer import Tokenizer
 
 # Of the largest logit, and at least absolute: sums in fp32 in another order already differ by 2e-6 of it.
 TOLERANCE = 1e-4
+# The lowest and the newest version of transformers that exports are tested in, next to the one they are checked with.
+TRANSFORMERS = ("4.57.1", "5.24.0")
 
 
 def require_transformers() -> None:

@@ -1,21 +1,20 @@
 """A causal language model whose layers have sizes of their own, cut out of a GPT-NeoX, Llama, Qwen2 or Qwen3 model.
 
-Written by Sprig beside the weights; needs torch and transformers (5.3 or newer) alone. Load it with
-AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).
+Written by Sprig next to the weights. It needs torch and transformers alone, of which it was tried with 4.57, 5.3, 5.9,
+5.12 and 5.24. Load it with AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).
 """
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.cache_utils import DynamicCache
-from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+# What transformers calls a KV cache: `cache` in recent versions, `past_key_values` before.
+CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
-class SprigConfig(PreTrainedConfig):
+class SprigConfig(PretrainedConfig):
     """`layers` has one dictionary a layer: num_attention_heads, num_key_value_heads, head_dim, intermediate_size.
     `rope_frequencies` gives, for each head_dim, the radians a position of its rotary pairs: entries i and i + pairs
     turn together, entries beyond twice the pairs do not turn."""
@@ -55,24 +54,60 @@ class SprigConfig(PreTrainedConfig):
         self.gated_mlp, self.qk_norm, self.parallel_residual = gated_mlp, qk_norm, parallel_residual
         self.initializer_range = initializer_range
         self.use_cache = use_cache
-        self.tie_word_embeddings = tie_word_embeddings
-        super().__init__(**{**kwargs, "num_hidden_layers": len(self.layers)})
+        # transformers 4 takes a model for tied unless it is told otherwise here.
+        kwargs |= {"num_hidden_layers": len(self.layers), "tie_word_embeddings": tie_word_embeddings}
+        super().__init__(**kwargs)
 
 
 def make_norm(config, size):
     return (nn.LayerNorm if config.norm == "layer" else nn.RMSNorm)(size, eps=config.norm_eps)
 
 
-def eager_attention(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """query (B, heads, T, D), key and value (B, groups, S, D), mask additive or None; returns (B, T, heads, D)."""
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    shares = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    shares = nn.functional.dropout(shares, p=dropout, training=module.training)
-    return (shares @ value).transpose(1, 2), shares
+class Mask:
+    """Which keys the queries may look at: none behind them, and none of the padding.
+
+    `attention_mask` is None, (B, S) with 0 for padding, or (B, 1, T, S), boolean or to be added to the scores; `places`
+    (T) are the queries' places among the keys. A cache may hold more keys than were seen: `of` takes their number.
+    """
+
+    def __init__(self, attention_mask, places, first):
+        self.given, self.places, self.made = attention_mask, places, {}
+        self.plain = attention_mask is None or (attention_mask.dim() == 2 and bool(attention_mask.all()))
+        self.first = first  # nothing was seen before: the queries' keys are the only ones
+
+    def of(self, keys):
+        """The mask for so many keys, boolean or to be added: (T, keys) or (B, 1, T, keys)."""
+        if self.given is not None and self.given.dim() == 4:
+            return self.given[..., :keys]
+        if keys not in self.made:
+            numbers = torch.arange(keys, device=self.places.device)
+            seen = numbers <= self.places[:, None]
+            if not self.plain:
+                padding = nn.functional.pad(self.given.bool(), (0, keys - self.given.shape[1]))[:, None, None]
+                # A query that is padding itself looks at itself: a softmax over nothing is not a number.
+                seen = (seen & padding) | (numbers == self.places[:, None])
+            self.made[keys] = seen
+        return self.made[keys]
+
+    def is_causal(self, keys):
+        return self.plain and self.first and keys == len(self.places)
+
+
+def attend(query, key, value, mask, scale):
+    """query (B, heads, T, D), key and value (B, heads, S, D); (B, heads, T, D)."""
+    causal = mask.is_causal(key.shape[2])
+    mask = None if causal else mask.of(key.shape[2])
+    if mask is not None and mask.dtype != torch.bool:
+        mask = mask.to(query.dtype)
+    return nn.functional.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scale)
+
+
+def attend_and_tell(query, key, value, mask, scale):
+    """`attend`, and how much each query looks at each key: (B, heads, T, S)."""
+    scores, mask = query @ key.transpose(2, 3) * scale, mask.of(key.shape[2])
+    scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    shares = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    return shares @ value, shares
 
 
 def rotate(x, cos, sin):
@@ -97,18 +132,21 @@ class SprigAttention(nn.Module):
         self.q_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 
-    def forward(self, x, rotary, mask, cache, cache_position, **kwargs):
+    def forward(self, x, rotary, mask, cache, tell):
         cos, sin = rotary[str(self.head_dim)]
         query, key, value = (
             each(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for each in (self.q, self.k, self.v)
         )
         query, key = rotate(self.q_norm(query), cos, sin), rotate(self.k_norm(key), cos, sin)
         if cache is not None:
-            places = {"sin": sin, "cos": cos, "cache_position": cache_position}
-            key, value = cache.update(key, value, self.number, places)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        mixed, _ = attend(self, query, key, value, mask, scaling=self.head_dim**-0.5, dropout=0.0, **kwargs)
-        return self.out(mixed.flatten(2))
+            # A static cache of transformers before 5.9 has to be told the places.
+            key, value = cache.update(key, value, self.number, {"cache_position": mask.places})
+        key, value = (each.repeat_interleave(self.num_key_value_groups, dim=1) for each in (key, value))
+        if tell or self.config._attn_implementation == "eager":
+            mixed, shares = attend_and_tell(query, key, value, mask, self.head_dim**-0.5)
+        else:
+            mixed, shares = attend(query, key, value, mask, self.head_dim**-0.5), None
+        return self.out(mixed.transpose(1, 2).flatten(2)), shares
 
 
 class SprigMLP(nn.Module):
@@ -124,26 +162,27 @@ class SprigMLP(nn.Module):
         return self.down(self.act(self.up(x)) if self.gate is None else self.act(self.gate(x)) * self.up(x))
 
 
-class SprigLayer(GradientCheckpointingLayer):
+class SprigLayer(nn.Module):
     def __init__(self, config, number):
         super().__init__()
         self.attention_norm, self.mlp_norm = (make_norm(config, config.hidden_size) for _ in range(2))
         self.attention, self.mlp = SprigAttention(config, number), SprigMLP(config, number)
         self.parallel = config.parallel_residual
 
-    def forward(self, x, rotary, mask, past_key_values=None, cache_position=None, **kwargs):
-        attention = self.attention(self.attention_norm(x), rotary, mask, past_key_values, cache_position, **kwargs)
+    def forward(self, x, rotary, mask, cache, tell):
+        attention, shares = self.attention(self.attention_norm(x), rotary, mask, cache, tell)
         attended = x + attention
-        return attended + self.mlp(self.mlp_norm(x if self.parallel else attended))
+        return attended + self.mlp(self.mlp_norm(x if self.parallel else attended)), shares
 
 
 class SprigForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = SprigConfig
     base_model_prefix = ""
     supports_gradient_checkpointing = True
+    gradient_checkpointing = False
     _no_split_modules = ["SprigLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
+    _supports_sdpa = True
     _tied_weights_keys = {"lm_head.weight": "embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config):
@@ -154,12 +193,26 @@ class SprigForCausalLM(PreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.head_bias)
         self.post_init()
 
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    def get_output_embeddings(self):
+        return self.lm_head
+
+    def set_output_embeddings(self, value):
+        self.lm_head = value
+
     def tie_weights(self, missing_keys=None, **kwargs):
         # transformers 5.3 takes the tied head of a remote modelling file for one that the weights hold, and leaves it
-        # empty: say that it is missing.
-        if missing_keys is not None and self.config.tie_word_embeddings:
-            missing_keys.add("lm_head.weight")
-        super().tie_weights(missing_keys=missing_keys, **kwargs)
+        # empty: say that it is missing. Version 4 has no such argument.
+        if missing_keys is not None:
+            kwargs["missing_keys"] = missing_keys
+            if self.config.tie_word_embeddings:
+                missing_keys.add("lm_head.weight")
+        super().tie_weights(**kwargs)
 
     def _rotary(self, x, position_ids):
         """For each head size cos and sin (B, 1, T, rotary), made in fp32 whatever the model's dtype."""
@@ -180,48 +233,54 @@ class SprigForCausalLM(PreTrainedModel, GenerationMixin):
         inputs_embeds=None,
         labels=None,
         use_cache=None,
-        cache_position=None,
         logits_to_keep=0,
+        output_attentions=None,
         output_hidden_states=None,
         return_dict=None,
+        cache=None,
         **kwargs,
     ):
-        """Token numbers (B, T) to logits (B, T, vocabulary), or only the last `logits_to_keep` of them."""
+        """Token numbers (B, T) to logits (B, T, vocabulary), or only the last `logits_to_keep` of them. `cache` and
+        `past_key_values` are the same. `kwargs` are for the loss."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        config = self.config
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if (self.config.use_cache if use_cache is None else use_cache) and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        if cache_position is None:
-            seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-            cache_position = torch.arange(seen, seen + x.shape[1], device=x.device)
-        if position_ids is None:
-            position_ids = cache_position[None]
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=x,
-            attention_mask=attention_mask,
-            cache_position=cache_position,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
+        again = (
+            self.gradient_checkpointing and self.training
+        )  # activations are computed twice, a cache would grow twice
+        cache = past_key_values if cache is None else cache
+        if cache is None and (config.use_cache if use_cache is None else use_cache):
+            cache = DynamicCache()
+        cache = None if again else cache
+        seen = 0 if cache is None else cache.get_seq_length()
+        places = kwargs.pop("cache_position", None)  # from transformers before 5.9
+        if places is None:
+            places = torch.arange(x.shape[1], device=x.device) + seen
+        position_ids = places[None] if position_ids is None else position_ids
+        shared = (
+            self._rotary(x, position_ids),
+            Mask(attention_mask, places, first=cache is None or (type(seen) is int and seen == 0)),
+            cache,
+            config.output_attentions if output_attentions is None else output_attentions,
         )
-        rotary = self._rotary(x, position_ids)
-        keep = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        states = ()
+        keep = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        states, shares = [], []
         for layer in self.layers:
-            states += (x,) if keep else ()
-            # By this name the layer drops the cache where activations are computed twice (gradient checkpointing).
-            x = layer(x, rotary, mask, past_key_values=past_key_values, cache_position=cache_position, **kwargs)
+            states.append(x)
+            x, share = self._gradient_checkpointing_func(layer, x, *shared) if again else layer(x, *shared)
+            shares.append(share)
         x = self.norm(x)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(x[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=config.vocab_size, **kwargs)
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=past_key_values,
             hidden_states=(*states, x) if keep else None,
+            attentions=tuple(shares) if shared[-1] else None,
+            **{CACHE: cache},
         )
         return output.to_tuple() if return_dict is False else output
