@@ -1,8 +1,12 @@
 """The model card of an exported student, written from the run's summary."""
 
+import json
+
+import yaml
+
 from pipeline.config import ExportForm, GGUFKind, TeacherConfig
 from pipeline.models import sources
-from pipeline.models.export import gguf
+from pipeline.models.export import check, gguf, stock
 from pipeline.report import marks, sentences
 from pipeline.report.schema import RUNNING, Summary, random_weights
 from pipeline.report.tables import HEADER, rows, search_facts
@@ -32,11 +36,14 @@ def card(
     going = f" {sentences.progress(summary)}" if summary["status"] == RUNNING else ""
     going += f" {sentences.RANDOM_WEIGHTS}" if random_weights(summary) else ""
     training = "pretrained with knowledge distillation" if student["kd"] else "pretrained"
-    trust = ", trust_remote_code=True" if form == ExportForm.own else ""
+    own = form == ExportForm.own
+    # Else transformers asks about the tokenizer too, for which there is no code to trust.
+    trust, plain = (", trust_remote_code=True", ", trust_remote_code=False") if own else ("", "")
+    quoted = json.dumps(name, ensure_ascii=False)
     beside = ""
     if kind != GGUFKind.none:
-        file = gguf.file_name(name, kind)
-        beside = f"\n`{file}` is the same model for llama.cpp. {gguf.caveat(config)}".rstrip() + "\n"
+        file = marks.markdown(marks.Code(gguf.file_name(name, kind)))
+        beside = f"\n{file} is the same model for llama.cpp. {gguf.caveat(config)}".rstrip() + "\n"
     facts = [
         ["teacher", f"{summary['teacher']['name']}, {summary['teacher']['parameters']:,} parameters"],
         ["teacher's licence", teacher.license or "not stated"],
@@ -68,9 +75,11 @@ A language model of {student["parameters"]:,} parameters, cut out of {marks.esca
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{name}"{trust})
-tokenizer = AutoTokenizer.from_pretrained("{name}"{trust})
+model = AutoModelForCausalLM.from_pretrained({quoted}{trust})
+tokenizer = AutoTokenizer.from_pretrained({quoted}{plain})
 ```
+
+Tested with transformers {check.TRANSFORMERS[0]} to {check.TRANSFORMERS[1]}. {stock.caveat(config)}
 {beside}
 ## Figures
 
@@ -89,10 +98,15 @@ included.{going}
 
 
 def _head(teacher: TeacherConfig) -> str:
-    lines = [f"license: {teacher.license or 'unknown'}", "library_name: transformers", "pipeline_tag: text-generation"]
-    if sources.on_hub(teacher):
-        lines.append(f"base_model: {teacher.path}")
-    return "\n".join([*lines, "tags: [sprig, distillation, pruning]"])
+    """YAML, in which a licence or a name may be anything."""
+    fields = {
+        "license": teacher.license or "unknown",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        **({"base_model": teacher.path} if sources.on_hub(teacher) else {}),
+        "tags": ["sprig", "distillation", "pruning"],
+    }
+    return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=10**6).rstrip()
 
 
 def _licence(teacher: TeacherConfig) -> str:

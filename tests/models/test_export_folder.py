@@ -1,12 +1,16 @@
 """What lies in an exported folder, and what is never published."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import exports
 import pytest
 import torch
 import transformers
+from filelock import FileLock
 from litgpt import GPT
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -208,3 +212,38 @@ def test_the_own_file_needs_only_torch_and_transformers():
     lines = own.MODELING.read_text().splitlines()
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
     assert imported == {"torch", "transformers"}
+
+
+def test_the_next_export_removes_what_a_killed_one_left(tokenizer):
+    """And neither what another still works in, nor folders that only look alike."""
+    parent = tokenizer.parent / "exports"
+    export = f"""
+import os, signal, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+import exports
+exports.folder.check = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+exports.export(exports.student("llama", exports.uniform("llama", True), tied=False), Path({str(tokenizer)!r}), "own")
+"""
+    killed = subprocess.run([sys.executable, "-c", export], timeout=300)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = parent.iterdir()
+    assert (left / "sprig_export/model.safetensors").is_file() and left.name.startswith(".unchecked-")
+    (parent / ".unchecked-mine").mkdir()
+    (parent / ".unchecked-busy").mkdir()
+    with FileLock(parent / ".unchecked-busy/lock"):
+        exports.export(exports.student("llama", exports.uniform("llama", True), tied=False), tokenizer)
+    assert {path.name for path in parent.iterdir()} == {"auto", ".unchecked-mine", ".unchecked-busy"}
+
+
+def test_a_width_that_heads_do_not_divide_is_a_mistral(tokenizer):
+    """Newer versions of transformers refuse it as a Llama."""
+    for heads, kind in ((1, "llama"), (3, "mistral")):
+        sub = SubNetwork((0, 2), 40, (LayerGenes(heads, 2, 10, 24),) * 2)
+        student = exports.student("llama", sub, tied=False)
+        taken, to = exports.export(student, tokenizer)
+        plain = json.loads((to / "config.json").read_text())
+        assert taken == "stock" and (plain["model_type"], plain.get("sliding_window")) == (kind, None)
+        assert plain["architectures"] == [f"{kind.capitalize()}ForCausalLM"]
+        assert_comes_back(student, to, tokenizer.parent / kind)
+        to.rename(tokenizer.parent / f"{kind} export")

@@ -1,5 +1,6 @@
 """Stage export on the smoke run: what transformers alone makes of the folder, and what is refused."""
 
+import ast
 import json
 import math
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import half_trained, smoke
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
@@ -75,7 +77,7 @@ def test_the_card_names_a_teacher_of_the_hub_as_its_base_and_no_folder_here(run,
     for path, base in (("EleutherAI/pythia-70m", "base_model: EleutherAI/pythia-70m\n"), ("models/own", "")):
         teacher = TeacherConfig(name="teacher", source=Source.hf, path=path, license="mit")
         text = card("model", ExportForm.stock, {}, GGUFKind.none, summary, sub, teacher)
-        assert f"pipeline_tag: text-generation\n{base}tags: " in text
+        assert f"pipeline_tag: text-generation\n{base}tags:\n" in text
 
 
 def test_whom_a_gguf_file_would_mislead_is_told(run, tmp_path, monkeypatch, caplog):
@@ -129,3 +131,43 @@ def test_a_finished_student_leaves_while_its_control_is_trained(smoke_outputs, t
 def test_an_export_needs_a_target():
     with pytest.raises(SprigError, match=r"export\.to is null: name the folder to make, export\.to=FOLDER"):
         pipeline.compose(["experiment=smoke", "stages=[export]"])
+
+
+@pytest.mark.parametrize(
+    "strange",
+    ["a: b", "mit\nbase_model: evil/model", '"', "---\n# title", "null", "[x](javascript:1)", "<script>", "é | ß"],
+)
+def test_names_and_licences_of_any_text_stay_text(strange, run):
+    summary = json.loads((run / "summary.json").read_text())
+    summary["teacher"]["name"] = strange
+    sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
+    teacher = TeacherConfig(name="teacher", source=Source.hf, path="EleutherAI/pythia-70m", license=strange)
+    text = card(
+        strange, ExportForm.own, {"rope_parameters": {"rope_type": "default"}}, GGUFKind.f16, summary, sub, teacher
+    )
+    head, body = text.removeprefix("---\n").split("\n---\n", 1)
+    assert yaml.safe_load(head) == {
+        "license": strange,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": "EleutherAI/pythia-70m",
+        "tags": ["sprig", "distillation", "pruning"],
+    }
+    code = ast.parse(body.split("```python\n")[1].split("\n```")[0])
+    calls = [node for node in ast.walk(code) if isinstance(node, ast.Call)]
+    assert [call.args[0].value for call in calls] == [strange] * 2
+    assert [call.keywords[0].value.value for call in calls] == [True, False]  # no code for a tokenizer
+    assert "<script>" not in body.replace("\\<", "").replace(json.dumps(strange), "").replace("`<script>-f16.gguf`", "")
+    assert "Tested with transformers 4.57.1 to 5.24.0" in body
+
+
+def test_the_card_says_which_versions_forget_a_rotary_share(run):
+    summary = json.loads((run / "summary.json").read_text())
+    sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
+    for share, said in ((0.25, False), (1.0, True), (0.2, True)):
+        teacher = TeacherConfig(name="teacher", source=Source.hf, path="x", license="mit")
+        text = card("model", ExportForm.stock, {"rotary_pct": share}, GGUFKind.none, summary, sub, teacher)
+        assert (
+            f"before 5.9 forgets `rotary_pct` when it saves a GPT-NeoX model, and takes 0.25 instead of {share:g}"
+            in " ".join(text.split())
+        ) == said

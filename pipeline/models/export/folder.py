@@ -3,10 +3,12 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from huggingface_hub import save_torch_state_dict
 from litgpt import GPT
 from torch import Tensor
@@ -21,6 +23,7 @@ from pipeline.models.tokenizer import Tokenizer
 from pipeline.models.writing import writing
 
 OWN = "use export.form=own"
+_PREFIX, _LOCK = ".unchecked-", "lock"
 
 
 def refuse_existing(to: Path) -> None:
@@ -55,10 +58,7 @@ def export(
         gguf.refuse(architecture_of(student.config, is_tied(student)))
     taken, config, state = _in_form(student, form, kind)
     to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=to.parent, prefix=".unchecked-") as beside:
-        # transformers keeps a copy of a modelling file by its folder's name: one name, or the copies would pile up.
-        unchecked = Path(beside) / "sprig_export"
-        unchecked.mkdir()
+    with _unchecked(to.parent) as unchecked:
         _write(unchecked, config, state, tokenizer)
         if taken == ExportForm.own:
             shutil.copyfile(own.MODELING, unchecked / own.MODELING.name)
@@ -71,6 +71,21 @@ def export(
         refuse_existing(to)  # once more: checking takes its time
         unchecked.rename(to)
     return taken
+
+
+@contextmanager
+def _unchecked(parent: Path) -> Iterator[Path]:
+    """An empty folder next to the export's place, removed at the end. A killed export leaves its own, which the next
+    one removes: nobody holds its lock any more."""
+    for left in parent.glob(f"{_PREFIX}*/{_LOCK}"):
+        # Another's folder, or one that an export still works in.
+        with suppress(OSError, Timeout), FileLock(left, blocking=False):
+            shutil.rmtree(left.parent)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=_PREFIX) as place, FileLock(Path(place) / _LOCK):
+        # transformers keeps a copy of a modelling file by its folder's name: one name, or the copies would pile up.
+        unchecked = Path(place) / "sprig_export"
+        unchecked.mkdir()
+        yield unchecked
 
 
 def _in_form(student: GPT, form: ExportForm, kind: GGUFKind) -> tuple[ExportForm, dict, dict[str, Tensor]]:

@@ -16,6 +16,7 @@ from pipeline.subnetwork.architecture import Architecture
 CLASSES = {
     "gpt_neox": "GPTNeoXForCausalLM",
     "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
@@ -38,6 +39,12 @@ def target(model: GPT, cure: str) -> Target:
             f"all of them: {cure}."
         )
     held = common(model, cure)
+    heads = held.sizes.groups * held.sizes.heads
+    if _kind(architecture.family, heads, architecture.n_embd) == "mistral" and architecture.bias:
+        raise SprigError(
+            f"{name} has biases, and its width {architecture.n_embd} is not a multiple of its {heads} heads, "
+            f"which a Llama needs in transformers from 5.9 on: {cure}."
+        )
     return _neox(architecture, held, cure) if architecture.family == "gpt_neox" else held
 
 
@@ -73,9 +80,10 @@ def config_json(model: GPT, target: Target) -> dict:
     """config.json of the stock class."""
     config, size = model.config, target.sizes
     family = architecture_of(config, is_tied(model)).family
+    kind = _kind(family, size.groups * size.heads, config.n_embd)
     plain = common_config(model) | {
-        "architectures": [CLASSES[family]],
-        "model_type": family,
+        "architectures": [CLASSES[kind]],
+        "model_type": kind,
         "num_attention_heads": size.groups * size.heads,
         "intermediate_size": size.neurons,
         **_rope(model, target, family),
@@ -89,8 +97,26 @@ def config_json(model: GPT, target: Target) -> dict:
     plain |= {"num_key_value_heads": size.groups, "head_dim": size.head_size, "rms_norm_eps": config.norm_eps}
     unbiased = {"attention_bias": False}  # in Qwen2, q, k and v always have one
     biased = {"attention_bias": config.bias, "mlp_bias": config.bias}
-    extra = {"llama": biased, "qwen2": {}, "qwen3": unbiased}[family]
-    return plain | extra | ({} if family == "llama" else {"use_sliding_window": False})
+    full = {"use_sliding_window": False}
+    extra = {"llama": biased, "mistral": {"sliding_window": None}, "qwen2": full, "qwen3": unbiased | full}
+    return plain | extra[kind]
+
+
+def _kind(family: str, heads: int, width: int) -> str:
+    """The model_type. From 5.9 on, transformers refuses a Llama whose width is not a multiple of its heads, though it
+    has a head size of its own. Mistral without sliding windows is the same model, and is not refused."""
+    return "mistral" if family == "llama" and width % heads else family
+
+
+def caveat(config: dict[str, Any]) -> str:
+    """What to know before transformers saves a model with this config.json again; empty where there is nothing."""
+    share = config.get("rotary_pct", 0.25)
+    if share == 0.25:
+        return ""
+    return (
+        f"transformers 5 before 5.9 forgets `rotary_pct` when it saves a GPT-NeoX model, and takes 0.25 instead of "
+        f"{share:.6g} from then on: save with another version, or write it into config.json again."
+    )
 
 
 def _rope(model: GPT, target: Target, family: str) -> dict[str, Any]:
