@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 
+from pipeline.training import order
 from pipeline.training.order import block_numbers
 
 
@@ -18,3 +20,24 @@ def test_a_position_is_one_integer():
 
 def test_seeds_differ():
     assert list(block_numbers(50, 7, 0, 50)) != list(block_numbers(50, 8, 0, 50))
+
+
+@pytest.mark.parametrize("position, count", [(0, 1), (0, 50), (49, 1), (49, 2), (50, 50), (7, 0), (7, 250), (123, 31)])
+def test_numbers_are_numpys_permutations_one_by_one(position, count):
+    """The definition, a place at a time: fixed for ever, because checkpoints and caches depend on it."""
+    wanted = [
+        np.random.default_rng([7, 101, place // 50]).permutation(50)[place % 50]
+        for place in range(position, position + count)
+    ]
+    found = block_numbers(50, 7, position, count)
+    assert found.dtype == np.int64 and found.tolist() == wanted
+
+
+def test_one_permutation_is_kept_and_takes_four_bytes_a_block():
+    order._epoch.cache_clear()
+    for position in range(0, 3_000, 8):
+        block_numbers(1_000, 7, position, 8)
+    assert order._epoch.cache_info().currsize == 1
+    # Once an epoch, though batches cross their borders.
+    assert order._epoch.cache_info().misses == 3
+    assert order._epoch(1_000, 7, 2).nbytes == 4_000
