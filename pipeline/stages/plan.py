@@ -10,7 +10,7 @@ from pipeline.errors import SprigError
 from pipeline.evaluation import tasks
 from pipeline.ranks import local_world_size
 from pipeline.search import forecast
-from pipeline.stages import cache, distill, evaluate, extract, order, prepare, recover, rerank, search, study
+from pipeline.stages import cache, distill, epochs, evaluate, extract, order, recover, rerank, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots, roots
@@ -53,6 +53,7 @@ def check(context: Context) -> None:
         cache.check(context)
     distill.check(context)
     recover.check(context)
+    epochs.check(context)
     rerank.check(context)
     study.check(context)
     evaluate.prefill(context)
@@ -85,8 +86,9 @@ def check_prepared(context: Context, made: Roots) -> None:
     """Once teachers and text are there: does every stage find the blocks that it asks for, and every model the tokens.
 
     Raises:
-        SprigError: as Context.evenly and Tokenizer.check_same.
+        SprigError: as epochs.check, Context.evenly and Tokenizer.check_same.
     """
+    epochs.check(context)
     config, tokens = context.config, made.tokens
     if distill.loads_kd_teacher(context):
         context.tokenizer(made.teacher).check_same(context.tokenizer(made.kd_teacher))
@@ -258,13 +260,9 @@ def _study(context: Context, flops: int) -> list[tuple[str, str]]:
 
 
 def _repetition(context: Context) -> str:
-    """How often the text is gone through, where it is prepared and does not suffice."""
-    tokens = prepare.tokens_recipe(context)
-    if context.store.find(tokens) is None:
-        return ""
-    blocks = context.blocks(tokens, "train")
-    epochs = budget(context) / (len(blocks) * blocks.block_size)
-    return f"; the text is gone through {epochs:.1f} times" if epochs > 1 else ""
+    """How often the text is gone through, where that is known and more than once."""
+    times = epochs.epochs(context)
+    return f"; the text is gone through {times:.1f} times" if times is not None and times > 1 else ""
 
 
 def _shape(a) -> str:

@@ -165,8 +165,14 @@ def test_the_teacher_costs_each_block_once(outputs):
 def test_two_ranks_fill_what_one_rank_reads_in_its_second_epoch(tmp_path):
     """Filled by two processes at batch 4, read by one at batch 6, for more tokens than the text has."""
     common = ["experiment=smoke", f"outputs={tmp_path}", "precision=fp32", *SAMPLED, "data.max_tokens=20_000"]
-    common += ["data.validation=0.3", "evaluate.blocks=4", "distill.control.enabled=false", "distill.validations=2"]
-    common += ["search=importance", "space.layers=rank", "search.random_baseline=false"]
+    common += [
+        "data.validation=0.3",
+        "data.repeat=true",
+        "evaluate.blocks=4",
+        "distill.control.enabled=false",
+        "distill.validations=2",
+    ]
+    common += ["search=importance", "space.layers=rank", "search.random_baseline=false", "data.repeat=true"]
     fill = [
         *common,
         "stages=[prepare,cache]",

@@ -1,0 +1,37 @@
+"""How often a training goes through its text."""
+
+from pipeline.errors import SprigError
+from pipeline.stages import distill, prepare
+from pipeline.stages.budget import budget
+from pipeline.stages.context import Context
+
+MOST = 4  # beyond this, repeated text is worth ever less (https://arxiv.org/abs/2305.16264)
+
+
+def text_tokens(context: Context) -> int | None:
+    """Tokens of the training text: exact once prepared, before that at most `data.max_tokens`; None if unknown."""
+    tokens = prepare.tokens_recipe(context)
+    if context.store.find(tokens) is None:
+        return context.config.data.max_tokens
+    blocks = context.blocks(tokens, "train")
+    return len(blocks) * blocks.block_size
+
+
+def epochs(context: Context) -> float | None:
+    """At least how often the budget goes through the text; None if it is unknown."""
+    text = text_tokens(context)
+    return None if text is None else budget(context) / text
+
+
+def check(context: Context) -> None:
+    """
+    Raises:
+        SprigError: the text would be repeated more than MOST times, and `data.repeat` does not ask for that.
+    """
+    config, times = context.config, epochs(context)
+    if distill.STAGE in config.stages and not config.data.repeat and times is not None and times > MOST:
+        raise SprigError(
+            f"distill.tokens={config.distill.tokens:,} goes {times:.1f} times through the training text of data "
+            f"{config.data.name}, which has {text_tokens(context):,} tokens at most, and more than {MOST} times needs "
+            "data.repeat=true: set it, lower distill.tokens, raise data.max_tokens or give more text."
+        )

@@ -1,0 +1,66 @@
+"""More than four passes over the training text are refused unless they are asked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import smoke
+
+import pipeline
+from pipeline.errors import SprigError
+
+
+def trained_text(outputs: Path) -> int:
+    (index,) = (outputs / "artifacts/prepare").glob("*/index.json")
+    return 32 * json.loads(index.read_text())["splits"]["train"]["blocks"]
+
+
+def planned(outputs: Path, capsys: pytest.CaptureFixture, *overrides: str) -> str:
+    capsys.readouterr()
+    pipeline.run(smoke(outputs, *overrides, "plan=true"))
+    return " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_four_passes_are_planned_and_more_are_refused(smoke_outputs, capsys):
+    text, batch = trained_text(smoke_outputs), 4 * 32
+    four = 4 * text // batch * batch
+    said = planned(smoke_outputs, capsys, f"distill.tokens={four}")
+    assert "the text is gone through 4.0 times" in said
+    with pytest.raises(SprigError) as caught:
+        planned(smoke_outputs, capsys, f"distill.tokens={5 * text}")
+    sentence = str(caught.value)
+    assert sentence == (
+        f"distill.tokens={5 * text:,} goes 5.0 times through the training text of data sotu, which has {text:,} tokens "
+        "at most, and more than 4 times needs data.repeat=true: set it, lower distill.tokens, raise data.max_tokens or "
+        "give more text."
+    )
+    assert "gone through 5.0 times" in planned(smoke_outputs, capsys, f"distill.tokens={5 * text}", "data.repeat=true")
+
+
+def test_max_tokens_bounds_a_text_that_is_not_prepared(tmp_path, capsys):
+    few = ["data.max_tokens=20_000"]
+    with pytest.raises(SprigError, match=r"goes 5\.0 times through .* 20,000 tokens at most"):
+        planned(tmp_path, capsys, *few, "distill.tokens=100_000")
+    assert "gone through 4.0 times" in planned(tmp_path, capsys, *few, "distill.tokens=80_000")
+    assert "gone through" not in planned(tmp_path, capsys, *few, "distill.tokens=20_000")
+    # Nobody knows yet how much text there is.
+    assert "gone through" not in planned(tmp_path, capsys, "data.max_tokens=null", "distill.tokens=10_000_000_000")
+
+
+def test_a_text_that_turns_out_short_is_refused_before_the_search(tmp_path):
+    """The text has about 280,000 tokens of training text, and a bound of 300,000 before it is prepared."""
+    with pytest.raises(SprigError, match=r"goes 4\.\d times through the training text of data sotu"):
+        pipeline.run(smoke(tmp_path, "distill.tokens=1_150_000"))
+    assert not (tmp_path / "artifacts/search").exists() and not (tmp_path / "artifacts/order").exists()
+
+
+def test_preparing_alone_needs_no_budget(tmp_path):
+    """On a machine without a GPU, for a run elsewhere: neither budget nor precision is part of what is prepared."""
+    overrides = ["data.max_tokens=20_000", "distill.tokens=1_000_000", "stages=[prepare]", "device=cpu"]
+    assert pipeline.run(smoke(tmp_path, *overrides)) is None
+    made = sorted((tmp_path / "artifacts/prepare").glob("*/manifest.json"))
+    assert len(made) == 2
+    before = [path.stat().st_mtime_ns for path in made]
+    pipeline.run(smoke(tmp_path, *overrides, "precision=bf16-mixed", "distill.tokens=4_096"))
+    made = sorted((tmp_path / "artifacts/prepare").glob("*/manifest.json"))
+    assert [path.stat().st_mtime_ns for path in made] == before
