@@ -9,18 +9,18 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import preemption
-from pipeline.artifacts import MANIFEST, link_atomically, sweep_temporaries, write_atomically
-from pipeline.config import LATEST, Config, to_plain
+from pipeline import preemption, run_folder
+from pipeline.artifacts import MANIFEST, write_atomically
+from pipeline.config import Config
 from pipeline.on_request import export, sample, score
 from pipeline.ranks import rank
 from pipeline.report import material
 from pipeline.report.material import Material
 from pipeline.report.tracker import Tracker
+from pipeline.run_folder import RunFolder
 from pipeline.stages import cache, distill, downstream, graph, plan, rerank, search, study
 from pipeline.stages.context import Context, Step, Steps
 from pipeline.stages.roots import roots
@@ -42,7 +42,8 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     """
     tracker = Tracker()
     context = Context(config, tracker.log)
-    plan.check(context)
+    if not run_folder.reads_only(config):
+        plan.check(context)
     if export.STAGE in config.stages:
         export.check(context)
     if config.plan:
@@ -52,12 +53,12 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     steps = graph.build(context)
     downstream.check(context, steps)
     last = material.step(context, steps)
-    folder = run_folder(context, last)
-    handler = _open(folder, config, overrides or [])
-    _claim(context, [*steps.values(), last], folder)
-    shown = None
+    opened = run_folder.open_folder(context, steps, last, overrides or [])
+    folder, shown = opened.path, None
     try:
-        tracker.start(config, folder)
+        if opened.writable:
+            _claim(context, [*steps.values(), last], folder)
+            tracker.start(config, folder)
         for step in steps.values():
             if step.stage in config.stages:
                 _make(context, step, steps, folder, tracker)
@@ -66,17 +67,16 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
         if cache.STAGE in config.stages and config.distill.cached:
             cache.complete(context, roots(context))
         if last.stage in config.stages:
-            if all(context.store.find(step.recipe) for step in steps.values()):
+            if opened.writable and all(context.store.find(step.recipe) for step in steps.values()):
                 _make(context, last, steps, folder, tracker)
-            shown = _close(context, steps, last, folder)
+            shown = _close(context, steps, last, opened)
             tracker.report(shown, folder)
         for stage in (export, sample, score):
             if stage.STAGE in config.stages and rank() == 0:
                 stage.run(context, steps)
     finally:
         tracker.finish()
-        log.removeHandler(handler)
-        handler.close()
+        opened.close()
     return shown.summary if shown else None
 
 
@@ -110,32 +110,6 @@ def _claim(context: Context, steps: Iterable[Step], folder: Path) -> None:
     store.claim(folder, wanted)
 
 
-def run_folder(context: Context, last: Step) -> Path:
-    """`<outputs>/<name>/<id>`: the id is a hash of all that determines the result, so the same command finds it."""
-    config = context.config
-    return Path(config.outputs) / (config.run_name or config.preset) / last.recipe.fingerprint[:8]
-
-
-def _open(folder: Path, config: Config, overrides: list[str]) -> logging.Handler:
-    """Makes the run's folder, with its configuration, its log and the link `latest`; the log's handler."""
-    if rank() != 0:
-        return logging.NullHandler()
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    for name, content in (("config", to_plain(config)), ("overrides", overrides)):
-        if not (path := folder / ".hydra" / f"{name}.yaml").exists():  # a later command must not change whose run it is
-            write_atomically(path, OmegaConf.to_yaml(OmegaConf.create(content)))
-    if config.run is None or not folder.samefile(config.run):  # one that is reopened is no newer for it
-        link_atomically(folder.parent / LATEST, folder)
-    for place in (folder.parent, folder, folder / ".hydra"):
-        sweep_temporaries(place)
-    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.info("run folder %s", folder)
-    return handler
-
-
 def _metrics(context: Context, step: Step) -> list[dict]:
     """A step's evaluations, or its steps of training; empty where it has none."""
     names = {search.STAGE: search.JOURNAL, rerank.STAGE: rerank.JOURNAL, distill.STAGE: METRICS}
@@ -160,25 +134,31 @@ def _collect_metrics(context: Context, steps: Steps, folder: Path) -> None:
     write_atomically(folder / METRICS, "".join(f"{line}\n" for line in lines))
 
 
-def _close(context: Context, steps: Steps, last: Step, folder: Path) -> Material:
+def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Material:
     """Puts the report into the run's folder, where people look for it, and shows the closing table."""
     from pipeline.report import html, pages, sentences, tables  # with matplotlib, which a plan does without
 
     shown = material.gather(context, steps)
-    summary = shown.summary
-    if rank() == 0:
-        context.store.claim(folder, shown.done)  # by other commands too: the page leads there
-        if artifact := context.store.find(last.recipe):
-            for path in artifact.iterdir():
-                if path.name != MANIFEST:
-                    shutil.copyfile(path, folder / path.name)
-        else:
-            material.write(shown, folder)
-        pages.write(shown, folder)
-        _show(folder.parent.name, tables.HEADER, tables.rows(summary))
-        log.info("%s", sentences.result(summary))
-        log.info("The report is %s and %s", folder / material.PAGE, html.PAGE)
+    if rank() != 0:
+        return shown
+    if opened.writable:
+        context.store.claim(opened.path, shown.done)  # by other commands too: the page leads there
+        _write_report(context, last, shown, opened.path)
+    _show(opened.path.parent.name, tables.HEADER, tables.rows(shown.summary))
+    log.info("%s", sentences.result(shown.summary))
+    if opened.writable:
+        log.info("The report is %s and %s", opened.path / material.PAGE, html.PAGE)
     return shown
+
+
+def _write_report(context: Context, last: Step, shown: Material, folder: Path) -> None:
+    if artifact := context.store.find(last.recipe):
+        for path in artifact.iterdir():
+            if path.name != MANIFEST:
+                shutil.copyfile(path, folder / path.name)
+    else:
+        material.write(shown, folder)
+    pages.write(shown, folder)
 
 
 def _show(title: str, header: list[str], rows: list) -> None:

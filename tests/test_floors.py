@@ -21,6 +21,7 @@ FLOORS = [
     {"stages"},
     {"report"},
     {"on_request"},
+    {"run_folder"},
     {"runner", "api"},
     {"__init__"},
     {"cli"},

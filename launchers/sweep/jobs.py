@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from hydra.core.utils import env_override
 
@@ -14,7 +15,7 @@ from pipeline.config import ON_REQUEST, Device, Precision
 from pipeline.errors import SprigError
 from pipeline.report import material
 from pipeline.report.schema import SUMMARY
-from pipeline.runner import run_folder
+from pipeline.run_folder import path_of
 from pipeline.stages import downstream, graph, plan, stable
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context, Step, Steps
@@ -34,7 +35,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        return run_folder(self.context, self.last)
+        return path_of(self.context, self.last)
 
     @cached_property
     def steps(self) -> list[Step]:
@@ -96,13 +97,13 @@ def prepare(
             raise SprigError(f"Axis {key} of the sweep has no values: give it some, {key}=a,b.")
     if not axes and not elsewhere:
         raise SprigError("The sweep has no axes: give at least one value after another, such as seed=0,1,2.")
-    identities: dict[str, dict] = {}
+    shared: dict[str, Any] = {}
     jobs = {}
     count = {} if ranks == 1 else {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks // nodes)}
     for overrides in dict.fromkeys(map(tuple, lists)):
         try:
             with env_override(count):
-                plan.check(context := _context(overrides, identities, elsewhere))
+                plan.check(context := _context(overrides, shared, elsewhere))
             steps = graph.build(context)
             downstream.check(context, steps)
             jobs[overrides] = Job(overrides, context, steps, material.step(context, steps))
@@ -123,7 +124,7 @@ def prepare(
     return sorted(once, key=lambda job: budget(job.context))
 
 
-def _context(overrides: tuple[str, ...], identities: dict[str, dict], elsewhere: bool) -> Context:
+def _context(overrides: tuple[str, ...], shared: dict[str, Any], elsewhere: bool) -> Context:
     config = compose(list(overrides))
     if requested := [stage for stage in config.stages if stage in ON_REQUEST]:
         raise SprigError(
@@ -135,7 +136,7 @@ def _context(overrides: tuple[str, ...], identities: dict[str, dict], elsewhere:
         )
     if elsewhere:  # as a plan, which judges no device of this machine
         config = replace(config, plan=True, device=Device.cpu if config.device == Device.cpu else Device.cuda)
-    return Context(config, lambda line: None, identities)
+    return Context(config, lambda line: None, shared)
 
 
 def _refuse_idle_axes(jobs: list[Job], axes: dict[str, list[str]]) -> None:

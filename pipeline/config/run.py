@@ -12,6 +12,7 @@ from pipeline.config.choices import Device, ExportForm, GGUFKind, Precision, Tra
 from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.launching import register_launcher
+from pipeline.config.paths import make_absolute
 from pipeline.config.search import SearchConfig
 from pipeline.config.study import StudyConfig
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, RecoverConfig, SpaceConfig
@@ -151,12 +152,14 @@ def register() -> None:
 
 
 def to_objects(composed: DictConfig) -> Config:
-    """The composed configuration as typed objects, ranges checked.
+    """The composed configuration as typed objects, ranges checked and paths absolute.
 
     Raises:
         SprigError: a value is missing (`???`), of a wrong type, unknown, or out of range.
     """
-    return to_typed(Config, composed)
+    config = to_typed(Config, composed)
+    make_absolute(config)
+    return config
 
 
 def to_plain(config: Any) -> Any:

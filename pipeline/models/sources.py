@@ -157,8 +157,9 @@ def _path(teacher: TeacherConfig) -> Path:
 
 
 def on_hub(teacher: TeacherConfig) -> bool:
-    hub_name = teacher.package is None and re.fullmatch(r"[\w.-]+/[\w.-]+", teacher.path or "")
-    return teacher.source == Source.hf and bool(hub_name) and not Path(teacher.path).exists()
+    """Whether the path is a name of the hub: those of local folders are absolute (see pipeline.config.paths)."""
+    hub_name = teacher.package is None and re.fullmatch(r"\w[\w.-]*/[\w.-]+", teacher.path or "")
+    return teacher.source == Source.hf and bool(hub_name)
 
 
 def _original(teacher: TeacherConfig, weights: bool) -> Original:

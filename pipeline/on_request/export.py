@@ -30,8 +30,7 @@ def check(context: Context) -> None:
 
 
 def _target(config: Config) -> Path:
-    # No shell expands the ~ of export.to=~/model.
-    return Path(config.export.to).expanduser()
+    return Path(config.export.to)
 
 
 def run(context: Context, steps: Steps) -> None:

@@ -1,14 +1,16 @@
 """What the stages of one run share: configuration, store, device, and what is loaded once."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from litgpt import GPT
 
-from pipeline.artifacts import Recipe, Store
+from pipeline.artifacts import Recipe, Store, digest
 from pipeline.config import Config, DataConfig, Device, Precision, TeacherConfig, to_plain
 from pipeline.data import prepare as data
 from pipeline.data.blocks import Blocks
@@ -17,6 +19,7 @@ from pipeline.models import checkpoint, sources
 from pipeline.models.precision import resolve_device, resolve_precision
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.ranks import world_size
+from pipeline.stages.facts import Facts
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin, make_bin
 from pipeline.subnetwork.selection import Ordering
@@ -46,6 +49,10 @@ class Step:
 Steps = dict[str, Step]  # by role, in the order in which they are made
 
 
+def _name(config: DataConfig | TeacherConfig, identify: Callable[..., dict]) -> str:
+    return f"{identify.__name__} {digest(to_plain(config))}"
+
+
 def part(config: object, *without: str) -> dict:
     """A part of the configuration for a recipe, without the keys that must not matter."""
     return {key: value for key, value in to_plain(config).items() if key not in without}
@@ -54,19 +61,27 @@ def part(config: object, *without: str) -> dict:
 class Context:
     """One run's configuration with what it needs at hand. Nothing heavy is loaded before it is asked for.
 
-    `identities` has the hashes of teachers, tokenizers and texts: the jobs of a sweep share it, so each is read once.
+    `shared` has the facts of teachers and texts that the jobs of a sweep have in common, so each is found once. A run
+    that is opened again (config.run) has the facts with which it was created.
     """
 
-    def __init__(self, config: Config, log: Callable[[dict], None], identities: dict[str, dict] | None = None):
+    def __init__(self, config: Config, log: Callable[[dict], None], shared: dict[str, Any] | None = None):
         self.config, self.log = config, log
         self.store = Store(Path(config.outputs) / "artifacts")
+        self.facts = Facts(shared, Path(config.run) if config.run else None)
         # A plan runs nothing, so it may be of a machine with other hardware.
         planned = config.plan and config.device == Device.cuda
         self.device = torch.device("cuda") if planned else resolve_device(config.device)
         planned = config.plan and config.precision != Precision.auto
-        self.precision = config.precision.value if planned else resolve_precision(config.precision, self.device)
+        self.precision = config.precision.value if planned else self._precision()
         self._teachers: dict[str, GPT] = {}
-        self._identities: dict[str, dict] = {} if identities is None else identities
+
+    def _precision(self) -> str:
+        """Never that of another job of a sweep, which may be for another device."""
+        name = f"precision {self.config.precision.value}"
+        found = self.facts.recalled.get(name) or resolve_precision(self.config.precision, self.device)
+        self.facts.values[name] = found
+        return found
 
     @property
     def agree(self) -> Callable[[bool], bool] | None:
@@ -80,11 +95,15 @@ class Context:
 
     @cached_property
     def architecture(self) -> Architecture:
-        return sources.describe(self.config.teacher)
+        return self._describe(self.config.teacher)
 
     @cached_property
     def kd_architecture(self) -> Architecture:
-        return sources.describe(self.config.kd_teacher) if self.config.kd_teacher else self.architecture
+        return self._describe(self.config.kd_teacher) if self.config.kd_teacher else self.architecture
+
+    def _describe(self, teacher: TeacherConfig) -> Architecture:
+        name = f"architecture {digest(to_plain(teacher))}"
+        return Architecture(**self.facts.get(name, lambda: sources.describe(teacher).to_dict()))
 
     @cached_property
     def bin(self) -> Bin:
@@ -102,10 +121,21 @@ class Context:
         return self._identity(self.config.teacher, sources.identify_tokenizer)
 
     def _identity(self, config: DataConfig | TeacherConfig, identify: Callable[..., dict]) -> dict:
-        key = f"{identify.__qualname__} of {config!r}"
-        if key not in self._identities:
-            self._identities[key] = identify(config)
-        return self._identities[key]
+        return self.facts.get(_name(config, identify), partial(identify, config))
+
+    def check_source(self, config: DataConfig | TeacherConfig, identify: Callable[..., dict]) -> None:
+        """Before work from a source of a run that is opened again.
+
+        Raises:
+            SprigError: it is not what it was when the run was created.
+        """
+        recalled = self.facts.recalled.get(_name(config, identify))
+        if recalled is not None and recalled != json.loads(json.dumps(identify(config))):
+            key = "data" if isinstance(config, DataConfig) else "teacher"
+            raise SprigError(
+                f"{key}.path={config.path} changed since run {self.config.run} was created, and its stage prepare was "
+                f"not finished: bring the old {key} back, or start a new run with the command in .hydra/overrides.yaml."
+            )
 
     def space(self, ordering: Ordering) -> Space:
         return Space(self.architecture, self.config.space, self.bin, ordering, **self.counted_at)

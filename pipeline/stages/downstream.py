@@ -4,6 +4,7 @@ So runs that share a teacher share its scores; a task that was killed goes on wh
 """
 
 import json
+from functools import partial
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_atomically, write_json
@@ -14,7 +15,6 @@ from pipeline.stages.context import Context, Steps
 VERSION = 1
 ROLE = "downstream/"  # how the roles of these steps begin
 METRICS, EXAMPLES = "metrics.json", "examples.jsonl"
-ROLE = "downstream/"  # how the roles of these steps begin
 ANSWERS = "answers.jsonl"  # while a task is scored
 
 
@@ -41,7 +41,8 @@ def recipe(context: Context, task: str, model: Recipe) -> Recipe:
         "batch_tokens": _batch_tokens(context),
         "precision": context.precision,
     }
-    return Recipe(evaluate.STAGE, VERSION, tasks.identify(task) | own, {"model": model.fingerprint})
+    identity = context.facts.get(f"task {task}", partial(tasks.identify, task))
+    return Recipe(evaluate.STAGE, VERSION, identity | own, {"model": model.fingerprint})
 
 
 def make(context: Context, recipe: Recipe, folder: Path, task: str, name: str, model: Recipe) -> None:

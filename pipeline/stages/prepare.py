@@ -16,6 +16,7 @@ def teacher_recipe(context: Context, config: TeacherConfig) -> Recipe:
 
 
 def make_teacher(context: Context, recipe: Recipe, folder: Path, config: TeacherConfig) -> None:
+    context.check_source(config, sources.identify)
     sources.convert(config, folder)
 
 
@@ -25,4 +26,5 @@ def tokens_recipe(context: Context) -> Recipe:
 
 
 def make_tokens(context: Context, recipe: Recipe, folder: Path, teacher: Recipe) -> None:
+    context.check_source(context.config.data, data.identify)
     data.prepare(context.config.data, context.tokenizer(teacher), folder)

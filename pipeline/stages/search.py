@@ -89,7 +89,8 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
     """
     path = Path(context.config.search.path)
     try:
-        given = SubNetwork.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        content = context.facts.get(f"sub-network {path}", lambda: json.loads(path.read_text(encoding="utf-8")))
+        given = SubNetwork.from_dict(content)
     except (OSError, ValueError) as error:
         raise SprigError(f"search.path={path} cannot be read as a sub-network: {error}.") from None
     check(given, context.architecture)

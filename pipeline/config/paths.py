@@ -1,0 +1,60 @@
+"""A user's paths become absolute when a run is created, so that the run can be opened again from anywhere."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config.choices import DataSource, Source
+from pipeline.errors import SprigError
+
+if TYPE_CHECKING:
+    from pipeline.config.inputs import DataConfig, TeacherConfig
+    from pipeline.config.run import Config
+
+BYTES = "bytes"  # the tokenizer that needs no file
+
+
+def absolute(path: str) -> str:
+    """With the home folder for a leading ~, which no shell expands behind a `=`; links stay links."""
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:  # no such user, or no home folder
+        raise SprigError(f"{path} begins with ~, but that home folder is not known: give the whole path.") from None
+
+
+def make_absolute(config: "Config") -> None:
+    """Every path of a configuration, in place: a hub's names and paths inside a package stay as they are."""
+    config.outputs = absolute(config.outputs)
+    for holder, key in (
+        (config, "run"),
+        (config.export, "to"),
+        (config.search, "path"),
+        (config.distill.cache, "path"),
+    ):
+        if getattr(holder, key) is not None:
+            setattr(holder, key, absolute(getattr(holder, key)))
+    for teacher in filter(None, (config.teacher, config.kd_teacher)):
+        _teacher(teacher)
+    _data(config.data)
+
+
+def _teacher(teacher: "TeacherConfig") -> None:
+    if teacher.path is not None and teacher.package is None and teacher.source != Source.random and not _hub(teacher):
+        teacher.path = absolute(teacher.path)
+    if teacher.tokenizer not in (None, BYTES):
+        teacher.tokenizer = absolute(teacher.tokenizer)
+
+
+def _hub(teacher: "TeacherConfig") -> bool:
+    """Whether the path is a name of the hub: owner/name, and nothing of that name is here."""
+    named = teacher.source == Source.hf and re.fullmatch(r"\w[\w.-]*/[\w.-]+", teacher.path)
+    return bool(named) and not Path(teacher.path).exists()
+
+
+def _data(data: "DataConfig") -> None:
+    if data.source == DataSource.hub or data.package is not None:
+        return
+    if isinstance(data.path, str):
+        data.path = absolute(data.path)
+    elif isinstance(data.path, list):
+        data.path = [absolute(each) if isinstance(each, str) else each for each in data.path]

@@ -1,0 +1,137 @@
+"""A run's folder: which one it is, and opening it, for work or for reading alone."""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from pipeline.artifacts import link_atomically, sweep_temporaries, write_atomically
+from pipeline.composition import compose
+from pipeline.config import LATEST, Config, to_plain
+from pipeline.errors import SprigError
+from pipeline.on_request import export, sample, score
+from pipeline.ranks import rank
+from pipeline.report import material
+from pipeline.stages import facts, graph
+from pipeline.stages.context import Context, Step, Steps
+
+READING = {material.STAGE, export.STAGE, sample.STAGE, score.STAGE}  # stages that work from what is made
+
+log = logging.getLogger("sprig")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`writable` is false for a finished run in a folder that can only be read; then nothing is written to it."""
+
+    path: Path
+    writable: bool
+    handler: logging.Handler
+
+    def close(self) -> None:
+        log.removeHandler(self.handler)
+        self.handler.close()
+
+
+def reads_only(config: Config) -> bool:
+    """Whether the command makes nothing of a run, but shows, exports or scores what is made."""
+    return not config.plan and set(config.stages) <= READING
+
+
+def path_of(context: Context, last: Step) -> Path:
+    """`<outputs>/<name>/<id>`: the id is a hash of all that determines the result, so the same command finds it."""
+    config = context.config
+    return Path(config.outputs) / (config.run_name or config.preset) / last.recipe.fingerprint[:8]
+
+
+def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]) -> RunFolder:
+    """Makes the run's folder with its configuration, facts, log and the link `latest`, or opens it again.
+
+    Raises:
+        SprigError: the run that is opened again is not one that this version of Sprig makes.
+        OSError: the folder cannot be made or written, and there is work to do.
+    """
+    config, path = context.config, path_of(context, last)
+    reopened = Path(config.run) if config.run else None
+    itself = reopened is not None and path.exists() and path.samefile(reopened)
+    if reopened is not None and not itself:
+        _check_reopened(reopened, path)
+    if path.exists() and reads_only(config) and not _is_writable(path):
+        log.info("run folder %s is not writable: nothing is written to it", path)
+        return RunFolder(path, False, logging.NullHandler())
+    if rank() != 0:
+        return RunFolder(path, True, logging.NullHandler())
+    _describe(path, config, overrides)
+    facts.write(path, context.facts, {role: step.recipe for role, step in (*steps.items(), (last.role, last))})
+    if not itself:  # a run that is opened again is no newer for it
+        link_atomically(path.parent / LATEST, path)
+    for place in (path.parent, path, path / ".hydra"):
+        sweep_temporaries(place)
+    handler = _log_to(path / "run.log")
+    log.info("run folder %s", path)
+    return RunFolder(path, True, handler)
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _describe(path: Path, config: Config, overrides: list[str]) -> None:
+    """Once: a later command must not change whose run it is."""
+    (path / ".hydra").mkdir(parents=True, exist_ok=True)
+    for name, content in (("config", to_plain(config)), ("overrides", overrides)):
+        if not (file := path / ".hydra" / f"{name}.yaml").exists():
+            write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(content)))
+
+
+def _log_to(file: Path) -> logging.Handler:
+    try:
+        handler = logging.FileHandler(file, encoding="utf-8")
+    except OSError as error:
+        log.warning("%s is not written (%s).", file, error.strerror)
+        return logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    return handler
+
+
+def _check_reopened(reopened: Path, path: Path) -> None:
+    """A command that opens a run again under another id: its own values must be why, and not a change of the world.
+
+    Raises:
+        SprigError: without these values, too, the run would be another one.
+    """
+    alone = Context(compose([f"run={reopened}"]), lambda line: None)
+    steps = graph.build(alone)
+    last = material.step(alone, steps)
+    now = path_of(alone, last)
+    if now.exists() and now.samefile(reopened):
+        log.info("With these values it is another run, %s; %s stays as it is.", path, reopened)
+        return
+    raise SprigError(
+        f"Run {reopened} cannot be opened again: {_difference(reopened, {**steps, last.role: last})}. Give its own "
+        f"command again ({reopened / '.hydra/overrides.yaml'}): it starts a new run and reuses what still fits."
+    )
+
+
+def _difference(reopened: Path, steps: Steps) -> str:
+    if not (reopened / facts.FILE).exists():
+        return (
+            f"{facts.FILE} is not there, so it was created by an earlier version of Sprig, and its sources or Sprig "
+            "changed since"
+        )
+    known = facts.read(reopened)["steps"]
+    for role, step in steps.items():
+        stage, version, fingerprint = known.get(role, (step.stage, None, None))
+        if version != step.recipe.version:
+            return f"its {stage} is of version {version}, and this Sprig makes version {step.recipe.version}"
+        if fingerprint != step.recipe.fingerprint:
+            return f"its configuration or name was edited ({role} is {fingerprint}, not {step.recipe.fingerprint})"
+    return "its folder was renamed"
