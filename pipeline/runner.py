@@ -136,7 +136,7 @@ def _collect_metrics(context: Context, steps: Steps, folder: Path) -> None:
 
 def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Material:
     """Puts the report into the run's folder, where people look for it, and shows the closing table."""
-    from pipeline.report import html, pages, sentences, tables  # with matplotlib, which a plan does without
+    from pipeline.report import html, sentences, tables  # with matplotlib, which a plan does without
 
     shown = material.gather(context, steps)
     if rank() != 0:
@@ -152,6 +152,8 @@ def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Mat
 
 
 def _write_report(context: Context, last: Step, shown: Material, folder: Path) -> None:
+    from pipeline.report import pages
+
     if artifact := context.store.find(last.recipe):
         for path in artifact.iterdir():
             if path.name != MANIFEST:
