@@ -127,7 +127,7 @@ class Reference:
         stream = seen[ours[:-1]][0] + seen[ours + "attn"][1] if names == ["attn.proj"] else seen[ours[:-1]][1]
         features = torch.cat([seen[ours + name][0] for name in names], dim=-1)
         modules = [self.student.get_submodule(ours + name) for name in names]
-        weights = 1 / target.square().mean(-1)
+        weights = 1 / (target.square().mean(-1) + self.teacher.config.norm_eps)
         return modules, self.solve(features, target - stream, weights, modules[0].bias is not None), len(names)
 
 
@@ -372,3 +372,15 @@ def test_broken_weights_are_named():
         teacher.transformer.h[2].mlp.proj.weight[0, 0] = torch.nan
     with pytest.raises(SprigError, match=r"mlp.proj of layer 1 \(teacher layer 2\) are not finite"):
         recover(teacher, cut(teacher, sub, selection), sub, selection, tiny.tokens(4, 17), SETTINGS)
+
+
+def test_a_token_without_a_stream_has_a_finite_weight():
+    """The embedding of a token that a model never saw may be zero."""
+    teacher = double("llama")
+    with torch.no_grad():
+        teacher.transformer.wte.weight[:30] = 0
+        for block in teacher.transformer.h:
+            block.attn.proj.weight[:] = 0
+    sub, selection = narrow(teacher, intermediate_size=20)
+    report = recover(teacher, cut(teacher, sub, selection), sub, selection, tiny.tokens(8, 17), SETTINGS)
+    assert np.isfinite([refit.after for refit in report.refits]).all()

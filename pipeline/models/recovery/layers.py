@@ -45,7 +45,12 @@ class _Write:
 
 
 class Layers:
-    """Refits a student's layers in order. `chunks` hold the streams that enter the next layer, and advance in place."""
+    """Refits a student's layers in order. `chunks` hold the streams that enter the next layer, and advance in place.
+
+    A projection that writes to the stream is refitted towards the teacher's stream past it, on the kept embedding
+    entries, each token weighted by the inverse mean square of that target. One that reads it, where the width is cut,
+    is refitted before, towards the teacher's pre-activations on the kept rows, all tokens alike: a norm made them so.
+    """
 
     def __init__(
         self,
@@ -161,7 +166,8 @@ class Layers:
                     stream = write.ours(chunk.ours)
                 chunk.theirs = write.theirs(chunk.theirs)
             target = at_least_fp32(chunk.theirs[..., self.kept])
-            weights = 1 / target.square().mean(-1)
+            # What the next norm divides by. It also tames the first token, whose stream may be 100 times larger.
+            weights = 1 / (target.square().mean(-1) + self.teacher.config.norm_eps)
             regression.add(torch.cat(chunk.features, dim=-1), target - stream, weights, chunk.held_out)
         correction, refit = self._solved(number, "+".join(write.writers), regression)
         if correction is not None:
