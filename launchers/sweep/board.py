@@ -69,6 +69,10 @@ class Board:
 
     def _table(self) -> Table:
         table = Table("job", "overrides", "status", "time", "last line of its log", title=str(self.record.folder))
+        # What tells jobs apart is whole; the lines of their logs are cut short.
+        table.columns[1].min_width = min(
+            60, max(len(pair) for name in self.names.values() for pair in [*name.split(), ""])
+        )
         for job in self.jobs:
             state, known = self.states[job.id], self.record.jobs[job.id]
             seconds = time.monotonic() - self.began[job.id] if job.id in self.began else known["seconds"]
@@ -77,7 +81,7 @@ class Board:
                 said = (known["error"] or "").splitlines()[-1]
             table.add_row(
                 job.id,
-                self.names[job.id],
+                self.names[job.id].replace(" ", "\n"),
                 Text(state, STYLES.get(state, "dim")),
                 "" if seconds is None else clock(seconds),
                 Text(said, overflow="ellipsis", no_wrap=True),
