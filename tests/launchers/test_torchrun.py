@@ -40,7 +40,9 @@ def test_ranks_that_do_not_divide_the_batch_are_refused_before_any_is_started():
 def test_ranks_of_a_sweep_are_refused_with_the_fix(preset, monkeypatch):
     with pytest.raises(SprigError, match=r"are a sweep, .* run sprig, .* set hydra\.launcher\.gpus_per_job=2 to give"):
         check(2, preset)
-    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun's own command and srun start them
+    ranks = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in ranks.items():  # as torchrun's own command and srun start them
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match=r"^sprig: These overrides are a sweep, .* but 2 ranks of it were started"):
         cli.main(preset)
 
