@@ -14,7 +14,7 @@ from pipeline.stages import graph, plan, search
 from pipeline.stages.context import Context
 from pipeline.subnetwork.diversity import diversity
 
-MUTANTS = ["search=one_plus_lambda", "search.population=6", "search.offspring=6", "search.start=[importance]"]
+MUTANTS = ["search=one_plus_lambda", "search.population=5", "search.offspring=6", "search.start=[importance]"]
 LAYERS = ["space.layers=subset"]
 
 
@@ -80,9 +80,9 @@ def test_a_limited_search_and_its_baseline_evaluate_the_same_tokens(tmp_path):
     subs = list(dict.fromkeys(line["subnetwork"] for line in scored))
     assert len(subs) == summary["search"]["candidates"] == 10
     assert summary["search"]["diversity"] == {
-        "candidates": 6,
-        "first": diversity(subs[:6]),
-        "last": diversity(subs[-6:]),
+        "candidates": 5,
+        "first": diversity(subs[:5]),
+        "last": diversity(subs[-5:]),
     }
     context = Context(config, lambda line: None)
     shown = material.gather(context, graph.build(context)).candidates["search"]
