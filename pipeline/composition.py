@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.config import Cluster, Config, keys, register, to_objects
 from pipeline.config.values import read_as_written
 from pipeline.errors import SprigError
-from pipeline.overrides import SEARCHED, SEARCHPATH, Words, refuse_hydra
+from pipeline.overrides import NULLABLE, SEARCHED, SEARCHPATH, Words, refuse_hydra
 
 # What a reopened run does not take over.
 OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export", "prompt", "sample")
@@ -150,6 +150,10 @@ def _open(overrides: Sequence[str], sweeps: bool) -> Session:
     presets = checker.checked([word for word in others if word.lstrip("+").partition("=")[0] in PRESETS])
     defaults = loader.compute_defaults_list("config", presets, RunMode.MULTIRUN)
     checker.known_groups = list(defaults.overrides.known_choices)
+    chosen = [word for word in others if word.lstrip("+").startswith(f"{NULLABLE}=")] or [
+        f"={defaults.overrides.known_choices.get(NULLABLE)}"
+    ]
+    checker.kd_teacher = chosen[-1].partition("=")[2] not in ("null", "None")
     quoted = ",".join(f"'{place}'" for place in places)
     return Session(hydra, checker.checked(others), [f"{SEARCHPATH}=[{quoted}]"] if places else [], checker)
 
@@ -192,6 +196,7 @@ def _reopen(overrides: list[str]) -> DictConfig:
             config[key] = OmegaConf.structured(Config)[key]
         config.run, config.outputs = str(folder.resolve()), str(folder.resolve().parents[1])
         others = [override for override in overrides if override not in named]
+        opened.checker.kd_teacher = config.kd_teacher is not None
         for key, value in opened.checker.values(others).items():
             OmegaConf.update(config, key, value, force_add=keys.find(key).name != key)
         return config

@@ -46,6 +46,7 @@ class Words:
 
     def __init__(self, repository, parser: OverridesParser, known_groups: Sequence[str], sweeps: bool):
         self.repository, self.parser, self.known_groups, self.sweeps = repository, parser, known_groups, sweeps
+        self.kd_teacher = True  # whether the run has a teacher of its own for the distillation
 
     def checked(self, words: Sequence[str]) -> list[str]:
         """The same words as Hydra is to read them.
@@ -214,6 +215,11 @@ class Words:
             return self._parsed(key, value)
         if found is None:
             raise SprigError(keys.unknown(key))
+        if key.startswith("kd_teacher.") and not self.kd_teacher:
+            raise SprigError(
+                f"{key}={value} changes a kd_teacher, but this run distils from the teacher that is cut: choose one, "
+                f"{NULLABLE}=CHOICE."
+            )
         if found.is_section:
             raise SprigError(_section(found, value, self.repository.group_exists("teacher")))
         if not value and key not in PROMPTS:

@@ -77,6 +77,8 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke hydra.output_subdir=x", f"hydra.output_subdir {NO_EFFECT}"),
         ("experiment=smoke hydra/job_logging=default", f"hydra/job_logging {NO_EFFECT}"),
         ("experiment=smoke hydra.verbose=true", f"hydra.verbose {NO_EFFECT}"),
+        ("experiment=smoke kd_teacher.path=x", "this run distils from the teacher that is cut: choose one, teacher@kd"),
+        ("experiment=smoke teacher@kd_teacher=null kd_teacher.name=x", "choose one, teacher@kd_teacher=CHOICE"),
         # Words that set nothing.
         ("quickstart", "quickstart is a choice of a group: write experiment=quickstart"),
         ("smok", "did you mean experiment=smoke?"),
