@@ -68,7 +68,7 @@ class SweepLauncher(Launcher):
         self.sweeper = sweepers.chosen(config)
         self.command = ["sprig", "-m", *config.hydra.overrides.hydra, *config.hydra.overrides.task]
         self.planned = config.plan
-        declared = config.hydra.sweeper.params or {}
+        declared = config.hydra.sweeper.get("params") or {}
         parser = OverridesParser.create(config_loader=hydra_context.config_loader)
         words = [*(f"{key}={value}" for key, value in declared.items()), *config.hydra.overrides.task]
         final = {each.get_key_element(): each for each in parser.parse_overrides(words)}

@@ -64,8 +64,8 @@ def test_beyond_a_range_is_refused_naming_the_key(name):
 
 
 ANYTHING = st.one_of(
-    st.sampled_from(["", "null", "true", "-1", "0", "1e30", "nan", "inf", "-inf", "1e-300", "10" * 15, "[]", "[[1]]", "{}",
-                     "[null]", "{a: 1}", "50k", "1e4", "abc", "é", "a b", "a,b", "(", "'", '"', "${seed}", "${", "~", "\\"]),
+    st.sampled_from(["", "null", "true", "-1", "0", "1e30", "nan", "inf", "-inf", "1e-300", "10" * 15, "50k", "1e4"]),
+    st.sampled_from(["[]", "[[1]]", "{}", "[null]", "{a: 1}", "a b", "a,b", "(", "'", '"', "${seed}", "${", "~", "\\"]),
     st.text(max_size=8),
     st.integers().map(str),
     st.floats().map(str),
