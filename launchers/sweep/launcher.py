@@ -97,7 +97,7 @@ class SweepLauncher(Launcher):
         elsewhere = settings.cluster == Cluster.slurm
         if self.sweeper != sweepers.GRID:
             job_overrides = [self._whole(each) for each in job_overrides]
-        jobs = prepare(job_overrides, self.axes, settings.ranks, elsewhere, settings.nodes)
+        jobs = prepare(job_overrides, self._axes_of(job_overrides), settings.ranks, elsewhere, settings.nodes)
         if self.sweeper != sweepers.GRID:
             sweepers.check(jobs, self.sweeper)
         folder = self.folder(jobs[0].context.config)
@@ -121,6 +121,13 @@ class SweepLauncher(Launcher):
                     return _returned(job_overrides, jobs, record)
                 _close(jobs, record)
         return []
+
+    def _axes_of(self, jobs: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+        """The axes, for a sweeper of this batch alone: its earlier suggestions say nothing about an idle axis."""
+        if self.sweeper == sweepers.GRID:
+            return self.axes
+        axes = self.axes.items()
+        return {key: [each for each in values if any(f"{key}={each}" in job for job in jobs)] for key, values in axes}
 
     def _whole(self, suggested: Sequence[str]) -> tuple[str, ...]:
         """What a sweeper suggests for a job, with what this command fixes as it was typed."""
