@@ -6,12 +6,10 @@ from typing import Any
 
 from launchers.sweep.jobs import Job, Overrides, named
 from pipeline.artifacts import write_json
+from pipeline.config import is_material
 from pipeline.report.schema import COMPLETED
 from pipeline.report.sweep.record import NAME, SWEEP_SCHEMA, read_record
 
-# What tells no two jobs apart: with another micro-batch, say, the same sweep goes on.
-IMMATERIAL = ("outputs", "stages", "device", "debug", "run_name", "tracker", "deepspeed", "data.workers")
-IMMATERIAL += ("distill.micro_batch", "distill.chunk_tokens", "distill.activation_checkpointing")
 FAILED, INTERRUPTED, MISSING = "failed", "interrupted", "missing"
 
 
@@ -68,5 +66,6 @@ class Record:
 
 
 def _material(overrides: tuple[str, ...]) -> Overrides:
+    """What can tell two jobs apart: with another micro-batch, say, the same sweep goes on."""
     given = named(overrides).items()
-    return {key: value for key, value in given if key not in IMMATERIAL and not key.startswith("hydra")}
+    return {key: value for key, value in given if is_material(key) and not key.startswith("hydra")}

@@ -52,9 +52,12 @@ from pipeline.config.run import (
     SampleConfig,
     SpeedConfig,
     TrackerConfig,
+    is_material,
+    material,
     register,
     to_objects,
     to_plain,
+    walk,
 )
 from pipeline.config.search import (
     FROM_A_POPULATION,

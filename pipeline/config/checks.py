@@ -7,7 +7,7 @@ What depends on several keys is checked by the sections' own `__post_init__`.
 import math
 import re
 import unicodedata
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, Field, dataclass, field
 from typing import Any
 
 from pipeline.errors import SprigError
@@ -76,6 +76,25 @@ def label(default: Any = MISSING) -> Any:
 def location(default: Any = MISSING) -> Any:
     """A field of a file or folder of the user's."""
     return _declared(default, path=True, name=True)
+
+
+def immaterial(default: Any) -> Any:
+    """A field, or a default of one, that no result depends on: how work is laid out, what is kept, where it goes."""
+    return _marked(default, immaterial=True)
+
+
+def used_by(default: Any, *strategies: str) -> Any:
+    """A field of the search that only these strategies read."""
+    return _marked(default, strategies=strategies)
+
+
+def _marked(default: Any, **metadata: Any) -> Any:
+    declared = default if isinstance(default, Field) else field(default=default)
+    return field(
+        default=declared.default,
+        default_factory=declared.default_factory,
+        metadata={**declared.metadata, **metadata},
+    )
 
 
 def require(condition: bool, message: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline.config.checks import LEARNING_RATE, TEMPERATURE, TOKENS, location, real, require, share, whole
+from pipeline.config.checks import LEARNING_RATE, TEMPERATURE, TOKENS, immaterial, location, real, require, share, whole
 from pipeline.config.choices import CacheKind, CacheMode, Init, Loss, ScheduleKind
 
 
@@ -51,9 +51,10 @@ class CacheConfig:
     slots: int = whole(16, high=10**5)  # ids kept a token
     # topk: the temperatures that it can be read at; null is distill.temperature alone. Samples fit one temperature.
     temperatures: list[float] | None = real(None, **TEMPERATURE)
-    mode: CacheMode = CacheMode.fill  # fill: what is missing is computed first; read: the teacher is never loaded
-    path: str | None = location(None)  # read: a cache from elsewhere instead of the store's
-    verify: int = whole(0, low=0)  # blocks to compute again before training, and to compare
+    # fill: what is missing is computed first; read: the teacher is never loaded.
+    mode: CacheMode = immaterial(CacheMode.fill)
+    path: str | None = immaterial(location(None))  # read: a cache from elsewhere instead of the store's
+    verify: int = immaterial(whole(0, low=0))  # blocks to compute again before training, and to compare
 
     def __post_init__(self):
         require(
@@ -84,9 +85,10 @@ class DistillConfig:
     beta: float = real(1.0, high=1_000)  # weight of D
     temperature: float = real(1.0, **TEMPERATURE)  # T: softens both distributions in D
     global_batch: int = whole(8)  # blocks an optimizer step, over all ranks
-    micro_batch: int = whole(8)  # blocks a forward pass of one rank
-    chunk_tokens: int = whole(256, high=10**7)  # tokens whose logits exist at one time
-    activation_checkpointing: bool = False  # runs each block again in the backward pass: less memory, the same result
+    micro_batch: int = immaterial(whole(8))  # blocks a forward pass of one rank
+    chunk_tokens: int = immaterial(whole(256, high=10**7))  # tokens whose logits exist at one time
+    # Runs each block again in the backward pass: less memory, the same result.
+    activation_checkpointing: bool = immaterial(False)
     compile: bool = False  # torch.compile of each block; rounds otherwise, so it is in the fingerprint
     weight_decay: float = real(0.1, high=100)
     betas: list[float] = share([0.9, 0.95], open_high=True)  # AdamW's
@@ -102,7 +104,7 @@ class DistillConfig:
     validation_tokens: int | None = whole(
         None, high=TOKENS
     )  # instead: a point after every so many tokens, and the last
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    checkpoint: CheckpointConfig = immaterial(field(default_factory=CheckpointConfig))
 
     def __post_init__(self):
         require(

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pipeline.config.checks import LARGEST_SEED, TOKENS, label, location, require, share, whole
+from pipeline.config.checks import LARGEST_SEED, TOKENS, immaterial, label, location, require, share, whole
 from pipeline.config.choices import DataSource, Dtype, SampleBy, Source
 
 
@@ -61,7 +61,7 @@ class DataConfig:
     validation: float = share(0.05)  # share of the documents
     calibration: float = share(0.05)  # share of the documents, for ordering and search
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # of the split
-    workers: int = whole(2, high=1_024)  # processes that tokenise
+    workers: int = immaterial(whole(2, high=1_024))  # processes that tokenise
 
     def __post_init__(self):
         require(

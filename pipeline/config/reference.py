@@ -47,6 +47,7 @@ def _rows(group: type, prefix: str, chosen) -> list[str]:
         if inner is not None:
             if not meaning and _documented(inner):
                 meaning = " ".join(inspect.cleandoc(inner.__doc__).split())
+            meaning = _meaning(each, meaning)
             if inner in shown:
                 rows.append(_row(f"{prefix}{each.name}", f"as `{shown[inner]}`", "", meaning))
                 continue
@@ -55,8 +56,19 @@ def _rows(group: type, prefix: str, chosen) -> list[str]:
             rows += _rows(inner, f"{prefix}{each.name}.", fields(inner))
         else:
             kind = _kind(get_type_hints(group)[each.name])
-            rows.append(_row(f"{prefix}{each.name}", kind, f"`{_default(each)}`", meaning))
+            default = f"`{_default(each)}`"
+            rows.append(_row(f"{prefix}{each.name}", kind, default, _meaning(each, meaning)))
     return rows
+
+
+def _meaning(each: Field, comment: str) -> str:
+    """The comment, with which strategies read the key, or that no result depends on it."""
+    strategies = each.metadata.get("strategies", ())
+    notes = [f"Read by {', '.join(strategies)}."] if strategies else []
+    notes += ["Changes no result."] if each.metadata.get("immaterial") else []
+    if comment and notes:
+        comment = f"{comment.rstrip('.')}."
+    return " ".join([comment, *notes]).strip()
 
 
 def _row(*cells: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 
-from pipeline.config.checks import BLOCKS, LARGEST_SEED, folder_name, label, location, real, require, whole
+from pipeline.config.checks import BLOCKS, LARGEST_SEED, folder_name, immaterial, label, location, real, require, whole
 from pipeline.config.choices import Device, ExportForm, GGUFKind, Precision, TrackerKind
 from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
@@ -16,7 +16,7 @@ from pipeline.config.paths import make_absolute
 from pipeline.config.search import SearchConfig
 from pipeline.config.study import StudyConfig
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, RecoverConfig, SpaceConfig
-from pipeline.config.typed import to_typed
+from pipeline.config.typed import section_type, to_typed
 
 STAGES = ("prepare", "order", "search", "rerank", "extract", "recover", "distill", "evaluate", "study", "report")
 ON_REQUEST = ("cache", "export", "sample", "score")  # stages that only run when they are named
@@ -97,16 +97,17 @@ class Config:
     """One run."""
 
     preset: str = "custom"  # set by experiment=
-    run_name: str | None = None  # the run folder's name, instead of the preset's
-    run: str | None = location(None)  # reopens this run folder with its own configuration
-    prompt: str | None = None  # the text that stage sample continues
-    stages: list[str] = field(default_factory=lambda: list(STAGES))  # export, sample, score: only when they are named
+    run_name: str | None = immaterial(None)  # the run folder's name, instead of the preset's
+    run: str | None = immaterial(location(None))  # reopens this run folder with its own configuration
+    prompt: str | None = immaterial(None)  # the text that stage sample continues
+    # export, sample, score: only when they are named.
+    stages: list[str] = immaterial(field(default_factory=lambda: list(STAGES)))
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # every random draw depends on it; the split of the text does not
-    device: Device = Device.auto  # auto: a GPU where there is one
+    device: Device = immaterial(Device.auto)  # auto: a GPU where there is one
     precision: Precision = Precision.auto  # auto: bf16-mixed where the processor has bf16, else fp32
-    plan: bool = False  # prints what the run would do and cost, and runs nothing
-    debug: bool = False  # shows tracebacks
-    outputs: str = location("outputs")  # the folder of artifacts and runs
+    plan: bool = immaterial(False)  # prints what the run would do and cost, and runs nothing
+    debug: bool = immaterial(False)  # shows tracebacks
+    outputs: str = immaterial(location("outputs"))  # the folder of artifacts and runs
     teacher: TeacherConfig = MISSING
     kd_teacher: TeacherConfig | None = None  # null: the same teacher
     data: DataConfig = MISSING
@@ -116,12 +117,12 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     recover: RecoverConfig = field(default_factory=RecoverConfig)
     distill: DistillConfig = MISSING
-    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    deepspeed: DeepSpeedConfig = immaterial(field(default_factory=DeepSpeedConfig))
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     study: StudyConfig = field(default_factory=StudyConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
-    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    export: ExportConfig = immaterial(field(default_factory=ExportConfig))
+    sample: SampleConfig = immaterial(field(default_factory=SampleConfig))
+    tracker: TrackerConfig = immaterial(field(default_factory=TrackerConfig))
 
     def __post_init__(self):
         folder_name("preset", self.preset)
@@ -160,6 +161,39 @@ def to_objects(composed: DictConfig) -> Config:
     config = to_typed(Config, composed)
     make_absolute(config)
     return config
+
+
+def is_material(key: str) -> bool:
+    """Whether a result can depend on a key such as distill.lr, or on the choice of a group such as init."""
+    kind: type | None = Config
+    for name in key.lstrip("+~").partition("@")[0].replace("/", ".").split("."):
+        declared = {each.name: each for each in fields(kind)} if kind is not None else {}
+        if name not in declared:
+            return True
+        if declared[name].metadata.get("immaterial"):
+            return False
+        kind = section_type(kind, declared[name]) if kind is not None else None
+    return True
+
+
+def material(config: Any, *without: str) -> dict[str, Any]:
+    """A section of the configuration for a recipe: what its schema declares to determine a result, less the keys that
+    the recipe states in another form."""
+    return {
+        each.name: _material_value(getattr(config, each.name))
+        for each in fields(config)
+        if each.name not in without and not each.metadata.get("immaterial")
+    }
+
+
+def walk(config: SearchConfig) -> dict[str, Any]:
+    """What determines which candidates a search asks for: the keys that its strategy reads."""
+    read = [each.name for each in fields(config) if config.strategy in each.metadata.get("strategies", ())]
+    return {name: _material_value(getattr(config, name)) for name in read}
+
+
+def _material_value(value: Any) -> Any:
+    return material(value) if is_dataclass(value) else to_plain(value)
 
 
 def to_plain(config: Any) -> Any:

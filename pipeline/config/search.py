@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.config.checks import BLOCKS, LEARNING_RATE, TOKENS, location, real, require, share, whole
+from pipeline.config.checks import BLOCKS, LEARNING_RATE, TOKENS, location, real, require, share, used_by, whole
 from pipeline.config.choices import Fitness, Start, Strategy
 
 CANDIDATES = 10**5  # of one generation
@@ -48,15 +48,17 @@ class SearchConfig:
 
     strategy: Strategy = Strategy.evolution
     path: str | None = location(None)  # strategy=given: a sub-network's JSON file
-    start: list[Start] = field(default_factory=list)  # members that a first generation begins with, the rest random
-    population: int = whole(50, high=CANDIDATES)  # candidates of the first generation
-    generations: int = whole(100, low=0)  # after the first
-    offspring: int = whole(16, high=CANDIDATES)  # one_plus_lambda, local: candidates a generation
-    parents: int = whole(10, high=CANDIDATES)  # evolution
-    crossover: CrossoverConfig = field(default_factory=CrossoverConfig)  # evolution
-    mutation: MutationConfig = field(default_factory=MutationConfig)  # evolution
-    evaluations: int = whole(100)  # random: how many candidates
-    limit: LimitConfig = field(default_factory=LimitConfig)
+    # Members that a first generation begins with, the rest random.
+    start: list[Start] = used_by(field(default_factory=list), *FROM_A_POPULATION)
+    population: int = used_by(whole(50, high=CANDIDATES), *FROM_A_POPULATION)  # candidates of the first generation
+    generations: int = used_by(whole(100, low=0), *FROM_A_POPULATION)  # after the first
+    # Candidates a generation.
+    offspring: int = used_by(whole(16, high=CANDIDATES), Strategy.one_plus_lambda, Strategy.local)
+    parents: int = used_by(whole(10, high=CANDIDATES), Strategy.evolution)
+    crossover: CrossoverConfig = used_by(field(default_factory=CrossoverConfig), Strategy.evolution)
+    mutation: MutationConfig = used_by(field(default_factory=MutationConfig), Strategy.evolution)
+    evaluations: int = used_by(whole(100), Strategy.random)  # how many candidates
+    limit: LimitConfig = used_by(field(default_factory=LimitConfig), *FROM_A_POPULATION, Strategy.random)
     rerank: RerankConfig = field(default_factory=RerankConfig)
     random_baseline: bool = False  # also score best-of-n random on as many tokens
     fitness: Fitness = Fitness.perplexity  # or kl: mean forward KL to the teacher, in nats a token

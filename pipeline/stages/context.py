@@ -53,11 +53,6 @@ def _name(config: DataConfig | TeacherConfig, identify: Callable[..., dict]) -> 
     return f"{identify.__name__} {digest(to_plain(config))}"
 
 
-def part(config: object, *without: str) -> dict:
-    """A part of the configuration for a recipe, without the keys that must not matter."""
-    return {key: value for key, value in to_plain(config).items() if key not in without}
-
-
 class Context:
     """One run's configuration with what it needs at hand. Nothing heavy is loaded before it is asked for.
 

@@ -9,7 +9,7 @@ import torch
 from litgpt import GPT
 
 from pipeline.artifacts import Recipe
-from pipeline.config import ScheduleKind
+from pipeline.config import ScheduleKind, material
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.models.perplexity import mean_nll
@@ -17,7 +17,7 @@ from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
 from pipeline.stages import cache, extract, stable
 from pipeline.stages.budget import batch_tokens, budget
-from pipeline.stages.context import Context, Step, part
+from pipeline.stages.context import Context, Step
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.training import checkpoints
@@ -28,10 +28,8 @@ from pipeline.training.schedules import check_schedule, warmup_tokens
 from pipeline.training.throughput import Flops
 
 STAGE, VERSION = "distill", 2
-# How the work is laid out, what the extraction already holds, and what is stated otherwise; none is part of what
-# distillation is.
-IMMATERIAL = ("init", "control", "lr", "tokens", "micro_batch", "chunk_tokens", "validations", "checkpoint")
-IMMATERIAL += ("activation_checkpointing", "cache")
+# What the start, the cache or the recipe itself states in another form.
+STATED = ("init", "control", "lr", "tokens", "validations", "cache")
 
 log = logging.getLogger("sprig")
 
@@ -98,7 +96,7 @@ def _inputs(context: Context, roots: Roots, start: Recipe) -> dict[str, str]:
 def _distillation(context: Context, role: str) -> dict:
     """What determines a training, except for its budget, its schedule and its inputs."""
     config = context.config
-    return part(config.distill, *IMMATERIAL) | {
+    return material(config.distill, *STATED) | {
         "lr": learning_rate(context, role),
         "seed": config.seed,
         "precision": context.precision,
@@ -193,7 +191,7 @@ def _schedule(context: Context) -> dict:
     """The schedule in tokens, and without what its kind has no use for."""
     schedule = context.config.distill.schedule
     unused = () if schedule.kind == ScheduleKind.wsd else ("decay",)
-    return part(schedule, "warmup", *unused) | {"warmup_tokens": warmup_tokens(schedule, budget(context))}
+    return material(schedule, "warmup", *unused) | {"warmup_tokens": warmup_tokens(schedule, budget(context))}
 
 
 class _Log:

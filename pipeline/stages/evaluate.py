@@ -4,12 +4,13 @@ import math
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
+from pipeline.config import material
 from pipeline.errors import SprigError
 from pipeline.evaluation import efficiency
 from pipeline.evaluation.sampling import continue_text
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
-from pipeline.stages.context import Context, part
+from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 
 STAGE, VERSION = "evaluate", 2
@@ -23,7 +24,7 @@ def recipe(context: Context, roots: Roots, models: dict[str, Recipe]) -> Recipe:
     return Recipe(
         STAGE,
         VERSION,
-        part(context.config.evaluate, "speed", "tasks", "limit") | {"precision": context.precision},
+        material(context.config.evaluate, "speed", "tasks", "limit") | {"precision": context.precision},
         {name: recipe.fingerprint for name, recipe in inputs.items()},
     )
 
@@ -69,7 +70,7 @@ def speed_recipe(context: Context, roots: Roots, student: Recipe) -> Recipe:
     return Recipe(
         STAGE,
         SPEED_VERSION,
-        part(context.config.evaluate.speed) | {"prefill": prefill(context), "precision": context.precision},
+        material(context.config.evaluate.speed) | {"prefill": prefill(context), "precision": context.precision},
         {
             "teacher": roots.teacher.fingerprint,
             "student": student.fingerprint,

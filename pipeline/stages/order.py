@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
+from pipeline.config import material
 from pipeline.models import ordering
-from pipeline.stages.context import Context, part
+from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.selection import Ordering
 
@@ -16,7 +17,7 @@ def recipe(context: Context, teacher: Recipe, tokens: Recipe) -> Recipe:
     return Recipe(
         STAGE,
         VERSION,
-        part(context.config.ordering) | {"precision": context.precision},
+        material(context.config.ordering) | {"precision": context.precision},
         {"teacher": teacher.fingerprint, "tokens": tokens.fingerprint},
     )
 

@@ -11,7 +11,7 @@ from litgpt import GPT
 from torch import Tensor
 
 from pipeline.artifacts import CHECKPOINTS, Recipe, write_json
-from pipeline.config import Init
+from pipeline.config import Init, material
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.models.recovery import costs
@@ -19,7 +19,7 @@ from pipeline.models.recovery.layers import Refit
 from pipeline.models.recovery.recover import RefittedLayer, Report, Settings, recover
 from pipeline.ranks import rank, world_size
 from pipeline.stages import extract, order
-from pipeline.stages.context import Context, part
+from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.selection import select
 from pipeline.subnetwork.value import SubNetwork
@@ -65,7 +65,7 @@ def blocks(context: Context) -> int:
 
 def own(context: Context) -> dict:
     """What determines a recovery, except for its inputs."""
-    return part(context.config.recover, "enabled", "tokens") | {
+    return material(context.config.recover, "enabled", "tokens") | {
         "version": VERSION,
         "blocks": blocks(context),
         "precision": context.precision,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
-from pipeline.config import Fitness, LimitConfig, OrderingKind, SearchConfig
+from pipeline.config import Fitness, LimitConfig, OrderingKind, SearchConfig, material, walk
 from pipeline.config import Strategy as Kind
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
@@ -20,7 +20,7 @@ from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.registry import make as make_strategy
 from pipeline.stages import order, scoring
-from pipeline.stages.context import Context, part
+from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.limits import check_limits, make_limits
@@ -32,19 +32,6 @@ log = logging.getLogger("sprig")
 STAGE, VERSION = "search", 3
 LIMITS = 2  # as VERSION, of searches beside limits alone: how members are drawn there
 JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json", "seconds.txt"
-# Which keys determine each strategy's walk; the others are out of its fingerprint. Seed and limit only matter to those
-# that have more than one candidate.
-GENERATIONS = ("start", "population", "generations", "limit", "seed")
-WALK = {
-    Kind.evolution: (*GENERATIONS, "parents", "crossover", "mutation"),
-    Kind.one_plus_lambda: (*GENERATIONS, "offspring"),
-    Kind.local: (*GENERATIONS, "offspring"),
-    Kind.random: ("evaluations", "limit", "seed"),
-    Kind.uniform: (),
-    Kind.first_layers: (),
-    Kind.importance: (),
-    Kind.given: (),
-}
 
 
 def check_strategy(context: Context, space: Space) -> None:
@@ -115,14 +102,15 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
 
 def recipe(context: Context, config: SearchConfig, roots: Roots, model: Recipe | None = None) -> Recipe:
     """`model` is a search whose evaluated tokens this one spends, instead of a number of its own."""
-    inputs, walk = roots.inputs, WALK[config.strategy]
+    inputs, own = roots.inputs, walk(config)
     if model is not None:
         inputs["search"] = model.fingerprint
-        walk = tuple(key for key in walk if key != "evaluations")
-    plain = part(config) | {"seed": context.config.seed}
+        del own["evaluations"]
+    if "limit" in own:  # more than one candidate
+        own["seed"] = context.config.seed
     scored = ("strategy", "fitness", "blocks", "batch")
-    own = {key: plain[key] for key in (*scored, *walk)}
-    own |= {"precision": context.precision}
+    own |= {key: value for key, value in material(config).items() if key in scored}
+    own["precision"] = context.precision
     if config.strategy == Kind.given:
         own |= {"subnetwork": read_given(context, roots).to_dict()}
     else:
@@ -157,7 +145,7 @@ def space_part(context: Context) -> dict:
     """What of the space determines a result; what limits are counted at only where there are some."""
     space = context.config.space
     is_limited = space.max_flops_per_token or space.max_kv_bytes_per_token
-    return part(space) | ({"limits": {"version": LIMITS} | context.counted_at} if is_limited else {})
+    return material(space) | ({"limits": {"version": LIMITS} | context.counted_at} if is_limited else {})
 
 
 def make(

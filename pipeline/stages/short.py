@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import CacheConfig, CheckpointConfig, DistillConfig
+from pipeline.config import CacheConfig, CheckpointConfig, DistillConfig, material
 from pipeline.errors import NotFinite, SprigError
 from pipeline.models.extraction import extract
 from pipeline.models.perplexity import mean_nll
 from pipeline.ranks import world_size
 from pipeline.stages import order, recover
-from pipeline.stages.context import Context, part
+from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
@@ -25,9 +25,8 @@ from pipeline.training.metrics import METRICS
 from pipeline.training.schedules import check_schedule
 from pipeline.training.throughput import Flops
 
-# How the work is laid out, and what a short training has of its own.
-IMMATERIAL = ("init", "control", "cache", "validations", "validation_tokens", "checkpoint", "micro_batch")
-IMMATERIAL += ("chunk_tokens", "activation_checkpointing")
+# What a short training has of its own.
+OWN = ("init", "control", "cache", "validations", "validation_tokens")
 
 
 def settings(context: Context, tokens: int, lr: float) -> DistillConfig:
@@ -45,7 +44,7 @@ def settings(context: Context, tokens: int, lr: float) -> DistillConfig:
 
 def recipe_part(context: Context, roots: Roots, tokens: int, lr: float) -> dict:
     """What determines the loss that a sub-network reaches, beside the inputs."""
-    return part(settings(context, tokens, lr), *IMMATERIAL) | {
+    return material(settings(context, tokens, lr), *OWN) | {
         "seed": context.config.seed,
         "precision": context.precision,
         "kd_teacher": roots.kd_teacher.fingerprint if context.config.distill.distils else None,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import Recipe, digest, write_atomically, write_json
-from pipeline.config import Fitness, SearchConfig
+from pipeline.config import Fitness, SearchConfig, material
 from pipeline.config import Strategy as Kind
 from pipeline.config.study import FEWEST
 from pipeline.errors import SprigError
@@ -25,7 +25,7 @@ from pipeline.search.loop import Scorer
 from pipeline.search.rerank import best_of
 from pipeline.search.strategies.protocol import Novelty
 from pipeline.stages import order, scoring, search, short
-from pipeline.stages.context import Context, part
+from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
@@ -82,7 +82,7 @@ def _asked(context: Context) -> bool:
 def recipe(context: Context, roots: Roots, searched: Recipe | None) -> Recipe:
     """`searched` is the search that the study takes candidates of; None where it takes none."""
     config, (tokens, lr) = context.config, budget(context)
-    own = part(config.study, "tokens", "short") | {
+    own = material(config.study, "tokens", "short") | {
         REACHED: short.recipe_part(context, roots, tokens, lr),
         "short": [short.recipe_part(context, roots, each, lr) for each in config.study.short],
         "calibration": {"blocks": config.search.blocks, "batch": config.search.batch},
