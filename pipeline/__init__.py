@@ -45,7 +45,15 @@ __all__ = [
 
 
 def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any] | None:
-    """Runs a configuration of `compose`; see pipeline.runner.run. Imported late: torch takes seconds."""
+    """Runs a configuration of `compose`; see pipeline.runner.run. Imported late: torch takes seconds.
+
+    Raises:
+        SprigError: a teacher's path does not exist; or see there.
+    """
+    if "prepare" in config.stages:
+        for key in ("teacher", "kd_teacher"):
+            if (teacher := getattr(config, key)) is not None:
+                teacher.require_path(key)
     from pipeline import runner
 
     return runner.run(config, overrides)

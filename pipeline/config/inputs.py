@@ -1,6 +1,8 @@
 """What a run starts from: teachers and text."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -28,7 +30,7 @@ class TeacherConfig:
     padded_vocab_size: int | None = whole(None, high=10**8)  # trims the embedding's padding rows to this many
     license: str | None = None  # written into the card of an export
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.litgpt is None or isinstance(self.litgpt, str | dict),
             f"teacher.litgpt={self.litgpt} must be the name of a litgpt configuration, or its keys.",
@@ -37,6 +39,25 @@ class TeacherConfig:
         require(
             getattr(self, needs) is not None,
             f"teacher.source={self.source} needs teacher.{needs}, which is null: set it in the teacher's config.",
+        )
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether `path` is a name of the hub: those of local folders are absolute (see pipeline.config.paths)."""
+        name = self.package is None and re.fullmatch(r"\w[\w.-]*/[\w.-]+", self.path or "")
+        return self.source == Source.hf and bool(name)
+
+    def require_path(self, key: str) -> None:
+        """`key` is the teacher's name in the configuration. Files in a package are found when they are read.
+
+        Raises:
+            SprigError: `path` does not exist here, where it should.
+        """
+        here = self.source != Source.random and self.package is None and not self.on_hub
+        hub = " or the name of a model on the hub, owner/name" if self.source == Source.hf else ""
+        require(
+            not here or Path(self.path or "").expanduser().exists(),
+            f"{key}.path={self.path} does not exist: set it to the teacher's file or folder{hub}.",
         )
 
 
@@ -63,7 +84,7 @@ class DataConfig:
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # of the split
     workers: int = immaterial(whole(2, high=1_024))  # processes that tokenise
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.validation > 0 and self.calibration > 0 and self.validation + self.calibration < 1,
             f"data.validation={self.validation} and data.calibration={self.calibration} must be above 0 and leave a "

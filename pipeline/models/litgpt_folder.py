@@ -14,7 +14,7 @@ from pipeline.models import checkpoint, tokenizer
 from pipeline.models.families import checked
 from pipeline.models.padding import uniform, uniform_config
 from pipeline.models.student import assemble, is_stock
-from pipeline.models.weights import floats
+from pipeline.models.weights import EMBEDDING, HEAD, floats
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -87,7 +87,8 @@ class LitGPTFolder:
         file = self.files[0]
         state = {name: floats(name, weight, dtype, file) for name, weight in self._state.items()}
         if self._layerwise is not None:
-            state.setdefault("lm_head.weight", state.get("transformer.wte.weight"))
+            if EMBEDDING in state:
+                state.setdefault(HEAD, state[EMBEDDING])
             try:
                 state = uniform(assemble(self._own, self._layerwise, self.tied, state)).state_dict()
             except (RuntimeError, AttributeError):  # whose text has a line for each weight

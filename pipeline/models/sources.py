@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import logging
-import re
 import tempfile
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -70,7 +69,7 @@ def describe(teacher: TeacherConfig) -> Architecture:
     Raises:
         SprigError: the source is missing, unreadable or unsupported, or contradicts the configuration.
     """
-    planned = teacher.source == Source.random or (on_hub(teacher) and teacher.litgpt is not None)
+    planned = teacher.source == Source.random or (teacher.on_hub and teacher.litgpt is not None)
     if planned and teacher.source == Source.hf and teacher.tied is None:
         raise SprigError(
             f"teacher.tied is null, and {teacher.path} is not here to say whether head and embedding share weights: "
@@ -100,7 +99,7 @@ def identify(teacher: TeacherConfig) -> dict[str, Any]:
     }
     if teacher.source == Source.random:
         identity |= {"litgpt": asdict(_litgpt_config(teacher)), "seed": RANDOM_SEED}
-    elif on_hub(teacher):
+    elif teacher.on_hub:
         identity |= {"path": teacher.path, "revision": teacher.revision}
     else:
         original = _original(teacher, weights=True)
@@ -120,7 +119,7 @@ def identify_tokenizer(teacher: TeacherConfig) -> dict[str, Any]:
     Raises:
         SprigError: as `describe`.
     """
-    if teacher.tokenizer is None and on_hub(teacher):
+    if teacher.tokenizer is None and teacher.on_hub:
         return {"path": teacher.path, "revision": teacher.revision}
     with tempfile.TemporaryDirectory() as folder:
         original = _original(teacher, weights=False) if teacher.tokenizer is None else None
@@ -156,17 +155,11 @@ def _path(teacher: TeacherConfig) -> Path:
     return Path(next(iter(package.submodule_search_locations))) / path
 
 
-def on_hub(teacher: TeacherConfig) -> bool:
-    """Whether the path is a name of the hub: those of local folders are absolute (see pipeline.config.paths)."""
-    hub_name = teacher.package is None and re.fullmatch(r"\w[\w.-]*/[\w.-]+", teacher.path or "")
-    return teacher.source == Source.hf and bool(hub_name)
-
-
 def _original(teacher: TeacherConfig, weights: bool) -> Original:
     """Opens the source. `weights`: fetch those of a hub model too."""
     if teacher.source == Source.random:
         return Named(teacher)
-    path = download(teacher.path, teacher.revision, weights) if on_hub(teacher) else _path(teacher)
+    path = download(teacher.path, teacher.revision, weights) if teacher.on_hub else _path(teacher)
     kinds = {Source.gguf: GGUFFile, Source.hf: HuggingFaceFolder, Source.litgpt: LitGPTFolder}
     original = kinds[teacher.source](path)
     is_own = teacher.source == Source.hf and original.family == MODEL_TYPE

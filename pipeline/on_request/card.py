@@ -5,7 +5,6 @@ import json
 import yaml
 
 from pipeline.config import ExportForm, GGUFKind, TeacherConfig
-from pipeline.models import sources
 from pipeline.models.export import check, gguf, stock
 from pipeline.report import marks, sentences
 from pipeline.report.schema import RUNNING, Summary, random_weights
@@ -103,7 +102,7 @@ def _head(teacher: TeacherConfig) -> str:
         "license": teacher.license or "unknown",
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        **({"base_model": teacher.path} if sources.on_hub(teacher) else {}),
+        **({"base_model": teacher.path} if teacher.on_hub else {}),
         "tags": ["sprig", "distillation", "pruning"],
     }
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=10**6).rstrip()
