@@ -1,20 +1,15 @@
 """What tests of whole runs share."""
 
-import json
 import pickle
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from runs import smoke
 
 import pipeline
 from launchers.sweep import clusters, task
-
-
-def smoke(outputs: Path, *overrides: str) -> pipeline.config.Config:
-    """experiment=smoke into a folder of the test's own."""
-    return pipeline.compose(["experiment=smoke", f"outputs={outputs}", "precision=fp32", *overrides])
 
 
 @pytest.fixture(scope="session")
@@ -23,18 +18,6 @@ def smoke_outputs(tmp_path_factory) -> Path:
     outputs = tmp_path_factory.mktemp("smoke") / "outputs"
     pipeline.run(smoke(outputs))
     return outputs
-
-
-def half_trained(artifact: Path) -> Path:
-    """Puts a model's training back to 2,048 tokens, as a kill leaves it, the last line of its metrics cut short; the
-    folder."""
-    partial = artifact.resolve().rename(f"{artifact.resolve()}.partial")
-    for name in ("manifest.json", "lit_model.pth"):
-        (partial / name).unlink()
-    lines = (partial / "metrics.jsonl").read_text().splitlines(keepends=True)
-    kept = [line for line in lines if json.loads(line)["tokens"] <= 2_048]
-    (partial / "metrics.jsonl").write_text("".join(kept) + lines[len(kept)][:9])
-    return partial
 
 
 class InProcess:

@@ -80,7 +80,7 @@ class RecoverConfig:
     enabled: bool | None = None  # null: unless the student starts from random weights; true: refused then; false: off
     tokens: int = whole(65_536, high=TOKENS)  # calibration tokens, rounded down to whole blocks
     # Candidates for the strength of the prior that the cut weights are right, in tokens; held-out blocks choose.
-    ridges: list[float] = real([150.0, 500.0, 1_500.0, 5_000.0, 15_000.0], high=1e12, open_low=True)
+    ridges: list[float] = real([1_500.0], high=1e12, open_low=True)
     batch: int = whole(8)  # blocks a forward pass
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from texts import config
+from prepared import config
 
 from pipeline.data import documents, shards
 from pipeline.data.prepare import prepare

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from texts import config, texts
+from prepared import config, texts
 
 from pipeline.data.files import local_files
 from pipeline.data.prepare import open_documents

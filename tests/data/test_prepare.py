@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from texts import config, documents, made
+from prepared import config, documents, made
 
 from pipeline.config import SampleBy
 from pipeline.data import shards as stage

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
-from texts import config, texts
+from prepared import config, texts
 
 from pipeline.config import SampleBy
 from pipeline.data import readers

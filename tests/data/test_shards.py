@@ -15,7 +15,7 @@ import psutil
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
-from texts import END, config, documents, made
+from prepared import END, config, documents, made
 
 from pipeline.data import documents as reading
 from pipeline.data import hub, packing, prepare, shards

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import half_trained, smoke
+from runs import half_trained, smoke
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import smoke
+from runs import smoke
 
 import pipeline
 from pipeline.errors import SprigError

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import half_trained, smoke
 from pages import Page
+from runs import half_trained, smoke
 
 import pipeline
 from pipeline.artifacts import MANIFEST

@@ -5,8 +5,8 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from conftest import smoke
 from matplotlib.figure import Figure
+from runs import smoke
 
 from pipeline.report import canvas, material, plots
 from pipeline.stages import graph

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
-from conftest import smoke
+from runs import smoke
 from wandb.proto import wandb_internal_pb2
 
 import pipeline

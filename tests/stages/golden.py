@@ -26,7 +26,7 @@ def read() -> list[tuple[int, float]]:
 
 def main() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from conftest import smoke
+    from runs import smoke
 
     import pipeline
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import smoke
+from runs import smoke
 
 import pipeline
 from pipeline.artifacts import Recipe, check

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import smoke
 from datasets import Dataset
+from runs import smoke
 
 import pipeline
 from pipeline.errors import SprigError

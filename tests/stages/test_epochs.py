@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import smoke
+from runs import smoke
 
 import pipeline
 from pipeline.errors import SprigError

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import smoke
+from runs import smoke
 
 import pipeline
 from pipeline.errors import SprigError

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import smoke
+from runs import smoke
 
 import pipeline
 from pipeline.artifacts import Store

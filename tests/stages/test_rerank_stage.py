@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import smoke
 from matplotlib.figure import Figure
+from runs import smoke
 
 import pipeline
 from pipeline.artifacts.inventory import entries

@@ -10,7 +10,7 @@ import litgpt
 import numpy as np
 import pytest
 import torch
-from conftest import smoke
+from runs import smoke
 from torch.nn import functional as F
 
 import pipeline

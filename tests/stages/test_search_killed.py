@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import smoke
+from runs import smoke
 
 import pipeline
 from launchers.torchrun import command

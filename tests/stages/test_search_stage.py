@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import smoke
+from runs import smoke
 
 import pipeline
 from pipeline.config import Strategy

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import smoke
+from runs import smoke
 
 import pipeline
 from pipeline.models import checkpoint

@@ -8,7 +8,7 @@ from functools import cache, reduce
 from pathlib import Path
 
 import pytest
-from conftest import smoke
+from runs import smoke
 from scipy import stats
 
 import pipeline
