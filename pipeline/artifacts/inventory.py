@@ -61,7 +61,8 @@ def entries(outputs: Path) -> list[Entry]:
         SprigError: a manifest is torn, or a link leads nowhere, so what is needed is not known.
         OSError: a folder of `outputs` cannot be read, so what its runs need is not known.
     """
-    store, needed = outputs / STORE, {}
+    store = outputs / STORE
+    needed: dict[str, set[str]] = {}
     for run, place in _links(outputs):
         _need(store, place, run, needed)
     found = list(folders(store))

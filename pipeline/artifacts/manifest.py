@@ -49,15 +49,17 @@ def write_manifest(folder: Path, recipe: Recipe, started: float, grows: dict[str
         started: when the work began, in seconds since the epoch.
         grows: files that gain records after the artifact is published, with the bytes of one record.
     """
-    files, stamps = {}, {}
+    files: dict[str, dict[str, int | str]] = {}
+    stamps: dict[str, list] = {}
     for name, path in contents(folder).items():
         if name in grows:
             continue
         with path.open("rb") as file:
             os.fsync(file.fileno())
         now, found = time.time_ns(), path.stat()
-        files[name] = {"bytes": found.st_size, "sha256": file_sha256(path)}
-        stamps |= _stamp(name, found, files[name]["sha256"], now)
+        sha256 = file_sha256(path)
+        files[name] = {"bytes": found.st_size, "sha256": sha256}
+        stamps |= _stamp(name, found, sha256, now)
     manifest = {
         "stage": recipe.stage,
         "version": recipe.version,

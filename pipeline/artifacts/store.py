@@ -12,6 +12,7 @@ after its claim stays.
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pipeline.artifacts.files import link_atomically, sweep_temporaries, sync_folder
@@ -90,9 +91,9 @@ class Store:
         if rank() != 0:
             if agree is not None and agree(False):
                 make(self._partial(folder))
-            while not (folder / MANIFEST).exists():
+            while (found := self.find(recipe)) is None:
                 time.sleep(0.2)
-            return self.find(recipe)
+            return found
         if self.find(recipe):
             if agree is not None:
                 agree(False)
@@ -117,7 +118,7 @@ class Store:
         return folder.with_name(f"{folder.name}{PARTIAL}")
 
 
-def claims(root: Path):
+def claims(root: Path) -> AbstractContextManager[Callable[[], None]]:
     """The lock under which runs claim artifacts, and cleaning looks for what nobody claims."""
     return locked(root / _CLAIMS)
 

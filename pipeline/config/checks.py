@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from dataclasses import MISSING, Field, dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline.errors import SprigError
 
@@ -16,10 +16,18 @@ LATEST = "latest"  # the link to the newest run folder
 # Folders of outputs that hold no runs of that name.
 RESERVED = (LATEST, "artifacts", "sweeps")
 
+
+class Ends(TypedDict):
+    """The range of a key that several sections have."""
+
+    low: float
+    high: float
+
+
 TOKENS = 10**15
 BLOCKS = 10**7
-LEARNING_RATE = {"low": 1e-12, "high": 1e9}  # a large one diverges, which the training says
-TEMPERATURE = {"low": 0.01, "high": 100}
+LEARNING_RATE: Ends = {"low": 1e-12, "high": 1e9}  # a large one diverges, which the training says
+TEMPERATURE: Ends = {"low": 0.01, "high": 100}
 LARGEST_SEED = (1 << 64) - 1
 
 

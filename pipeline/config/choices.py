@@ -22,7 +22,7 @@ class Device(StrEnum):
 
 
 # The functional form, because "bf16-mixed" is no Python identifier.
-Precision = Enum("Precision", {name: name for name in ("auto", "fp32", "bf16-mixed", "bf16")}, type=str)
+Precision = Enum("Precision", {"auto": "auto", "fp32": "fp32", "bf16-mixed": "bf16-mixed", "bf16": "bf16"}, type=str)
 
 
 class DataSource(StrEnum):

@@ -17,7 +17,7 @@ class ScheduleConfig:
     decay: float = share(0.2)  # wsd: share of the token budget
     floor: float = share(0.1)  # last learning rate as a share of the peak
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.kind != ScheduleKind.wsd or self.warmup_tokens is not None or self.warmup + self.decay <= 1,
             f"distill.schedule.warmup={self.warmup} and distill.schedule.decay={self.decay} overlap: "
@@ -56,7 +56,7 @@ class CacheConfig:
     path: str | None = immaterial(location(None))  # read: a cache from elsewhere instead of the store's
     verify: int = immaterial(whole(0, low=0))  # blocks to compute again before training, and to compare
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.temperatures is None or bool(self.temperatures),
             "distill.cache.temperatures=[] is empty: name a temperature, or set it to null.",
@@ -106,7 +106,7 @@ class DistillConfig:
     )  # instead: a point after every so many tokens, and the last
     checkpoint: CheckpointConfig = immaterial(field(default_factory=CheckpointConfig))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.alpha + self.beta > 0,
             f"distill.alpha={self.alpha} and distill.beta={self.beta} must not both be 0: nothing would be learned.",
@@ -161,7 +161,7 @@ class DeepSpeedConfig:
     # Merged into DeepSpeed's zero_optimization as it is: buckets, overlap, offload.
     zero_optimization: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             "stage" not in self.zero_optimization,
             f"deepspeed.zero_optimization.stage={self.zero_optimization.get('stage')} is set beside "

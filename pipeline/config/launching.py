@@ -24,7 +24,7 @@ class LauncherConfig:
     dry_run: bool = False  # Slurm: print the sbatch script and submit nothing
     slurm: dict[str, Any] = field(default_factory=dict)  # submitit's parameters for sbatch: partition, time, mem, ...
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.cluster == Cluster.slurm:
             self._check_slurm()
         else:

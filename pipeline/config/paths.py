@@ -39,16 +39,21 @@ def make_absolute(config: "Config") -> None:
 
 
 def _teacher(teacher: "TeacherConfig") -> None:
-    if teacher.path is not None and teacher.package is None and teacher.source != Source.random and not _hub(teacher):
+    if (
+        teacher.path is not None
+        and teacher.package is None
+        and teacher.source != Source.random
+        and not _is_hub_name(teacher.source, teacher.path)
+    ):
         teacher.path = absolute(teacher.path)
     if teacher.tokenizer not in (None, BYTES):
         teacher.tokenizer = absolute(teacher.tokenizer)
 
 
-def _hub(teacher: "TeacherConfig") -> bool:
+def _is_hub_name(source: Source, path: str) -> bool:
     """Whether the path is a name of the hub: owner/name, and nothing of that name is here."""
-    named = teacher.source == Source.hf and re.fullmatch(r"\w[\w.-]*/[\w.-]+", teacher.path)
-    return bool(named) and not Path(teacher.path).exists()
+    named = source == Source.hf and re.fullmatch(r"\w[\w.-]*/[\w.-]+", path)
+    return bool(named) and not Path(path).exists()
 
 
 def _data(data: "DataConfig") -> None:

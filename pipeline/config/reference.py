@@ -5,6 +5,7 @@ import inspect
 import io
 import tokenize
 import types
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -30,24 +31,24 @@ def page() -> str:
     for each in fields(Config):
         if group := _group(Config, each):
             named[group] = f"{named[group]}, {each.name}" if group in named else each.name
-    sections = [("A run", Config, _rows(Config, "", own))]
+    sections: list[tuple[str, type, list[str]]] = [("A run", Config, _rows(Config, "", own))]
     sections += [(name, group, _rows(group, f"{name.split(',')[0]}.", fields(group))) for group, name in named.items()]
     parts = [HEAD]
     for title, group, rows in sections:
-        document = inspect.cleandoc(group.__doc__) if _documented(group) else ""
+        document = _document(group)
         table = ["| key | type | default | meaning |", "| --- | --- | --- | --- |", *rows]
         parts.append("\n\n".join(part for part in (f"## {title}", document, "\n".join(table)) if part) + "\n")
     return "\n".join(parts)
 
 
-def _rows(group: type, prefix: str, chosen) -> list[str]:
-    comments, rows, shown = _comments(group), [], {}
+def _rows(group: type, prefix: str, chosen: Iterable[Field]) -> list[str]:
+    comments = _comments(group)
+    rows: list[str] = []
+    shown: dict[type, str] = {}
     for each in chosen:
         inner, meaning = _group(group, each), comments.get(each.name, "")
         if inner is not None:
-            if not meaning and _documented(inner):
-                meaning = " ".join(inspect.cleandoc(inner.__doc__).split())
-            meaning = _meaning(each, meaning)
+            meaning = _meaning(each, meaning or " ".join(_document(inner).split()))
             if inner in shown:
                 rows.append(_row(f"{prefix}{each.name}", f"as `{shown[inner]}`", "", meaning))
                 continue
@@ -79,11 +80,13 @@ def _row(*cells: str) -> str:
 def _group(group: type, each: Field) -> type | None:
     """The dataclass of a field that is a group of keys."""
     hint = get_type_hints(group)[each.name]
-    return next((kind for kind in (hint, *get_args(hint)) if is_dataclass(kind)), None)
+    return next((kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)), None)
 
 
-def _documented(group: type) -> bool:
-    return not group.__doc__.startswith(f"{group.__name__}(")  # what dataclasses write themselves
+def _document(group: type) -> str:
+    """Its docstring, if it has one of its own: dataclasses write their signature."""
+    text = group.__doc__ or ""
+    return "" if text.startswith(f"{group.__name__}(") else inspect.cleandoc(text)
 
 
 def _kind(hint: Any) -> str:
@@ -126,13 +129,15 @@ def _comments(group: type) -> dict[str, str]:
         if token.type == tokenize.COMMENT
     }
     found = {}
-    for node in ast.parse(source).body[0].body:
-        if not isinstance(node, ast.AnnAssign):
+    (parsed,) = ast.parse(source).body
+    assert isinstance(parsed, ast.ClassDef)
+    for node in parsed.body:
+        if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
-        line, above = node.lineno - 1, []
+        line, above = node.lineno - 1, list[str]()
         while line in said and said[line][1]:
             above.insert(0, said[line][0])
             line -= 1
-        behind = [said[node.end_lineno][0]] if node.end_lineno in said else []
+        behind = [said[last][0]] if (last := node.end_lineno) in said else []
         found[node.target.id] = " ".join(above + behind)
     return found

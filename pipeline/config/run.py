@@ -41,7 +41,7 @@ class EvaluateConfig:
     tasks: list[str] = field(default_factory=list)  # downstream tasks, by lm-eval's names
     limit: int | None = whole(None)  # of each task's examples: the first so many; null: all
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             len(set(self.tasks)) == len(self.tasks),
             f"evaluate.tasks={list(self.tasks)} names a task twice: once will do.",
@@ -59,7 +59,7 @@ class ExportConfig:
     form: ExportForm = ExportForm.auto
     gguf: GGUFKind = GGUFKind.none  # a GGUF file for llama.cpp in the folder too: its matrices' type
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.gguf == GGUFKind.none or self.form != ExportForm.own,
             f"export.gguf={self.gguf} needs a stock or padded student, but export.form=own: leave one of them out.",
@@ -74,7 +74,7 @@ class SampleConfig:
     temperature: float = real(0.0, high=100)  # 0 takes the likeliest token each time; above, tokens are drawn
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # of the draws; the run's own would name another run
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.temperature == 0 or self.temperature >= 0.01,
             f"sample.temperature={self.temperature} must be 0, which takes the likeliest token, or at least 0.01.",
@@ -88,7 +88,7 @@ class TrackerConfig:
     mode: str | None = None  # wandb's own: online, offline; null is WANDB_MODE's, or offline where there is no key
     timeout: float = real(30.0, high=86_400, open_low=True)  # seconds that its server has to answer
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.mode in (None, "online", "offline"), f"tracker.mode={self.mode} must be online or offline.")
 
 
@@ -124,7 +124,7 @@ class Config:
     sample: SampleConfig = immaterial(field(default_factory=SampleConfig))
     tracker: TrackerConfig = immaterial(field(default_factory=TrackerConfig))
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         folder_name("preset", self.preset)
         if self.run_name is not None:
             folder_name("run_name", self.run_name)

@@ -65,7 +65,7 @@ class SearchConfig:
     blocks: int = whole(8, high=BLOCKS)  # calibration blocks a candidate is scored on
     batch: int = whole(8)  # blocks a forward pass
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.parents <= self.population or self.strategy != Strategy.evolution,
             f"search.parents={self.parents} exceeds search.population={self.population}: lower it.",

@@ -23,7 +23,7 @@ class StudyConfig:
     resamples: int = whole(1_000, high=100_000)  # of the bootstrap
     confidence: float = share(0.95, open_low=True, open_high=True)  # of its intervals
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.subnetworks == 0 or self.subnetworks >= FEWEST,
             f"study.random={self.random} and study.searched={self.searched} make {self.subnetworks} sub-networks, but "

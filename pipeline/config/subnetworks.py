@@ -46,7 +46,7 @@ class SpaceConfig:
     max_flops_per_token: int | None = whole(None, high=10**18)  # of a forward pass, over data.block_size tokens
     max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # of the KV cache, in the run's precision
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in self.hold:
             require(
                 name in Sizes.__dataclass_fields__,
@@ -64,7 +64,7 @@ class BinConfig:
     high: int | None = whole(None, high=PARAMETERS)  # parameters
     count: Count = Count.total  # which parameters are counted
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         edges = (self.low is not None) + (self.high is not None)
         require(
             (self.center is not None and edges == 0) or (self.center is None and edges == 2),

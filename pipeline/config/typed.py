@@ -24,8 +24,11 @@ def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Sec
     try:
         with read_as_written():
             merged = OmegaConf.merge(OmegaConf.structured(kind), composed)
+            assert isinstance(merged, DictConfig)
             _check(kind, merged, prefix)
-            return OmegaConf.to_object(merged)
+            made = OmegaConf.to_object(merged)
+            assert isinstance(made, kind)  # so OmegaConf documents it for a structured configuration
+            return made
     except MissingMandatoryValue as error:
         raise SprigError(
             f"{prefix}{error.full_key} has no value (???): set it on the command line or in a preset."
@@ -37,7 +40,7 @@ def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Sec
 def section_type(kind: type, each: Field) -> type | None:
     """The dataclass of a field that is a section of keys."""
     hint = without_none(hints(kind)[each.name])
-    return hint if is_dataclass(hint) else None
+    return hint if isinstance(hint, type) and is_dataclass(hint) else None
 
 
 def without_none(hint: Any) -> Any:
@@ -53,7 +56,7 @@ def hints(kind: type) -> dict[str, Any]:
 
 def _check(kind: type, node: DictConfig, prefix: str) -> None:
     known = {each.name: each for each in fields(kind)}
-    for unknown in [key for key in node if key not in known]:
+    for unknown in [str(key) for key in node if key not in known]:
         raise SprigError(
             f"There is no configuration key {prefix}{unknown}: `sprig --cfg job distill.tokens=0` prints all."
         )

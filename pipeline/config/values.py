@@ -4,16 +4,17 @@ Counts may be written 50k, 70M, 1.5B, 1T, 1e4 or 4096.0; switches take true and 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
-from omegaconf import BooleanNode, IntegerNode
+from omegaconf import BooleanNode, IntegerNode, ValueNode
 from omegaconf.errors import ValidationError
 
 FACTORS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 DIGITS = 40  # far more than any range allows
+_CONVERT = "_validate_and_convert_impl"  # the method of a node that reads a value
 _COUNT = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,4})?)([kmbt]?)")
 
 
@@ -40,13 +41,15 @@ def read_as_written() -> Iterator[None]:
 
     OmegaConf has no hook for its conversions, so the two methods are replaced while Sprig composes, and only then.
     """
-    integer, boolean = IntegerNode._validate_and_convert_impl, BooleanNode._validate_and_convert_impl
-    IntegerNode._validate_and_convert_impl = _integer
-    BooleanNode._validate_and_convert_impl = lambda node, value: boolean(node, _switch(value))
+    own: dict[type[ValueNode], Callable] = {kind: getattr(kind, _CONVERT) for kind in (IntegerNode, BooleanNode)}
+    boolean = own[BooleanNode]
+    setattr(IntegerNode, _CONVERT, _integer)
+    setattr(BooleanNode, _CONVERT, lambda node, value: boolean(node, _switch(value)))
     try:
         yield
     finally:
-        IntegerNode._validate_and_convert_impl, BooleanNode._validate_and_convert_impl = integer, boolean
+        for kind, method in own.items():
+            setattr(kind, _CONVERT, method)
 
 
 def _integer(node: IntegerNode, value: Any) -> int:

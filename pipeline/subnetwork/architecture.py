@@ -40,7 +40,7 @@ class Architecture:
     rope_adjusted: bool = False
     parallel_residual: bool = False  # attention and MLP read the same stream
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise SprigError(f"{self.name} is of family {self.family!r}; supported are {', '.join(FAMILIES)}.")
 

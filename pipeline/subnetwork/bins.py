@@ -35,6 +35,8 @@ def make_bin(config: BinConfig) -> Bin:
         # The decimal that was written, not the binary number next to it: 100 * (1 + 0.1) must hold 110.
         tolerance = Fraction(str(config.tolerance))
         return Bin(config.center, ceil(config.center * (1 - tolerance)), floor(config.center * (1 + tolerance)), count)
-    if config.low > config.high:
-        raise SprigError(f"bin.low={config.low:,} exceeds bin.high={config.high:,}: swap or correct them.")
-    return Bin((config.low + config.high) // 2, config.low, config.high, count)
+    low, high = config.low, config.high
+    assert low is not None and high is not None  # the schema asks for both where no centre is given
+    if low > high:
+        raise SprigError(f"bin.low={low:,} exceeds bin.high={high:,}: swap or correct them.")
+    return Bin((low + high) // 2, low, high, count)

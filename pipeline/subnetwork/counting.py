@@ -1,18 +1,36 @@
 """Exact parameter counts and FLOPs in closed form. Every formula takes whole numbers and NumPy arrays alike."""
 
+from typing import Any
+
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, whole
 
+Count = Any  # an integer, or an array of integers; arrays broadcast, and a result is an array where an argument is one
 
-def _layer_matrices(architecture: Architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size):
+
+def _layer_matrices(
+    architecture: Architecture,
+    n_embd: Count,
+    n_query_groups: Count,
+    heads_per_group: Count,
+    head_size: Count,
+    intermediate_size: Count,
+) -> Count:
     """Entries of a layer's weight matrices: q, k, v, the attention's projection, and the MLP's two or three."""
     queries = n_query_groups * heads_per_group * head_size
     keys = n_query_groups * head_size
     return n_embd * (2 * queries + 2 * keys + (3 if architecture.gated_mlp else 2) * intermediate_size)
 
 
-def layer_parameters(architecture: Architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size):
-    """Parameters of one layer: affine in each single argument. Arguments are integers or arrays that broadcast."""
+def layer_parameters(
+    architecture: Architecture,
+    n_embd: Count,
+    n_query_groups: Count,
+    heads_per_group: Count,
+    head_size: Count,
+    intermediate_size: Count,
+) -> Count:
+    """Parameters of one layer: affine in each single argument."""
     total = 2 * (2 if architecture.layer_norm else 1) * n_embd
     total = total + _layer_matrices(architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size)
     if architecture.attention_bias:
@@ -24,7 +42,7 @@ def layer_parameters(architecture: Architecture, n_embd, n_query_groups, heads_p
     return total
 
 
-def outer_parameters(architecture: Architecture, n_embd, count: str = "total"):
+def outer_parameters(architecture: Architecture, n_embd: Count, count: str = "total") -> Count:
     """Parameters outside the layers: the final norm and, unless `count` is "non_embedding", embedding and head."""
     final_norm = (2 if architecture.layer_norm else 1) * n_embd
     if count == "non_embedding":
@@ -49,14 +67,20 @@ def parameters(architecture: Architecture, sub: SubNetwork | None = None, count:
 
 
 def layer_flops(
-    architecture: Architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size, length
-):
+    architecture: Architecture,
+    n_embd: Count,
+    n_query_groups: Count,
+    heads_per_group: Count,
+    head_size: Count,
+    intermediate_size: Count,
+    length: int,
+) -> Count:
     """One layer's share of `flops_per_token`: affine in each single argument, as `layer_parameters`."""
     matrices = _layer_matrices(architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size)
     return 2 * matrices + 2 * length * n_query_groups * heads_per_group * head_size
 
 
-def outer_flops(architecture: Architecture, n_embd):
+def outer_flops(architecture: Architecture, n_embd: Count) -> Count:
     """The head's share of `flops_per_token`."""
     return 2 * architecture.padded_vocab_size * n_embd
 
@@ -73,7 +97,7 @@ def flops_per_token(architecture: Architecture, sub: SubNetwork | None = None, *
     return outer_flops(architecture, sub.n_embd) + layers
 
 
-def layer_kv_bytes(n_query_groups, head_size, value_bytes: int):
+def layer_kv_bytes(n_query_groups: Count, head_size: Count, value_bytes: int) -> Count:
     """Bytes that one layer keeps of a token in the KV cache: a key and a value for each query group."""
     return 2 * n_query_groups * head_size * value_bytes
 

@@ -2,7 +2,7 @@
 
 from itertools import combinations
 
-from pipeline.subnetwork.value import SubNetwork
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 
 def difference(a: SubNetwork, b: SubNetwork) -> float:
@@ -23,5 +23,5 @@ def diversity(population: list[SubNetwork]) -> float:
     return sum(differences) / len(differences) if differences else 0.0
 
 
-def _sizes(gene) -> tuple[int, int, int, int]:
+def _sizes(gene: LayerGenes) -> tuple[int, int, int, int]:
     return gene.n_query_groups, gene.heads_per_group, gene.head_size, gene.intermediate_size

@@ -5,6 +5,7 @@ grid that two divisions find; and a layer whose attention is chosen has one MLP 
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -12,12 +13,13 @@ import numpy as np
 
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin
-from pipeline.subnetwork.counting import layer_parameters, outer_parameters
+from pipeline.subnetwork.counting import Count, layer_parameters, outer_parameters
 from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.limits import Limit
 from pipeline.subnetwork.stock import splits
 
 Place = tuple[int, int]  # row and gene of a draft
+Pools = tuple[list[Place], list[Place]]  # the genes that move first, then all
 TRADES = 9  # times that attention makes room, of 1, 2, 4, ... genes, before a draft is given up
 
 
@@ -81,7 +83,10 @@ class Fitter:
         axes = np.meshgrid(*(np.array(grid) for grid in self.grids[:3]), indexing="ij")
         self._options = np.stack([axis.ravel() for axis in axes])
         # What is kept within bounds: the count first, then every limit. Costs of a layer, by width and genes.
-        self._layers = [partial(layer_parameters, architecture), *(limit.layer for limit in limits)]
+        self._layers: list[Callable[..., Count]] = [
+            partial(layer_parameters, architecture),
+            *(limit.layer for limit in limits),
+        ]
         self.costs = cache(self._costs)
 
     def options(self, n_embd: int) -> np.ndarray:
@@ -90,7 +95,8 @@ class Fitter:
 
     def _costs(self, n_embd: int) -> Costs:
         options = self.options(n_embd)
-        attention = layer_parameters(self.architecture, n_embd, *options, 0)
+        groups, heads, sizes = options
+        attention = layer_parameters(self.architecture, n_embd, groups, heads, sizes, 0)
         order = np.argsort(attention, kind="stable")
         neuron = layer_parameters(self.architecture, n_embd, 1, 1, 1, 1) - layer_parameters(
             self.architecture, n_embd, 1, 1, 1, 0
@@ -173,7 +179,7 @@ class Fitter:
         if self._met(totals):
             return True
         every = [(row, gene) for row in range(len(draft.rows)) for gene in range(len(GENES))]
-        pools = free, every
+        pools: Pools = (free, every)
         for trade in range(TRADES):
             if not self._shrink(draft, pools, totals, rng):
                 return False
@@ -192,7 +198,7 @@ class Fitter:
             best = [option for option, same in zip(options, shared, strict=True) if same == max(shared)]
             row[:3] = best[int(rng.random() * len(best))]
 
-    def _shrink(self, draft: Draft, pools, totals: list[int], rng: np.random.Generator) -> bool:
+    def _shrink(self, draft: Draft, pools: Pools, totals: list[int], rng: np.random.Generator) -> bool:
         """Moves genes down until no limit is exceeded; False where one still is."""
         for number, limit in enumerate(self.limits, start=1):
             for pool in pools:
@@ -206,13 +212,13 @@ class Fitter:
                             continue
                         excess = -(-(totals[number] - limit.most) // slopes[number])
                         way = range(max(bisect_right(grid, value - excess) - 1, 0), here)
-                        self._move(draft, index, gene, way, slopes, totals, rng)
+                        self._move(draft, (index, gene), way, slopes, totals, rng)
                         moved = True
             if totals[number] > limit.most:
                 return False
         return True
 
-    def _land(self, draft: Draft, pools, totals: list[int], rng: np.random.Generator) -> bool:
+    def _land(self, draft: Draft, pools: Pools, totals: list[int], rng: np.random.Generator) -> bool:
         """Moves genes until the count is in the bin, up only as far as the limits allow; False where it is not."""
         low, high = self.bin.low, self.bin.high
         for pool in pools:
@@ -229,7 +235,7 @@ class Fitter:
                     first, last = self._run(grid, value, totals, slopes)
                     way = range(first, here) if totals[0] > high else range(here + 1, last)
                     if choices := range(first, last) or way:
-                        self._move(draft, index, gene, choices, slopes, totals, rng)
+                        self._move(draft, (index, gene), choices, slopes, totals, rng)
                         moved = True
         return low <= totals[0] <= high
 
@@ -239,11 +245,14 @@ class Fitter:
         large = [(row, gene) for row, gene in attention if draft.rows[row][gene] > self.grids[gene][0]]
         for index, gene in shuffled(large, rng)[:count]:
             here = bisect_left(self.grids[gene], draft.rows[index][gene])
-            self._move(draft, index, gene, range(here), self._slopes(draft, index, gene), totals, rng)
+            self._move(draft, (index, gene), range(here), self._slopes(draft, index, gene), totals, rng)
         return bool(large)
 
-    def _move(self, draft: Draft, index: int, gene: int, choices: range, slopes: list[int], totals: list[int], rng):
+    def _move(
+        self, draft: Draft, place: Place, choices: range, slopes: list[int], totals: list[int], rng: np.random.Generator
+    ) -> None:
         """Gives a gene any of the chosen entries of its grid, and books what that costs."""
+        index, gene = place
         row, value = draft.rows[index], self.grids[gene][choices[int(rng.random() * len(choices))]]
         for number, slope in enumerate(slopes):
             totals[number] += slope * (value - row[gene])

@@ -7,7 +7,7 @@ from functools import partial
 from pipeline.config import SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.counting import layer_flops, layer_kv_bytes, outer_flops
+from pipeline.subnetwork.counting import Count, layer_flops, layer_kv_bytes, outer_flops
 from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.value import SubNetwork
 
@@ -22,8 +22,8 @@ class Limit:
     name: str
     unit: str
     most: int
-    outer: Callable
-    layer: Callable
+    outer: Callable[[Count], Count]
+    layer: Callable[..., Count]
 
 
 def flops_limit(architecture: Architecture, most: int, length: int, name: str = "") -> Limit:
@@ -33,7 +33,7 @@ def flops_limit(architecture: Architecture, most: int, length: int, name: str = 
         f"FLOPs a token (forward, over {length:,} tokens)",
         most,
         partial(outer_flops, architecture),
-        lambda n_embd, *genes: layer_flops(architecture, n_embd, *genes, length),
+        partial(layer_flops, architecture, length=length),
     )
 
 

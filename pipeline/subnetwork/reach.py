@@ -1,12 +1,14 @@
 """Which depths and widths of a space can meet the bin and the limits, and what to say where none can."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import numpy as np
 
 from pipeline.errors import SprigError
-from pipeline.subnetwork.counting import layer_parameters, outer_parameters, parameters
+from pipeline.subnetwork.counting import Count, layer_parameters, outer_parameters, parameters
 from pipeline.subnetwork.fitting import Fitter
 from pipeline.subnetwork.limits import Limit
 
@@ -100,11 +102,16 @@ def _share_needed(fitter: Fitter, depths: list[int], widths: list[int], wanted: 
             "",
             "",
             1,
-            lambda width, parts=parts: sum(part * limit.outer(width) for part, limit in parts),
-            lambda *genes, parts=parts: sum(part * limit.layer(*genes) for part, limit in parts),
+            partial(_weighted, [(part, limit.outer) for part, limit in parts]),
+            partial(_weighted, [(part, limit.layer) for part, limit in parts]),
         )
         shares.append(_needs(fitter, mean, depths, widths, wanted))
     return np.max(shares, axis=0)
+
+
+def _weighted(parts: list[tuple[float, Callable[..., Count]]], *arguments: Count) -> Count:
+    """The weighted sum of costs."""
+    return sum(weight * cost(*arguments) for weight, cost in parts)
 
 
 def _frontier(sizes: np.ndarray, costs: np.ndarray) -> tuple[list[float], list[float]]:

@@ -106,12 +106,12 @@ def _coarse_layer(layer: int, gene: LayerGenes, ordering: Ordering) -> tuple[np.
     )
 
 
-def _fine_layer(architecture: Architecture, gene: LayerGenes) -> tuple[np.ndarray, ...]:
+def _fine_layer(architecture: Architecture, gene: LayerGenes, seed: int) -> tuple[np.ndarray, ...]:
     """Whole permutations are drawn and then cut, so that a gene that changes its size keeps a nested set."""
     groups, heads = architecture.n_query_groups, architecture.heads_per_group
 
     def order(purpose: int, rows: int, entries: int) -> np.ndarray:
-        rng = np.random.default_rng([gene.index_seed, purpose])
+        rng = np.random.default_rng([seed, purpose])
         return rng.permuted(np.broadcast_to(np.arange(entries), (rows, entries)), axis=1)
 
     kept = _first(order(0, 1, groups)[0], gene.n_query_groups)
@@ -136,12 +136,12 @@ def select(sub: SubNetwork, architecture: Architecture, ordering: Ordering) -> S
         )
     layers = []
     for layer, gene in zip(sub.layers, sub.genes, strict=True):
-        fine = gene.index_seed is not None
+        seed = gene.index_seed
         groups, heads, values, neurons = (
-            _fine_layer(architecture, gene) if fine else _coarse_layer(layer, gene, ordering)
+            _coarse_layer(layer, gene, ordering) if seed is None else _fine_layer(architecture, gene, seed)
         )
-        if fine and sub.head_pairs == "plain":
-            rng = np.random.default_rng([gene.index_seed, 4])
+        if seed is not None and sub.head_pairs == "plain":
+            rng = np.random.default_rng([seed, 4])
             rotary = _first(rng.permutation(architecture.head_size), gene.head_size)
         else:
             rotary = _rotary_entries(architecture, gene.head_size, sub.head_pairs)

@@ -1,6 +1,8 @@
 """A search space within a parameter bin: sampling, mutation and crossover that yield members by construction."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from pipeline.subnetwork import reach
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import parameters
-from pipeline.subnetwork.fitting import Draft, Fitter
+from pipeline.subnetwork.fitting import Draft, Fitter, Place
 from pipeline.subnetwork.grids import DIMENSIONS, GENES, finer_steps, make_grids, step_of
 from pipeline.subnetwork.limits import flops_limit, make_limits
 from pipeline.subnetwork.selection import Ordering
@@ -21,6 +23,8 @@ REDRAWS = 1000  # tries before a bin that falls between the steps of all genes i
 LIMITED_REDRAWS = 100  # the same beside limits, where a try is dearer
 PROBES = 20  # the same where another step is tried
 SEEDS = 2**32
+
+_T = TypeVar("_T")
 
 
 class Space:
@@ -79,7 +83,7 @@ class Space:
                 return False
             return True
 
-        found = []
+        found: list[str] = []
         if parameters(self.architecture, count=self.bin.count) < self.bin.low:
             return found
         for name in DIMENSIONS:
@@ -178,7 +182,7 @@ class Space:
             else:
                 draft.width_seed = self._draw_seed(rng)
         if not (new_depth or new_width):
-            other = [int(rng.integers(rows)), int(rng.integers(len(GENES)))]
+            other = (int(rng.integers(rows)), int(rng.integers(len(GENES))))
             return self._fitted(draft, [*redrawn, other], rng)
 
         depth, width = parent.n_layer, parent.n_embd
@@ -222,19 +226,18 @@ class Space:
         of_a, of_b = self._by_layer(a), self._by_layer(b)
         rows, seeds = [], []
         for layer in of_a if self.uniform else layers:
-            pair = of_a.get(layer, of_b.get(layer)), of_b.get(layer, of_a.get(layer))
-            sides = rng.integers(2, size=len(GENES) + 1).tolist()
-            *row, seed = (pair[side][number] for number, side in enumerate(sides))
-            rows.append(row)
-            seeds.append(seed)
+            pair = (of_a if layer in of_a else of_b)[layer], (of_b if layer in of_b else of_a)[layer]
+            *sides, last = rng.integers(2, size=len(GENES) + 1).tolist()
+            rows.append([pair[side][0][number] for number, side in enumerate(sides)])
+            seeds.append(pair[last][1])
         width_seed = _pick((a.index_seed, b.index_seed), rng)
         return self._fitted(Draft(layers, width, rows, seeds, width_seed), [], rng)
 
-    def _by_layer(self, sub: SubNetwork) -> dict[int, list[int | None]]:
+    def _by_layer(self, sub: SubNetwork) -> dict[int, tuple[list[int], int | None]]:
         """Genes and seed of each teacher layer; under the one key 0 where all layers share them."""
         draft = self.thaw(sub)
         keys = [0] if self.uniform else draft.layers
-        return {key: [*row, seed] for key, row, seed in zip(keys, draft.rows, draft.seeds, strict=True)}
+        return {key: (row, seed) for key, row, seed in zip(keys, draft.rows, draft.seeds, strict=True)}
 
     @property
     def _ordering_name(self) -> str:
@@ -243,6 +246,7 @@ class Space:
     def layers_of(self, depth: int) -> list[int]:
         """The layers that this depth means where layers are not searched; the first ones where they are."""
         if self.config.layers == Layers.rank:
+            assert self.ordering is not None  # refused by __init__
             return sorted(self.ordering.layers[:depth].tolist())
         return list(range(depth))
 
@@ -254,9 +258,9 @@ class Space:
         others = [layer for layer in range(self.architecture.n_layer) if layer not in stay]
         return sorted([*stay, *rng.permutation(others)[: depth - len(stay)].tolist()])
 
-    def _redraw(self, rows: list[list[int]], chosen: np.ndarray, rng: np.random.Generator) -> list[list[int]]:
+    def _redraw(self, rows: list[list[int]], chosen: np.ndarray, rng: np.random.Generator) -> list[Place]:
         """Draws the chosen genes uniformly from their grids, in place. chosen: (rows, genes), of bool."""
-        places = np.argwhere(chosen).tolist()
+        places = [(row, gene) for row, gene in np.argwhere(chosen).tolist()]
         for row, gene in places:
             rows[row][gene] = _pick(self.fitter.grids[gene], rng)
         return places
@@ -264,7 +268,7 @@ class Space:
     def _draw_seed(self, rng: np.random.Generator) -> int | None:
         return int(rng.integers(SEEDS)) if self.fine else None
 
-    def _fitted(self, draft: Draft, free: list[list[int]], rng: np.random.Generator) -> SubNetwork | None:
+    def _fitted(self, draft: Draft, free: list[Place], rng: np.random.Generator) -> SubNetwork | None:
         return self.freeze(draft) if self.fitter.fit(draft, free, rng) else None
 
     def thaw(self, sub: SubNetwork) -> Draft:
@@ -275,7 +279,8 @@ class Space:
 
     def freeze(self, draft: Draft) -> SubNetwork:
         """The sub-network of a draft whose count is in the bin: that is not checked here."""
-        genes = tuple(LayerGenes(*row, seed) for row, seed in zip(draft.rows, draft.seeds, strict=True))
+        rows = zip(draft.rows, draft.seeds, strict=True)
+        genes = tuple(LayerGenes(groups, heads, size, mlp, seed) for (groups, heads, size, mlp), seed in rows)
         return SubNetwork(
             layers=tuple(draft.layers),
             n_embd=draft.n_embd,
@@ -287,6 +292,6 @@ class Space:
         )
 
 
-def _pick(values, rng: np.random.Generator):
+def _pick(values: Sequence[_T], rng: np.random.Generator) -> _T:
     """One of a sequence, uniformly."""
     return values[int(rng.random() * len(values))]

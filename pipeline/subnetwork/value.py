@@ -155,13 +155,14 @@ def check(sub: SubNetwork, architecture: Architecture) -> None:
                 f"{architecture.name}: it must be a multiple of {unit}."
             )
     seeds = [sub.index_seed, *(gene.index_seed for gene in sub.genes)]
-    if any(seed is None for seed in seeds) and any(seed is not None for seed in seeds):
+    given = [seed for seed in seeds if seed is not None]
+    if 0 < len(given) < len(seeds):
         raise SprigError(
             f"Sub-network has index_seed={sub.index_seed} for its width and {seeds[1:]} for its layers: give every one "
             "a seed (fine) or none (coarse)."
         )
-    if seeds[0] is not None and min(seeds) < 0:
-        raise SprigError(f"Sub-network's lowest index_seed={min(seeds)} must not be negative.")
+    if given and min(given) < 0:
+        raise SprigError(f"Sub-network's lowest index_seed={min(given)} must not be negative.")
     if sub.head_pairs not in HEAD_PAIRS or sub.attention_scale not in ATTENTION_SCALES:
         raise SprigError(
             f"Sub-network's head_pairs={sub.head_pairs!r} must be one of {HEAD_PAIRS} and attention_scale="
