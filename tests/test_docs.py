@@ -13,11 +13,12 @@ from pipeline.config.reference import page
 from pipeline.evaluation import tasks_data
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-BY_HAND = re.findall(r"^\| `(.+?)`", (ROOT / "docs/README.md").read_text(), re.MULTILINE)
-TEXTS = [path.read_text() for path in PAGES if path != ROOT / "docs/README.md"]
-LINES = [line for text in TEXTS for fence in FENCE.findall(text) for line in fence.splitlines()]
+COMMAND_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*COMMAND_PAGES, ROOT / "CONTRIBUTING.md"]
+FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)  # indented in a numbered step
+BY_HAND = re.findall(r"^\| `(.+?)`", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+TEXTS = [path.read_text() for path in COMMAND_PAGES]
+LINES = [line.strip() for text in TEXTS for fence in FENCE.findall(text) for line in fence.splitlines()]
 SPANS = [" ".join(span.split()) for text in TEXTS for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
 STARTS = re.compile(r"(sprig|make|pip|source|python -m (launch|pipeline|pytest)\S*) \S")
 COMMANDS = sorted({each for each in LINES + SPANS if STARTS.match(each) and "..." not in each})
@@ -33,7 +34,7 @@ AT_LENGTH = [
     and "plan=true" not in command
     and not any(other in command for other in ELSEWHERE)
 ]
-# What a sentence names as `key=value`, once or several times. tests/test_presets.py has the presets.
+# What a sentence names as `key=value`, one or several. tests/test_presets.py has the presets.
 SETTINGS = sorted(
     span
     for span in set(SPANS)
@@ -47,7 +48,7 @@ def arguments(command: str) -> list[str]:
 
 
 def test_the_page_of_the_configuration_is_made_from_the_schema():
-    assert (ROOT / "docs/config.md").read_text() == page(), "make docs/config.md anew: python -m pipeline.config"
+    assert (ROOT / "docs/config.md").read_text() == page(), "rewrite docs/config.md: python -m pipeline.config"
 
 
 def test_there_are_commands_of_every_kind():

@@ -300,12 +300,13 @@ def test_one_run_goes_to_several_nodes_of_slurm(tmp_path, capsys):
 
 
 WIDE = ["distill.global_batch=16", "distill.micro_batch=2"]
-PAGE = (Path(__file__).parents[2] / "docs/cluster.md").read_text(encoding="utf-8")
-ON_SLURM = {re.sub(r" \S*dry_run=true", "", each) for each in re.findall(r"^sprig (.*launcher=slurm.*)$", PAGE, re.M)}
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("cluster.md", "reproduce-the-paper.md"))
+ON_SLURM = {re.sub(r" \S*dry_run=true", "", each) for each in re.findall(r"^ *sprig (.*launcher=slurm.*)$", PAGE, re.M)}
 
 
 @pytest.mark.parametrize("command", sorted(ON_SLURM))
-def test_every_sweep_of_the_cluster_page_has_its_script(command, tmp_path, capsys):
+def test_every_job_that_the_docs_give_to_slurm_has_its_script(command, tmp_path, capsys):
     cli.main([*shlex.split(command), f"outputs={tmp_path}", "hydra.launcher.dry_run=true"])
     script = capsys.readouterr().out
     assert ("#SBATCH --array=0-" in script) == ("seed=0,1" in command or "experiment=paper" in command)
