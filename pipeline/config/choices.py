@@ -2,6 +2,9 @@
 
 from enum import Enum, StrEnum
 
+STAGES = ("prepare", "order", "search", "rerank", "extract", "recover", "distill", "evaluate", "study", "report")
+ON_REQUEST = ("cache", "export", "sample", "score")  # stages that only run when they are named
+
 
 class Source(StrEnum):
     gguf = "gguf"
@@ -75,6 +78,7 @@ class AttentionScale(StrEnum):
 class Count(StrEnum):
     total = "total"
     non_embedding = "non_embedding"
+    exported = "exported"
 
 
 class OrderingKind(StrEnum):

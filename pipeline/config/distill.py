@@ -85,7 +85,8 @@ class DistillConfig:
     beta: float = real(1.0, high=1_000)  # weight of D
     temperature: float = real(1.0, **TEMPERATURE)  # T: softens both distributions in D
     global_batch: int = whole(8)  # blocks an optimizer step, over all ranks
-    micro_batch: int = immaterial(whole(8))  # blocks a forward pass of one rank
+    # Blocks a forward pass of one rank; null: the most that the device's memory is sure to hold.
+    micro_batch: int | None = immaterial(whole(8))
     chunk_tokens: int = immaterial(whole(256, high=10**7))  # tokens whose logits exist at one time
     # Runs each block again in the backward pass: less memory, the same result.
     activation_checkpointing: bool = immaterial(False)

@@ -8,7 +8,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 
 from pipeline.config.checks import BLOCKS, LARGEST_SEED, folder_name, immaterial, label, location, real, require, whole
-from pipeline.config.choices import Device, ExportForm, GGUFKind, Precision, TrackerKind
+from pipeline.config.choices import ON_REQUEST, STAGES, Device, ExportForm, GGUFKind, Precision, TrackerKind
+from pipeline.config.derived import register_resolvers
 from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.launching import register_launcher
@@ -17,9 +18,6 @@ from pipeline.config.search import SearchConfig
 from pipeline.config.study import StudyConfig
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, RecoverConfig, SpaceConfig
 from pipeline.config.typed import section_type, to_typed
-
-STAGES = ("prepare", "order", "search", "rerank", "extract", "recover", "distill", "evaluate", "study", "report")
-ON_REQUEST = ("cache", "export", "sample", "score")  # stages that only run when they are named
 
 
 @dataclass
@@ -150,6 +148,7 @@ def register() -> None:
     """Makes the schema known to Hydra, as the base that conf/config.yaml builds on."""
     ConfigStore.instance().store(name="schema", node=Config)
     register_launcher()
+    register_resolvers()
 
 
 def to_objects(composed: DictConfig) -> Config:

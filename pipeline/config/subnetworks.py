@@ -62,7 +62,8 @@ class BinConfig:
     tolerance: float = share(0.05)  # share of the centre
     low: int | None = whole(None, high=PARAMETERS)  # parameters, instead of a centre
     high: int | None = whole(None, high=PARAMETERS)  # parameters
-    count: Count = Count.total  # which parameters are counted
+    # Which parameters are counted; exported: what transformers counts, for which space.exportable=stock is needed.
+    count: Count = Count.total
 
     def __post_init__(self) -> None:
         edges = (self.low is not None) + (self.high is not None)

@@ -34,7 +34,16 @@ def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Sec
             f"{prefix}{error.full_key} has no value (???): set it on the command line or in a preset."
         ) from None
     except OmegaConfBaseException as error:
+        if (own := _own_error(error)) is not None:
+            raise own from None
         raise SprigError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}.") from None
+
+
+def _own_error(error: BaseException | None) -> SprigError | None:
+    """The error of a value that is derived from others, which OmegaConf wraps in its own."""
+    while error is not None and not isinstance(error, SprigError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def section_type(kind: type, each: Field) -> type | None:

@@ -14,6 +14,7 @@ from pipeline.models.blocks import Sizes, flat, held_pairs, joined, sizes, weigh
 from pipeline.models.checkpoint import reason
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.student import assemble, build
+from pipeline.subnetwork.exported import shortest_run
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -110,14 +111,12 @@ def uniform_config(config: Config, sub: SubNetwork | None, file: Path) -> Config
 
 def _run(config: Config, total: int, held: list[range], cure: str) -> tuple[int, int, int]:
     """The shortest arithmetic run (first, step, count) that holds every block's pairs."""
-    first, last = min(run[0] for run in held), max(run[-1] for run in held)
     adjusted = config.rope_adjustments is not None
     if adjusted and config.rope_condense_ratio != 1:
         raise SprigError(f"{config.name} has rotary frequencies that are both adjusted and condensed: {cure}.")
     if adjusted:
         return 0, 1, total  # no power law: a stock class names all of them or none
-    step = math.gcd(*(place - first for run in held for place in run)) or 1
-    return first, step, (last - first) // step + 1
+    return shortest_run(held)
 
 
 def padded(model: GPT, to: Target) -> Iterator[dict[str, Tensor]]:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from pipeline.models import checkpoint
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
-from pipeline.stages import cache, extract, stable
+from pipeline.stages import cache, extract, micro_batch, stable
 from pipeline.stages.budget import batch_tokens, budget
 from pipeline.stages.context import Context, Step
 from pipeline.stages.roots import Roots
@@ -53,7 +55,7 @@ def check(context: Context) -> None:
 
 def layout(context: Context) -> Batching:
     """How the global batch is divided; raises SprigError where it cannot be."""
-    return batching(context.config.distill, context.config.deepspeed.world_size or world_size())
+    return batching(micro_batch.settings(context), context.config.deepspeed.world_size or world_size())
 
 
 def stable_tokens(context: Context) -> int:
@@ -158,13 +160,14 @@ def _train(
         flops_per_token(context.kd_architecture, length=config.data.block_size) if online else 0,
     )
     total = budget(context) if until is None else until * batch_tokens(context)
-    with Progress(f"distill {role}", total=total, unit="tokens") as progress:
+    settings = micro_batch.settings(context)
+    with Progress(f"distill {role}", total=total, unit="tokens") as progress, _memory_for(settings.micro_batch):
         return distill(
             context.student(start, torch.device("cpu")),  # the copy that trains moves to the device
             context.teacher(roots.kd_teacher, teacher_config) if online else None,
             logits,
             context.blocks(roots.tokens, "train"),
-            config.distill,
+            settings,
             lr=learning_rate(context, role),
             deepspeed=config.deepspeed,
             seed=config.seed,
@@ -178,6 +181,20 @@ def _train(
             begin=begin,
             until=until,
         )
+
+
+@contextmanager
+def _memory_for(micro_batch: int | None) -> Iterator[None]:
+    """Raises SprigError if the device's memory runs out."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        smaller = f"distill.micro_batch={micro_batch // 2}, or " if micro_batch and micro_batch > 1 else ""
+        raise SprigError(
+            f"The GPU's memory is not enough for distill.micro_batch={micro_batch}: set {smaller}"
+            "distill.activation_checkpointing=true, and run the same command again; training resumes from its last "
+            "checkpoint."
+        ) from None
 
 
 def _log_again(context: Context, role: str, begin: Path, folder: Path) -> None:

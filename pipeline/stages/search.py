@@ -23,6 +23,7 @@ from pipeline.stages import order, scoring
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.exported import counted
 from pipeline.subnetwork.limits import check_limits, make_limits
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork, check
@@ -86,7 +87,7 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
             f"The sub-network of {path} was found under ordering {given.ordering}, but this run's is {ordering}: give "
             "this run the teacher, data and ordering of the run that found it."
         )
-    size = parameters(context.architecture, given, context.bin.count)
+    size = counted(context.architecture, given, context.bin.count)
     if not context.bin.contains(size):
         raise SprigError(
             f"The sub-network of {path} has {size:,} parameters, outside the bin {context.bin.low:,}.."

@@ -10,7 +10,8 @@ from pipeline.errors import SprigError
 
 @dataclass(frozen=True)
 class Bin:
-    """Parameter counts low..high, both inside. `count` says what is counted: "total" or "non_embedding"."""
+    """Parameter counts low..high, both inside. `count` says what is counted: "total", "non_embedding" or
+    "exported"."""
 
     center: int
     low: int
@@ -21,7 +22,8 @@ class Bin:
         return self.low <= parameters <= self.high
 
     def __str__(self) -> str:
-        return f"{self.low:,}..{self.high:,}" + (" (non-embedding)" if self.count == "non_embedding" else "")
+        of = {"non_embedding": " (non-embedding)", "exported": " (as exported)"}.get(self.count, "")
+        return f"{self.low:,}..{self.high:,}{of}"
 
 
 def make_bin(config: BinConfig) -> Bin:

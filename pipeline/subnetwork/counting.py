@@ -43,13 +43,16 @@ def layer_parameters(
 
 
 def outer_parameters(architecture: Architecture, n_embd: Count, count: str = "total") -> Count:
-    """Parameters outside the layers: the final norm and, unless `count` is "non_embedding", embedding and head."""
+    """Parameters outside the layers: the final norm and, unless `count` is "non_embedding", embedding and head, which
+    as "exported" have no rows beyond the vocabulary."""
     final_norm = (2 if architecture.layer_norm else 1) * n_embd
     if count == "non_embedding":
         return final_norm
-    tables = 1 if architecture.tied else 2
-    head_bias = architecture.padded_vocab_size if architecture.lm_head_bias else 0
-    return final_norm + tables * architecture.padded_vocab_size * n_embd + head_bias
+    tables, rows = 1 if architecture.tied else 2, architecture.padded_vocab_size
+    if count == "exported":
+        rows = min(rows, architecture.vocab_size)
+    head_bias = rows if architecture.lm_head_bias else 0
+    return final_norm + tables * rows * n_embd + head_bias
 
 
 def _sizes(gene: LayerGenes) -> tuple[int, int, int, int]:
@@ -59,7 +62,8 @@ def _sizes(gene: LayerGenes) -> tuple[int, int, int, int]:
 def parameters(architecture: Architecture, sub: SubNetwork | None = None, count: str = "total") -> int:
     """Parameters of a sub-network, or of the whole teacher: what counting the built model's tensors gives.
 
-    "total" counts tied weights once; "non_embedding" leaves out the token embedding and the head.
+    "total" counts tied weights once; "non_embedding" leaves out the token embedding and the head; "exported" counts
+    what transformers does of a sub-network whose layers need no padding (see pipeline.subnetwork.exported).
     """
     sub = sub or whole(architecture)
     layers = sum(layer_parameters(architecture, sub.n_embd, *_sizes(gene)) for gene in sub.genes)

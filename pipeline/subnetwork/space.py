@@ -53,6 +53,12 @@ class Space:
         self.architecture, self.config, self.bin = architecture, config, bin
         self.grids = make_grids(architecture, config)
         stock = config.exportable == Exportable.stock
+        if bin.count == "exported" and not stock:
+            raise SprigError(
+                f"bin.count=exported with space.exportable={config.exportable}: layers of different sizes are padded "
+                "on export, each to the largest, and no bin can be kept while single layers change. Set "
+                "space.exportable=stock and space.sharing=uniform, or bin.count=total."
+            )
         if stock:
             check_stock(architecture, config)
             self.grids = stock_grids(architecture, self.grids)

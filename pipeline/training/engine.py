@@ -38,18 +38,24 @@ class Batching:
 
 
 def batching(config: DistillConfig, ranks: int) -> Batching:
-    """Raises SprigError where micro-batches and ranks do not divide the global batch."""
-    wanted, at_once = config.global_batch, config.micro_batch * ranks
-    numbers = f"distill.global_batch={wanted}, distill.micro_batch={config.micro_batch} and {ranks} processes"
+    """Without a micro-batch, each rank takes its share in one pass.
+
+    Raises:
+        SprigError: micro-batches and ranks do not divide the global batch.
+    """
+    wanted = config.global_batch
+    micro_batch = config.micro_batch or max(wanted // ranks, 1)
+    at_once = micro_batch * ranks
+    numbers = f"distill.global_batch={wanted}, distill.micro_batch={micro_batch} and {ranks} processes"
     if at_once > wanted:
         cure = f"lower distill.micro_batch to at most {wanted // ranks}" if wanted >= ranks else "use fewer processes"
         raise SprigError(f"{numbers} do not fit: one forward pass would take {at_once} blocks. Please {cure}.")
     if wanted % at_once:
         raise SprigError(
-            f"{numbers} do not fit: the global batch must be a multiple of {config.micro_batch} x {ranks} = {at_once}; "
+            f"{numbers} do not fit: the global batch must be a multiple of {micro_batch} x {ranks} = {at_once}; "
             f"the nearest is {wanted // at_once * at_once}."
         )
-    return Batching(config.micro_batch, wanted // at_once, ranks)
+    return Batching(micro_batch, wanted // at_once, ranks)
 
 
 def check_compile(config: DistillConfig, device: torch.device) -> None:

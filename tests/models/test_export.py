@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipeline.config import ExportForm
 from pipeline.errors import SprigError
 from pipeline.evaluation.sampling import continue_text
-from pipeline.models.families import is_tied
+from pipeline.models.families import architecture_of, is_tied
+from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 FAMILIES = ("gpt_neox", "llama", "llama3", "biased", "qwen2", "qwen3")
@@ -49,6 +50,13 @@ def assert_same(student: GPT, model: PreTrainedModel) -> None:
     assert len(ours) == 32 and theirs[0, 10:].tolist() == ours
 
 
+def foreseen(sub: SubNetwork, student: GPT) -> tuple[ExportForm, int]:
+    """The form and the parameters that a plan names, from the teacher's sizes alone."""
+    teacher = exports.teacher(student.config.name.replace("neox", "gpt_neox"), is_tied(student))
+    found = exported(architecture_of(teacher.config, is_tied(student)), sub)
+    return found.form, found.parameters
+
+
 @pytest.mark.parametrize("cut_head", [False, True], ids=["full head", "cut head"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 @pytest.mark.parametrize("shape", ["uniform", "padded", "own"])
@@ -66,6 +74,8 @@ def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied
     ends = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     assert (ends[0] is ends[1]) == is_tied(student) == tied
     assert model.dtype == torch.float32 and model.config.vocab_size == 257
+    if shape != "own":
+        assert foreseen(sub, student) == (taken, model.num_parameters())
     if taken != ExportForm.padded:
         padding_rows = 31 * sub.n_embd * (1 if tied else 2)
         ours = sum(parameter.numel() for parameter in student.parameters()) - padding_rows
@@ -82,6 +92,7 @@ def test_every_run_of_pairs_fits_a_stock_class(family, pairs, scale, tokenizer):
     assert len({gene.head_size for gene in sub.genes}) == 3
     taken, to = exports.export(student, tokenizer)
     assert taken == ExportForm.padded
+    assert foreseen(sub, student) == (taken, load(to).num_parameters())
     assert_same(student, load(to))
 
 
@@ -106,11 +117,13 @@ def test_the_smallest_head_that_holds_all_pairs_is_taken(tokenizer):
 
 
 def test_a_norm_on_heads_of_several_sizes_needs_the_own_file(tokenizer):
-    student = exports.student("qwen3", exports.with_heads(exports.layerwise("qwen3", True), 10, 4, 14), tied=True)
+    sub = exports.with_heads(exports.layerwise("qwen3", True), 10, 4, 14)
+    student = exports.student("qwen3", sub, tied=True)
     with pytest.raises(SprigError, match=r"norms q and k over heads .* use export\.form=own"):
         exports.export(student, tokenizer, "padded")
     taken, to = exports.export(student, tokenizer)
     assert taken == ExportForm.own
+    assert foreseen(sub, student) == (taken, load(to).num_parameters())
     assert_same(student, load(to))
 
 

@@ -12,6 +12,7 @@ from pipeline.models.blocks import flat
 from pipeline.models.families import LLAMA_NAMES, NEOX_NAMES, architecture_of, is_tied
 from pipeline.models.padding import Target, common, padded
 from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.exported import neox_heads
 
 CLASSES = {
     "gpt_neox": "GPTNeoXForCausalLM",
@@ -51,13 +52,13 @@ def target(model: GPT, cure: str) -> Target:
 def _neox(architecture: Architecture, held: Target, cure: str) -> Target:
     """Stock GPT-NeoX has no head size of its own: it is width / heads."""
     size, width = held.sizes, architecture.n_embd
-    fits = [each for each in range(size.head_size, width // size.groups + 1) if width % each == 0]
-    if size.heads > 1 or not fits:
+    fits = neox_heads(size.groups, size.heads, size.head_size, width)
+    if fits is None:
         raise SprigError(
             f"{architecture.name} needs {size.groups} x {size.heads} heads of {size.head_size}, but stock gpt_neox has "
             f"heads x head size = width, {width} here: {cure}."
         )
-    return replace(held, sizes=replace(size, groups=width // fits[0], head_size=fits[0]))
+    return replace(held, sizes=replace(size, groups=fits[0], head_size=fits[1]))
 
 
 def common_config(model: GPT) -> dict:

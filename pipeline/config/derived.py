@@ -1,0 +1,44 @@
+"""Values that a preset derives from others, so that a bin and a token budget are all that a user has to choose.
+
+In a preset: `tokens: ${tokens_per_parameter:20}`, `global_batch: ${batch_for_the_budget:}` and `stages:
+${stages_and_export:}`. A value that is set takes their place, and the configuration that a run keeps holds the values.
+"""
+
+import math
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.config.choices import STAGES
+from pipeline.errors import SprigError
+
+BATCH_TOKENS = 1 << 19  # tokens of an optimizer step at the budget below: about half a million
+BUDGET = 10 * 10**9
+
+
+def register_resolvers() -> None:
+    for resolver in (tokens_per_parameter, batch_for_the_budget, stages_and_export):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+def tokens_per_parameter(ratio: float, *, _root_: DictConfig) -> int:
+    """A token budget: `ratio` tokens for each parameter at the centre of the bin.
+
+    Raises:
+        SprigError: the bin has no size.
+    """
+    bin = _root_.bin
+    if bin.center is None and (bin.low is None or bin.high is None):
+        raise SprigError("bin.center has no value: give the size of the student, such as bin.center=500M.")
+    return round(ratio * (bin.center or (bin.low + bin.high) // 2))
+
+
+def batch_for_the_budget(*, _root_: DictConfig) -> int:
+    """Blocks of an optimizer step, a power of two: 2**19 tokens at ten billion, and from there with the root of the
+    budget, as the critical batch size grows (Zhang et al. 2024, https://arxiv.org/abs/2410.21676)."""
+    blocks = BATCH_TOKENS * math.sqrt(_root_.distill.tokens / BUDGET) / _root_.data.block_size
+    return 2 ** max(0, round(math.log2(max(blocks, 1))))
+
+
+def stages_and_export(*, _root_: DictConfig) -> list[str]:
+    """All stages of a run, and the export if `export.to` names a folder."""
+    return [*STAGES, *(["export"] if _root_.export.to is not None else [])]

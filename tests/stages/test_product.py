@@ -1,0 +1,147 @@
+"""experiment=product: from a model and a text in folders to an exported model, at the size that was asked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import pipeline
+from pipeline.config import Device
+from pipeline.errors import SprigError
+from pipeline.models.families import architecture_of
+from pipeline.models.tokenizer import write_bytes
+from pipeline.stages import micro_batch
+from pipeline.stages.context import Context
+
+CENTER = 150_000
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory) -> Path:
+    """A user's folder: `llama`, a model of 291,776 parameters, and `texts`."""
+    folder = tmp_path_factory.mktemp("mine")
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=257,
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=False,
+            eos_token_id=256,
+        )
+    ).save_pretrained(folder / "llama")
+    write_bytes(folder / "llama")
+    (folder / "texts").mkdir()
+    for number in range(40):
+        sentence = f"The house on hill number {number} is old, and the sea is far away. "
+        (folder / "texts" / f"{number}.txt").write_text(sentence * 40)
+    return folder
+
+
+def product(mine: Path, *overrides: str) -> pipeline.config.Config:
+    words = [
+        "experiment=product",
+        "teacher=local",
+        "teacher.source=hf",
+        f"teacher.path={mine / 'llama'}",
+        "data=text",
+        f"data.path={mine / 'texts'}",
+        f"bin.center={CENTER // 1000}k",
+        "data.block_size=32",
+        "distill.tokens=2k",
+        "recover.tokens=1k",
+        "search.generations=1",
+        "precision=fp32",
+        f"outputs={mine / 'outputs'}",
+    ]
+    return pipeline.compose([*words, *overrides])
+
+
+def test_one_command_leads_from_nothing_to_a_model_of_the_size_that_was_asked_for(mine, capsys):
+    config = product(mine, f"export.to={mine / 'exported'}")
+    pipeline.run(config)
+    model = AutoModelForCausalLM.from_pretrained(mine / "exported")
+    assert type(model) is LlamaForCausalLM
+    assert abs(model.num_parameters() - CENTER) <= config.bin.tolerance * CENTER
+    summary = json.loads((mine / "outputs/product/latest/summary.json").read_text())
+    assert summary["control"] is None and summary["recover"]["tokens"] == 1_000 // 32 * 32
+    assert (
+        summary["student"]["tokens"] == 2_000 // (32 * config.distill.global_batch) * 32 * config.distill.global_batch
+    )
+
+
+def test_a_bin_alone_decides_on_tokens_and_batch(mine):
+    config = pipeline.compose(
+        ["experiment=product", f"teacher.path={mine / 'llama'}", f"data.path={mine / 'texts'}", "bin.center=500M"]
+    )
+    assert config.distill.tokens == 10_000_000_000
+    assert config.distill.global_batch * config.data.block_size == 2**19
+    assert config.bin.count == "exported" and config.stages == list(pipeline.config.STAGES)
+
+
+@pytest.mark.parametrize(("tokens", "blocks"), [("2.5B", 256), ("10B", 512), ("40B", 1024), ("1k", 1)])
+def test_the_batch_grows_with_the_root_of_the_budget(mine, tokens, blocks):
+    config = product(mine, f"distill.tokens={tokens}", "data.block_size=1024")
+    assert config.distill.global_batch == blocks
+
+
+def test_what_is_set_is_not_derived(mine):
+    config = product(mine, "distill.global_batch=6", "distill.micro_batch=3", "stages=[prepare]")
+    assert (config.distill.global_batch, config.distill.micro_batch, config.stages) == (6, 3, ["prepare"])
+
+
+def test_the_size_is_asked_for():
+    with pytest.raises(SprigError, match=r"^bin\.center has no value"):
+        pipeline.compose(["experiment=product", "teacher.path=.", "data.path=."])
+
+
+def test_only_stock_shapes_can_be_counted_as_exported(mine, capsys):
+    with pytest.raises(SprigError, match=r"bin\.count=exported with space\.exportable=any.*or bin\.count=total"):
+        pipeline.run(product(mine, "space.exportable=any", "space.sharing=layerwise", "plan=true"))
+
+
+def test_the_micro_batch_fits_the_memory_and_divides_the_batch(mine, monkeypatch):
+    config = product(mine, "distill.global_batch=24", "device=cpu")
+    assert config.device == Device.cpu
+    context = Context(config, print)
+
+    def chosen(memory: int) -> int:
+        monkeypatch.setattr(micro_batch, "_memory", lambda device: memory)
+        return micro_batch.settings(context).micro_batch
+
+    a_block = 32 * micro_batch.activation_bytes(context.architecture)
+    kept = micro_batch.kept_bytes(context)
+    assert chosen(0) == 1
+    assert chosen(int((kept + 5.5 * a_block) / micro_batch.SHARE)) == 4  # 5 fit, and 4 divide 24
+    assert chosen(2**40) == 24
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen3"])
+def test_training_keeps_no_more_of_a_token_than_is_counted(family):
+    """What autograd saves in the blocks, each storage once."""
+    model, tokens, saved = tiny.teacher(family).requires_grad_(True), tiny.tokens(), {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    hidden, (cos, sin) = (
+        model.transformer.wte(tokens),
+        (model.cos[None, : tokens.shape[1]], model.sin[None, : tokens.shape[1]]),
+    )
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        for block in model.transformer.h:
+            hidden = block(hidden, cos, sin, mask=None, input_pos=None)
+    kept = sum(size for size, _ in saved.values()) / tokens.numel()
+    counted = micro_batch.activation_bytes(architecture_of(model.config, tied=False))
+    assert 0.3 * counted < kept <= counted
