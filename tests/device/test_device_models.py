@@ -1,0 +1,143 @@
+"""Models on a fake card: built, cut, scored, sampled from, ordered and recovered there, in every family and dtype."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from pipeline.config import AttentionScale, Fitness, HeadPairs, Sharing, SpaceConfig
+from pipeline.evaluation.sampling import continue_text
+from pipeline.models.extraction import cut, extract
+from pipeline.models.families import architecture_of
+from pipeline.models.ordering import importance
+from pipeline.models.perplexity import mean_nll
+from pipeline.models.recovery.recover import Settings, recover
+from pipeline.models.student import LayerwiseGPT, build, hidden_states, initialize
+from pipeline.search.evaluator import Evaluator
+from pipeline.subnetwork.bins import Bin
+from pipeline.subnetwork.counting import parameters
+from pipeline.subnetwork.selection import Ordering, select
+from pipeline.subnetwork.space import Space
+
+FAMILIES = sorted(tiny.CONFIGS)
+PRECISIONS = [("fp32", torch.float32), ("bf16-mixed", torch.float32), ("bf16-mixed", torch.bfloat16)]
+BLOCKS = tiny.tokens(4, 9)
+
+
+def covering(*axes):
+    """All combinations of these values. Enough of them to meet every value are fast, and the others are slow tests."""
+    fast = {tuple(axis[number % len(axis)] for axis in axes) for number in range(max(map(len, axes)))}
+    return [pytest.param(*each, marks=() if each in fast else pytest.mark.slow) for each in product(*map(tuple, axes))]
+
+
+def config_of(family):
+    return replace(tiny.config(family), n_layer=2)
+
+
+def model_of(family, device, dtype=torch.float32):
+    return build(config_of(family), None, family in tiny.TIED, device, dtype).eval()
+
+
+def cut_of(family, sharing, **config):
+    """A sub-network with a reduced width and reduced heads, and the ordering that it is of."""
+    architecture = architecture_of(config_of(family), family in tiny.TIED)
+    total = parameters(architecture)
+    space = Space(architecture, SpaceConfig(sharing=sharing, **config), Bin(total // 2, total // 4, total), None)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        sub = space.sample(rng)
+        if sub.n_embd < architecture.n_embd and any(g.head_size < architecture.head_size for g in sub.genes):
+            return sub, Ordering.identity(architecture)
+    raise AssertionError("the space has no such sub-network")
+
+
+def assert_on(model, device, dtype):
+    tensors = {**dict(model.named_parameters()), "cos": model.cos, "sin": model.sin}
+    assert {tensor.device.type for tensor in tensors.values()} == {device.type}
+    assert {tensor.dtype for name, tensor in tensors.items() if name not in ("cos", "sin")} == {dtype}
+    assert model.cos.dtype == model.sin.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("family", "sharing", "arithmetic", "fitness"), covering(FAMILIES, list(Sharing), PRECISIONS, list(Fitness)[::-1])
+)
+def test_a_candidate_is_cut_and_scored_there(cuda, family, sharing, arithmetic, fitness):
+    precision, dtype = arithmetic
+    teacher = model_of(family, cuda, dtype)
+    sub, ordering = cut_of(family, sharing)
+    student = extract(teacher, sub, ordering)
+    assert_on(student, cuda, dtype)
+    assert isinstance(student, LayerwiseGPT) == (sharing == Sharing.layerwise)
+    evaluator = Evaluator(teacher, ordering, BLOCKS, precision, batch=4, fitness=fitness)
+    ((_, losses),) = evaluator.run([sub])
+    assert len(losses) == len(BLOCKS)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_perplexity_is_measured_there(cuda, precision):
+    assert np.isfinite(mean_nll(model_of("llama", cuda), BLOCKS, 3, precision))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "scale", "family", "sharing"),
+    covering(list(HeadPairs), list(AttentionScale), ["llama3", "qwen3", "gpt_neox"], list(Sharing)[::-1]),
+)
+def test_every_choice_of_pairs_and_scale_is_cut_there(cuda, pairs, scale, family, sharing):
+    sub, ordering = cut_of(family, sharing, head_pairs=pairs, attention_scale=scale)
+    student = extract(model_of(family, cuda), sub, ordering, own=False)
+    assert hidden_states(student, BLOCKS[:, :-1].to(cuda)).device.type == "cuda"
+
+
+@pytest.mark.parametrize(("family", "sharing"), covering(FAMILIES, list(Sharing)))
+def test_a_student_starts_from_random_weights_there(cuda, family, sharing):
+    sub, _ = cut_of(family, sharing)
+    student = build(config_of(family), sub, family in tiny.TIED, cuda)
+    initialize(student, seed=1)
+    assert_on(student, cuda, torch.float32)
+
+
+@pytest.mark.parametrize(("precision", "family"), covering(["fp32", "bf16-mixed"], ["gpt_neox", "qwen3"]))
+def test_importance_is_measured_there(cuda, family, precision):
+    found = importance(model_of(family, cuda), BLOCKS, precision, batch=4, fingerprint="x")
+    assert sorted(found.layers) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "sharing", "family"), covering([0.0, 0.7], list(Sharing), ["gpt_neox", "qwen3"])
+)
+def test_text_is_sampled_there_within_the_context_and_beyond(cuda, family, sharing, temperature):
+    sub, ordering = cut_of(family, sharing)
+    student = extract(model_of(family, cuda, torch.bfloat16), sub, ordering)
+    generator = torch.Generator().manual_seed(0)
+    ids = continue_text(student, [1, 2, 3] * 10, 4, -1, "fp32", temperature, generator)
+    assert len(ids) == 4
+
+
+@pytest.mark.parametrize(
+    ("family", "sharing", "arithmetic"), covering(["gpt_neox", "qwen2", "qwen3"], list(Sharing), PRECISIONS)
+)
+def test_a_cut_student_is_recovered_there(cuda, family, sharing, arithmetic):
+    precision, dtype = arithmetic
+    teacher = model_of(family, cuda, dtype)
+    sub, ordering = cut_of(family, sharing)
+    sub = replace(sub, layers=(0,), genes=sub.genes[:1])  # one is dropped
+    selection = select(sub, architecture_of(teacher.config, family in tiny.TIED), ordering)
+    student, again = (cut(model_of(family, cuda), sub, selection) for _ in range(2))  # in fp32
+    layers = []
+    report = recover(
+        teacher,
+        student,
+        sub,
+        selection,
+        BLOCKS,
+        Settings(batch=2, precision=precision),
+        on_layer=lambda number, layer: layers.append(layer),
+        reduce=lambda sums: sums.clone(),
+    )
+    assert report.helped and all(refit.ridge for refit in report.refits), "weights are changed"
+    assert {tensor.device.type for layer in layers for tensor in layer.weights.values()} == {"cpu"}, "to be saved"
+    recover(teacher, again, sub, selection, BLOCKS, Settings(batch=2, precision=precision), finished=layers)
+    assert_on(again, cuda, torch.float32)
