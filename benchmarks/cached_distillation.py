@@ -1,7 +1,7 @@
 """One student distilled three times on the embedded teacher: teacher along, from a sampled and from a top-k cache.
 
 Same start (half of SmolLM2-135M, cut by importance without a search), same blocks in the same order, same schedule; at
-two sizes, because larger batches average more of the draws' noise. A run that was stopped goes on where it was.
+two sizes, because larger batches average more of the draws' noise. An interrupted run resumes where it stopped.
 """
 
 import pipeline

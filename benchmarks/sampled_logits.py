@@ -1,4 +1,4 @@
-"""How far what the sampled cache keeps of a teacher is from it, beside plainer ways to draw as many ids.
+"""How far what the sampled cache keeps of a teacher is from it, compared with simpler ways to draw as many ids.
 
 The figure is the expected squared distance between kept and whole distribution, summed over the vocabulary: so far the
 gradient at the student's logits is off. Ours is measured over fillings; independent draws and systematic ones of equal

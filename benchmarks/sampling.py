@@ -1,7 +1,7 @@
 """Members of a bin per second of one core, from Pythia-6.9B, in all four spaces: by construction and by rejection.
 
 Sampling, mutation and crossover in the bins of 410M, 1B and 2.8B, and how evenly samples spread over each gene's
-values; then, in the bin of 410M, rejection beside it.
+values; then, in the bin of 410M, rejection for comparison.
 
 Rejection draws every size uniformly from the same grids, counts, and keeps what lies in the bin. It counts twice: with
 Sprig's closed form, which shows what construction alone saves, and, plainly, by building the model on the meta device.

@@ -1,7 +1,7 @@
 """Search strategies on the embedded teacher at the quickstart's bin and space, at equal evaluated tokens.
 
-Losses are kept in outputs/benchmarks and shared by all strategies and seeds, so that a killed benchmark goes on where
-it was, and one that was run prints its table at once.
+Losses are kept in outputs/benchmarks and shared by all strategies and seeds, so that an interrupted benchmark
+resumes where it stopped, and a finished one prints its table at once.
 """
 
 from dataclasses import replace
@@ -55,7 +55,7 @@ def keeping(context: Context) -> Kept:
 
 
 def best_of(scorer: Kept, overrides: list[str], seed: int, count: int) -> float:
-    """The best fitness that a strategy finds on the tokens of so many evaluations on all blocks."""
+    """The best fitness that a strategy finds with the tokens of that many evaluations on all blocks."""
     context = context_of(overrides)
     config, length = context.config.search, context.config.data.block_size
     limited = replace(config, limit=LimitConfig(tokens=count * config.blocks * length))

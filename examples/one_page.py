@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 
 import pipeline
 
-# What is to be half of the teacher, how much is searched, and how long is trained, by the teacher's name.
+# The size of the student, of the search and of the training, by the teacher's name.
 SIZES = {
     "smollm2-135m": {
         "bin": (63_900_000, 70_600_000),

@@ -121,7 +121,7 @@ def _guarded(work: Callable[[], object], debug: bool) -> None:
             raise
         _fail(_out_of_reach(error), error, debug)
     except KeyboardInterrupt:
-        sys.exit("Interrupted: the same command goes on from here.")
+        sys.exit("Interrupted: the same command resumes from here.")
 
 
 def _out_of_reach(error: OSError) -> str:

@@ -117,7 +117,7 @@ def session(overrides: Sequence[str], sweeps: bool = False) -> Iterator[Session]
     """Hydra over all configuration files, with the words checked; what it rejects becomes one sentence.
 
     Raises:
-        SprigError: as `compose`; or a folder that is to be searched is not there.
+        SprigError: as `compose`; or a folder to search does not exist.
     """
     register()
     setbase("1.3")

@@ -10,4 +10,4 @@ class NotFinite(SprigError):
 
 
 class Interrupted(SprigError):
-    """The run was told to end, by a signal; the same command goes on from there."""
+    """A signal ended the run; the same command resumes it."""

@@ -14,7 +14,7 @@ def processor() -> str:
 
 
 def give_back_memory() -> None:
-    """Gives the system back what malloc keeps of freed memory, where the C library has a word for it (glibc)."""
+    """Returns the freed memory that malloc keeps to the system, if the C library can (glibc)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

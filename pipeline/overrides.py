@@ -1,7 +1,7 @@
 """Checks the words of a command line before Hydra composes them, so that nothing is ignored and nothing is guessed.
 
 Hydra passes over a misspelt choice of an optional group, creates any key behind a +, and explains its grammar rather
-than the mistake. Here every word becomes a word that Hydra reads as it was meant, or one sentence with the fix.
+than the mistake. Here every argument becomes one that Hydra reads as it was meant, or one sentence with the fix.
 """
 
 import difflib
@@ -49,10 +49,10 @@ class Words:
         self.kd_teacher = True  # whether the run has a teacher of its own for the distillation
 
     def checked(self, words: Sequence[str]) -> list[str]:
-        """The same words as Hydra is to read them.
+        """The same words as Hydra should read them.
 
         Raises:
-            SprigError: a word is not KEY=VALUE, names an unknown key or choice, has no value, or cannot be parsed.
+            SprigError: an argument is not KEY=VALUE, names an unknown key or choice, has no value, or cannot be parsed.
         """
         return [self._checked(word) for word in words]
 
@@ -74,7 +74,7 @@ class Words:
         """The values of words that change a finished run: of single keys, not of groups.
 
         Raises:
-            SprigError: as `checked`; or a word chooses from a group.
+            SprigError: as `checked`; or an argument chooses from a group.
         """
         given = {}
         for word in words:
@@ -98,7 +98,7 @@ class Words:
         return f", such as {' '.join(flat[:4])}" if flat else ""
 
     def _bare(self, word: str) -> str:
-        """What to write instead of a word that sets nothing."""
+        """What to write instead of an argument that sets nothing."""
         if word.strip() in ("help", "version"):
             return f"{word} is an option: sprig --{word.strip()}."
         if word in (*STAGES, *ON_REQUEST):
@@ -234,7 +234,7 @@ class Words:
         return self._parsed(f"++{key}" if found.name != key else key, value)
 
     def _is_plain_text(self, key: Key, value: str) -> bool:
-        """Whether a text is to be taken as it stands: not quoted, a list, an interpolation, null, or several values."""
+        """Whether a text is taken literally: not quoted, a list, an interpolation, null, or several values."""
         if value == "null" or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
             return False
         interpolated = value.startswith("${") and key.name not in PROMPTS

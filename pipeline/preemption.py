@@ -1,4 +1,4 @@
-"""What SIGTERM, and the SIGUSR1 that Slurm can be told to send, do to a run: it ends where nothing is lost.
+"""What SIGTERM, and the SIGUSR1 that Slurm can send, do to a run: it stops where nothing is lost.
 
 Work that can lose little ends at once; a training notes the signal and ends after a checkpoint. Under Slurm the job
 then asks to be queued again.
@@ -38,12 +38,12 @@ def check() -> None:
 
 
 def _ended() -> Interrupted:
-    return Interrupted(f"{_Caught.name} ended this run: the same command goes on from here.")
+    return Interrupted(f"{_Caught.name} ended this run: the same command resumes from here.")
 
 
 @contextmanager
 def preemptible() -> Iterator[None]:
-    """A run whose end by a signal is an Interrupted, and who then asks Slurm, where it runs there, for a requeue.
+    """A run that a signal ends with Interrupted; under Slurm, it then asks for a requeue.
 
     Only the main thread may take signals; in another one they keep their meaning.
     """
@@ -91,4 +91,4 @@ def requeue() -> None:
     if problem is None:
         log.info("Slurm was asked to queue job %s again.", job)
     else:
-        log.warning("Slurm does not queue job %s again (%s): submit the same command anew.", job, problem)
+        log.warning("Slurm does not queue job %s again (%s): submit the same command again.", job, problem)

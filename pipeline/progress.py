@@ -61,7 +61,7 @@ class Progress:
         self.start = self.done = done
 
     def advance(self, count: int = 1, **fields: object) -> None:
-        """`count` more units are done; `fields` are shown behind them until they are given anew."""
+        """`count` more units are done; `fields` are shown after them until they are given again."""
         self.done += count
         self.fields |= fields
         now, pause = time.monotonic(), SECONDS_BETWEEN_BARS if self._live else SECONDS_BETWEEN_LINES

@@ -65,7 +65,7 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
         return RunFolder(path, True, logging.NullHandler())
     _describe(path, config, overrides)
     facts.write(path, context.facts, {role: step.recipe for role, step in (*steps.items(), (last.role, last))})
-    if not itself:  # a run that is opened again is no newer for it
+    if not itself:  # reopening a run does not make it newer
         link_atomically(path.parent / LATEST, path)
     for place in (path.parent, path, path / ".hydra"):
         sweep_temporaries(place)

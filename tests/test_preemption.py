@@ -31,7 +31,7 @@ def scontrol(tmp_path, monkeypatch):
 
 
 def terminated():
-    with pytest.raises(Interrupted, match="SIGTERM ended this run: the same command goes on from here"), preemptible():
+    with pytest.raises(Interrupted, match="SIGTERM ended this run: the same command resumes from here"), preemptible():
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("the signal must end this")  # pragma: no cover
 
@@ -60,7 +60,7 @@ def test_a_cancelled_job_does_not_come_back(scontrol):
 def test_a_requeue_that_slurm_refuses_is_said(scontrol, caplog):
     scontrol(answer="echo 'Requeue not allowed' >&2; exit 1")
     terminated()
-    assert "job 17 again (Requeue not allowed): submit the same command anew" in caplog.text
+    assert "job 17 again (Requeue not allowed): submit the same command again" in caplog.text
 
 
 def test_without_slurm_nobody_is_asked(monkeypatch, caplog):

@@ -35,7 +35,7 @@ def _slots(settings: LauncherConfig, jobs: Sequence[Job]) -> list[Slot]:
     """This machine's GPUs, or its cores, shared out to as many jobs as run at a time.
 
     Raises:
-        SprigError: that takes more GPUs than there are, or jobs that run on GPUs are to have none.
+        SprigError: that takes more GPUs than there are, or jobs that run on GPUs were given no GPUs.
     """
     wanted = int(any(job.context.device.type == "cuda" for job in jobs))
     each = wanted if settings.gpus_per_job is None else settings.gpus_per_job
@@ -75,7 +75,7 @@ class Place:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether its jobs go on without this process."""
+        """Whether its jobs keep running without this process."""
         return self.alive is None
 
     def submit(self, jobs: list[Job], slots: list[Slot]) -> list[Handle]:
@@ -91,7 +91,7 @@ class Place:
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
     """What is started inside never gets a SIGINT. A terminal sends Ctrl-C to all processes, and submitit's controllers
-    would print a traceback each and kill their jobs; the sweep ends them, who write a checkpoint."""
+    would print a traceback each and kill their jobs; the sweep ends them, and they write a checkpoint."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -162,7 +162,7 @@ def _configured(kind: type[SlurmExecutor], settings: LauncherConfig, folder: Pat
 
 
 def script(settings: LauncherConfig, folder: Path, name: str, jobs: int) -> str:
-    """What sbatch would be given for so many jobs; Slurm need not be here."""
+    """What sbatch would be given for this many jobs; Slurm is not needed."""
     executor = _configured(_Scripts, settings, _folder_of_this_start(folder), name)
     executor.parameters |= {} if jobs == 1 else {"map_count": jobs}  # as SlurmExecutor does for an array
     return executor._make_submission_file_text(executor._submitit_command_str, "")

@@ -84,7 +84,7 @@ def prepare(
     lists: Sequence[Sequence[str]], axes: dict[str, list[str]], ranks: int, elsewhere: bool, nodes: int = 1
 ) -> list[Job]:
     """The jobs of these overrides, checked as `ranks` processes on `nodes` machines would, the identical ones once,
-    small budgets first: a larger one may go on from the stable phase of a smaller.
+    small budgets first: a larger one may resume from the stable phase of a smaller.
 
     `elsewhere`: they run on other machines than this one, whose device and precision then say nothing; a single job
     without axes may go there too.
@@ -140,7 +140,7 @@ def _context(overrides: tuple[str, ...], shared: dict[str, Any], elsewhere: bool
 
 
 def _refuse_idle_axes(jobs: list[Job], axes: dict[str, list[str]]) -> None:
-    """An axis whose values all give the same run was set in vain: the preset does not use that key."""
+    """An axis whose values all give the same run has no effect: the preset does not use that key."""
     for key, values in axes.items():
         others: dict[tuple, set[str]] = {}
         for job in jobs:

@@ -91,7 +91,7 @@ class SweepLauncher(Launcher):
 
         Raises:
             SprigError: a job cannot work, and none was started; or some failed, and the others are completed.
-            Interrupted: Ctrl-C or a signal came; the same command goes on from there.
+            Interrupted: Ctrl-C or a signal came; the same command resumes from there.
         """
         settings = self.settings
         elsewhere = settings.cluster == Cluster.slurm
@@ -144,7 +144,7 @@ class SweepLauncher(Launcher):
                 record.save()
                 pool.run(todo, place, record, board, self.settings.fail_fast)
         except (Interrupted, KeyboardInterrupt) as stop:
-            said = str(stop) or "Interrupted: the same command goes on from here."
+            said = str(stop) or "Interrupted: the same command resumes from here."
             done = sum(job.completed() for job in jobs)
             raise Interrupted(f"{said} {done} of {len(jobs)} jobs are completed.") from None
 
@@ -179,5 +179,5 @@ def _close(jobs: list[Job], record: Record) -> None:
         overrides = "".join(f" {key}={value}" for key, value in first["overrides"].items() if key in axes)
         raise SprigError(
             f"{len(failed)} of {len(jobs)} jobs failed, first{overrides}: {first['error'].splitlines()[-1].strip()} "
-            f"What the logs said last is in {record.folder / NAME}; the same command runs only what is not completed."
+            f"{record.folder / NAME} has the last lines of the logs; the same command runs only unfinished jobs."
         )

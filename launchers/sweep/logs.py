@@ -7,7 +7,7 @@ LINES = 20
 END = 1 << 16  # bytes that are read from the end
 # What submitit and torchrun say of themselves.
 NOISE = re.compile(r"^submitit (INFO|WARNING)|^W\d{4} .*torch/distributed/elastic|^\s*$")
-# Where a rank has failed, and torchrun goes on for forty lines that say no more.
+# Where a rank has failed, and torchrun adds forty lines without information.
 RANK_FAILED = re.compile(r"^E\d{4} .*torch/distributed/elastic.* failed \(exitcode: (-?)")
 
 
@@ -21,7 +21,7 @@ def last_lines(path: Path, count: int = LINES) -> list[str]:
     lines = [line.rstrip() for line in text.splitlines() if not NOISE.match(line)]
     for place, line in enumerate(lines):
         if failed := RANK_FAILED.match(line):
-            lines = lines[: place + bool(failed[1])]  # one that was killed said nothing itself
+            lines = lines[: place + bool(failed[1])]  # one that was killed logged nothing itself
             break
     return lines[-count:]
 

@@ -26,7 +26,7 @@ class Running:
 
 
 def run(jobs: Sequence[Job], place: Place, record: Record, board: Board, fail_fast: bool) -> None:
-    """Runs all jobs to their end. However it is left, none of them goes on; a signal leaves those of other machines."""
+    """Runs all jobs to their end. However it ends, no job keeps running; a signal leaves those of other machines."""
     waiting, free, active = list(jobs), deque(place.slots), []
     try:
         while waiting or active:
@@ -93,6 +93,6 @@ def _error(handle: Handle) -> str:
         if outcome == "error":
             return said if place == 0 and said else result
     if not reports:
-        return f"{said}\nThe process ended without a word: killed, or out of memory?".strip()
+        return f"{said}\nThe process exited without output; it may have been killed or run out of memory.".strip()
     why = "a report needs the results of all stages, and conf/ must stay as it is while a sweep runs"
-    return reports[0][1] or f"{said}\nThe job ended without all that it should make: {why}.".strip()
+    return reports[0][1] or f"{said}\nThe job ended without all its results: {why}.".strip()

@@ -1,4 +1,4 @@
-"""`plan=true` for a sweep: what each job costs, and all of them together, who share what they have in common."""
+"""`plan=true` for a sweep: what each job costs, and all of them together, counting what they share once."""
 
 from rich.console import Console
 from rich.table import Table

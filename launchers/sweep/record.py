@@ -66,6 +66,6 @@ class Record:
 
 
 def _material(overrides: tuple[str, ...]) -> Overrides:
-    """What can tell two jobs apart: with another micro-batch, say, the same sweep goes on."""
+    """What can tell two jobs apart: with another micro-batch, for example, the same sweep resumes."""
     given = named(overrides).items()
     return {key: value for key, value in given if is_material(key) and not key.startswith("hydra")}

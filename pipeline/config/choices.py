@@ -24,7 +24,7 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-# The functional form, because "bf16-mixed" is no Python identifier.
+# The functional form, because "bf16-mixed" is not a Python identifier.
 Precision = Enum("Precision", {"auto": "auto", "fp32": "fp32", "bf16-mixed": "bf16-mixed", "bf16": "bf16"}, type=str)
 
 

@@ -38,9 +38,9 @@ class ControlConfig:
 class CheckpointConfig:
     """When a training is saved, and how much is kept. Nothing here changes a result, so none is in a fingerprint."""
 
-    tokens: int | None = whole(None, high=TOKENS)  # one after every so many tokens; null: a tenth of the budget
-    minutes: float | None = real(30.0, high=525_600, open_low=True)  # and after every so many minutes; null: never
-    keep: int = whole(2, high=10_000)  # the newest so many
+    tokens: int | None = whole(None, high=TOKENS)  # tokens between two checkpoints; null: a tenth of the budget
+    minutes: float | None = real(30.0, high=525_600, open_low=True)  # minutes between two checkpoints; null: no limit
+    keep: int = whole(2, high=10_000)  # how many of the newest are kept
 
 
 @dataclass
@@ -104,7 +104,7 @@ class DistillConfig:
     validations: int = whole(10, high=10**5)  # points of the validation curve after the start, at most
     validation_tokens: int | None = whole(
         None, high=TOKENS
-    )  # instead: a point after every so many tokens, and the last
+    )  # instead: tokens between two points; the last point is added
     checkpoint: CheckpointConfig = immaterial(field(default_factory=CheckpointConfig))
 
     def __post_init__(self) -> None:
@@ -165,6 +165,6 @@ class DeepSpeedConfig:
     def __post_init__(self) -> None:
         require(
             "stage" not in self.zero_optimization,
-            f"deepspeed.zero_optimization.stage={self.zero_optimization.get('stage')} is set beside "
+            f"deepspeed.zero_optimization.stage={self.zero_optimization.get('stage')} is set in addition to "
             f"deepspeed.zero_stage={self.zero_stage}: use deepspeed.zero_stage alone.",
         )

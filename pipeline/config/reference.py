@@ -1,4 +1,4 @@
-"""The schema as a page: every key with its type, its default, and the comment beside it in the source."""
+"""The schema as a page: every key with its type, its default, and the comment next to it in the source."""
 
 import ast
 import inspect
@@ -20,7 +20,7 @@ Every key, with its type, the schema's default (`???`: none, it must be given) a
 set some of them: `sprig --cfg job distill.tokens=0` prints what a command ends up with. A key is set by its full name,
 such as `search.mutation.gene_rate=0.3`; an unknown key, a wrong type or a value out of range is refused before it runs.
 
-This page is made from the schema: `python -m pipeline.config` writes it anew.
+This page is made from the schema: to rewrite it, run `python -m pipeline.config`.
 """
 
 

@@ -24,9 +24,9 @@ from pipeline.config.typed import section_type, to_typed
 class SpeedConfig:
     """How teacher and student are timed, on the machine that evaluates them."""
 
-    prefill: int | None = whole(None)  # tokens of the prompt; null: a block, or what the context leaves beside `decode`
+    prefill: int | None = whole(None)  # tokens of the prompt; null: a block, or what the context leaves after `decode`
     decode: int = whole(16)  # tokens after it, one at a time
-    repetitions: int = whole(5, high=1_000)  # medians of so many, the models in turn
+    repetitions: int = whole(5, high=1_000)  # repetitions whose median is reported; the models take turns
 
 
 @dataclass
@@ -34,10 +34,10 @@ class EvaluateConfig:
     blocks: int = whole(32, high=BLOCKS)  # validation blocks, evenly spaced over the validation split
     batch: int = whole(8)  # blocks a forward pass
     prompt: str = "The purpose of education is"  # that every model continues in the report
-    sample_tokens: int = whole(32, low=0)  # at most so many behind it
+    sample_tokens: int = whole(32, low=0)  # maximum tokens generated after the prompt
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     tasks: list[str] = field(default_factory=list)  # downstream tasks, by lm-eval's names
-    limit: int | None = whole(None)  # of each task's examples: the first so many; null: all
+    limit: int | None = whole(None)  # uses only the first examples of each task; null: all
 
     def __post_init__(self) -> None:
         require(
@@ -68,7 +68,7 @@ class ExportConfig:
 class SampleConfig:
     """How a run's models continue `prompt`. Nothing here changes a run, so nothing here is in a fingerprint."""
 
-    tokens: int = whole(64)  # at most so many, fewer where a model ends its text
+    tokens: int = whole(64)  # maximum; fewer if the model ends its text
     temperature: float = real(0.0, high=100)  # 0 takes the likeliest token each time; above, tokens are drawn
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # of the draws; the run's own would name another run
 

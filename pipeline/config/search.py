@@ -16,13 +16,13 @@ class CrossoverConfig:
 @dataclass
 class MutationConfig:
     offspring: int = whole(25, low=0, high=CANDIDATES)  # mutants a generation
-    gene_rate: float = share(0.2)  # chance that a gene of a layer is drawn anew
-    global_rate: float = share(0.4)  # chance that depth, and embedding width, is drawn anew
+    gene_rate: float = share(0.2)  # chance that a gene of a layer is drawn again
+    global_rate: float = share(0.4)  # chance that depth, and embedding width, is drawn again
 
 
 @dataclass
 class LimitConfig:
-    """What a search may spend; null: whatever the strategy asks for. It ends before the first evaluation beyond."""
+    """What a search may spend; null: whatever the strategy asks for. A search stops before an evaluation exceeds it."""
 
     evaluations: int | None = whole(None, high=10**9)
     tokens: int | None = whole(None, high=TOKENS)  # that evaluations predict
@@ -38,7 +38,7 @@ class RerankConfig:
     lr: float | None = real(None, **LEARNING_RATE)  # null: distill.lr
 
 
-# Strategies that go on from the best of a first generation.
+# Strategies that continue from the best of a first generation.
 FROM_A_POPULATION = (Strategy.evolution, Strategy.one_plus_lambda, Strategy.local)
 
 

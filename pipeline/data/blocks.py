@@ -37,7 +37,7 @@ class Blocks:
         return torch.from_numpy(self._tokens[positions].astype(np.int64))
 
     def evenly(self, count: int) -> torch.Tensor:
-        """`count` blocks evenly spaced over the split, (count, T + 1) int64, the same for ever.
+        """`count` blocks evenly spaced over the split, (count, T + 1) int64, always the same.
 
         Raises:
             SprigError: the split has fewer blocks.

@@ -113,7 +113,7 @@ class _Queue:
         self.pending.append((portion, self.executor.submit(_made, portion)))
 
     def due(self) -> bool:
-        """Whether the front is to be taken before more is read: it is done, or what was read suffices."""
+        """Whether to take the front before reading more: it is done, or enough was read."""
         if not self.pending:
             return False
         expected = sum(portion.characters for portion, _ in self.pending) / CHARACTERS_PER_TOKEN
@@ -222,7 +222,7 @@ def _begin_worker(encoding: Encoding, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """A killed parent cannot end its workers, which would wait for work for ever."""
+    """A killed parent cannot end its workers, which would wait for work forever."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

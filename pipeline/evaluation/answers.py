@@ -1,4 +1,4 @@
-"""The answers to a task's requests, on disk as they come: a task that was killed goes on from them."""
+"""The answers to a task's requests, on disk as they come: an interrupted task resumes from them."""
 
 import json
 import os

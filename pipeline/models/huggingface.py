@@ -51,7 +51,7 @@ def download(name: str, revision: str | None, weights: bool) -> Path:
             fetch(allow_patterns=[*small, "*.bin"])
     except (OSError, HFValidationError) as error:
         raise SprigError(
-            f"teacher.path={name} is no folder here, and the hub does not give it (revision {revision}): "
+            f"teacher.path={name} is not a local folder, and the hub does not provide it (revision {revision}): "
             f"{reason(error)}. Correct the name, or bring the model's folder here and set teacher.path to it."
         ) from error
     return folder

@@ -44,7 +44,7 @@ class LitGPTFolder:
             return checked(fields)
         except (SprigError, *checkpoint.UNREADABLE) as error:
             raise SprigError(
-                f"{file} is no litgpt configuration ({checkpoint.reason(error)}): correct it, or write it again."
+                f"{file} is not a litgpt configuration ({checkpoint.reason(error)}): correct it, or write it again."
             ) from None
 
     @cached_property
@@ -57,7 +57,7 @@ class LitGPTFolder:
             sub = SubNetwork.from_dict(json.loads(file.read_text(encoding="utf-8")))
         except (SprigError, ValueError) as error:
             raise SprigError(
-                f"{file} is no sub-network of a student ({checkpoint.reason(error)}): make it anew."
+                f"{file} is not a sub-network of a student ({checkpoint.reason(error)}): make it again."
             ) from None
         return None if is_stock(self._own, sub) else sub
 
@@ -71,10 +71,10 @@ class LitGPTFolder:
             state = torch.load(self.files[0], map_location="cpu", mmap=True, weights_only=True)
             state = state.get("model", state)  # litgpt's own training wraps it
             if strange := [name for name, weight in state.items() if not isinstance(weight, Tensor)]:
-                raise TypeError(f"{strange[0]!r} is no tensor")
+                raise TypeError(f"{strange[0]!r} is not a tensor")
         except checkpoint.UNREADABLE as error:
             raise SprigError(
-                f"{self.files[0]} is cut short or no weight file ({checkpoint.reason(error)}): make it anew."
+                f"{self.files[0]} is truncated or not a weight file ({checkpoint.reason(error)}): make it again."
             ) from None
         return state
 
@@ -93,7 +93,7 @@ class LitGPTFolder:
                 state = uniform(assemble(self._own, self._layerwise, self.tied, state)).state_dict()
             except (RuntimeError, AttributeError):  # whose text has a line for each weight
                 raise SprigError(
-                    f"The weights in {self.folder} do not fit its {checkpoint.SUBNETWORK}: make the folder anew."
+                    f"The weights in {self.folder} do not fit its {checkpoint.SUBNETWORK}: make the folder again."
                 ) from None
         return state
 

@@ -22,8 +22,8 @@ _ENDS = {"embed_tokens": "transformer.wte", "norm": "transformer.ln_f", "lm_head
 
 
 class OwnFolder(HuggingFaceFolder):
-    """Its config.json says beside the modelling file's own keys what Sprig builds the student from, so that it is still
-    there when transformers saved the model again, from a fine-tuning say. See pipeline.models.export.own."""
+    """In addition to the modelling file's keys, its config.json says what Sprig builds the student from, so that it
+    survives when transformers saves the model again, after fine-tuning for example. See pipeline.models.export.own."""
 
     @cached_property
     def _built_from(self) -> tuple[Config, SubNetwork | None]:
@@ -36,7 +36,7 @@ class OwnFolder(HuggingFaceFolder):
         except (SprigError, *checkpoint.UNREADABLE) as error:
             raise SprigError(
                 f"{self.folder / 'config.json'} does not say what Sprig built the student from "
-                f"({checkpoint.reason(error)}): export it anew."
+                f"({checkpoint.reason(error)}): export it again."
             ) from None
 
     @property
@@ -66,6 +66,6 @@ class OwnFolder(HuggingFaceFolder):
                 state = uniform(assemble(config, sub, self.tied, state)).state_dict()
         except (LookupError, ValueError, RuntimeError):  # whose text may have a line for each weight
             raise SprigError(
-                f"The weights in {self.folder} do not fit its config.json: export the student anew."
+                f"The weights in {self.folder} do not fit its config.json: export the student again."
             ) from None
         return state

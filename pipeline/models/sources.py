@@ -114,7 +114,7 @@ def identify(teacher: TeacherConfig) -> dict[str, Any]:
 
 def identify_tokenizer(teacher: TeacherConfig) -> dict[str, Any]:
     """What determines the ids of a text under the tokenizer that `convert` will write: its content and the token that
-    ends a text. Of a hub model it is the name and revision, since nothing is fetched to say who it is.
+    ends a text. Of a hub model it is the name and revision, since nothing is downloaded to identify it.
 
     Raises:
         SprigError: as `describe`.
@@ -178,7 +178,7 @@ def _litgpt_config(teacher: TeacherConfig) -> Config:
             known = asdict(Config.from_name(given))  # an alias
         return checked({**(known or {}), **fields, **({"name": known["name"]} if known else {})})
     except (SprigError, ValueError) as error:
-        raise SprigError(f"teacher.litgpt={given} is no litgpt configuration ({error}): correct it.") from None
+        raise SprigError(f"teacher.litgpt={given} is not a litgpt configuration ({error}): correct it.") from None
 
 
 def _write_tokenizer(teacher: TeacherConfig, original: Original | None, folder: Path) -> None:

@@ -45,7 +45,7 @@ def _layer_config(config: Config, sub: SubNetwork, gene: LayerGenes) -> Config:
 def is_stock(config: Config, sub: SubNetwork) -> bool:
     """Whether a stock litgpt config names the sub-network, or says that a saved student is one.
 
-    Frequencies chosen out of adjusted ones (Llama 3.1's) are no power law, so litgpt's config cannot name them."""
+    Frequencies chosen out of adjusted ones (Llama 3.1's) are not a power law, so litgpt's config cannot name them."""
     rope_is_stock = (
         sub.head_pairs == "plain" or sub.genes[0].head_size == config.head_size or config.rope_adjustments is None
     )
@@ -136,7 +136,7 @@ def _outline(config: Config, sub: SubNetwork | None, tied: bool) -> GPT:
 
 
 def _finished(model: GPT, tied: bool) -> GPT:
-    """The model with its ties and with rope tables in fp32, beside its weights."""
+    """The model with its ties, its weights, and rope tables in fp32."""
     if tied:
         tie(model)
     model.cos, model.sin = model.rope_cache(device=model.transformer.wte.weight.device)

@@ -188,7 +188,7 @@ def _read(file: Path) -> tokenizers.Tokenizer:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file. Raises SprigError where it is none."""
+    """A JSON object; empty where there is no such file. Raises SprigError if it is not one."""
     if not file.is_file():
         return {}
     try:

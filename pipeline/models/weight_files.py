@@ -25,7 +25,7 @@ def find(folder: Path) -> list[Path]:
     """The files of a folder that hold its model's weights, all of them there.
 
     Raises:
-        SprigError: there is none, one is missing, or it cannot be said which ones they are.
+        SprigError: there is none, one is missing, or it is not clear which ones they are.
     """
     for name in _STANDARD:
         if (folder / name).is_file():
@@ -91,11 +91,11 @@ def read(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SprigError(
-            f"{file} is no weight file, or holds Python objects, which Sprig does not execute ({reason(error)}): save "
-            "the model with save_pretrained, or its state_dict as safetensors."
+            f"{file} is not a weight file, or holds Python objects, which Sprig does not execute ({reason(error)}): "
+            "save the model with save_pretrained, or its state_dict as safetensors."
         ) from None
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
-        raise SprigError(f"{file} is cut short or no weight file ({reason(error)}): fetch it again.") from None
+        raise SprigError(f"{file} is truncated or not a weight file ({reason(error)}): fetch it again.") from None
     return _unwrapped(file, content)
 
 

@@ -41,6 +41,6 @@ def run(context: Context, steps: Steps) -> dict[str, str]:
         )
         continued[name] = tokenizer.decode(new)
     table = Table(*continued)
-    table.add_row(*map(Text, continued.values()))  # a model's brackets are no markup
+    table.add_row(*map(Text, continued.values()))  # a model's brackets are not markup
     Console().print(Text(config.prompt), table)
     return continued

@@ -81,7 +81,7 @@ def progress(summary: Summary) -> str:
 
 
 def headline(summary: Summary) -> str:
-    """The result in one sentence with its numbers; of a run that is still going, what it is to make."""
+    """The result in one sentence with its numbers; of a run that is still going, what it will make."""
     teacher, student, control = summary["teacher"], summary["student"], summary["control"]
     size, final = student["parameters"], student["final_perplexity"]
     if size is None or final is None:

@@ -63,14 +63,14 @@ class Tracker:
             if mode == "offline":
                 raise
             log.warning(
-                "wandb cannot be reached (%s): the run goes on offline; `wandb sync` sends it later.",
+                "wandb cannot be reached (%s): the run is logged offline; `wandb sync` uploads it later.",
                 reason(error),
             )
             wandb.teardown()  # its service would still hold the run's id
             self._run = begin("offline")
 
     def log(self, line: dict[str, Any]) -> None:
-        """A metric that has just come. The stage's end writes the file anew, from the artifacts."""
+        """A new metric. At the end of the stage the file is rewritten from the artifacts."""
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

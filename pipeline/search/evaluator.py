@@ -16,7 +16,7 @@ from pipeline.models.student import hidden_states
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.value import SubNetwork
 
-CHUNK_TOKENS = 128  # tokens whose logits exist at one time: a candidate itself is to be what takes the memory
+CHUNK_TOKENS = 128  # tokens whose logits exist at one time: the candidate itself should dominate the memory
 
 
 class Evaluator:

@@ -1,4 +1,4 @@
-"""The search's journal: one JSON line an evaluation, in ask order. A killed search goes on from it."""
+"""The search's journal: one JSON line an evaluation, in ask order. An interrupted search resumes from it."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ log = logging.getLogger("sprig")
 class Journal:
     """Evaluations of one search, on disk and in memory: `losses` has the loss of every block by a sub-network's key.
 
-    The first line names the search by its fingerprint. A line that a kill cut short is dropped, and said.
+    The first line names the search by its fingerprint. A line that a kill cut short is dropped, with a warning.
 
     Raises:
         SprigError: the journal belongs to another search.
@@ -27,7 +27,7 @@ class Journal:
         lines = self._whole_lines() if path.exists() else []
         if lines and lines[0].get("search") != fingerprint:
             raise SprigError(
-                f"{path} belongs to search {lines[0].get('search')}, not to {fingerprint}: remove it to begin anew."
+                f"{path} belongs to search {lines[0].get('search')}, not to {fingerprint}: remove it to start again."
             )
         for line in lines[1:]:
             self.losses[line["key"]] = [*map(_from_json, line["losses"])]

@@ -81,7 +81,7 @@ class Search:
         return self.best
 
     def _scored(self, asked: list[SubNetwork]) -> list[Scored]:
-        """What the strategy is told: all that was asked, or as many as the budget allows."""
+        """What the strategy receives: all that it asked for, or as many as the budget allows."""
         candidates = []
         for sub in asked:
             self.allowed = self.allowed and self.budget.take(sub, self.config.blocks)

@@ -32,7 +32,7 @@ class Ranks:
     Args:
         own: this rank's scorer.
         group: of all ranks, None for the default one. With gloo a rank that died is an error at once; NCCL would wait.
-        signalled: the signal that told this process to end, or None. Signals must be held back meanwhile, so that all
+        signalled: the signal that ends this process, or None. Signals must be held back meanwhile, so that all
             ranks end after the same share.
     """
 
@@ -93,7 +93,7 @@ class Ranks:
                 raise SprigError(f"A candidate could not be evaluated: {share.failure}.")
         for share in shares:
             if share.signal:
-                raise Interrupted(f"{share.signal} ended the search: the same command goes on from its journal.")
+                raise Interrupted(f"{share.signal} ended the search: the same command resumes from its journal.")
 
     def _together(self, collective: Callable[[], None]) -> None:
         try:
@@ -102,5 +102,5 @@ class Ranks:
             self._open = False
             raise SprigError(
                 f"One of the {self.count} processes that evaluate died, and the search ends ({reason(error)}): its own "
-                "output, above, may say why; the same command goes on from the journal."
+                "output, above, may say why; the same command resumes from the journal."
             ) from error

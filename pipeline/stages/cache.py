@@ -62,7 +62,7 @@ def check(context: Context) -> None:
 
 
 def teacher_flops(context: Context, trained: int) -> int:
-    """Of the KD teacher's passes for a training on so many tokens: over each of them, or with a cache over each block
+    """Of the KD teacher's passes for a training on `trained` tokens: over each of them, or with a cache over each block
     once, however often it is trained on."""
     config = context.config
     if not config.distill.distils:
@@ -72,7 +72,7 @@ def teacher_flops(context: Context, trained: int) -> int:
 
 
 def _kept(context: Context, trained: int) -> int:
-    """Tokens whose logits a training on so many of them needs: no more than there are, where the text is prepared."""
+    """Tokens whose logits a training on `trained` tokens needs: at most as many as the prepared text has."""
     tokens = prepare.tokens_recipe(context)
     if context.store.find(tokens) is None:
         return min(trained, context.config.data.max_tokens or trained)
@@ -108,7 +108,7 @@ def complete(context: Context, roots: Roots) -> LogitsCache:
 
     Raises:
         SprigError: the cache may only be read and lacks blocks, is of something else, or fails its verification.
-        OSError: the disk is full, or may not be written; what was added stays.
+        OSError: the disk is full or not writable; what was added stays.
     """
     config, made = context.config, recipe(context, roots)
     settings, teacher = config.distill.cache, config.kd_teacher or config.teacher

@@ -145,7 +145,7 @@ def _train(
     begin: Path | None,
     until: int | None = None,
 ) -> GPT:
-    """Trains from `start`, or from the state in `begin`, to the end or until so many optimizer steps."""
+    """Trains from `start`, or from the state in `begin`, to the end or for a number of optimizer steps."""
     config = context.config
     teacher_config = config.kd_teacher or config.teacher
     if loads_kd_teacher(context):
@@ -259,7 +259,7 @@ def trained(context: Context, step: Step) -> Path:
     if context.store.find(step.recipe) is None and context.store.begun(step.recipe):
         role = step.role.removeprefix("distilled_")
         raise SprigError(
-            f"Training of the {role} stands {how_far(context, step)}: the same command without stages= goes on."
+            f"Training of the {role} stands {how_far(context, step)}: the same command without stages= resumes it."
         )
     return context.made(step.recipe)
 

@@ -1,6 +1,6 @@
 """Stage evaluate, its tasks: every model of the run on every one of evaluate.tasks, an artifact for each pair.
 
-So runs that share a teacher share its scores; a task that was killed goes on where it was.
+So runs that share a teacher share its scores; an interrupted task resumes where it stopped.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Stage search: the fittest untrained sub-network of the bin, and the random baseline beside it."""
+"""Stage search: the fittest untrained sub-network of the bin, and its random baseline."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ from pipeline.subnetwork.value import SubNetwork, check
 log = logging.getLogger("sprig")
 
 STAGE, VERSION = "search", 3
-LIMITS = 2  # as VERSION, of searches beside limits alone: how members are drawn there
+LIMITS = 2  # as VERSION, of searches with limits only: how members are drawn there
 JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json", "seconds.txt"
 
 
@@ -51,7 +51,7 @@ def check_strategy(context: Context, space: Space) -> None:
 
 
 def check_limit(context: Context, flops: int) -> None:
-    """Whether the limit pays for one candidate, which takes at least so many forward FLOPs a token.
+    """Whether the limit pays for one candidate, which takes at least this many forward FLOPs per token.
 
     Raises:
         SprigError: it does not, and the cure.

@@ -43,7 +43,7 @@ def settings(context: Context, tokens: int, lr: float) -> DistillConfig:
 
 
 def recipe_part(context: Context, roots: Roots, tokens: int, lr: float) -> dict:
-    """What determines the loss that a sub-network reaches, beside the inputs."""
+    """What determines the loss that a sub-network reaches, in addition to the inputs."""
     return material(settings(context, tokens, lr), *OWN) | {
         "seed": context.config.seed,
         "precision": context.precision,
@@ -80,7 +80,7 @@ def train(
     context: Context, roots: Roots, sub: SubNetwork, tokens: int, lr: float, held_out: torch.Tensor, folder: Path
 ) -> float:
     """The loss in nats a token on `held_out` blocks (n, T + 1) after the short training of a sub-network; inf where the
-    training went astray. `folder` is scratch: a training that was killed goes on there, one that ended leaves nothing.
+    training diverged. `folder` is scratch: an interrupted training resumes there, a finished one leaves nothing.
     """
     config, data = settings(context, tokens, lr), context.config.data
     teacher_config = context.config.kd_teacher or context.config.teacher
@@ -116,7 +116,7 @@ def train(
         reached = [line["validation_nll"] for line in lines if "validation_nll" in line][-1]
     except NotFinite:
         reached = math.inf
-    # In one step: of a folder that a kill left half removed, the training would go on from its end, without its loss.
+    # In one step: of a folder that a kill left half removed, the training would resume from its end, without its loss.
     ended = folder.with_name(f"{folder.name}.ended")
     shutil.rmtree(ended, ignore_errors=True)
     folder.rename(ended)

@@ -1,7 +1,7 @@
 """The stable phase of a wsd schedule as an artifact of its own, with the training's whole state at its end.
 
 Its recipe holds all that distillation is but the budget and the decay, so trainings of the same stable phase share it,
-and a longer one goes on from a shorter one.
+and a longer one resumes from a shorter one.
 """
 
 import logging
@@ -31,12 +31,12 @@ def recipe(distillation: dict, schedule: dict, tokens: int, inputs: dict[str, st
 
 
 def shorter(context: Context, wanted: Recipe) -> Path | None:
-    """The longest stable phase of the store that `wanted` goes on from."""
+    """The longest stable phase of the store that `wanted` resumes from."""
     found = {tokens: other for tokens, other in stored(context.store, wanted).items() if tokens < length(wanted)}
     if not found:
         return None
     tokens = max(found)
-    log.info("The stable phase goes on from %s, of %s tokens.", found[tokens].fingerprint, f"{tokens:,}")
+    log.info("The stable phase resumes from %s, after %s tokens.", found[tokens].fingerprint, f"{tokens:,}")
     return context.store.find(found[tokens])
 
 
@@ -51,10 +51,10 @@ def length(recipe: Recipe) -> int:
 
 
 def is_longer(recipe: Recipe, other: Recipe) -> bool:
-    """Whether it goes on from the other one."""
+    """Whether it resumes from the other one."""
     return length(recipe) > length(other) and without_length(recipe) == without_length(other)
 
 
 def without_length(recipe: Recipe) -> str:
-    """The same for all stable phases of which the longer goes on from the shorter."""
+    """The same for all stable phases of which the longer resumes from the shorter."""
     return digest([recipe.version, recipe.config | {"tokens": None}, recipe.inputs])

@@ -1,4 +1,7 @@
-"""Stage study: sub-networks of the bin, each measured by every fitness and then trained. Which fitness foresaw it?"""
+"""Stage study: sub-networks of the bin, each measured by every fitness and then trained.
+
+Which fitness best predicted the trained loss?
+"""
 
 import csv
 import io
@@ -34,7 +37,7 @@ from pipeline.subnetwork.value import SubNetwork
 
 STAGE, VERSION = "study", 1
 POINTS, RESULT = "points.csv", "study.json"
-REACHED = "reached"  # the measure that the others are to predict
+REACHED = "reached"  # the measure that the others should predict
 RANDOM, BOOTSTRAP = 8, 9  # purposes of the generators
 
 
@@ -51,7 +54,7 @@ def check(context: Context) -> None:
     for shorter in config.short:
         if shorter >= tokens:
             raise SprigError(
-                f"study.short={shorter:,} is no shorter than the training that it is to predict, study.tokens="
+                f"study.short={shorter:,} is not shorter than the training that it should predict, study.tokens="
                 f"{tokens:,}: lower it, or raise study.tokens."
             )
         short.check(context, "study.short", shorter, lr)
@@ -101,7 +104,7 @@ def flops(context: Context, forward: int) -> int:
 
 
 def fitnesses(context: Context) -> list[str]:
-    """What is to predict the loss reached."""
+    """What should predict the loss reached."""
     return [*map(str, Fitness), *(_short(tokens) for tokens in context.config.study.short)]
 
 
@@ -110,7 +113,7 @@ def _short(tokens: int) -> str:
 
 
 def budget(context: Context) -> tuple[int, float]:
-    """Tokens and learning rate of the training whose loss is to be predicted."""
+    """Tokens and learning rate of the training whose loss should be predicted."""
     return context.config.study.tokens or context.config.distill.tokens, context.config.distill.lr
 
 

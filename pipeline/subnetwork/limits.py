@@ -1,4 +1,4 @@
-"""Limits beside the parameter bin: costs in closed form that grow with every gene and are affine in each."""
+"""Limits in addition to the parameter bin: costs in closed form that grow with every gene and are affine in each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Small steps inside the bin: members that differ from another one in a gene or two, layers and width kept.
 
-Unlike `Space.mutate`, which draws any number of genes anew, these move one gene a step of 1, 2, 4, ... entries along
+Unlike `Space.mutate`, which draws any number of genes again, these move one gene a step of 1, 2, 4, ... entries along
 its grid, and let at most one other gene answer: both fine and long steps, from any place.
 """
 

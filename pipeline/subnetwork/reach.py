@@ -37,7 +37,7 @@ def least_cost(fitter: Fitter, limit: Limit, reach: Reach) -> int:
 
 
 def find(fitter: Fitter, depths: list[int], widths: list[int]) -> Reach:
-    """Exact for the bin alone. Beside limits a shape may pass that holds no member after all.
+    """Exact for the bin alone. With limits, a shape may pass although it holds no member.
 
     Raises:
         SprigError: no depth and width can meet bin and limits; names those that contradict, and by how much.

@@ -20,7 +20,7 @@ from pipeline.subnetwork.stock import check_stock, is_split, stock_grids
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, check
 
 REDRAWS = 1000  # tries before a bin that falls between the steps of all genes is given up
-LIMITED_REDRAWS = 100  # the same beside limits, where a try is dearer
+LIMITED_REDRAWS = 100  # the same with limits, where a try costs more
 PROBES = 20  # the same where another step is tried
 SEEDS = 2**32
 
@@ -32,7 +32,7 @@ class Space:
 
     `grids` maps each dimension to its values, ascending; `uniform` spaces share one row of genes among all layers,
     `fine` ones have index seeds. Every draw comes from the generator that is passed in. `redraws` is how often one is
-    tried: by default as often as it takes to be sure; with a number nothing is said of steps that would do. Limits
+    tried: by default as often as it takes to be sure; with a number, no other steps are suggested. Limits
     count FLOPs over `length` tokens, by default the teacher's context, and `value_bytes` an entry of the KV cache.
     """
 
@@ -156,7 +156,7 @@ class Space:
         raise reach.bin_unreachable(self.fitter, least, most, missed)
 
     def mutate(self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float) -> SubNetwork:
-        """A member near `parent`, itself a member: each gene and index seed drawn anew with chance `gene_rate`, depth
+        """A member near `parent`, itself a member: each gene and index seed drawn again with chance `gene_rate`, depth
         and width each with `global_rate`, one at least; then fitted.
 
         While depth, layers and width stay, genes that were not drawn make way only where the drawn ones and one other

@@ -28,7 +28,7 @@ def stock_grids(architecture: Architecture, grids: dict[str, list[int]]) -> dict
         SprigError: nothing is left of one.
     """
     grids = dict(grids)
-    if architecture.rope_adjusted:  # these frequencies are no power law: a class names all of them
+    if architecture.rope_adjusted:  # these frequencies are not a power law: a class names all of them
         grids["head_size"] = [size for size in grids["head_size"] if size == architecture.head_size]
     if is_split(architecture):
         grids["n_embd"] = [width for width in grids["n_embd"] if splits(grids, width)]

@@ -115,10 +115,10 @@ def _check_types(sub: SubNetwork) -> None:
     numbers |= {name: seed for name, seed in seeds.items() if seed is not None}
     for name, value in numbers.items():
         if type(value) is not int:  # a bool would pass for 0 or 1
-            raise SprigError(f"Sub-network's {name}={value!r} is no whole number: give it as one.")
+            raise SprigError(f"Sub-network's {name}={value!r} is not a whole number: give one.")
     for name in ("head_pairs", "attention_scale", "ordering"):
         if not isinstance(getattr(sub, name), str):
-            raise SprigError(f"Sub-network's {name}={getattr(sub, name)!r} is no text: give it as one.")
+            raise SprigError(f"Sub-network's {name}={getattr(sub, name)!r} is not a string: give one.")
 
 
 def check(sub: SubNetwork, architecture: Architecture) -> None:

@@ -2,8 +2,8 @@
 
 A cache is filled before training, by all ranks, with the blocks that the run will read and that no run before it
 wrote, and only read from then on. So teacher and student need not share a device, and what a student is trained on
-does not depend on who filled it: a teacher's pass always has one shape, and a block's draws follow from its number, so
-neither order nor batches, ranks or epochs enter. A fill that was killed goes on with the blocks that are missing.
+does not depend on which run filled it: a teacher's pass always has one shape, and a block's draws follow from its
+number, so neither order nor batches, ranks or epochs enter. An interrupted fill resumes with the missing blocks.
 """
 
 import logging
@@ -60,7 +60,7 @@ class LogitsCache:
         return decode(np.concatenate(records), self.temperatures, self.config)
 
     def missing(self, numbers: np.ndarray) -> list[int]:
-        """Which of these blocks are not there, or are damaged, which is said."""
+        """Which of these blocks are missing or damaged; damaged ones are logged."""
         found = []
         for number in map(int, numbers):
             try:
@@ -76,7 +76,7 @@ class LogitsCache:
         """Adds this rank's share of what is missing of these blocks; the teacher is loaded only where there is some.
 
         Raises:
-            OSError: the disk is full, or may not be written; what was added stays.
+            OSError: the disk is full or not writable; what was added stays.
         """
         missing = self.missing(numbers[rank() :: world_size()])
         if not missing:
@@ -115,7 +115,7 @@ class LogitsCache:
             if apart > _ROUNDING:
                 raise SprigError(
                     f"Block {number} of cache {self.folder} is {apart:.2f} in total variation from what the teacher "
-                    f"gives now, where rounding is below {_ROUNDING}: remove that folder, so that it is filled anew."
+                    f"gives now, where rounding is below {_ROUNDING}: remove that folder, so that it is filled again."
                 )
         log.info(
             "%d blocks of the cache computed again: %d the same to the byte, total variation at most %.4f.",
@@ -137,7 +137,7 @@ class LogitsCache:
         if record is None:
             raise SprigError(
                 f"Block {number} of cache {self.folder} is missing or damaged: run the same command again with "
-                "distill.cache.mode=fill, which computes it anew."
+                "distill.cache.mode=fill, which computes it again."
             )
         return np.frombuffer(record, self.dtype)
 

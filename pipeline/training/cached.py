@@ -4,7 +4,7 @@
 entropy (Random Sampling KD, arXiv 2503.16870). Its forward KL, -sum count/draws log q(id) minus the entropy, and that
 one's gradient have those of the full teacher as their expectation, whatever the student. Independent draws may not be
 more than the slots, or they could find more ids than fit. These depend on one another: whatever the teacher, four draws
-a slot never find more, at less variance (see `_draw`). A block keeps its draws for ever: a student that sees them in
+a slot never find more, at less variance (see `_draw`). A block keeps its draws permanently: a student that sees them in
 many epochs learns them by heart, where `topk` is the safer kind.
 
 `topk` keeps the `slots` likeliest ids with their log-probabilities at temperature 1, and for each temperature the
@@ -81,7 +81,7 @@ def _draw(p: Tensor, slots: int, uniform: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pack_counts(counts: np.ndarray) -> np.ndarray:
-    """Each slot's draws as so many zeros, and a one between two slots: 5 bits a slot, whatever its count."""
+    """Each slot's number of draws in unary zeros, and a one between two slots: 5 bits a slot, whatever its count."""
     slots = counts.shape[1]
     bits = np.zeros((len(counts), (_DRAWS + 1) * slots - 1), bool)
     np.put_along_axis(bits, counts.cumsum(1)[:, :-1] + np.arange(slots - 1), True, axis=1)

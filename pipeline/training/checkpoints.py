@@ -55,7 +55,7 @@ def save(engine: Engine, root: Path, position: Position, keep: int) -> None:
     """Writes a checkpoint in one rename and removes all but the newest `keep`. All ranks call it, rank 0 writes.
 
     Raises:
-        OSError: the disk is full, or may not be written.
+        OSError: the disk is full or not writable.
     """
     state = {f"{kind}/{name}": value.cpu() for kind, name, value in tensors(engine) if rank() == 0}
     if rank() != 0:
@@ -77,13 +77,13 @@ def save(engine: Engine, root: Path, position: Position, keep: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # unreadable, or it would not be written again
     partial.rename(folder)
     sync_folder(folder.parent)
-    # A later one could not be read, or it would have been gone on from: it takes no place.
+    # A later one could not be read, or training would have resumed from it: it does not count.
     for old in [each for each in _folders(root) if int(each.name) <= position.step][keep:]:
         shutil.rmtree(old)
 
 
 def latest(root: Path) -> Path | None:
-    """The newest checkpoint that can be read; a torn one is passed over, and that is said."""
+    """The newest checkpoint that can be read; a torn one is skipped, with a warning."""
     for folder in _folders(root):
         try:
             with safe_open(folder / _TENSORS, "pt"):

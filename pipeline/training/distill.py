@@ -86,7 +86,7 @@ def distill(
     {"step", "tokens", "loss", "ce", "kl", "grad_norm", "lr", "student_flops", "teacher_flops"} for an optimizer step:
     loss and its parts are those of the step's batch before its update, in nats, kl is the divergence of `config.loss`,
     grad_norm is before clipping, FLOPs are those of all tokens so far;
-    {"step", "tokens", "skipped"} for one that was left out as the so many-th;
+    {"step", "tokens", "skipped"} for one that was skipped, with the running count;
     {"step", "tokens", "validation_nll"} for a point of the validation curve, the first at token 0.
 
     Args:
@@ -102,9 +102,9 @@ def distill(
             gradients, in evaluation mode and under `precision`. The model's submodules must be called as modules: under
             ZeRO-3 that is what gathers their weights.
         log: called on rank 0 with every metrics line as it comes, steps with "tokens_per_second" and "mfu" added (None
-            where the device's peak is unknown). Where a checkpoint is gone on from, the first call is {"step",
+            where the device's peak is unknown). If it resumed from a checkpoint, the first call is {"step",
             "tokens", "resumed": True}: what was trained before.
-        begin: a folder of checkpoints.publish, the same training up to some step: a fresh training goes on from there.
+        begin: a folder of checkpoints.publish, the same training up to some step: a fresh training starts from there.
         until: ends after this optimizer step instead of the last one, which is that of the schedule all the same.
 
     Returns:
@@ -177,7 +177,7 @@ def distill(
             if told:
                 raise Interrupted(
                     f"A signal ({signalled() or 'to another rank'}) ended the training after step {step} of {last}; a "
-                    f"checkpoint is written, and the same command goes on from there."
+                    f"checkpoint is written, and the same command resumes from it."
                 )
             started = time.perf_counter()
     with torch.no_grad():
@@ -192,7 +192,7 @@ def _announce(steps: int, done: int, config: DistillConfig, blocks: Blocks) -> N
     if rank() != 0:
         return
     if done:
-        logger.info("Training goes on after step %d of %d.", done, steps)
+        logger.info("Training resumes after step %d of %d.", done, steps)
     wanted = steps * config.global_batch
     if wanted > len(blocks):
         epochs = wanted / len(blocks)

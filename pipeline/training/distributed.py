@@ -16,7 +16,7 @@ from pipeline.ranks import local_world_size, rank, world_size
 
 # Rank 0 may order or evaluate for hours while the others wait; a rank that dies is torchrun's to notice.
 _TIMEOUT = timedelta(days=7)
-# Beside NCCL, for Python objects: a rank that waits then keeps no GPU busy, and one that dies is an error at once.
+# For Python objects, in addition to NCCL: a waiting rank then keeps no GPU busy, and a dead one is an error at once.
 _objects: distributed.ProcessGroup | None = None
 
 

@@ -199,7 +199,7 @@ class Engine:
         return values | {"grad_norm": norm if self.stage == 0 else float(self.module.get_global_grad_norm())}
 
     def _unless_skipped(self, step: Callable[..., None]) -> Callable[..., None]:
-        """The optimizer's step as DeepSpeed is to call it: one that is skipped still ends as any other, so that the
+        """The optimizer's step as DeepSpeed calls it: one that is skipped still ends as any other, so that the
         gradients are dropped and the micro-batches counted at every ZeRO stage."""
         return lambda *arguments, **options: None if self.skip else step(*arguments, **options)
 

@@ -14,7 +14,7 @@ class Metrics:
     """Writes on rank 0 and does nothing on the others. What depends on the clock goes to `log` alone."""
 
     def __init__(self, folder: Path, keep_bytes: int, log: Callable[[dict], None]):
-        """Goes on after the first `keep_bytes` bytes of the file: what came later is trained, and written, again."""
+        """Resumes after the first `keep_bytes` bytes of the file: later steps are trained, and written, again."""
         self.log = log
         if rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ def decay_start(schedule: ScheduleConfig, budget: int) -> int:
 
 
 def check_schedule(schedule: ScheduleConfig, budget: int) -> None:
-    """Raises SprigError where the warm-up goes on beyond the budget, or into wsd's decay."""
+    """Raises SprigError if the warm-up exceeds the budget, or reaches into wsd's decay."""
     warm, start = warmup_tokens(schedule, budget), decay_start(schedule, budget)
     if warm > min(start, budget):
         end = f"wsd's decay begins after {start:,}" if schedule.kind == ScheduleKind.wsd else f"there are {budget:,}"

@@ -34,6 +34,6 @@ class Flops:
 
 
 def peak_flops(device_name: str) -> float | None:
-    """By the longest entry that the name begins with, word by word: an L40 is no L4."""
+    """By the longest entry that the name begins with, word by word: an L40 is not an L4."""
     found = [name for name in PEAKS if f"{device_name} ".replace("-", " ").startswith(f"{name} ")]
     return PEAKS[max(found, key=len)] if found else None

@@ -102,7 +102,7 @@ def test_a_task_that_was_killed_goes_on_from_the_last_whole_line_with_the_same_s
 
 @pytest.mark.slow  # lm-eval reads 13,000 files to know its tasks
 def test_a_task_that_is_unknown_or_far_away_says_which_are_here(monkeypatch):
-    with pytest.raises(SprigError, match=r"'arc_eazy', which is no task of lm-eval: did you mean arc_easy\?"):
+    with pytest.raises(SprigError, match=r"'arc_eazy', which is not a task of lm-eval: did you mean arc_easy\?"):
         tasks.check(["arc_eazy"])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SprigError, match=r"The data of task copa is not here \(.+\)\. (Tasks whose|No task's) data is"):

@@ -133,7 +133,7 @@ def test_a_signal_ends_a_sweep_in_one_sentence(in_process, tmp_path, monkeypatch
 
     monkeypatch.setattr(in_process, "_run", told_at_the_second)
     said = refused(tmp_path, "data.max_tokens=20000,30000", base=SMALL)
-    assert said == "sprig: SIGTERM ended this run: the same command goes on from here. 1 of 2 jobs are completed."
+    assert said == "sprig: SIGTERM ended this run: the same command resumes from here. 1 of 2 jobs are completed."
     assert [job["status"] for job in record(tmp_path)["jobs"]] == ["completed", "missing"]
 
 

@@ -189,7 +189,7 @@ def test_an_interrupt_ends_the_jobs(tmp_path, send, number, how):
     finally:
         process.kill()
     said = " ".join(said.split())
-    assert process.returncode == 1 and f"{how}the same command goes on from here. 0 of 3 jobs are completed." in said
+    assert process.returncode == 1 and f"{how}the same command resumes from here. 0 of 3 jobs are completed." in said
     assert "Traceback" not in said
     assert not processes_of(tmp_path)
     assert statuses(tmp_path) == ["interrupted", "interrupted", "missing"]
@@ -229,7 +229,7 @@ def test_jobs_on_slurm_outlive_the_sweep_and_are_requeued(tmp_path):
     assert code == 0, said
     assert statuses(outputs) == ["completed", "completed"]
     assert len(list((tmp_path / "state").glob("*.array"))) == 1, "the jobs were submitted a second time"
-    assert "SIGUSR1" in log(outputs, "1") and "Training goes on after step" in log(outputs, "1")
+    assert "SIGUSR1" in log(outputs, "1") and "Training resumes after step" in log(outputs, "1")
     assert "SIGUSR1" not in log(outputs, "2")
 
 
@@ -263,6 +263,6 @@ def test_one_run_on_two_nodes_of_slurm_is_preempted_and_goes_on(tmp_path):
     assert process.returncode == 0, said
     (job,) = json.loads((outputs / "sweeps/smoke/sweep.json").read_text())["jobs"]
     shown = (outputs / "sweeps/smoke" / job["log"]).read_text()
-    assert job["status"] == "completed" and "SIGUSR1" in shown and "Training goes on after step" in shown
+    assert job["status"] == "completed" and "SIGUSR1" in shown and "Training resumes after step" in shown
     again = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True).stdout
     assert "begins" not in again, "one process finds what two ranks made"

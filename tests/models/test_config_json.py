@@ -240,6 +240,6 @@ def test_litgpts_own_configurations_are_held_to_the_same(place, fields, message,
         (tmp_path / "model_config.yaml").write_text(json.dumps(base | fields))
         (tmp_path / "lit_model.pth").write_bytes(b"")
         subject = teacher(tmp_path, source="litgpt")
-    with pytest.raises(SprigError, match=rf"is no litgpt configuration \(.*{message}.*\): correct it") as caught:
+    with pytest.raises(SprigError, match=rf"is not a litgpt configuration \(.*{message}.*\): correct it") as caught:
         sources.describe(subject)
     assert "\n" not in str(caught.value)

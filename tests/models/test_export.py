@@ -65,7 +65,7 @@ def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied
     sub = (exports.uniform if shape == "uniform" else exports.layerwise)(family, cut_head)
     student = exports.student(family, sub, tied)
     taken, to = exports.export(student, tokenizer, "own" if shape == "own" else "auto")
-    # Llama 3.1's frequencies are no power law: a cut head keeps its place among all of them, with zeros for the others.
+    # A cut head keeps its place among Llama 3.1's frequencies, which are not a power law, with zeros for the others.
     zeros = shape == "padded" or (family == "llama3" and cut_head)
     assert taken == ("own" if shape == "own" else "padded" if zeros else "stock")
     model = load(to)

@@ -106,7 +106,7 @@ def test_every_shape_form_tie_and_head(family, tmp_path):
     for (shape, form), tied, cut_head in product(shapes, (False, True), (False, True)):
         student = student_of(family, shape, tied, cut_head)
         taken, to = exports.export(student, tokenizer, form)
-        # Llama 3.1's frequencies are no power law: a cut head keeps its place among all of them, with zeros around it.
+        # A cut head keeps its place among Llama 3.1's frequencies, which are not a power law, with zeros around it.
         padded = form == "padded" or (shape == "uniform" and family == "llama3" and cut_head)
         assert taken == ("padded" if padded else "own" if form == "own" else "stock")
         students[str(to.rename(tmp_path / f"{shape}-{form}-{tied}-{cut_head}"))] = student

@@ -125,7 +125,7 @@ def test_an_own_file_with_other_weights_is_refused(tokenizer):
     key = "layers.0.attention.k.weight"
     for other in ({"layers.0.attention.z.weight": torch.zeros(1)}, {key: state[key][:, 1:].clone()}):
         save_file(state | other, to / "model.safetensors", {"format": "pt"})
-        with pytest.raises(SprigError, match=r"weights in .*own do not fit its config\.json: export the student anew"):
+        with pytest.raises(SprigError, match=r"weights in .*own do not fit its config\.json: export the student again"):
             sources.convert(config, tokenizer.parent / "back")
 
 

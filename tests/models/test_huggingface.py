@@ -183,7 +183,7 @@ def change(folder, **fields) -> None:
     ("name", "fields", "message"),
     [
         ("llama", {"model_type": "mixtral"}, "is of model_type 'mixtral'; supported are gpt_neox, llama"),
-        ("llama", {"model_type": "sprig"}, r"not say what Sprig built the student from \('student'\): export it anew"),
+        ("llama", {"model_type": "sprig"}, r"not say what Sprig built the student from \('student'\): export it again"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only silu"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary scaling 'yarn'"),
         (
@@ -217,7 +217,7 @@ def test_broken_folders_are_one_sentence(tmp_path):
     change(tmp_path / "theirs", intermediate_size=56)
     weights = tmp_path / "theirs" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(SprigError, match=r"model\.safetensors is cut short or no weight file"):
+    with pytest.raises(SprigError, match=r"model\.safetensors is truncated or not a weight file"):
         sources.convert(config, tmp_path / "ours")
     index = tmp_path / "theirs" / "model.safetensors.index.json"
     for content, message in [
@@ -238,7 +238,7 @@ def test_pickles_are_not_executed(tmp_path):
     make("llama").save_pretrained(tmp_path / "theirs")
     (tmp_path / "theirs" / "model.safetensors").unlink()
     torch.save({"model.norm.weight": print}, tmp_path / "theirs" / "pytorch_model.bin")
-    with pytest.raises(SprigError, match="no weight file"):
+    with pytest.raises(SprigError, match="not a weight file"):
         sources.convert(teacher(tmp_path / "theirs"), tmp_path / "ours")
 
 
@@ -247,10 +247,10 @@ def test_a_hub_model_without_a_network(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     hub = teacher("nobody/nothing", tokenizer=None)
     with pytest.raises(
-        SprigError, match=r"teacher\.path=nobody/nothing is no folder here, and the hub does not give it"
+        SprigError, match=r"teacher\.path=nobody/nothing is not a local folder, and the hub does not provide it"
     ):
         sources.describe(hub)
-    with pytest.raises(SprigError, match="is no folder here"):
+    with pytest.raises(SprigError, match="is not a local folder"):
         sources.convert(hub, tmp_path / "ours")
     assert sources.identify(hub)["path"] == "nobody/nothing"
 

@@ -89,7 +89,7 @@ def test_random_teacher_plans_without_a_tokenizer_but_does_not_convert(tmp_path)
 
 @pytest.mark.parametrize("given", ["no-such-model", {"n_layers": 2}, {"n_embd": 30, "n_head": 4}])
 def test_what_is_no_litgpt_config_is_refused(given):
-    with pytest.raises(SprigError, match=r"teacher\.litgpt=.* is no litgpt configuration"):
+    with pytest.raises(SprigError, match=r"teacher\.litgpt=.* is not a litgpt configuration"):
         sources.describe(random_teacher(litgpt=given))
 
 
@@ -198,21 +198,21 @@ def test_broken_litgpt_folders_are_one_sentence(tmp_path):
     litgpt_folder(tmp_path / "theirs", tied=False)
     weights = tmp_path / "theirs" / "lit_model.pth"
     weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(SprigError, match=r"lit_model\.pth is cut short or no weight file"):
+    with pytest.raises(SprigError, match=r"lit_model\.pth is truncated or not a weight file"):
         sources.convert(config, tmp_path / "ours")
     for strange in ([1], {"lm_head.weight": 1}):
         torch.save(strange, weights)
-        with pytest.raises(SprigError, match=r"lit_model\.pth is cut short or no weight file"):
+        with pytest.raises(SprigError, match=r"lit_model\.pth is truncated or not a weight file"):
             sources.convert(config, tmp_path / "ours")
     student_of = tmp_path / "theirs" / "subnetwork.json"
     for content in ("", "[]", '{"layers": [0]}'):
         student_of.write_text(content)
-        with pytest.raises(SprigError, match=r"subnetwork\.json is no sub-network of a student"):
+        with pytest.raises(SprigError, match=r"subnetwork\.json is not a sub-network of a student"):
             sources.describe(config)
     student_of.unlink()
     for content in (b"", b"a: [", b"\xff\xfe", b"- 1", b"n_layers: 3", b"n_head: 7\nn_embd: 8"):
         (tmp_path / "theirs" / "model_config.yaml").write_bytes(content)
-        with pytest.raises(SprigError, match="is no litgpt configuration") as caught:
+        with pytest.raises(SprigError, match="is not a litgpt configuration") as caught:
             sources.describe(config)
         assert "\n" not in str(caught.value)
 

@@ -302,7 +302,7 @@ def test_made_again_it_has_the_same_bytes(folder):
         ("presets", r"has runs of the presets hand \(job0\) and other \(job1\): a table is of one"),
         ("summary", rf"job1/summary.json is of schema 0, this is Sprig's {SCHEMA}: move .* away and give the sweep's"),
         ("record", "sweep.json is of schema 0, this is Sprig's 1: move .* away and give the sweep's command again"),
-        ("folder", "is no sweep's folder .*sweep.json is not there.*: name one of outputs/sweeps"),
+        ("folder", "is not a sweep's folder .*sweep.json is not there.*: name one of outputs/sweeps"),
     ],
 )
 def test_what_makes_no_table(tmp_path, change, said):

@@ -142,7 +142,7 @@ def test_a_wrong_key_and_a_server_that_cannot_answer_or_never_does(code, tmp_pat
     try:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
-        assert "the run goes on offline" in refused(tmp_path, caplog)
+        assert "the run is logged offline" in refused(tmp_path, caplog)
     finally:
         over.set()
         server.shutdown()
@@ -153,7 +153,7 @@ def test_a_wrong_key_and_a_server_that_cannot_answer_or_never_does(code, tmp_pat
 def test_a_server_that_is_not_there(tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    assert "the run goes on offline" in refused(tmp_path, caplog)
+    assert "the run is logged offline" in refused(tmp_path, caplog)
 
 
 def test_the_overview_holds_the_result_and_not_the_last_value_of_every_metric(smoke_outputs):

@@ -110,7 +110,7 @@ def test_a_line_cut_by_a_kill_is_dropped_and_said(tmp_path, caplog):
 
 def test_a_journal_of_another_search_is_refused(tmp_path):
     Journal(tmp_path / "journal", "abc").close()
-    with pytest.raises(SprigError, match="belongs to search abc, not to xyz: remove it to begin anew"):
+    with pytest.raises(SprigError, match="belongs to search abc, not to xyz: remove it to start again"):
         Journal(tmp_path / "journal", "xyz")
 
 
@@ -140,7 +140,7 @@ def test_a_space_that_runs_out_of_new_members_ends_the_search_and_that_is_said(t
     walk(configure(kind), tmp_path / "journal", space=tiny)
     assert len({line["key"] for line in read(tmp_path / "journal")}) == 4
     said = [
-        "Beside 4 sub-networks 200 draws found no other in the bin: few are left, and take long to find.",
+        "After 4 sub-networks, 200 draws found no new one in the bin: few are left, and hard to find.",
         "The bin holds no further new sub-networks: the search ended after 4 candidates.",
     ]
     assert caplog.messages == said

@@ -114,7 +114,7 @@ def test_an_evaluation_that_fails_ends_all_ranks_with_one_sentence(folder):
 
 
 def test_a_signal_to_one_rank_ends_all_and_what_they_finished_is_kept(folder):
-    said = "Interrupted: SIGUSR1 ended the search: the same command goes on from its journal."
+    said = "Interrupted: SIGUSR1 ended the search: the same command resumes from its journal."
     assert outcomes(folder, "signal") == [said] * 2
     goes_on(folder, "signal")
 

@@ -1,4 +1,4 @@
-"""The losses that the smoke run's distillation is held to. `python tests/stages/golden.py` writes them anew."""
+"""The losses that the smoke run's distillation is held to. `python tests/stages/golden.py` writes them again."""
 
 import json
 import sys

@@ -79,7 +79,7 @@ def test_killed_inside_search_and_distillation(whole, tmp_path):
     kill_when(lambda: lines(tmp_path, "distill/*.partial/metrics.jsonl") >= 15, tmp_path)
     done = finish(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Training goes on after step" in done.stdout
+    assert "Training resumes after step" in done.stdout
     assert results(tmp_path) == results(whole)
 
 
@@ -102,7 +102,7 @@ def test_killed_inside_the_study(whole, tmp_path):
     )
     done = finish(killed, *asked)
     assert done.returncode == 0, done.stderr
-    assert "Training goes on after step" in done.stdout
+    assert "Training resumes after step" in done.stdout
     published = [next(outputs.glob("artifacts/study/*/manifest.json")).parent for outputs in (killed, never)]
     files, expected = ({path.name: path.read_bytes() for path in each.iterdir()} for each in published)
     assert files.pop("manifest.json") != expected.pop("manifest.json")  # times

@@ -30,7 +30,7 @@ def search(outputs: Path, *overrides: str) -> None:
 
 @pytest.fixture(scope="module")
 def processes():
-    """Where processes come from that need not import torch anew."""
+    """Where processes come from that need not import torch again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -130,7 +130,7 @@ def kill_rank_1(launcher: subprocess.Popen) -> None:
 
 def test_two_ranks_that_are_stopped_leave_a_journal_to_go_on_from(prepared, whole, processes):
     said = stopped(prepared, 1000, lambda launcher: launcher.send_signal(signal.SIGTERM))
-    assert "SIGTERM ended the search: the same command goes on from its journal" in said, said
+    assert "SIGTERM ended the search: the same command resumes from its journal" in said, said
     (journal,) = prepared.glob("artifacts/search/*.partial/journal.jsonl")
     said = stopped(prepared, journal.stat().st_size, kill_rank_1)
     assert "One of the 2 processes that evaluate died" in said

@@ -31,9 +31,9 @@ def test_a_larger_budget_goes_on_from_the_stable_phase(smoke_outputs, tmp_path, 
     for outputs in (shared, alone):
         shutil.copytree(smoke_outputs, outputs, symlinks=True)
     run(shared, 512)
-    assert "goes on from" not in caplog.text
+    assert "resumes from" not in caplog.text
     extended = run(shared, 1024).resolve() / "distilled_student"
-    assert "The stable phase goes on from" in caplog.text and "of 384 tokens" in caplog.text
+    assert "The stable phase resumes from" in caplog.text and "after 384 tokens" in caplog.text
     again = run(shared, 1024, "distill.schedule.decay=0.25", "distill.schedule.floor=0.5")
     assert "The first 768 tokens are those of stable phase" in caplog.text, "another decay shares all of it"
     assert len(list(shared.glob("artifacts/stable/*/manifest.json"))) == 2

@@ -150,7 +150,7 @@ def test_random_ones_alone_need_no_search():
         (["study.random=3", "study.short=[256,128]"], r"study.short=\[256, 128\] must be growing"),
         (["study.random=3", "study.tokens=100"], r"study.tokens=100 is below one batch of 4 blocks x 32 = 128 tokens"),
         (["study.random=3", "study.short=[64]"], r"study.short=64 is below one batch of 4 blocks x 32 = 128 tokens"),
-        (["study.random=3", "study.short=[4096]"], r"study.short=4,096 is no shorter .* study.tokens=4,096: lower"),
+        (["study.random=3", "study.short=[4096]"], r"study.short=4,096 is not shorter .* study.tokens=4,096: lower"),
         (["study.searched=25"], r"study.searched=25, but search evolution scores at most 24 candidates: lower it"),
         (["study.random=3", "study.searched=2", "search=uniform"], r"=2, but search uniform scores at most 1 "),
         (["study.searched=5", "search.limit.evaluations=4"], r"study.searched=5, but .* scores at most 4 candidates"),

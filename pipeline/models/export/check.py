@@ -1,4 +1,4 @@
-"""Does transformers compute what the student computes? Nothing leaves the house before it does."""
+"""Does transformers compute what the student computes? An export is published only if its logits match."""
 
 import importlib.util
 import tempfile

@@ -1,4 +1,4 @@
-"""A student as a transformers folder: written beside its place, checked there, and only then moved to it."""
+"""A student as a transformers folder: written next to its destination, checked, and only then moved there."""
 
 import json
 import shutil

@@ -54,7 +54,7 @@ class SprigConfig(PretrainedConfig):
         self.gated_mlp, self.qk_norm, self.parallel_residual = gated_mlp, qk_norm, parallel_residual
         self.initializer_range = initializer_range
         self.use_cache = use_cache
-        # transformers 4 takes a model for tied unless it is told otherwise here.
+        # transformers 4 takes a model for tied unless this says otherwise.
         kwargs |= {"num_hidden_layers": len(self.layers), "tie_word_embeddings": tie_word_embeddings}
         super().__init__(**kwargs)
 
@@ -76,7 +76,7 @@ class Mask:
         self.first = first  # nothing was seen before: the queries' keys are the only ones
 
     def of(self, keys):
-        """The mask for so many keys, boolean or to be added: (T, keys) or (B, 1, T, keys)."""
+        """The mask for `keys` keys, boolean or additive: (T, keys) or (B, 1, T, keys)."""
         if self.given is not None and self.given.dim() == 4:
             return self.given[..., :keys]
         if keys not in self.made:
@@ -139,7 +139,7 @@ class SprigAttention(nn.Module):
         )
         query, key = rotate(self.q_norm(query), cos, sin), rotate(self.k_norm(key), cos, sin)
         if cache is not None:
-            # A static cache of transformers before 5.9 has to be told the places.
+            # A static cache of transformers before 5.9 needs the positions.
             key, value = cache.update(key, value, self.number, {"cache_position": mask.places})
         key, value = (each.repeat_interleave(self.num_key_value_groups, dim=1) for each in (key, value))
         if tell or self.config._attn_implementation == "eager":

@@ -121,7 +121,7 @@ def caveat(config: dict[str, Any]) -> str:
 
 
 def _rope(model: GPT, target: Target, family: str) -> dict[str, Any]:
-    """The rotary positions, said twice: transformers 5 reads `rope_parameters`, and 4 the keys next to it. Version 5
+    """The rotary positions, given twice: transformers 5 reads `rope_parameters`, and 4 the keys next to it. Version 5
     reads those too, if they are there, so that they must agree."""
     base, scaling = _scaling(model, target)
     parameters = {"rope_theta": base, **(scaling or {"rope_type": "default"})}

@@ -57,7 +57,7 @@ def read_record(folder: Path) -> SweepRecord:
     """
     path = folder / NAME
     if not path.exists():
-        raise SprigError(f"sweep={folder} is no sweep's folder ({path} is not there): name one of outputs/sweeps.")
+        raise SprigError(f"sweep={folder} is not a sweep's folder ({path} is not there): name one of outputs/sweeps.")
     found: SweepRecord = json.loads(path.read_text(encoding="utf-8"))
     if found["schema"] != SWEEP_SCHEMA:
         raise SprigError(f"{path} is of schema {found['schema']}, this is Sprig's {SWEEP_SCHEMA}: {remade(folder)}")

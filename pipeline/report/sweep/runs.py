@@ -219,15 +219,15 @@ def read(folder: Path, underway: bool) -> Sweep:
     """The sweep of a folder, with every run that is finished; `underway`: its jobs that have begun are running.
 
     Raises:
-        SprigError: the folder is no sweep's, none of its runs is finished, they are of several presets, or something is
-            of another schema.
+        SprigError: the folder is not a sweep's, none of its runs is finished, they are of several presets, or
+            something is of another schema.
     """
     found = read_record(folder)
     jobs = {job["id"]: job for job in found["jobs"]}
     runs = {key: run for key, job in jobs.items() if (run := _run(folder, job)) is not None}
     if not runs:
         raise SprigError(
-            f"sweep={folder} has no finished run among its {len(jobs)} jobs: `{' '.join(found['command'])}` goes on."
+            f"sweep={folder} has no finished run among its {len(jobs)} jobs: `{' '.join(found['command'])}` resumes it."
         )
     presets = {run.summary["preset"]: run for run in runs.values()}
     if len(presets) > 1:
@@ -236,7 +236,7 @@ def read(folder: Path, underway: bool) -> Sweep:
     axes = {key: values for key, values in found["axes"].items() if key != SEED}
     members: dict[Values, list[str]] = {values: [] for values in product(*axes.values())}
     for key, job in jobs.items():
-        # A job is in several cells where an axis means nothing beside another's value.
+        # A job is in several cells where an axis means nothing with another axis' value.
         of_job = (job["overrides"], *job.get("same", ()))
         for values in dict.fromkeys(tuple(each.get(axis, "") for axis in axes) for each in of_job):
             members.setdefault(values, []).append(key)

@@ -54,7 +54,7 @@ class Novelty:
 
     def candidates(self, draws: Iterable[Draw], rng: np.random.Generator) -> list[SubNetwork]:
         """One new candidate a draw. A duplicate is drawn again, after many attempts replaced by a random sample, and
-        left out where samples are duplicates, too; the first time that is said, because many such draws take long."""
+        left out where samples are duplicates, too; the first time this is logged, because many such draws take long."""
         found = []
         for draw in draws:
             candidate = self._new(draw) or self._new(lambda: self.space.sample(rng))
@@ -63,7 +63,7 @@ class Novelty:
             elif not self.is_scarce:
                 self.is_scarce = True
                 log.warning(
-                    "Beside %d sub-networks %d draws found no other in the bin: few are left, and take long to find.",
+                    "After %d sub-networks, %d draws found no new one in the bin: few are left, and hard to find.",
                     len(self.seen),
                     2 * NOVELTY_ATTEMPTS,
                 )
