@@ -13,6 +13,7 @@ from pipeline.config.derived import register_resolvers
 from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.launching import register_launcher
+from pipeline.config.own import is_own
 from pipeline.config.paths import make_absolute
 from pipeline.config.search import SearchConfig
 from pipeline.config.study import StudyConfig
@@ -187,7 +188,9 @@ def material(config: Any, *without: str) -> dict[str, Any]:
 
 def walk(config: SearchConfig) -> dict[str, Any]:
     """What determines which candidates a search asks for: the keys that its strategy reads."""
-    read = [each.name for each in fields(config) if config.strategy in each.metadata.get("strategies", ())]
+    readers = {each.name: each.metadata["strategies"] for each in fields(config) if "strategies" in each.metadata}
+    # A class of the user's may read them all.
+    read = [name for name, strategies in readers.items() if config.strategy in strategies or is_own(config.strategy)]
     return {name: _material_value(getattr(config, name)) for name in read}
 
 

@@ -2,8 +2,19 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.config.checks import BLOCKS, LEARNING_RATE, TOKENS, location, real, require, share, used_by, whole
+from pipeline.config.checks import (
+    BLOCKS,
+    LEARNING_RATE,
+    TOKENS,
+    location,
+    real,
+    require,
+    share,
+    used_by,
+    whole,
+)
 from pipeline.config.choices import Fitness, Start, Strategy
+from pipeline.config.own import known_or_own
 
 CANDIDATES = 10**5  # of one generation
 
@@ -46,7 +57,8 @@ FROM_A_POPULATION = (Strategy.evolution, Strategy.one_plus_lambda, Strategy.loca
 class SearchConfig:
     """Bin-constrained search for the best untrained sub-network."""
 
-    strategy: Strategy = Strategy.evolution
+    # One of the strategies (docs/extend.md), or the import path of your own class.
+    strategy: str = Strategy.evolution
     path: str | None = location(None)  # strategy=given: a sub-network's JSON file
     # Members that a first generation begins with, the rest random.
     start: list[Start] = used_by(field(default_factory=list), *FROM_A_POPULATION)
@@ -57,15 +69,18 @@ class SearchConfig:
     parents: int = used_by(whole(10, high=CANDIDATES), Strategy.evolution)
     crossover: CrossoverConfig = used_by(field(default_factory=CrossoverConfig), Strategy.evolution)
     mutation: MutationConfig = used_by(field(default_factory=MutationConfig), Strategy.evolution)
-    evaluations: int = used_by(whole(100), Strategy.random)  # how many candidates
+    evaluations: int = used_by(whole(100), Strategy.random)  # how many candidates; your own class reads every key
     limit: LimitConfig = used_by(field(default_factory=LimitConfig), *FROM_A_POPULATION, Strategy.random)
     rerank: RerankConfig = field(default_factory=RerankConfig)
     random_baseline: bool = False  # also score best-of-n random on as many tokens
-    fitness: Fitness = Fitness.perplexity  # or kl: mean forward KL to the teacher, in nats a token
+    # perplexity; kl: mean forward KL to the teacher, in nats per token; or the import path of your own function.
+    fitness: str = Fitness.perplexity
     blocks: int = whole(8, high=BLOCKS)  # calibration blocks a candidate is scored on
     batch: int = whole(8)  # blocks a forward pass
 
     def __post_init__(self) -> None:
+        known_or_own("search.strategy", self.strategy, Strategy, "MyStrategy")
+        known_or_own("search.fitness", self.fitness, Fitness, "my_fitness")
         require(
             self.parents <= self.population or self.strategy != Strategy.evolution,
             f"search.parents={self.parents} exceeds search.population={self.population}: lower it.",

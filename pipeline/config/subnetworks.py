@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.config.checks import BLOCKS, TOKENS, real, require, share, whole
+from pipeline.config.checks import BLOCKS, TOKENS, label, real, require, share, whole
 from pipeline.config.choices import (
     AttentionScale,
     Count,
@@ -42,6 +42,7 @@ class SpaceConfig:
     min: Sizes = field(default_factory=Sizes)  # least size
     max: Sizes = field(default_factory=Sizes)  # largest size
     hold: list[str] = field(default_factory=list)  # dimensions kept at the teacher's size
+    type: str | None = label(None)  # the import path of your own subclass of pipeline.subnetwork.space.Space
     exportable: Exportable = Exportable.any  # stock: only shapes that transformers' class of the family can hold
     max_flops_per_token: int | None = whole(None, high=10**18)  # of a forward pass, over data.block_size tokens
     max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # of the KV cache, in the run's precision

@@ -1,13 +1,14 @@
 """The losses of untrained sub-networks: the very model that extraction yields, run on calibration blocks."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from litgpt import GPT
 from torch import Tensor
 
 from pipeline.config import Fitness
+from pipeline.config.own import imported, is_own
 from pipeline.hardware import give_back_memory
 from pipeline.models.extraction import extract
 from pipeline.models.head import token_kl, token_nll
@@ -16,6 +17,8 @@ from pipeline.models.student import hidden_states
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.value import SubNetwork
 
+# A fitness of the user's: teacher, candidate and tokens (B, T + 1) to the loss of each block (B,); lower is better.
+OwnFitness = Callable[[GPT, GPT, Tensor], Tensor]
 CHUNK_TOKENS = 128  # tokens whose logits exist at one time: the candidate itself should dominate the memory
 
 
@@ -30,11 +33,12 @@ class Evaluator:
         precision: str,
         batch: int,
         *,
-        fitness: Fitness = Fitness.perplexity,
+        fitness: str = Fitness.perplexity,
     ):
         self.teacher, self.ordering, self.precision, self.fitness = teacher, ordering, precision, fitness
         device = next(teacher.parameters()).device
         self.chunks = blocks.to(device).split(batch)
+        self.own: OwnFitness | None = imported("search.fitness", fitness) if is_own(fitness) else None
         self._targets: dict[int, Tensor] = {}
 
     def run(self, subs: list[SubNetwork]) -> Iterator[tuple[int, list[float]]]:
@@ -50,6 +54,9 @@ class Evaluator:
         losses = []
         for number, tokens in enumerate(self.chunks):
             with autocast(self.precision, tokens.device):
+                if self.own is not None:
+                    losses += self.own(self.teacher, model, tokens).double().tolist()
+                    continue
                 each = self._token_losses(model, hidden_states(model, tokens[:, :-1]), number)
             losses += each.double().mean(dim=1).tolist()
         return [loss if math.isfinite(loss) else math.inf for loss in losses]

@@ -14,10 +14,11 @@ def mean(losses: Sequence[float]) -> float:
     return total / len(losses)
 
 
-def fitness_of(kind: Fitness, losses: Sequence[float]) -> float:
-    """`losses` are means over the tokens of one block each, in nats: negative log-likelihoods, whose mean's exponential
-    is the perplexity, or KL(teacher || candidate), whose mean is itself the fitness. inf where one is not finite."""
+def fitness_of(kind: str, losses: Sequence[float]) -> float:
+    """`losses` are means over the tokens of one block each, in nats. Of negative log-likelihoods the fitness is the
+    perplexity; of KL(teacher || candidate), and of what the user's own function gives, it is the mean. inf where one is
+    not finite."""
     value = mean(losses)
-    if kind == Fitness.kl:
+    if kind != Fitness.perplexity:
         return value
     return math.exp(value) if value < LARGEST_EXPONENT else math.inf

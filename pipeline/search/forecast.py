@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pipeline.config import SearchConfig
 from pipeline.config import Strategy as Kind
+from pipeline.config.own import is_own
 from pipeline.search.strategies.registry import POPULATIONS
 
 
@@ -17,7 +18,7 @@ class Forecast:
 
 def candidates(config: SearchConfig) -> int:
     """How many candidates the strategy asks for, where neither a limit nor the end of the space stops it."""
-    if config.strategy == Kind.random:
+    if config.strategy == Kind.random or is_own(config.strategy):
         return config.evaluations
     if config.strategy not in POPULATIONS:
         return 1
@@ -47,7 +48,7 @@ def unspent(config: SearchConfig, block_size: int, flops_per_token: int | None =
 
     `flops_per_token` as in `expected`. None where a limit may end the search, and where there is only one candidate.
     """
-    if config.strategy != Kind.random and config.strategy not in POPULATIONS:
+    if config.strategy != Kind.random and config.strategy not in POPULATIONS and not is_own(config.strategy):
         return None
     asked = candidates(config)
     known = {"evaluations": asked, "tokens": asked * config.blocks * block_size}
@@ -59,5 +60,5 @@ def unspent(config: SearchConfig, block_size: int, flops_per_token: int | None =
     name, most = next(iter(limits.items()))
     unit = "FLOPs" if name == "flops" else name
     amounts = f"{known[name]:.3g} of the {most:.3g}" if name == "flops" else f"{known[name]:,} of the {most:,}"
-    key = "search.evaluations" if config.strategy == Kind.random else "search.generations"
+    key = "search.evaluations" if config.strategy not in POPULATIONS else "search.generations"
     return f"the strategy asks for {amounts} {unit} that search.limit allows: raise {key}"

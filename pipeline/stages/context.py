@@ -12,6 +12,7 @@ from litgpt import GPT
 
 from pipeline.artifacts import Recipe, Store, digest
 from pipeline.config import Config, DataConfig, Device, Precision, TeacherConfig, to_plain
+from pipeline.config.own import imported
 from pipeline.data import prepare as data
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
@@ -133,7 +134,9 @@ class Context:
             )
 
     def space(self, ordering: Ordering) -> Space:
-        return Space(self.architecture, self.config.space, self.bin, ordering, **self.counted_at)
+        own = self.config.space.type
+        kind: type[Space] = Space if own is None else imported("space.type", own)
+        return kind(self.architecture, self.config.space, self.bin, ordering, **self.counted_at)
 
     @property
     def counted_at(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.artifacts import Recipe, write_json
 from pipeline.config import Fitness, LimitConfig, OrderingKind, SearchConfig, material, walk
 from pipeline.config import Strategy as Kind
+from pipeline.config.own import imported, is_own
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
 from pipeline.search import journal as journals
@@ -48,6 +49,8 @@ def check_strategy(context: Context, space: Space) -> None:
             "ordering=importance, or another search.strategy or search.start."
         )
     make_strategy(config, space, context.config.seed)
+    if is_own(config.fitness):
+        imported("search.fitness", config.fitness)
 
 
 def check_limit(context: Context, flops: int) -> None:
@@ -146,7 +149,8 @@ def space_part(context: Context) -> dict:
     """What of the space determines a result; what limits are counted at only where there are some."""
     space = context.config.space
     is_limited = space.max_flops_per_token or space.max_kv_bytes_per_token
-    return material(space) | ({"limits": {"version": LIMITS} | context.counted_at} if is_limited else {})
+    own = {key: value for key, value in material(space).items() if key != "type" or value is not None}
+    return own | ({"limits": {"version": LIMITS} | context.counted_at} if is_limited else {})
 
 
 def make(

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.config import SearchConfig
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
@@ -32,6 +33,10 @@ class Scored:
 
 
 class Strategy(Protocol):
+    """One of the user's own is made as `MyStrategy(space, config, seed)`, from a Space, a SearchConfig and a number."""
+
+    def __init__(self, space: Space, config: SearchConfig, seed: int) -> None: ...
+
     def ask(self) -> list[SubNetwork]:
         """The next candidates, none of which was asked before; none when the search is over."""
 

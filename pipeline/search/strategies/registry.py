@@ -1,7 +1,8 @@
-"""Every strategy by its name in the configuration."""
+"""Every strategy by its name in the configuration, or by the import path of a class of the user's."""
 
 from pipeline.config import SearchConfig
 from pipeline.config import Strategy as Kind
+from pipeline.config.own import imported, is_own
 from pipeline.search.strategies.evolution import Evolution
 from pipeline.search.strategies.first_layers import first_layers
 from pipeline.search.strategies.given import Given
@@ -26,13 +27,17 @@ def make(config: SearchConfig, space: Space, seed: int) -> Strategy:
     """The configured strategy, of all but `given`.
 
     Raises:
-        SprigError: the space has no member that a one-candidate strategy, or a start, would choose.
+        SprigError: the space has no member that a one-candidate strategy, or a start, would choose; or the user's class
+            cannot be imported.
     """
+    if is_own(config.strategy):
+        own: type[Strategy] = imported("search.strategy", config.strategy)
+        return own(space, config, seed)
     if config.strategy in RULES:
-        return Given(RULES[config.strategy](space))
+        return Given(RULES[Kind(config.strategy)](space))
     if config.strategy == Kind.random:
         return RandomSearch(space, config, seed)
-    return POPULATIONS[config.strategy](space, config, seed, starts(config, space))
+    return POPULATIONS[Kind(config.strategy)](space, config, seed, starts(config, space))
 
 
 def starts(config: SearchConfig, space: Space) -> list[SubNetwork]:

@@ -1,0 +1,45 @@
+"""What users bring by its import path: a strategy, a fitness, a space."""
+
+import difflib
+import re
+from enum import StrEnum
+from typing import Any
+
+from pipeline.errors import SprigError
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is an import path."""
+    return "." in name
+
+
+def known_or_own(key: str, value: str, known: type[StrEnum], example: str) -> None:
+    """Holds a name against the choices. An import path passes, and is resolved when it is used.
+
+    Raises:
+        SprigError: it is neither.
+    """
+    names = [str(each) for each in known]
+    if value in names or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
+        return
+    near = difflib.get_close_matches(value, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise SprigError(
+        f"{key}={value!r} is none of {', '.join(names)}: {hint}To use your own, give its import path, "
+        f"{key}=my_module.{example}."
+    )
+
+
+def imported(key: str, path: str) -> Any:
+    """The object of an import path.
+
+    Raises:
+        SprigError: it cannot be imported.
+    """
+    from hydra.utils import get_object
+
+    try:
+        return get_object(path)
+    except Exception as error:  # whatever the module raises
+        reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise SprigError(f"{key}={path} cannot be imported: {reason}. Is its folder on PYTHONPATH?") from error
