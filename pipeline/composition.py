@@ -71,7 +71,23 @@ def compose(overrides: list[str]) -> Config:
         SprigError: a key is unknown, mistyped or missing, a value is of a wrong type or out of range, or a group has no
             such choice.
     """
-    return to_objects(composed(overrides))
+    config = to_objects(composed(overrides))
+    _require_text(overrides)
+    return config
+
+
+def _require_text(overrides: list[str]) -> None:
+    """A teacher of the user's own is not trained on a default text that nobody named.
+
+    Raises:
+        SprigError: the words name such a teacher, and neither a text nor a preset.
+    """
+    named = {override.lstrip("+").partition("=")[0] for override in overrides}
+    if "teacher=local" in overrides and not named & {"data", "experiment", "run"}:
+        raise SprigError(
+            "teacher=local names a teacher of your own, but no text, and the default is data=sotu, 12 MB of speeches: "
+            "give yours, data=text data.path=FOLDER, or data=sotu if you mean it."
+        )
 
 
 def composed(overrides: list[str], sweeps: bool = False, hydra: bool = False) -> DictConfig:

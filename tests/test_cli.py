@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from pipeline import cli, compose
 from pipeline.config import to_plain
+from pipeline.errors import SprigError
 from pipeline.models import sources
 from pipeline.subnetwork.counting import parameters
 from pipeline.training import checkpoints
@@ -24,7 +25,9 @@ SMOKE = ["experiment=smoke"]
 TEACHERS = sorted(path.stem for path in (ROOT / "conf/teacher").glob("*.yaml") if path.stem != "local")
 NEEDED = {  # what an option cannot be composed without
     "data=text": ["data.path=x"],
-    "teacher=local": ["teacher.source=hf", "teacher.path=x"],
+    "teacher=local": ["teacher.source=hf", "teacher.path=x", "data=sotu"],
+    "bin=own": ["bin.center=60M"],
+    "experiment=product": ["teacher.path=x", "data.path=x", "bin.center=60M"],
     "search=given": ["search.path=x"],
 }
 OPTIONS = sorted(
@@ -163,8 +166,10 @@ def test_every_teacher_is_planned_without_its_weights(monkeypatch, capsys, teach
     assert "FLOPs" in printed and f"{2 * half:,}"[:6] in printed
 
 
-# The second round of an iterated shrinking needs the first: tests/stages/test_iterated.py.
-PRESETS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml") if path.stem != "iterated")
+OWN_TEACHER = ["teacher=local", "data=sotu"]
+# Those that need a user's own model: tests/stages/test_iterated.py and tests/stages/test_product.py.
+OWN = ("iterated", "product")
+PRESETS = sorted(path.stem for path in (ROOT / "conf/experiment").glob("*.yaml") if path.stem not in OWN)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -178,6 +183,13 @@ def test_every_preset_is_planned(monkeypatch, capsys, tmp_path, preset):
 def test_every_option_composes(option):
     config = compose([option, "distill.tokens=1_000_000", *NEEDED.get(option, [])])
     assert to_plain(config) == OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+
+
+def test_a_default_text_is_never_taken_for_a_teacher_of_ones_own():
+    own = ["teacher=local", "teacher.source=hf", "teacher.path=x", "distill.tokens=1k"]
+    with pytest.raises(SprigError, match=r"^teacher=local names a teacher of your own, but no text"):
+        compose(own)
+    assert compose([*own, "data=sotu"]).data.name == "sotu"
 
 
 def test_the_four_choices_of_the_mission_are_on_the_command_line():
@@ -203,8 +215,11 @@ def test_help_is_a_page_for_newcomers():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["teacher=local", "teacher.source=hf", "teacher.path=/no/where"], "teacher.path=/no/where does not exist"),
-        (["teacher=local", "teacher.source=gguf", "teacher.path=no.gguf"], "/no.gguf does not exist"),
+        (
+            ["teacher=local", "data=sotu", "teacher.source=hf", "teacher.path=/no/where"],
+            "teacher.path=/no/where does not exist",
+        ),
+        (["teacher=local", "data=sotu", "teacher.source=gguf", "teacher.path=no.gguf"], "/no.gguf does not exist"),
         (["teacher@kd_teacher=local", "kd_teacher.source=litgpt", "kd_teacher.path=no"], "/no does not exist"),
     ],
 )

@@ -8,7 +8,6 @@ itself, on request, the stage fills it for runs to come: stages=[prepare,cache].
 
 from contextlib import nullcontext
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from pipeline.training import distributed
 from pipeline.training.cache import FILE, LogitsCache
 from pipeline.training.cached import token_dtype
 from pipeline.training.order import block_numbers
+from pipeline.training.throughput import matrix_flops
 
 STAGE, VERSION = "cache", 3
 VERIFIED = 5  # purpose of the generator
@@ -93,13 +93,7 @@ def cost(context: Context) -> tuple[int, int, int, float | None]:
     tokens, flops = _kept(context, trained), teacher_flops(context, trained)
     if context.device.type == "cuda" and not torch.cuda.is_available():
         return tokens, kept * tokens, flops, None
-    matrix = torch.ones(1024, 1024, dtype=torch.float32 if context.precision == "fp32" else torch.bfloat16)
-    matrix = matrix.to(context.device)
-    _ = (matrix @ matrix).sum().item()  # warm-up
-    started = perf_counter()
-    for _ in range(3):
-        _ = (matrix @ matrix).sum().item()  # a GPU's result, waited for
-    speed = 3 * 2 * 1024**3 / (perf_counter() - started)
+    speed = matrix_flops(context.device, context.precision)
     return tokens, kept * tokens, flops, flops / speed / world_size()
 
 

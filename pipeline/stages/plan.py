@@ -10,7 +10,7 @@ from pipeline.errors import SprigError
 from pipeline.evaluation import tasks
 from pipeline.ranks import local_world_size
 from pipeline.search import forecast
-from pipeline.stages import cache, distill, epochs, evaluate, extract, order, recover, rerank, search, study
+from pipeline.stages import cache, distill, epochs, evaluate, extract, order, outlook, recover, rerank, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots, roots
@@ -172,6 +172,7 @@ def table(context: Context) -> list[tuple[str, str]]:
     if config.search.random_baseline:
         baseline = f", and random ones on as many ({costs['random_search']:.3g} FLOPs)"
 
+    total = sum(costs.values()) - (0 if config.search.random_baseline else costs["random_search"])
     teacher_bytes = parameters(teacher) * WEIGHT_BYTES[config.teacher.dtype]
     kd_bytes = parameters(kd) * WEIGHT_BYTES[(config.kd_teacher or config.teacher).dtype] if kd else 0
     batches, stage = distill.layout(context), config.deepspeed.zero_stage
@@ -189,9 +190,11 @@ def table(context: Context) -> list[tuple[str, str]]:
             "teacher's parameters",
             f"{parameters(teacher):,} ({parameters(teacher, count='non_embedding'):,} non-embedding)",
         ),
+        outlook.text(context),
         ("bin", str(context.bin)),
         ("space", f"{config.space.granularity} {config.space.sharing}, layers by {config.space.layers}"),
         ("student", f"{depth[0]} to {depth[-1]} layers, width {width[0]} to {width[-1]}, about {size:,} parameters"),
+        outlook.leaves(context, typical.students),
         ("FLOPs a token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
         ("order", f"{ordered:,} tokens, {costs['ordering']:.3g} FLOPs"),
         (
@@ -201,7 +204,9 @@ def table(context: Context) -> list[tuple[str, str]]:
         *([("search's limit", unspent)] if (unspent := forecast.unspent(config.search, length, scoring)) else []),
         *_rerank(context, costs["rerank"]),
         *_recover(context, typical.middle),
-        ("distill", f"{runs} x {trained:,} tokens, each {training}{_repetition(context)}"),
+        ("distill", f"{trained:,} tokens, {training}"),
+        outlook.schedule(context),
+        outlook.control(context, costs["distilled_student"]),
         *_cache(context),
         *_study(context, costs["study"]),
         *([("stable phase", f"the first {stable:,} tokens, which other budgets share")] if stable else []),
@@ -210,6 +215,7 @@ def table(context: Context) -> list[tuple[str, str]]:
             f"{batches.global_batch} blocks of {length:,} tokens: {ranks} processes x {batches.micro_batch} at a time "
             f"x {batches.accumulation} times",
         ),
+        outlook.hours(context, total, ranks),
         ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
         ("memory a process, search", f"{_bytes(teacher_bytes + 4 * size)} of weights"),
         (
@@ -257,12 +263,6 @@ def _study(context: Context, flops: int) -> list[tuple[str, str]]:
     budgets = " + ".join(f"{tokens:,}" for tokens in (*config.short, study.budget(context)[0]))
     count = f"{config.random} random + {config.searched} searched"
     return [("study", f"{count} sub-networks x {budgets} tokens, {flops:.3g} FLOPs")]
-
-
-def _repetition(context: Context) -> str:
-    """How often the text is gone through, where that is known and more than once."""
-    times = epochs.epochs(context)
-    return f"; the text is gone through {times:.1f} times" if times is not None and times > 1 else ""
 
 
 def _shape(a) -> str:

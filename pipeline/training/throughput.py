@@ -1,6 +1,8 @@
 """Model FLOPs of a training, and the share of the GPUs' peak that they come to (MFU, Chowdhery et al. 2022)."""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from time import perf_counter
 
 import torch
 
@@ -31,6 +33,17 @@ class Flops:
         """The share of the peak bf16 FLOP/s of all ranks' devices, whatever the precision; None for unknown devices."""
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         return None if peak is None else tokens_per_second * (self.student + self.teacher) / (ranks * peak)
+
+
+@lru_cache
+def matrix_flops(device: torch.device, precision: str) -> float:
+    """FLOP/s of matrix products on this device, measured once."""
+    matrix = torch.ones(1024, 1024, dtype=torch.float32 if precision == "fp32" else torch.bfloat16, device=device)
+    _ = (matrix @ matrix).sum().item()  # warm-up
+    started = perf_counter()
+    for _ in range(3):
+        _ = (matrix @ matrix).sum().item()  # a GPU's result, waited for
+    return 3 * 2 * 1024**3 / (perf_counter() - started)
 
 
 def peak_flops(device_name: str) -> float | None:

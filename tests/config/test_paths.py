@@ -7,7 +7,7 @@ import pytest
 import pipeline
 from pipeline.errors import SprigError
 
-OWN_TEACHER = ["teacher=local", "teacher.source=hf"]
+OWN_TEACHER = ["teacher=local", "teacher.source=hf", "data=sotu"]
 OWN_TEXT = ["data=text", "data.block_size=32"]
 CASES = {
     "outputs": ["outputs={}"],

@@ -1,11 +1,13 @@
 """experiment=product: from a model and a text in folders to an exported model, at the size that was asked for."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
+from runs import smoke
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import pipeline
@@ -13,7 +15,7 @@ from pipeline.config import Device
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of
 from pipeline.models.tokenizer import write_bytes
-from pipeline.stages import micro_batch
+from pipeline.stages import micro_batch, plan
 from pipeline.stages.context import Context
 
 CENTER = 150_000
@@ -145,3 +147,24 @@ def test_training_keeps_no_more_of_a_token_than_is_counted(family):
     kept = sum(size for size, _ in saved.values()) / tokens.numel()
     counted = micro_batch.activation_bytes(architecture_of(model.config, tied=False))
     assert 0.3 * counted < kept <= counted
+
+
+def test_the_plan_names_text_steps_control_time_and_what_leaves(mine):
+    context = Context(product(mine, "device=cpu"), print)
+    rows = dict(plan.table(context))
+    batch = context.config.distill.global_batch * 32
+    assert rows["text"].startswith("text") and rows["control"] == "none"
+    assert rows["steps"] == f"{2_000 // batch} of {batch} tokens, learning rate 0.0003, cosine"
+    assert re.fullmatch(r"about \d+ min, if 1 x cpu reach 50% of the speed of matrix products here", rows["time"])
+    low, high, form = re.fullmatch(r"([\d,]+) to ([\d,]+) \((\w+)\)", rows["parameters as exported"]).groups()
+    assert form == "stock"
+    assert all(context.bin.contains(int(each.replace(",", ""))) for each in (low, high))
+
+
+def test_the_plan_says_what_padding_and_a_control_cost(tmp_path):
+    context = Context(smoke(tmp_path), print)
+    rows = dict(plan.table(context))
+    low, high = map(int, re.findall(r"\d+", rows["parameters as exported"].replace(",", ""))[:2])
+    assert low < high and high > context.bin.high and "beyond the bin" in rows["parameters as exported"]
+    cost = plan.flops(context)["distilled_control"]
+    assert f"from random_weights, at learning rate 0.001: {cost:.3g} FLOPs" in rows["control"]

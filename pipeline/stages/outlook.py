@@ -1,0 +1,72 @@
+"""What a user wants to know before a run: which text, how often, how many steps, how long, and which model leaves."""
+
+import math
+
+import torch
+
+from pipeline.config import ExportForm
+from pipeline.stages import distill, epochs, prepare
+from pipeline.stages.budget import batch_tokens, budget
+from pipeline.stages.context import Context
+from pipeline.subnetwork.exported import exported
+from pipeline.subnetwork.value import SubNetwork
+from pipeline.training.throughput import PEAKS, matrix_flops, peak_flops
+
+Row = tuple[str, str]
+UTILISATION = {"cuda": 0.3, "cpu": 0.5}  # of a GPU's peak, of the speed of matrix products on a CPU
+PLANNED = "NVIDIA H100 80GB HBM3"  # in place of a GPU that is not here
+
+
+def text(context: Context) -> Row:
+    """The text's name, its training tokens, and how often the budget goes through them."""
+    name, tokens, times = context.config.data.name, epochs.text_tokens(context), epochs.epochs(context)
+    if tokens is None or times is None:
+        return "text", f"{name}; its training tokens are known once stage prepare has run"
+    known = context.store.find(prepare.tokens_recipe(context)) is not None
+    often = f"; the text is gone through {times:.1f} times" if times > 1 else f", {times:.2g} epochs"
+    return "text", f"{name}: {'' if known else 'at most '}{tokens:,} training tokens{often}"
+
+
+def schedule(context: Context) -> Row:
+    """Steps of the optimizer, their tokens, and the learning rate."""
+    config, batch = context.config.distill, batch_tokens(context)
+    return (
+        "steps",
+        f"{budget(context) // batch:,} of {batch:,} tokens, learning rate {config.lr:g}, {config.schedule.kind}",
+    )
+
+
+def control(context: Context, flops: int) -> Row:
+    """What the control costs, and what it is for."""
+    config = context.config.distill.control
+    if not config.enabled:
+        return "control", "none"
+    rate = distill.learning_rate(context, "control")
+    return "control", (
+        f"a second training, from {config.init}, at learning rate {rate:g}: {flops:.3g} FLOPs. It only measures what "
+        "the student saves; distill.control.enabled=false leaves it out"
+    )
+
+
+def leaves(context: Context, students: list[SubNetwork]) -> Row:
+    """Parameters of the exported student, as transformers counts them."""
+    found = [exported(context.architecture, sub) for sub in students]
+    low, high = (edge(each.parameters for each in found) for edge in (min, max))
+    forms = " or ".join(sorted({each.form for each in found}))
+    beyond = " beyond the bin:" if high > context.bin.high and context.bin.count != "non_embedding" else ""
+    padded = f";{beyond} zeros fill layers up to one size" if ExportForm.padded in {each.form for each in found} else ""
+    return "parameters as exported", f"{f'{low:,}' if low == high else f'{low:,} to {high:,}'} ({forms}{padded})"
+
+
+def hours(context: Context, flops: int, ranks: int) -> Row:
+    """Hours of all stages together, with what that assumes."""
+    if context.device.type == "cpu":
+        rate, of = matrix_flops(context.device, context.precision), "of the speed of matrix products here"
+    else:
+        name = torch.cuda.get_device_name(context.device) if torch.cuda.is_available() else PLANNED
+        known = peak_flops(name)
+        rate, of = (known, f"of the peak of {name}") if known else (PEAKS[PLANNED], f"of the peak of {PLANNED}")
+    kind = context.device.type
+    seconds = flops / (rate * UTILISATION[kind] * ranks)
+    took = f"{seconds / 3600:,.2g} h" if seconds >= 3600 else f"{math.ceil(seconds / 60)} min"
+    return "time", f"about {took}, if {ranks} x {kind} reach {UTILISATION[kind]:.0%} {of}"
