@@ -73,8 +73,9 @@ class Progress:
         """For example "tokenise 1,200/10,000 documents, 350/s, 0:25 left, loss 3.21"."""
         seconds = time.monotonic() - self._began
         rate = (self.done - self.start) / seconds if seconds > 0 else 0.0
-        of_total = "" if self.total is None else f"/{self.total:,}"
-        parts = [f"{self.description} {self.done:,}{of_total} {self.unit}", f"{rate:,.{0 if rate >= 10 else 2}f}/s"]
+        of_total = "" if self.total is None else f"/{short(self.total)}"
+        speed = short(round(rate)) if rate >= 10 else f"{rate:.2f}"
+        parts = [f"{self.description} {short(self.done)}{of_total} {self.unit}", f"{speed}/s"]
         if self.total is not None and self.done >= self.total:
             parts.append(f"{clock(seconds)} in all")
         elif self.total is not None and rate > 0:
@@ -89,10 +90,22 @@ class Progress:
             print(self.status(), file=sys.stderr, flush=True)
 
     def _bar(self) -> Text:
-        if not self.total:
-            return Text(self.status())
-        filled = round(BAR_WIDTH * min(1.0, self.done / self.total))
-        return Text.assemble(("━" * filled, "green"), ("━" * (BAR_WIDTH - filled), "dim"), " ", self.status())
+        """One line, however narrow the terminal: the bar makes room for the text, and only then is that cut."""
+        status, columns = self.status(), self._live.console.width if self._live else BAR_WIDTH
+        line = {"no_wrap": True, "overflow": "ellipsis"}
+        width = min(BAR_WIDTH, columns - len(status) - 1)
+        if not self.total or width < 4:
+            return Text(status, **line)
+        filled = round(width * min(1.0, self.done / self.total))
+        return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "dim"), " ", status, **line)
+
+
+def short(count: int) -> str:
+    """For example 12,345 or 1.23B."""
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6)):
+        if count >= size:
+            return f"{count / size:.2f}{unit}"
+    return f"{count:,}"
 
 
 def clock(seconds: float) -> str:

@@ -17,8 +17,9 @@ from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config
 from pipeline.on_request import export, sample, score
 from pipeline.ranks import rank
-from pipeline.report import material
+from pipeline.report import ending, material
 from pipeline.report.material import Material
+from pipeline.report.schema import COMPLETED
 from pipeline.report.tracker import Tracker
 from pipeline.run_folder import RunFolder
 from pipeline.stages import cache, distill, downstream, graph, plan, rerank, search, study
@@ -59,16 +60,18 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
         if opened.writable:
             _claim(context, [*steps.values(), last], folder)
             tracker.start(config, folder)
-        for step in steps.values():
-            if step.stage in config.stages:
-                _make(context, step, steps, folder, tracker)
+        wanted = [step for step in (*steps.values(), last) if step.stage in config.stages]
+        _announce(context, wanted)
+        for number, step in enumerate(wanted, start=1):
+            if step is not last:
+                _make(context, step, steps, folder, tracker, f"{number}/{len(wanted)}")
                 _collect_metrics(context, steps, folder)
                 preemption.check()
         if cache.STAGE in config.stages and config.distill.cached:
             cache.complete(context, roots(context))
         if last.stage in config.stages:
             if opened.writable and all(context.store.find(step.recipe) for step in steps.values()):
-                _make(context, last, steps, folder, tracker)
+                _make(context, last, steps, folder, tracker, f"{len(wanted)}/{len(wanted)}")
             shown = _close(context, steps, last, opened)
             tracker.report(shown, folder)
         for stage in (export, sample, score):
@@ -80,9 +83,19 @@ def run(config: Config, overrides: list[str] | None = None) -> dict | None:
     return shown.summary if shown else None
 
 
-def _make(context: Context, step: Step, steps: Steps, folder: Path, tracker: Tracker) -> None:
+def _announce(context: Context, wanted: list[Step]) -> None:
+    """The header of a run: its steps, and how many of them are made already."""
+    cached = sum(context.store.find(step.recipe) is not None for step in wanted)
+    if wanted:
+        stages = ", ".join(dict.fromkeys(step.stage for step in wanted))
+        log.info("%d steps, %d of them cached: %s", len(wanted), cached, stages)
+
+
+def _make(context: Context, step: Step, steps: Steps, folder: Path, tracker: Tracker, place: str) -> None:
+    """`place` is the step's among all of this command, such as 4/9."""
     found = context.store.find(step.recipe)
-    log.info("%s %s (%s): %s", step.stage, step.role, step.recipe.fingerprint, "is there" if found else "begins")
+    state = "cached" if found else "starting"
+    log.info("%s %s %s (%s): %s", place, step.stage, step.role, step.recipe.fingerprint, state)
     context.store.obtain(step.recipe, step.make, step.agree)
     if step.role == "tokens":
         plan.check_prepared(context, roots(context))
@@ -148,6 +161,8 @@ def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Mat
     log.info("%s", sentences.result(shown.summary))
     if opened.writable:
         log.info("The report is %s and %s", opened.path / material.PAGE, html.PAGE)
+    if shown.summary["status"] == COMPLETED:
+        _show_ending(opened.path)
     return shown
 
 
@@ -161,6 +176,16 @@ def _write_report(context: Context, last: Step, shown: Material, folder: Path) -
     else:
         material.write(shown, folder)
     pages.write(shown, folder)
+
+
+def _show_ending(folder: Path) -> None:
+    """On lines of their own, not in a box: commands are there to be copied."""
+    console = Console()
+    for name, path in ending.places(folder):
+        console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
+    console.print("Next:", markup=False)
+    for name, command in ending.next_commands(folder):
+        console.print(f"  # {name}\n  {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(title: str, header: list[str], rows: list) -> None:

@@ -1,6 +1,7 @@
 """What progress says, when, and to whom. Time is a number that the test sets."""
 
 import io
+import re
 
 import pytest
 
@@ -89,3 +90,23 @@ def test_a_bar_on_a_terminal(monkeypatch):
         bar.advance(8, loss=1)
     assert "━" * progress.BAR_WIDTH in screen.getvalue()
     assert "8/8 documents" in screen.getvalue() and "loss 1" in screen.getvalue()
+
+
+def test_one_line_fits_80_columns(monkeypatch, clock):
+    """The longest that a training shows: billions of tokens, for half a day."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with Progress("distill student", total=60_000_000_000, unit="tokens") as bar:
+        clock.now += 1_000
+        bar.advance(1_234_567_890, perplexity="101.23")
+        bar.advance(0)
+    lines = re.findall(r"distill student[^\x1b\r\n]*", screen.getvalue())
+    assert lines[-1] == "distill student 1.23B/60.00B tokens, 1.23M/s, 13:13:20 left, perplexity 101.23"
+    assert all(len(line) <= 80 for line in lines) and "…" not in screen.getvalue()

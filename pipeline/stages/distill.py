@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -224,14 +225,8 @@ class _Log:
             self.progress.begin_at(self.tokens)
             return
         self.context.log({"role": f"distilled_{self.role}"} | line)
-        if "validation_nll" in line:
-            self.shown["validation"] = f"{line['validation_nll']:.3f}"
-        if "loss" in line:
-            mfu = line["mfu"]
-            self.shown |= {name: f"{line[name]:.3f}" for name in ("loss", "ce", "kl")}
-            self.shown |= {"lr": f"{line['lr']:.2e}", "gradient": f"{line['grad_norm']:.2f}"}
-            self.shown["FLOPs"] = f"{line['student_flops']:.3g} student + {line['teacher_flops']:.3g} teacher"
-            self.shown["MFU"] = "unknown" if mfu is None else f"{mfu:.1%}"
+        if "validation_nll" in line:  # every other figure is in metrics.jsonl
+            self.shown["perplexity"] = f"{math.exp(line['validation_nll']):,.2f}"
         self.progress.advance(line["tokens"] - self.tokens, **self.shown)
         self.tokens = line["tokens"]
 

@@ -265,4 +265,4 @@ def test_one_run_on_two_nodes_of_slurm_is_preempted_and_goes_on(tmp_path):
     shown = (outputs / "sweeps/smoke" / job["log"]).read_text()
     assert job["status"] == "completed" and "SIGUSR1" in shown and "Training resumes after step" in shown
     again = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True).stdout
-    assert "begins" not in again, "one process finds what two ranks made"
+    assert ": starting" not in again, "one process finds what two ranks made"

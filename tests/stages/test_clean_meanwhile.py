@@ -82,4 +82,4 @@ def test_cleaning_next_to_runs_that_finish_and_runs_that_are_killed(tmp_path):
     assert made and all(made.values())
     again = start(tmp_path)
     said, _ = again.communicate(timeout=400)
-    assert again.returncode == 0 and "is there" in said and "begins" not in said, said[-3000:]
+    assert again.returncode == 0 and ": cached" in said and ": starting" not in said, said[-3000:]

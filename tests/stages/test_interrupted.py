@@ -119,4 +119,4 @@ def test_two_ranks_find_the_same_winner_and_nearly_the_same_student(whole, tmp_p
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], atol=2e-5, rtol=0)
     # The same artifacts, so that one process finds what two have made.
-    assert "begins" not in finish(tmp_path).stdout
+    assert ": starting" not in finish(tmp_path).stdout

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -66,9 +67,18 @@ def product(mine: Path, *overrides: str) -> pipeline.config.Config:
     return pipeline.compose([*words, *overrides])
 
 
-def test_one_command_leads_from_nothing_to_a_model_of_the_size_that_was_asked_for(mine, capsys):
+def test_one_command_leads_from_nothing_to_a_model_of_the_size_that_was_asked_for(mine, capsys, caplog):
     config = product(mine, f"export.to={mine / 'exported'}")
-    pipeline.run(config)
+    with caplog.at_level("INFO", "sprig"):
+        pipeline.run(config)
+    said = [record.getMessage() for record in caplog.records]
+    assert "10 steps, 0 of them cached: prepare, order, search, extract, recover, distill, evaluate, report" in said
+    places = [line.split()[0] for line in said if line.endswith(": starting")]
+    assert places == [f"{number}/10" for number in range(1, 11)]
+    commands = re.findall(r"^  sprig (.+)", capsys.readouterr().out, re.MULTILINE)
+    assert len(commands) == 3
+    for command in commands:
+        assert pipeline.compose(shlex.split(command)).preset == "product"
     model = AutoModelForCausalLM.from_pretrained(mine / "exported")
     assert type(model) is LlamaForCausalLM
     assert abs(model.num_parameters() - CENTER) <= config.bin.tolerance * CENTER

@@ -44,7 +44,7 @@ def test_the_student_ends_far_below_the_untrained_cut_and_the_control_and_leaves
             command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=2400, check=False
         )
         assert done.returncode == 0, done.stderr
-    assert "begins" not in done.stdout, "the second run did something again"
+    assert ": starting" not in done.stdout, "the second run did something again"
     summary = json.loads((tmp_path / "quickstart/latest/summary.json").read_text())
     final = summary["student"]["final_perplexity"]
     assert final < 0.6 * summary["student"]["untrained_perplexity"]
