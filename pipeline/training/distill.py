@@ -141,7 +141,7 @@ def distill(
 
     def validated(step: int) -> None:
         nll = engine.evaluate(validate)
-        _check_finite(step, folder, {"validation loss": nll})
+        _check_finite(step, folder, {"validation loss": nll}, precision)
         metrics.write({"step": step, "tokens": step * batch_tokens, "validation_nll": nll})
 
     if begun.step == 0:
@@ -162,7 +162,7 @@ def distill(
                     logger.warning("Step %d is left out (%d so far), not finite: %s.", step, skipped, found)
                 metrics.write({"step": step, "tokens": tokens, "skipped": skipped})
             else:
-                _check_finite(step, folder, values)
+                _check_finite(step, folder, values, precision)
                 speed = batch_tokens / (time.perf_counter() - started)
                 line = {"step": step, "tokens": tokens, **values, "lr": rate, **flops.so_far(tokens)}
                 mfu = flops.utilisation(speed, world_size(), device)
@@ -203,10 +203,10 @@ def _not_finite(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
 
 
-def _check_finite(step: int, folder: Path, values: dict[str, float]) -> None:
+def _check_finite(step: int, folder: Path, values: dict[str, float], precision: str) -> None:
     if found := _not_finite(values):
-        last = checkpoints.latest(folder)
+        last, wider = checkpoints.latest(folder), "" if precision == "fp32" else " or use precision=fp32"
         raise NotFinite(
-            f"At step {step} these are not finite: {found}. Lower the learning rate or use precision=fp32. The last "
-            f"good checkpoint is {last or 'the start, none was written yet'}."
+            f"At step {step} these are not finite: {found}. Lower the learning rate{wider}. The last good checkpoint "
+            f"is {last or 'the start, none was written yet'}."
         )
