@@ -93,7 +93,7 @@ def _instead(option: str, parser: _Parser) -> str:
     name, given, value = option.partition("=")
     name = SHORT.get(name, name)
     if name in NOT_OURS:
-        return f"{name} is an option of Hydra's that Sprig does not have: {NOT_OURS[name]}."
+        return f"{name} is an option of Hydra that Sprig does not support: {NOT_OURS[name]}."
     key = name.lstrip("-").replace("-", "_")
     found = keys.find(key)
     if found is not None and not found.is_section:

@@ -29,9 +29,9 @@ OUT_OF_REACH = {
     errno.EEXIST: "is not a folder",
     errno.EISDIR: "is a folder, not a file",
     errno.ENOENT: "cannot be made or is not there",
-    errno.ENAMETOOLONG: "has too long a name",
+    errno.ENAMETOOLONG: "has a name that is too long",
     errno.ELOOP: "is a link that leads back to itself",
-    errno.EINVAL: "is not a name that the file system takes",
+    errno.EINVAL: "is not a name that the file system accepts",
     errno.EIO: "could not be read or written: the disk or the network drive reports an error",
 }
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)

@@ -191,7 +191,7 @@ def _places(given: Sequence[str]) -> list[str]:
         folder = Path(each.removeprefix("file://")).expanduser().absolute()
         if not folder.is_dir():
             raise SprigError(
-                f"The configuration folder {folder} is not there: name a folder of groups, such as bin/mine.yaml."
+                f"The configuration folder {folder} does not exist: name a folder of groups, such as bin/mine.yaml."
             )
         if not folder.samefile(CONF):
             places.append(f"file://{folder}")

@@ -81,9 +81,7 @@ class Words:
             match = _WORD.fullmatch(word)
             group = match["key"].partition("@")[0] if match else ""
             if match and (match["prefix"] == "~" or group.startswith("hydra") or self.repository.group_exists(group)):
-                raise SprigError(
-                    f"{word}: what is reopened keeps its groups; change single values{self._inside(match)}."
-                )
+                raise SprigError(f"{word}: a reopened run keeps its groups; change single values{self._inside(match)}.")
             override = self._parse(self._checked(word))
             given[override.key_or_group] = override.value()
         return given
@@ -110,7 +108,7 @@ class Words:
         every = {option: group for group in reversed(self.groups()) for option in self.options(group)}
         near = difflib.get_close_matches(word, every, n=1)
         hint = f"did you mean {every[near[0]]}={near[0]}?" if near else "`sprig --help` lists the choices."
-        return f"{word!r} sets nothing, as words are KEY=VALUE: {hint}"
+        return f"{word!r} sets nothing, as arguments are KEY=VALUE: {hint}"
 
     def _deletion(self, word: str, key: str) -> str:
         found = keys.find(key)
@@ -258,8 +256,8 @@ class Words:
         except HydraException:
             key, _, value = word.lstrip("+").partition("=")
             raise SprigError(
-                f"{key}={value} cannot be read: a list is [a,b], and a text with spaces, commas, brackets, = or : "
-                f"needs quotes of its own inside those of the shell, \"{key}='a, b'\"."
+                f"{key}={value} cannot be read: a list is [a,b], and text with spaces, commas, brackets, = or : "
+                f"needs its own quotes inside those of the shell, \"{key}='a, b'\"."
             ) from None
 
 

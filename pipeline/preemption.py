@@ -82,7 +82,7 @@ def requeue() -> None:
     try:
         state = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True, timeout=60)
         if state.returncode == 0 and "JobState=RUNNING" not in state.stdout:
-            log.info("Slurm is ending job %s: it is not asked for a requeue.", job)
+            log.info("Slurm is ending job %s: it is not requeued.", job)
             return
         asked = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
         problem = asked.stderr.strip() if asked.returncode else None
@@ -91,4 +91,4 @@ def requeue() -> None:
     if problem is None:
         log.info("Slurm was asked to queue job %s again.", job)
     else:
-        log.warning("Slurm does not queue job %s again (%s): submit the same command again.", job, problem)
+        log.warning("Slurm does not requeue job %s (%s): submit the same command again.", job, problem)

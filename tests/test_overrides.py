@@ -87,7 +87,7 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("help", "help is an option: sprig --help"),
         ("experiment=smoke teacher", "teacher needs a value: write teacher=VALUE"),
         ("experiment=smoke distill.tokens = 5", "write distill.tokens=VALUE, without spaces"),
-        ("zzzz", "'zzzz' sets nothing, as words are KEY=VALUE"),
+        ("zzzz", "'zzzz' sets nothing, as arguments are KEY=VALUE"),
         ("experiment=smoke distill.tokens=", "distill.tokens= has no value: give one"),
         ("experiment=smoke run_name=", "run_name= has no value: give one, or null"),
         ("experiment=smoke ~seed", "~seed: only a chosen group or an axis of a preset can be removed"),
@@ -114,7 +114,7 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke teacher.litgpt=[1]", "teacher.litgpt=[1]"),
         ("teacher=pythia-14m experiment=smoke teacher.litgpt=7", "must be the name of a litgpt configuration"),
         ("experiment=smoke study.random=1e30", "study.random=1000000000000000000000000000000 must lie in"),
-        ("experiment=smoke sample.temperature=1e-300", "must be 0, which takes the likeliest token, or at least 0.01"),
+        ("experiment=smoke sample.temperature=1e-300", "must be 0, which takes the most probable token, or"),
         ("experiment=smoke distill.alpha=0 distill.beta=0", "must not both be 0"),
         ("experiment=smoke deepspeed.zero_optimization.x=nan", "x=nan is not a finite number"),
         ("experiment=smoke space.min.n_layer=0", "space.min.n_layer=0 must lie in"),
@@ -136,7 +136,7 @@ def refused(*words: str, sweeps: bool = False) -> str:
         # Grammar.
         ("experiment=smoke distill.betas=[0.9,0.95", "cannot be read: a list is [a,b]"),
         ("experiment=smoke 'distill.betas=(a,b)'", "cannot be read: a list is [a,b]"),
-        ("experiment=smoke 'stages=[a b:c'", "needs quotes of its own inside those of the shell"),
+        ("experiment=smoke 'stages=[a b:c'", "needs its own quotes inside those of the shell"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_gets_one_sentence(words, said):
@@ -287,7 +287,7 @@ def test_a_projects_mistakes_are_named(project):
     preset.write_text(good)
     (folder / "bin/tiny-half.yaml").write_text("center: 1\n")
     assert "are both bin=tiny-half: rename your own" in refused(*words, "bin=tiny-half")
-    assert "The configuration folder /nowhere is not there" in refused("hydra.searchpath=[/nowhere]", SMOKE)
+    assert "The configuration folder /nowhere does not exist" in refused("hydra.searchpath=[/nowhere]", SMOKE)
 
 
 @pytest.mark.parametrize(

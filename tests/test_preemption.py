@@ -60,7 +60,7 @@ def test_a_cancelled_job_does_not_come_back(scontrol):
 def test_a_requeue_that_slurm_refuses_is_said(scontrol, caplog):
     scontrol(answer="echo 'Requeue not allowed' >&2; exit 1")
     terminated()
-    assert "job 17 again (Requeue not allowed): submit the same command again" in caplog.text
+    assert "requeue job 17 (Requeue not allowed): submit the same command again" in caplog.text
 
 
 def test_without_slurm_nobody_is_asked(monkeypatch, caplog):

@@ -113,7 +113,7 @@ def prepare(
     folders = {job.folder.parent: job for job in jobs.values()}
     if len(folders) > 1:
         raise SprigError(
-            f"A sweep is of one preset, but these axes give the run folders {' and '.join(map(str, folders))}: start a "
+            f"A sweep has one preset, but these axes give the run folders {' and '.join(map(str, folders))}: start a "
             "sweep for each, or give all of them one preset=NAME."
         )
     _refuse_idle_axes(list(jobs.values()), axes)
@@ -132,7 +132,7 @@ def _context(overrides: tuple[str, ...], shared: dict[str, Any], elsewhere: bool
         )
     if elsewhere and config.precision == Precision.auto:
         raise SprigError(
-            "precision=auto would be this machine's, but the jobs run on others: set precision=bf16-mixed or fp32."
+            "precision=auto would describe this machine, but the jobs run on others: set precision=bf16-mixed or fp32."
         )
     if elsewhere:  # as a plan, which judges no device of this machine
         config = replace(config, plan=True, device=Device.cpu if config.device == Device.cpu else Device.cuda)
@@ -149,5 +149,5 @@ def _refuse_idle_axes(jobs: list[Job], axes: dict[str, list[str]]) -> None:
         if len(set(values)) > 1 and all(len(ids) == 1 for ids in others.values()):
             raise SprigError(
                 f"Axis {key}={','.join(values)} changes no result of {jobs[0].context.config.preset}: its values all "
-                "give the same run. Leave it out, or choose what uses it."
+                "give the same run. Leave it out, or choose a setting that uses it."
             )

@@ -94,7 +94,7 @@ def _end_with(alive: Path) -> None:
             time.sleep(1)
         else:
             break
-    print("The sweep that started this job is gone: the job ends too.", file=sys.stderr, flush=True)
+    print("The sweep that started this job has ended: the job stops, too.", file=sys.stderr, flush=True)
     for process in psutil.Process().children(recursive=True):
         process.kill()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -27,7 +27,7 @@ def main() -> None:
     given = parser.parse_args()
     outputs = given.outputs.expanduser()
     if not (outputs / STORE).is_dir():
-        sys.exit(f"{outputs / STORE} is not there: name the folder with --outputs.")
+        sys.exit(f"{outputs / STORE} does not exist: name the folder with --outputs.")
     if not given.days >= 0:
         sys.exit(f"--days {given.days} must be 0 or more.")
     try:
@@ -40,7 +40,7 @@ def main() -> None:
     except SprigError as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"{error.filename or outputs} cannot be read or changed ({error.strerror}): correct its rights.")
+        sys.exit(f"{error.filename or outputs} cannot be read or changed ({error.strerror}): correct its permissions.")
 
 
 def show(found: list[Entry]) -> None:

@@ -119,7 +119,7 @@ class DistillConfig:
         kind, kept = self.cache.kind, self.cache_temperatures
         require(
             kind != CacheKind.sampled or self.loss in (Loss.forward_kl, Loss.ce),
-            f"distill.cache.kind=sampled gives the forward KL alone, and distill.loss={self.loss}: use "
+            f"distill.cache.kind=sampled supports only the forward KL, but distill.loss={self.loss}: use "
             "distill.cache.kind=topk, or distill.loss=forward_kl.",
         )
         require(
@@ -129,7 +129,7 @@ class DistillConfig:
         )
         require(
             kind == CacheKind.off or self.temperature in kept,
-            f"distill.temperature={self.temperature} is none of distill.cache.temperatures={kept}: name it there.",
+            f"distill.temperature={self.temperature} is not in distill.cache.temperatures={kept}: name it there.",
         )
 
     @property

@@ -36,7 +36,7 @@ class LauncherConfig:
     def _check_slurm(self) -> None:
         require(
             (self.gpus_per_job or 0) % self.nodes == 0,
-            f"hydra.launcher.gpus_per_job={self.gpus_per_job} cannot be shared out evenly over hydra.launcher.nodes="
+            f"hydra.launcher.gpus_per_job={self.gpus_per_job} cannot be divided evenly among hydra.launcher.nodes="
             f"{self.nodes}: it counts the GPUs of all nodes of a job, so set a multiple of {self.nodes}.",
         )
         cores, minutes = self.slurm.get("cpus_per_task"), self.slurm.get("time")
@@ -47,7 +47,7 @@ class LauncherConfig:
         )
         require(
             not isinstance(minutes, int) or minutes * 60 > GRACE,
-            f"hydra.launcher.slurm.time={minutes} minutes end before a job may begin to save: Slurm signals it {GRACE} "
+            f"hydra.launcher.slurm.time={minutes} minutes end before a job can start to save: Slurm signals it {GRACE} "
             f"seconds before the end, so set more than {GRACE // 60}.",
         )
 

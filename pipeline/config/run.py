@@ -43,7 +43,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         require(
             len(set(self.tasks)) == len(self.tasks),
-            f"evaluate.tasks={list(self.tasks)} names a task twice: once will do.",
+            f"evaluate.tasks={list(self.tasks)} names a task twice: name it once.",
         )
         require(bool(self.prompt.strip()), "evaluate.prompt is blank: give the models a few words to continue.")
 
@@ -76,7 +76,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         require(
             self.temperature == 0 or self.temperature >= 0.01,
-            f"sample.temperature={self.temperature} must be 0, which takes the likeliest token, or at least 0.01.",
+            f"sample.temperature={self.temperature} must be 0, which takes the most probable token, or at least 0.01.",
         )
 
 

@@ -97,7 +97,8 @@ class SearchConfig:
         starts = [str(start) for start in self.start]
         require(
             not starts or self.strategy in FROM_A_POPULATION,
-            f"search.strategy={self.strategy} takes no search.start={starts}: {', '.join(FROM_A_POPULATION)} do.",
+            f"search.strategy={self.strategy} does not accept search.start={starts}: "
+            f"{', '.join(FROM_A_POPULATION)} do.",
         )
         require(
             len(set(starts)) == len(starts) <= self.population,

@@ -44,7 +44,7 @@ class Blocks:
         """
         if count > len(self):
             raise SprigError(
-                f"{count} blocks are asked of the {self.split} split, which has {len(self)} of {self.block_size} "
-                f"tokens: ask for fewer, raise data.{self.split}, or give more text."
+                f"{count} blocks were requested from the {self.split} split, which has {len(self)} of "
+                f"{self.block_size} tokens: ask for fewer, raise data.{self.split}, or give more text."
             )
         return self.take(np.arange(count) * len(self) // count)

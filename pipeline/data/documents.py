@@ -150,8 +150,8 @@ def _explained(data: DataConfig, path: Path) -> Iterator[None]:
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, pyarrow.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SprigError(
-            f"Data {data.name}: {path} cannot be read as {data.source} ({reason}): it may be cut short or damaged; "
-            "replace it, correct its rights, or correct data.source."
+            f"Data {data.name}: {path} cannot be read as {data.source} ({reason}): it may be truncated or damaged; "
+            "replace it, correct its permissions, or correct data.source."
         ) from error
 
 

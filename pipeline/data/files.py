@@ -70,7 +70,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _unreadable(path: Path, error: OSError) -> SprigError:
-    return SprigError(f"data.path: {path} cannot be read ({error.strerror or error}): correct its rights.")
+    return SprigError(f"data.path: {path} cannot be read ({error.strerror or error}): correct its permissions.")
 
 
 def _package_folder(package: str) -> Path:

@@ -53,7 +53,7 @@ def _known(name: str) -> None:
     manager = _manager(None)
     if name not in manager.all_subtasks:
         if name in manager.all_tasks:  # which has groups and tags too
-            raise SprigError(f"evaluate.tasks names {name}, which lm-eval has as a group of tasks: name its tasks.")
+            raise SprigError(f"evaluate.tasks names {name}, which is a group of tasks in lm-eval: name its tasks.")
         near = difflib.get_close_matches(name, [*tasks_data.OFFLINE, *manager.all_subtasks], n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise SprigError(f"evaluate.tasks names {name!r}, which is not a task of lm-eval: {hint}{_here()}")

@@ -70,7 +70,7 @@ def describe(plain: dict[str, Any]) -> Described:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
         raise SprigError(
             f"the weights are quantised (quantization_config: {reprlib.repr(method)}): dequantise them first, or use "
-            "the model that they were quantised from"
+            "the model from which they were quantised"
         )
     return _FAMILIES[family](plain)
 

@@ -151,7 +151,7 @@ def _wrong(name: str, value: Any) -> str | None:
     if name == "rope_adjustments":
         return _wrong_adjustments(value)
     if name == "gelu_approximate":
-        return None if value in ("none", "tanh") else "is neither none nor tanh"
+        return None if value in ("none", "tanh") else "is not none or tanh"
     for kind, called in ((bool, "true or false"), (int, "a whole number"), (str, "a text")):
         if type(default) is kind and type(value) is not kind:
             return f"is not {called}"

@@ -183,7 +183,7 @@ class GGUFFile:
         try:
             return checked(fields, lambda name: f"{start}{_KEYS[name]}" if name in _KEYS else name)
         except SprigError as error:
-            raise SprigError(f"{self.path} describes no model ({error}): use another file.") from None
+            raise SprigError(f"{self.path} does not describe a model ({error}): use another file.") from None
 
     def _refuse_unread(self, start: str) -> None:
         if "rope_freqs.weight" in self._tensors:

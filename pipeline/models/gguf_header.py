@@ -67,7 +67,8 @@ def read_header(path: Path) -> Header:
             raise ValueError(f"its tensors end at byte {needed:,}")
     except (ValueError, KeyError, struct.error, OverflowError, RecursionError, MemoryError) as error:
         raise SprigError(
-            f"{path} ({size:,} bytes) is cut short or no GGUF file ({error}): fetch it again, or correct teacher.path."
+            f"{path} ({size:,} bytes) is truncated or not a GGUF file ({error}): fetch it again, or correct "
+            "teacher.path."
         ) from None
     return header
 

@@ -32,7 +32,7 @@ _OTHER_HEADS = re.compile(r"score\.(weight|bias)|v_head\.summary\.(weight|bias)"
 _CURES = {
     r"lora_|\.base_layer\.|base_model\.": "merge the adapter first, model.merge_and_unload() of peft",
     r"qweight|qzeros|g_idx|\.scales$|weight_scale|weight_packed|SCB|absmax|quant_state|quant_map": (
-        "dequantise the weights first, or use the model that they were quantised from"
+        "dequantise the weights first, or use the model from which they were quantised"
     ),
 }
 
@@ -131,8 +131,8 @@ class HuggingFaceFolder:
             state[EMBEDDING] = state[HEAD]  # safetensors keeps one name of tensors that share memory
         if not self.tied and HEAD not in state:
             raise SprigError(
-                f"{self.folder} holds a model without a head for language ({self._described.names.head}.weight), and "
-                "config.json does not tie it to the embedding: save the causal language model, not its body alone."
+                f"{self.folder} holds a model without a language modelling head ({self._described.names.head}.weight), "
+                "and config.json does not tie it to the embedding: save the causal language model, not only its body."
             )
         return state
 

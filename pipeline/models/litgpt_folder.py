@@ -40,7 +40,7 @@ class LitGPTFolder:
         try:
             fields = yaml.safe_load(file.read_text(encoding="utf-8"))
             if not isinstance(fields, dict):
-                raise SprigError(f"it holds a {type(fields).__name__} where fields are due")
+                raise SprigError(f"it holds a {type(fields).__name__} instead of fields")
             return checked(fields)
         except (SprigError, *checkpoint.UNREADABLE) as error:
             raise SprigError(

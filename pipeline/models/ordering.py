@@ -121,4 +121,4 @@ def load(folder: Path) -> Ordering:
         with np.load(Path(folder) / "ordering.npz", allow_pickle=False) as file:
             return Ordering(str(file["fingerprint"]), **{name: file[name] for name in _ARRAYS})
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SprigError(f"{folder} holds no ordering that Sprig can read: {error}. Make it again.") from error
+        raise SprigError(f"{folder} is not an ordering that Sprig can read: {error}. Make it again.") from error

@@ -59,7 +59,7 @@ class Named:
         return model.state_dict()
 
     def write_tokenizer(self, folder: Path) -> None:
-        raise SprigError("A random teacher brings no tokenizer: set teacher.tokenizer=bytes, or to a tokenizer.json.")
+        raise SprigError("A random teacher has no tokenizer: set teacher.tokenizer=bytes, or to a tokenizer.json.")
 
 
 def describe(teacher: TeacherConfig) -> Architecture:
@@ -72,8 +72,8 @@ def describe(teacher: TeacherConfig) -> Architecture:
     planned = teacher.source == Source.random or (teacher.on_hub and teacher.litgpt is not None)
     if planned and teacher.source == Source.hf and teacher.tied is None:
         raise SprigError(
-            f"teacher.tied is null, and {teacher.path} is not here to say whether head and embedding share weights: "
-            "set it to true or false."
+            f"teacher.tied is null, and {teacher.path} is not here, so it is not known whether head and "
+            "embedding share weights: set it to true or false."
         )
     original = Named(teacher) if planned else _original(teacher, weights=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -198,7 +198,7 @@ def read_json(file: Path) -> dict[str, Any]:
     if _deeper_than(_DEPTH, content):
         raise SprigError(f"{file} is nested more than {_DEPTH} deep: fetch it again.")
     if not isinstance(content, dict):
-        raise SprigError(f"{file} holds a JSON {type(content).__name__} where an object is due: fetch it again.")
+        raise SprigError(f"{file} holds a JSON {type(content).__name__} instead of an object: fetch it again.")
     return content
 
 

@@ -86,11 +86,11 @@ def _sentencepiece(file: Path, said: dict[str, Any]) -> tokenizers.Tokenizer:
             elif number == 3:
                 normalizer = dict(_fields(value))
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise SprigError(f"{file} is cut short or no SentencePiece model ({error}): fetch it again.") from None
+        raise SprigError(f"{file} is truncated or not a SentencePiece model ({error}): fetch it again.") from None
     unknown = [number for number, kind in enumerate(kinds) if kind == bpe.Kind.UNKNOWN]
     # Kind 1 is Unigram; text that is normalised, or rid of double spaces (on unless switched off), is another text.
     if model_type != _BPE or len(unknown) != 1 or normalizer.get(2) or normalizer.get(4, 1):
-        raise SprigError(f"{file} is not a plain BPE model of SentencePiece, which alone Sprig reads: {_CURE}.")
+        raise SprigError(f"{file} is not a plain BPE model of SentencePiece, the only kind that Sprig reads: {_CURE}.")
     prefix = bool(normalizer.get(3, 1)) and said.get("add_prefix_space", True) is not False
     always = said.get("legacy", True) is not False  # else as transformers: a leading space stands for the prefix
     built = bpe.sentencepiece(bpe.Pieces(tokens, scores, kinds, unknown[0], prefix, always))

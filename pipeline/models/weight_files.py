@@ -106,10 +106,10 @@ def _unwrapped(file: Path, content: Any) -> dict[str, Tensor]:
             break
         content = inner[0]
     if not isinstance(content, dict) or not content:
-        raise SprigError(f"{file} holds a {type(content).__name__} where tensors by name are due: save a state_dict.")
+        raise SprigError(f"{file} holds a {type(content).__name__} instead of tensors by name: save a state_dict.")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise SprigError(
-                f"{file} holds {name!r:.80}, a {type(tensor).__name__} where a tensor is due: save a state_dict alone."
+                f"{file} holds {name!r:.80}, a {type(tensor).__name__} instead of a tensor: save a state_dict alone."
             )
     return content

@@ -22,7 +22,7 @@ def floats(name: str, tensor: Tensor, dtype: torch.dtype, source: object) -> Ten
         kind = kind if tensor.layout == torch.strided else f"{kind}, {str(tensor.layout).removeprefix('torch.')}"
         raise SprigError(
             f"{source} holds {name} as {kind}, not as plain floats: dequantise the weights first, or use the model "
-            "that they were quantised from."
+            "from which they were quantised."
         )
     return tensor.to(dtype)
 

@@ -4,8 +4,8 @@ from pipeline.evaluation.savings import EqualFlops, Saving
 from pipeline.report.schema import RUNNING, Summary, random_weights
 
 NOT_BEGUN = "not begun"  # what a summary says of an artifact that is not even half there
-RANDOM_WEIGHTS = "The teacher has random weights: numbers mean nothing."
-NO_CONTROL = "There is no control, so nothing to save against."
+RANDOM_WEIGHTS = "The teacher has random weights: the numbers mean nothing."
+NO_CONTROL = "There is no control, so there is no saving."
 
 
 def result(summary: Summary) -> str:
@@ -31,7 +31,7 @@ def saving(found: Saving) -> str:
     total += " (everything before training and the teacher included)"
     if found["reached"] == "before training":
         return (
-            f"The student stood at or below {target} before it was trained, so its saving in tokens and in student "
+            f"The student was at or below {target} before it was trained, so its saving in tokens and in student "
             f"FLOPs has no finite value; it is {total}."
         )
     return f"The student reached {target} with a saving of {_times(found['tokens'])} in tokens and {total}."
@@ -46,7 +46,7 @@ def crossing(found: EqualFlops) -> str:
     if found["flops"] is None:
         return (
             f"Before its training the student has cost {found['before']:.3g} FLOPs, more than the control in all "
-            f"({found['control_flops']:.3g}): at no total can they be compared."
+            f"({found['control_flops']:.3g}): they cannot be compared at any total."
         )
     at = f"at {found['flops']:.3g} total FLOPs"
     both = f"{found['student_perplexity']:,.2f} against {found['control_perplexity']:,.2f}"

@@ -39,7 +39,7 @@ class Journal:
         text = self.path.read_bytes()
         end = text.rfind(b"\n") + 1
         if end < len(text):
-            log.warning("%s: the last line was cut short by a kill; that evaluation is done again.", self.path.name)
+            log.warning("%s: the last line was cut short by a kill; that evaluation is repeated.", self.path.name)
             with self.path.open("r+b") as file:
                 file.truncate(end)
         return [json.loads(line) for line in text[:end].splitlines()]

@@ -72,7 +72,7 @@ class Search:
                 "The bin holds no further new sub-networks: the search ended after %d candidates.", self.evaluated
             )
         if self.best is None:
-            raise SprigError("search.limit ended the search before one candidate was scored: raise the limit.")
+            raise SprigError("search.limit ended the search before any candidate was evaluated: raise the limit.")
         if math.isinf(self.best.fitness):
             raise SprigError(
                 f"None of {self.evaluated} candidates has a finite loss: use precision=fp32, or another ordering or "

@@ -101,6 +101,6 @@ class Ranks:
         except RuntimeError as error:
             self._open = False
             raise SprigError(
-                f"One of the {self.count} processes that evaluate died, and the search ends ({reason(error)}): its own "
+                f"One of the {self.count} evaluating processes died, so the search stops ({reason(error)}): its own "
                 "output, above, may say why; the same command resumes from the journal."
             ) from error

@@ -115,9 +115,7 @@ def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots
     if shared is not None:
         known = context.store.find(shared) is not None
         if known:
-            log.info(
-                "The first %s tokens are those of stable phase %s.", f"{stable.length(shared):,}", shared.fingerprint
-            )
+            log.info("The first %s tokens reuse stable phase %s.", f"{stable.length(shared):,}", shared.fingerprint)
         make_stable = partial(_make_stable, context, shared, role=role, roots=roots, start=start)
         begin = context.store.obtain(shared, make_stable, context.agree)
     if begin is not None and known:

@@ -23,7 +23,7 @@ def text(context: Context) -> Row:
     if tokens is None or times is None:
         return "text", f"{name}; its training tokens are known once stage prepare has run"
     known = context.store.find(prepare.tokens_recipe(context)) is not None
-    often = f"; the text is gone through {times:.1f} times" if times > 1 else f", {times:.2g} epochs"
+    often = f"; the text is read {times:.1f} times" if times > 1 else f", {times:.2g} epochs"
     return "text", f"{name}: {'' if known else 'at most '}{tokens:,} training tokens{often}"
 
 

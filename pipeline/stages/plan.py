@@ -45,7 +45,7 @@ def check(context: Context) -> None:
     search.check_limit(context, least)
     if config.space.layers == Layers.rank and config.ordering.kind == OrderingKind.none:
         raise SprigError(
-            "space.layers=rank needs to know which layers matter, but ordering.kind=none ranks none: use "
+            "space.layers=rank needs a ranking of the layers, but ordering.kind=none has none: use "
             "ordering=importance, or space.layers=prefix."
         )
     if config.distill.distils:

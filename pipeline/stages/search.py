@@ -45,7 +45,7 @@ def check_strategy(context: Context, space: Space) -> None:
     config = context.config.search
     if Kind.importance in (config.strategy, *config.start) and context.config.ordering.kind == OrderingKind.none:
         raise SprigError(
-            "search importance needs to know what matters, but ordering.kind=none ranks nothing: use "
+            "search importance needs a ranking, but ordering.kind=none has none: use "
             "ordering=importance, or another search.strategy or search.start."
         )
     make_strategy(config, space, context.config.seed)
@@ -66,7 +66,7 @@ def check_limit(context: Context, flops: int) -> None:
         most = getattr(config.limit, name)
         if most is not None and most < amount:
             raise SprigError(
-                f"search.limit.{name}={most:,} ends the search before a candidate is scored on all {config.blocks} "
+                f"search.limit.{name}={most:,} ends the search before a candidate is evaluated on all {config.blocks} "
                 f"blocks of {length} tokens, which takes at least {amount:,} {'FLOPs' if name == 'flops' else name}: "
                 "raise it, or lower search.blocks."
             )

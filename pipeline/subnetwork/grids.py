@@ -39,7 +39,7 @@ def _grid(architecture: Architecture, config: SpaceConfig, name: str) -> list[in
     if name in config.hold:
         for key, value in (("step", step), ("min", least), ("max", most)):
             if value is not None:
-                raise SprigError(f"space.hold names {name}, but space.{key}.{name}={value}: drop one of the two.")
+                raise SprigError(f"space.hold names {name}, but space.{key}.{name}={value}: remove one of the two.")
         return [size]
     for key, value in (("step", step), ("min", least), ("max", most)):
         if value is not None and value > size:

@@ -62,8 +62,8 @@ def find(fitter: Fitter, depths: list[int], widths: list[int]) -> Reach:
         share = _share_needed(fitter, depths, widths, wanted)
         if (least_share := share[possible].min()) > 1:
             raise SprigError(
-                f"bin {bin}, {_names(fitter)} contradict one another: to be met together in the bin each limit must "
-                f"be at least {least_share - 1:.1%} higher, or one of them still more; raise them, lower the bin, or "
+                f"bin {bin}, {_names(fitter)} contradict one another: for a member in the bin, each limit must "
+                f"be at least {least_share - 1:.1%} higher, or one of them even higher; raise them, lower the bin, or "
                 f"{CURE}."
             )
         met = possible & (share <= 1)
@@ -137,7 +137,7 @@ def _names(fitter: Fitter) -> str:
 def _too_low(fitter: Fitter, limit: Limit, least_of_all: int, least_beside: int) -> SprigError:
     if least_of_all > limit.most:
         return SprigError(
-            f"{limit.name} cannot be reached from teacher {fitter.architecture.name} in this space: its least is "
+            f"{limit.name} cannot be reached from teacher {fitter.architecture.name} in this space: the minimum is "
             f"{least_of_all:,} {limit.unit}, {least_of_all - limit.most:,} more; raise the limit, or {CURE}."
         )
     return SprigError(

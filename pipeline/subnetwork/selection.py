@@ -131,8 +131,8 @@ def select(sub: SubNetwork, architecture: Architecture, ordering: Ordering) -> S
     """
     if sub.ordering != ordering.fingerprint:
         raise SprigError(
-            f"Sub-network {sub.key} was found under ordering {sub.ordering} but is to be cut under "
-            f"{ordering.fingerprint}: use the ordering that it was found under."
+            f"Sub-network {sub.key} was found under ordering {sub.ordering} but would be cut under "
+            f"{ordering.fingerprint}: use the ordering under which it was found."
         )
     layers = []
     for layer, gene in zip(sub.layers, sub.genes, strict=True):

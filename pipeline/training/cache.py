@@ -118,7 +118,7 @@ class LogitsCache:
                     f"gives now, where rounding is below {_ROUNDING}: remove that folder, so that it is filled again."
                 )
         log.info(
-            "%d blocks of the cache computed again: %d the same to the byte, total variation at most %.4f.",
+            "%d blocks of the cache were computed again: %d are identical, total variation at most %.4f.",
             len(numbers),
             same,
             furthest,

@@ -90,7 +90,7 @@ def latest(root: Path) -> Path | None:
                 read_position(folder)
             return folder
         except (OSError, SafetensorError, ValueError, TypeError) as error:
-            log.warning("Checkpoint %s cannot be read (%s): taking the one before it.", folder, error)
+            log.warning("Checkpoint %s cannot be read (%s): using the previous one.", folder, error)
     return None
 
 

@@ -196,7 +196,7 @@ def _announce(steps: int, done: int, config: DistillConfig, blocks: Blocks) -> N
     wanted = steps * config.global_batch
     if wanted > len(blocks):
         epochs = wanted / len(blocks)
-        logger.info("%d blocks of training text for %d: it is gone through %.1f times.", len(blocks), wanted, epochs)
+        logger.info("%d blocks of training text for %d: it is read %.1f times.", len(blocks), wanted, epochs)
 
 
 def _not_finite(values: dict[str, float]) -> str:

@@ -49,11 +49,11 @@ def batching(config: DistillConfig, ranks: int) -> Batching:
     numbers = f"distill.global_batch={wanted}, distill.micro_batch={micro_batch} and {ranks} processes"
     if at_once > wanted:
         cure = f"lower distill.micro_batch to at most {wanted // ranks}" if wanted >= ranks else "use fewer processes"
-        raise SprigError(f"{numbers} do not fit: one forward pass would take {at_once} blocks. Please {cure}.")
+        raise SprigError(f"{numbers} do not fit together: one forward pass would take {at_once} blocks: {cure}.")
     if wanted % at_once:
         raise SprigError(
-            f"{numbers} do not fit: the global batch must be a multiple of {micro_batch} x {ranks} = {at_once}; "
-            f"the nearest is {wanted // at_once * at_once}."
+            f"{numbers} do not fit together: the global batch must be a multiple of {micro_batch} x {ranks} = "
+            f"{at_once}; the nearest is {wanted // at_once * at_once}."
         )
     return Batching(micro_batch, wanted // at_once, ranks)
 

@@ -139,7 +139,7 @@ def test_one_block_exactly_and_one_token_less(refuse, tokenizer, tmp_path):
     )
     prepare(data, tokenizer, tmp_path / "good")
     assert len(Blocks(tmp_path / "good", "validation")) == 1
-    with pytest.raises(SprigError, match="2 blocks are asked of the validation split, which has 1"):
+    with pytest.raises(SprigError, match="2 blocks were requested from the validation split, which has 1"):
         Blocks(tmp_path / "good", "validation").evenly(2)
 
 
@@ -170,7 +170,7 @@ def test_a_place_that_cannot_be_written_is_not_the_texts_fault(number, wrapped, 
 
 
 def test_a_text_that_may_not_be_read_is_named(tmp_path):
-    with pytest.raises(SprigError, match=r"texts cannot be read \(Is a directory\): correct its rights"):
+    with pytest.raises(SprigError, match=r"texts cannot be read \(Is a directory\): correct its permissions"):
         (tmp_path / "texts").mkdir()
         with opened(tmp_path / "texts"):
             pass

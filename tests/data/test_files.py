@@ -136,7 +136,7 @@ def test_compressed_files_are_found_and_decompressed(tokenizer, tmp_path, kind, 
 def test_a_compressed_file_that_is_cut_short_is_named(tokenizer, tmp_path, kind):
     content = COMPRESS[kind](os.urandom(50_000).hex().encode())
     (tmp_path / f"a.txt.{kind}").write_bytes(content[: len(content) // 2])
-    with pytest.raises(SprigError, match=f"a.txt.{kind} cannot be read as text .*cut short or damaged"):
+    with pytest.raises(SprigError, match=f"a.txt.{kind} cannot be read as text .*truncated or damaged"):
         texts(config(tmp_path / f"a.txt.{kind}"), tokenizer, tmp_path / "out")
 
 

@@ -265,7 +265,7 @@ def test_a_json_object_over_several_lines_is_refused(read):
 def test_a_truncated_parquet_file_is_named(read, share):
     content = parquet([{"text": text} for text in TEXTS])
     files = {"a.parquet": content, "b.parquet": content[: int(share * len(content))]}
-    with pytest.raises(SprigError, match=r"/b.parquet cannot be read as parquet .*cut short or damaged"):
+    with pytest.raises(SprigError, match=r"/b.parquet cannot be read as parquet .*truncated or damaged"):
         read(files, "parquet")
 
 

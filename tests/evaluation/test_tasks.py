@@ -109,7 +109,7 @@ def test_a_task_that_is_unknown_or_far_away_says_which_are_here(monkeypatch):
         tasks.check(["copa"])
     tasks.check(["copa"], fetch=False)
     for group in ("mmlu", "ai2_arc"):
-        with pytest.raises(SprigError, match=f"names {group}, which lm-eval has as a group of tasks: name its tasks"):
+        with pytest.raises(SprigError, match=f"names {group}, which is a group of tasks in lm-eval: name its tasks"):
             tasks.check([group])
     with pytest.raises(SprigError, match=r"names gsm8k, .* \(lm-eval's generate_until\), and Sprig scores given"):
         monkeypatch.setattr(tasks, "load", lambda name: type("Task", (), {"OUTPUT_TYPE": "generate_until"}))

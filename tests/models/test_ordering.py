@@ -122,7 +122,7 @@ def test_it_survives_its_file(tmp_path):
     content = (tmp_path / "order" / "ordering.npz").read_bytes()
     for broken in (content[: len(content) // 2], content[:-1], b"PK", b""):
         (tmp_path / "order" / "ordering.npz").write_bytes(broken)
-        with pytest.raises(SprigError, match="holds no ordering"):
+        with pytest.raises(SprigError, match="is not an ordering"):
             ordering.load(tmp_path / "order")
-    with pytest.raises(SprigError, match="holds no ordering"):
+    with pytest.raises(SprigError, match="is not an ordering"):
         ordering.load(tmp_path)

@@ -83,7 +83,7 @@ def test_random_teacher_can_be_tied(tmp_path):
 def test_random_teacher_plans_without_a_tokenizer_but_does_not_convert(tmp_path):
     config = random_teacher(tokenizer=None)
     assert sources.describe(config).vocab_size == 280
-    with pytest.raises(SprigError, match=r"brings no tokenizer: set teacher\.tokenizer=bytes"):
+    with pytest.raises(SprigError, match=r"has no tokenizer: set teacher\.tokenizer=bytes"):
         sources.convert(config, tmp_path / "none")
 
 

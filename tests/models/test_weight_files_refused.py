@@ -84,9 +84,9 @@ REFUSED = {
         untied_without("model.embed_tokens.weight"),
         "weights lack transformer.wte.weight",
     ),
-    "no head, untied": ("llama", untied_without("lm_head.weight"), "without a head for language"),
+    "no head, untied": ("llama", untied_without("lm_head.weight"), "without a language modelling head"),
     "neither, tied": ("llama tied", untied_without("model.embed_tokens.weight"), "weights lack transformer.wte.weight"),
-    "classifier, untied": ("llama", classifier, "without a head for language"),
+    "classifier, untied": ("llama", classifier, "without a language modelling head"),
     "no k": ("llama", untied_without("model.layers.1.self_attn.k_proj.weight"), "layers.1 has no weight of k"),
     "NaN": ("llama", set_tensor(UP, poisoned(float("nan"))), "transformer.h.0.mlp.fc_2.weight holds .* not finite"),
     "inf": ("neox", set_tensor("embed_out.weight", poisoned(float("inf"))), "lm_head.weight holds .* not finite"),
@@ -140,11 +140,11 @@ REFUSED = {
     "index to a subfolder": ("llama", index_outside("a/x.safetensors"), "which is not a file of its folder"),
     "index to itself": ("llama", index_outside("config.json"), "which is not a file of its folder"),
     "whole model": ("llama", whole_pickle, "holds Python objects, which Sprig does not execute.*save_pretrained"),
-    "a list": ("llama", pickled([torch.zeros(1)]), "holds a list where tensors by name are due"),
-    "numbers": ("llama", pickled({"a": 1}), "holds 'a', a int where a tensor is due"),
-    "numbered tensors": ("llama", pickled({1: torch.zeros(1)}), "holds 1, a Tensor where a tensor is due"),
+    "a list": ("llama", pickled([torch.zeros(1)]), "holds a list instead of tensors by name"),
+    "numbers": ("llama", pickled({"a": 1}), "holds 'a', a int instead of a tensor"),
+    "numbered tensors": ("llama", pickled({1: torch.zeros(1)}), "holds 1, a Tensor instead of a tensor"),
     "sparse": ("llama", pickled({"lm_head.weight": torch.eye(3).to_sparse()}), "sparse_coo, not as plain floats"),
-    "empty": ("llama", pickled({}), "tensors by name are due"),
+    "empty": ("llama", pickled({}), "instead of tensors by name"),
 }
 
 

@@ -200,7 +200,7 @@ def test_runs_of_a_teacher_with_random_weights_mean_nothing(undrawn, tmp_path, c
         path.write_text(json.dumps(summary))
     with caplog.at_level("INFO"):
         report(made)
-    said = "The teacher has random weights: numbers mean nothing."
+    said = "The teacher has random weights: the numbers mean nothing."
     for text in ((made / "sweep.md").read_text(), Page(made / "sweep.html").text, caplog.text):
         assert said in text and "saving" not in text.lower()
     assert "**" not in (made / "sweep.md").read_text() and "saving." not in (made / "runs.csv").read_text()

@@ -83,7 +83,7 @@ def spent(lines: list[dict]) -> dict[str, int]:
 @pytest.mark.parametrize("kind", ["one_plus_lambda", "random"])
 def test_a_limit_below_one_whole_evaluation_is_an_error(tmp_path, kind):
     config = configure(kind, limit=LimitConfig(tokens=BLOCKS * LENGTH - 1))
-    with pytest.raises(SprigError, match="before one candidate was scored: raise the limit"):
+    with pytest.raises(SprigError, match="before any candidate was evaluated: raise the limit"):
         walk(config, tmp_path / "journal")
 
 

@@ -126,5 +126,5 @@ def test_the_other_ranks_leave_where_the_search_fails_at_rank_0(folder):
 
 def test_a_rank_that_dies_ends_the_search_with_a_sentence(folder):
     (said,) = outcomes(folder, "death")
-    assert "SprigError: One of the 2 processes that evaluate died, and the search ends" in said
+    assert "SprigError: One of the 2 evaluating processes died, so the search stops" in said
     goes_on(folder, "death")

@@ -102,7 +102,7 @@ def test_one_plus_lambda_asks_for_mutants_of_the_best_that_keep_its_layers_and_w
 @pytest.mark.parametrize(
     ("strategy", "changes", "said"),
     [
-        ("random", {"start": ["uniform"]}, "search.strategy=random takes no search.start"),
+        ("random", {"start": ["uniform"]}, "search.strategy=random does not accept search.start"),
         ("evolution", {"start": ["uniform", "uniform"]}, "must name each at most once"),
     ],
 )

@@ -25,7 +25,7 @@ def test_four_passes_are_planned_and_more_are_refused(smoke_outputs, capsys):
     text, batch = trained_text(smoke_outputs), 4 * 32
     four = 4 * text // batch * batch
     said = planned(smoke_outputs, capsys, f"distill.tokens={four}")
-    assert "the text is gone through 4.0 times" in said
+    assert "the text is read 4.0 times" in said
     with pytest.raises(SprigError) as caught:
         planned(smoke_outputs, capsys, f"distill.tokens={5 * text}")
     sentence = str(caught.value)
@@ -34,17 +34,19 @@ def test_four_passes_are_planned_and_more_are_refused(smoke_outputs, capsys):
         "at most, and more than 4 times needs data.repeat=true: set it, lower distill.tokens, raise data.max_tokens or "
         "give more text."
     )
-    assert "gone through 5.0 times" in planned(smoke_outputs, capsys, f"distill.tokens={5 * text}", "data.repeat=true")
+    assert "the text is read 5.0 times" in planned(
+        smoke_outputs, capsys, f"distill.tokens={5 * text}", "data.repeat=true"
+    )
 
 
 def test_max_tokens_bounds_a_text_that_is_not_prepared(tmp_path, capsys):
     few = ["data.max_tokens=20_000"]
     with pytest.raises(SprigError, match=r"goes 5\.0 times through .* 20,000 tokens at most"):
         planned(tmp_path, capsys, *few, "distill.tokens=100_000")
-    assert "gone through 4.0 times" in planned(tmp_path, capsys, *few, "distill.tokens=80_000")
-    assert "gone through" not in planned(tmp_path, capsys, *few, "distill.tokens=20_000")
+    assert "the text is read 4.0 times" in planned(tmp_path, capsys, *few, "distill.tokens=80_000")
+    assert "the text is read" not in planned(tmp_path, capsys, *few, "distill.tokens=20_000")
     # Nobody knows yet how much text there is.
-    assert "gone through" not in planned(tmp_path, capsys, "data.max_tokens=null", "distill.tokens=10_000_000_000")
+    assert "the text is read" not in planned(tmp_path, capsys, "data.max_tokens=null", "distill.tokens=10_000_000_000")
 
 
 def test_a_text_that_turns_out_short_is_refused_before_the_search(tmp_path):

@@ -188,7 +188,7 @@ def test_the_plan_says_how_often_the_text_is_gone_through(smoke_outputs, capsys)
     (index,) = (smoke_outputs / "artifacts/prepare").glob("*/index.json")
     text = 32 * json.loads(index.read_text())["splits"]["train"]["blocks"]
     pipeline.run(smoke(smoke_outputs, f"distill.tokens={3 * text}", "plan=true"))
-    assert "the text is gone through 3.0 times" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "the text is read 3.0 times" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_a_given_subnetwork_is_cut_without_a_search(smoke_outputs, folder, tmp_path):

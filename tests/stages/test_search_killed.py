@@ -133,7 +133,7 @@ def test_two_ranks_that_are_stopped_leave_a_journal_to_go_on_from(prepared, whol
     assert "SIGTERM ended the search: the same command resumes from its journal" in said, said
     (journal,) = prepared.glob("artifacts/search/*.partial/journal.jsonl")
     said = stopped(prepared, journal.stat().st_size, kill_rank_1)
-    assert "One of the 2 processes that evaluate died" in said
+    assert "One of the 2 evaluating processes died" in said
     assert results(whole)[0].startswith(journal.read_bytes())
     finish(processes, prepared)
     assert results(prepared) == results(whole)

@@ -85,12 +85,12 @@ def test_no_limit_shuts_out_a_shape_that_has_a_member():
     [
         (
             {"max_flops_per_token": 1_000_000},
-            r"max_flops_per_token=1,000,000 cannot be reached from teacher smollm2-135m in this space: its least is "
+            r"max_flops_per_token=1,000,000 cannot be reached from teacher smollm2-135m in this space: the minimum is "
             r"6,451,200 FLOPs a token \(forward, over 8,192 tokens\), 5,451,200 more; raise the limit",
         ),
         (
             {"max_kv_bytes_per_token": 31},
-            r"max_kv_bytes_per_token=31 cannot be reached .* its least is 32 bytes a token \(KV cache, 2 bytes an "
+            r"max_kv_bytes_per_token=31 cannot be reached .* the minimum is 32 bytes a token \(KV cache, 2 bytes an "
             r"entry\), 1 more",
         ),
         (

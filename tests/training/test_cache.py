@@ -144,7 +144,7 @@ def test_verification_tells_another_teacher(kind, tmp_path, caplog):
     caplog.set_level("INFO", "sprig")
     cache = filled(tmp_path, config(kind))
     cache.verify(np.array([5, 0, 17]), teacher(), "fp32")
-    assert "3 blocks of the cache computed again: 3 the same to the byte" in caplog.text
+    assert "3 blocks of the cache were computed again: 3 are identical" in caplog.text
     other = teacher()
     torch.nn.init.normal_(other.lm_head.weight, generator=torch.Generator().manual_seed(5))
     with pytest.raises(SprigError, match=r"Block 5 of cache .* in total variation from what the teacher gives now"):

@@ -178,10 +178,13 @@ def test_ids_beyond_16_bits():
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"kind": "sampled", "loss": "reverse_kl"}, "sampled gives the forward KL alone, and distill.loss=reverse_kl"),
-        ({"kind": "sampled", "loss": "js"}, "sampled gives the forward KL alone, and distill.loss=js"),
+        (
+            {"kind": "sampled", "loss": "reverse_kl"},
+            "sampled supports only the forward KL, but distill.loss=reverse_kl",
+        ),
+        ({"kind": "sampled", "loss": "js"}, "sampled supports only the forward KL, but distill.loss=js"),
         ({"kind": "sampled", "temperatures": [1.0, 2.0]}, r"samples fit one temperature, distill.temperature=1.0"),
-        ({"kind": "topk", "temperatures": [2.0]}, r"temperature=1.0 is none of distill.cache.temperatures=\[2.0\]"),
+        ({"kind": "topk", "temperatures": [2.0]}, r"temperature=1.0 is not in distill.cache.temperatures=\[2.0\]"),
         ({"kind": "topk", "temperatures": []}, r"distill.cache.temperatures=\[\] is empty"),
         ({"kind": "topk", "path": "somewhere"}, r"set distill.cache.mode=read"),
     ],

@@ -134,9 +134,9 @@ def test_a_budget_below_one_batch():
 def test_more_tokens_than_there_are_is_said_in_epochs(tmp_path, caplog):
     caplog.set_level("INFO", "sprig")
     train(tmp_path, until=1)
-    assert "gone through" not in caplog.text
+    assert "it is read" not in caplog.text
     train(tmp_path)
-    assert "20 blocks of training text for 24: it is gone through 1.2 times." in caplog.text
+    assert "20 blocks of training text for 24: it is read 1.2 times." in caplog.text
 
 
 def test_bf16_needs_zero(tmp_path):

@@ -87,4 +87,4 @@ def test_a_gradient_that_is_not_finite_on_one_rank_is_left_out_on_both(stage, tw
 
 def test_two_ranks_refuse_what_they_cannot_divide(two_ranks):
     for rank in range(2):
-        assert "2 processes do not fit" in (two_ranks / f"refused{rank}.txt").read_text()
+        assert "2 processes do not fit together" in (two_ranks / f"refused{rank}.txt").read_text()

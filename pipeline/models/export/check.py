@@ -84,7 +84,7 @@ def _compare(ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor
         if not bool((apart <= allowed).all()):
             token = int((~(apart <= allowed)).nonzero()[0])
             raise SprigError(
-                f"The export is not published: its logits part from the student's at block {number}, token {token}, "
+                f"The export is not published: its logits differ from the student's at block {number}, token {token}, "
                 f"by {apart[token].item():.3g} where {allowed:.3g} is allowed: report this with the run's folder, or "
                 "try another export.form."
             )
@@ -94,6 +94,6 @@ def _compare_tokens(tokenizer: Tokenizer, text: str, theirs: list[int], who: str
     ours = tokenizer.encode(text)
     if ours != theirs:
         raise SprigError(
-            f"The export is not published: {who} the tokenizer of {tokenizer.path} in another way ({len(theirs)} "
+            f"The export is not published: {who} the tokenizer of {tokenizer.path} differently ({len(theirs)} "
             f"tokens where the student has {len(ours)}): give teacher.tokenizer another tokenizer.json."
         )

@@ -33,7 +33,7 @@ def target(model: GPT, cure: str) -> Target:
     architecture = architecture_of(model.config, tied=False)
     name = architecture.name
     if architecture.lm_head_bias:
-        raise SprigError(f"{name} has a bias in its head, and no stock class has: {cure}.")
+        raise SprigError(f"{name} has a bias in its head, which no stock class has: {cure}.")
     if architecture.family != "gpt_neox" and architecture.rotary_percentage != 1:
         raise SprigError(
             f"{name} rotates {architecture.rotary_percentage} of a head's entries, and stock {architecture.family} "

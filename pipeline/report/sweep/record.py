@@ -65,7 +65,7 @@ def read_record(folder: Path) -> SweepRecord:
 
 
 def remade(folder: Path) -> str:
-    return f"move {folder} away and give the sweep's command again; what is finished is found, not made again."
+    return f"move {folder} away and give the sweep's command again; finished results are reused."
 
 
 def state(job: JobRecord, underway: bool) -> str:
