@@ -49,7 +49,7 @@ def command(processes: int, overrides: list[str]) -> list[str]:
 
 def share_cores(processes: int) -> None:
     """Shares this machine's cores out, since torchrun gives each process only one; OMP_NUM_THREADS takes precedence."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         perplexity,
         recover,
     )
+    from pipeline.report.schema import Summary
 
 __all__ = [
     "SearchSpace",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 
-def run(config: Config, overrides: list[str] | None = None) -> dict[str, Any] | None:
+def run(config: Config, overrides: list[str] | None = None) -> "Summary | None":
     """Runs a configuration of `compose`; see pipeline.runner.run. Imported late: torch takes seconds.
 
     Raises:

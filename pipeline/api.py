@@ -22,6 +22,7 @@ from pipeline.composition import compose
 from pipeline.config import (
     BinConfig,
     Config,
+    Count,
     DataConfig,
     DataSource,
     DeepSpeedConfig,
@@ -144,11 +145,13 @@ class SearchSpace(Space):
     """The sub-networks of a teacher whose parameter count lies in `low`..`high`. Keywords are those of `space` in the
     configuration, such as layers="rank" or hold=["n_embd"]."""
 
+    ordering: Ordering  # the teacher's own, if none is given
+
     def __init__(
         self, teacher: GPT, low: int, high: int, ordering: Ordering | None = None, count: str = "total", **space: Any
     ) -> None:
         architecture = architecture_of(teacher.config, is_tied(teacher))
-        within = make_bin(BinConfig(low=low, high=high, count=count))
+        within = make_bin(BinConfig(low=low, high=high, count=Count(count)))
         super().__init__(
             architecture, _typed(SpaceConfig, **space), within, ordering or Ordering.identity(architecture)
         )
@@ -261,9 +264,10 @@ def _typed(schema: type[Schema], **values: Any) -> Schema:
         SprigError: a name is unknown, a value of a wrong type or out of range.
     """
     try:
-        typed: Schema = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
     except OmegaConfBaseException as error:
         raise SprigError(f"{error.full_key}: {str(error).splitlines()[0].rstrip('.')}.") from None
+    assert isinstance(typed, schema)  # so OmegaConf documents it for a structured configuration
     return typed
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -31,7 +32,12 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 OWN_CONF = "conf"  # a project's own choices, in the working directory
 PRESETS = ("experiment", "size")  # the groups that decide which others a command uses
 OPTIONAL = ("size/axes",)  # a size has axes for some presets only
-UNUSED = {"hydra.run.dir": ".", "hydra.output_subdir": None, "hydra.job.chdir": False, "hydra.callbacks": {}}
+UNUSED: dict[str, Any] = {
+    "hydra.run.dir": ".",
+    "hydra.output_subdir": None,
+    "hydra.job.chdir": False,
+    "hydra.callbacks": {},
+}
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,7 @@ def _open(overrides: Sequence[str], sweeps: bool) -> Session:
     GlobalHydra.instance().clear()
     hydra = Hydra.create_main_hydra2(task_name="sprig", config_search_path=searchpath)
     loader = hydra.config_loader
+    assert isinstance(loader, ConfigLoaderImpl)  # the only one that Hydra has
     parser = OverridesParser.create(config_loader=loader)
     # Which groups a command uses depends on its preset: that one first.
     checker = Words(loader.repository, parser, PRESETS, sweeps)
@@ -208,13 +215,16 @@ def _reopen(overrides: list[str]) -> DictConfig:
                 f"run={folder} is not a run folder, as it has no {saved}: name one of outputs/<preset>/<id>."
             )
         config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(saved))
+        assert isinstance(config, DictConfig)
         for key in OF_ONE_COMMAND:
             config[key] = OmegaConf.structured(Config)[key]
         config.run, config.outputs = str(folder.resolve()), str(folder.resolve().parents[1])
         others = [override for override in overrides if override not in named]
         opened.checker.kd_teacher = config.kd_teacher is not None
         for key, value in opened.checker.values(others).items():
-            OmegaConf.update(config, key, value, force_add=keys.find(key).name != key)
+            known = keys.find(key)
+            assert known is not None  # the words are checked
+            OmegaConf.update(config, key, value, force_add=known.name != key)
         return config
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hydra._internal.config_repository import IConfigRepository
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -44,7 +45,9 @@ class Words:
     `repository` is Hydra's, over all folders that are searched. `sweeps`: values with commas are axes.
     """
 
-    def __init__(self, repository, parser: OverridesParser, known_groups: Sequence[str], sweeps: bool):
+    def __init__(
+        self, repository: IConfigRepository, parser: OverridesParser, known_groups: Sequence[str], sweeps: bool
+    ):
         self.repository, self.parser, self.known_groups, self.sweeps = repository, parser, known_groups, sweeps
         self.kd_teacher = True  # whether the run has a teacher of its own for the distillation
 
@@ -91,7 +94,9 @@ class Words:
         group, value = match["key"].partition("@")[0], match["value"]
         if not value or not self.repository.config_exists(f"{group}/{value}"):
             return ", such as seed=1"
-        content = OmegaConf.to_container(self.repository.load_config(f"{group}/{value}").config)
+        loaded = self.repository.load_config(f"{group}/{value}")
+        assert loaded is not None
+        content: Any = OmegaConf.to_container(loaded.config)
         flat = [f"{group}.{key}={each}" for key, each in content.items() if not isinstance(each, dict | list)]
         return f", such as {' '.join(flat[:4])}" if flat else ""
 
@@ -192,7 +197,7 @@ class Words:
         return f"There is no {key}={choice}: {hint}"
 
     def _check_unique(self, group: str, choice: str) -> None:
-        texts = {}
+        texts: dict[str, Path] = {}
         for source in self.repository.get_sources():
             if (
                 source.provider in ("main", SEARCHED)

@@ -19,7 +19,7 @@ from pipeline.on_request import export, sample, score
 from pipeline.ranks import rank
 from pipeline.report import ending, material
 from pipeline.report.material import Material
-from pipeline.report.schema import COMPLETED
+from pipeline.report.schema import COMPLETED, Summary
 from pipeline.report.tracker import Tracker
 from pipeline.run_folder import RunFolder
 from pipeline.stages import cache, distill, downstream, graph, plan, rerank, search, study
@@ -31,7 +31,7 @@ log = logging.getLogger("sprig")
 
 
 @preemption.preemptible()
-def run(config: Config, overrides: list[str] | None = None) -> dict | None:
+def run(config: Config, overrides: list[str] | None = None) -> Summary | None:
     """Runs the configured stages; what is already made is found, not made again.
 
     Returns:

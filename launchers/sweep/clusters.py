@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -49,7 +50,7 @@ def _slots(settings: LauncherConfig, jobs: Sequence[Job]) -> list[Slot]:
             f"{len(gpus)}: lower one of them, or set device=cpu hydra.launcher.gpus_per_job=0."
         )
     at_once = min(at_once, len(jobs))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // (at_once * max(1, each))))
     return [
         {"CUDA_VISIBLE_DEVICES": ",".join(gpus[slot * each : (slot + 1) * each]), "OMP_NUM_THREADS": threads}
@@ -127,7 +128,7 @@ def slurm(settings: LauncherConfig, record: Record, jobs: Sequence[Job]) -> Iter
             "node, or add hydra.launcher.dry_run=true to see what it would submit."
         )
     executor = _configured(SlurmExecutor, settings, _folder_of_this_start(record.folder), record.name)
-    here = {job.id: handle for job in jobs if (handle := _still_there(record, job)) is not None}
+    here: dict[str, Handle] = {job.id: handle for job in jobs if (handle := _still_there(record, job)) is not None}
     threads = os.environ.get("OMP_NUM_THREADS") or str(settings.slurm["cpus_per_task"])
     yield Place(executor, [{"OMP_NUM_THREADS": threads} for _ in jobs], settings.ranks, here=here)
 
@@ -136,7 +137,7 @@ def _still_there(record: Record, job: Job) -> SlurmJob | None:
     submitted = record.jobs[job.id]["submitted"]
     if submitted is None or record.jobs[job.id]["status"] != INTERRUPTED:
         return None
-    handle = SlurmJob(record.folder / submitted["folder"], submitted["job_id"])
+    handle: SlurmJob[Any] = SlurmJob(record.folder / submitted["folder"], submitted["job_id"])
     return handle if handle.state in ON_SLURM else None
 
 

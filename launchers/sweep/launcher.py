@@ -76,7 +76,7 @@ class SweepLauncher(Launcher):
         grid = self.sweeper == sweepers.GRID
         self.axes = {key.lstrip("+"): _values(each) if grid else [] for key, each in swept.items()}
         # Everything else as it was typed, so that a job alone has the same command.
-        self.fixed = [*self.searched, *(each.input_line for key, each in final.items() if key not in swept)]
+        self.fixed = [*self.searched, *(_typed(each) for key, each in final.items() if key not in swept)]
 
     def combinations(self) -> list[list[str]]:
         """The overrides of every job: all combinations of the axes' values, the last axis the quickest."""
@@ -152,7 +152,13 @@ class SweepLauncher(Launcher):
 def _values(override: Override) -> list[str]:
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())
-    return [value for value in [override.input_line.partition("=")[2]] if value]
+    return [value for value in [_typed(override).partition("=")[2]] if value]
+
+
+def _typed(override: Override) -> str:
+    """As it was typed."""
+    assert override.input_line is not None  # the parser keeps it
+    return override.input_line
 
 
 def _returned(overrides: Sequence[Sequence[str]], jobs: Sequence[Job], record: Record) -> list[JobReturn]:

@@ -27,7 +27,8 @@ class Running:
 
 def run(jobs: Sequence[Job], place: Place, record: Record, board: Board, fail_fast: bool) -> None:
     """Runs all jobs to their end. However it ends, no job keeps running; a signal leaves those of other machines."""
-    waiting, free, active = list(jobs), deque(place.slots), []
+    waiting, free = list(jobs), deque(place.slots)
+    active: list[Running] = []
     try:
         while waiting or active:
             check()
@@ -60,7 +61,7 @@ def run(jobs: Sequence[Job], place: Place, record: Record, board: Board, fail_fa
 
 def _ready(waiting: list[Job], active: list[Running], free: int) -> list[Job]:
     """As many as there are free slots, without those whose training another's, which runs, is about to begin."""
-    ready = []
+    ready: list[Job] = []
     for job in waiting:
         if len(ready) < free and not any(job.goes_on_from(other) for other in [*(each.job for each in active), *ready]):
             ready.append(job)

@@ -14,7 +14,9 @@ def prices(jobs: list[Job]) -> list[tuple[int, int, int]]:
 
     A training is charged for what it adds to the longest stable phase that the store or an earlier job has.
     """
-    priced, seen, phases = [], set(), {}
+    priced = []
+    seen: set[str] = set()
+    phases: dict[str, set[int]] = {}
     for job in jobs:
         flops, store = plan.flops(job.context), job.context.store
         new = [step for step in job.steps if step.recipe.fingerprint not in seen]

@@ -4,12 +4,13 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from launchers.sweep.jobs import Job
 from pipeline.errors import Interrupted, SprigError
@@ -42,10 +43,10 @@ def search(config: DictConfig, context: HydraContext, launcher: Launcher, folder
     folder.mkdir(parents=True, exist_ok=True)
     plugins = Plugins.instance()
     # Every sweeper asks this singleton for the launcher, which would only make one of a package `hydra_plugins`.
-    plugins.instantiate_launcher = lambda **_: launcher
+    plugins.instantiate_launcher = lambda **_: launcher  # type: ignore[method-assign]  # Hydra has no other way
     try:
-        sweeper = plugins.instantiate_sweeper(hydra_context=context, task_function=None, config=config)
-        sweeper.sweep(OmegaConf.to_container(config.hydra.overrides.task))
+        sweeper = plugins.instantiate_sweeper(hydra_context=context, task_function=_unused, config=config)
+        sweeper.sweep(list(config.hydra.overrides.task))
     except (SprigError, Interrupted):
         raise
     except Exception as error:
@@ -53,6 +54,11 @@ def search(config: DictConfig, context: HydraContext, launcher: Launcher, folder
         raise SprigError(f"hydra/sweeper={name}: {said.rstrip('.')}. Finished jobs are kept.") from error
     finally:
         del plugins.instantiate_launcher
+
+
+def _unused(config: Any) -> None:
+    """What a sweeper hands to the launcher that it makes itself; this one has its own."""
+    raise AssertionError("A sweeper ran a job without the launcher.")
 
 
 def check(jobs: Sequence[Job], sweeper: str) -> None:

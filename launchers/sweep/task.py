@@ -40,7 +40,10 @@ class Task:
         overrides = [*self.overrides, "hydra.mode=RUN"]  # the preset may be a sweep: this is one job of it
         if self.ranks == 1:
             return _alone(overrides)
-        return _with_torchrun(self.ranks, overrides) if self.alive else _as_rank_of_srun(overrides)
+        if self.alive is None:
+            return _as_rank_of_srun(overrides)
+        _with_torchrun(self.ranks, overrides)
+        return None
 
 
 def _alone(overrides: list[str]) -> str | None:
@@ -48,6 +51,7 @@ def _alone(overrides: list[str]) -> str | None:
 
     try:
         main(overrides)
+        return None
     except SystemExit as stop:
         # A job that Slurm interrupts is queued again: submitit must not note it as done.
         if isinstance(stop.__context__, Interrupted) or not isinstance(stop.code, str):

@@ -28,7 +28,7 @@ class Blocks:
     def __len__(self) -> int:
         return (len(self._tokens) - 1) // self.block_size
 
-    def take(self, numbers: Sequence[int]) -> torch.Tensor:
+    def take(self, numbers: Sequence[int] | np.ndarray) -> torch.Tensor:
         """The blocks of these numbers, (n, T + 1) int64, in the order given. Raises IndexError out of range."""
         starts = np.asarray(numbers, dtype=np.int64)
         if starts.size and not 0 <= starts.min() <= starts.max() < len(self):

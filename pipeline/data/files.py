@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from pipeline.config import DataConfig, DataSource
 from pipeline.errors import SprigError
@@ -60,7 +60,7 @@ def file_hashes(data: DataConfig) -> list[list[str]]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """A file of a data set, opened for reading. Raises SprigError if that is not allowed or fails."""
     try:
         with path.open("rb") as file:
@@ -131,7 +131,7 @@ def _below(root: Path) -> tuple[list[Path], int]:
     Links to folders are followed, after all folders that are none: so a link into the same tree adds nothing.
     """
     files, hidden, seen = [], 0, set()
-    folders, links = deque([root]), deque()
+    folders, links = deque([root]), deque[Path]()
     while folders or links:
         folder = (folders or links).popleft()
         real = os.path.realpath(folder)

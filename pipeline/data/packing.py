@@ -6,6 +6,7 @@ killed packing resumes: it cuts the files back to that, and goes through the sha
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def pack(members: Members, dtype: np.dtype, folder: Path, scratch: Path) -> dict
     return tokens
 
 
-def _packed(members: Members, group: range, document: int, files: list[BinaryIO], scratch: Path) -> dict[str, Any]:
+def _packed(members: Members, group: range, document: int, files: Sequence[BinaryIO], scratch: Path) -> dict[str, Any]:
     """Packs some shards, of which the first begins with this document, and removes them; how far packing is."""
     paths = [shards.shard(scratch, number) for number in group]
     for path in paths:

@@ -22,6 +22,7 @@ FIELD_BYTES = 1 << 31  # the longest field of a CSV file
 
 Rows = Iterator[Any]
 Lines = Iterator[tuple[int, str]]
+Binary = io.BufferedReader | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile
 
 
 class Broken(Exception):
@@ -31,7 +32,7 @@ class Broken(Exception):
         super().__init__(f"{where} {why}")
 
 
-def rows(data: DataConfig, path: Path, file: BinaryIO, skip: int) -> Rows:
+def rows(data: DataConfig, path: Path, file: io.BufferedReader, skip: int) -> Rows:
     """The rows of an open file after the first `skip`, read as they are wanted.
 
     Byte-order marks are removed, and compressed files (.gz, .bz2, .xz, .zst) decompressed. Of a parquet file only the
@@ -53,7 +54,7 @@ def rows(data: DataConfig, path: Path, file: BinaryIO, skip: int) -> Rows:
     return islice(_csv_rows(text, "\t" if ".tsv" in path.suffixes else ","), skip, None)
 
 
-def decompressed(path: Path, file: BinaryIO) -> BinaryIO:
+def decompressed(path: Path, file: io.BufferedReader) -> Binary:
     """The contents of an open file, whose name says how they are compressed."""
     if path.suffix == ".gz":
         return gzip.open(file)

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from itertools import count
 from math import inf
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -182,12 +182,16 @@ def _extent(path: Path) -> Extent | None:
         return Extent(**json.loads(str(saved["extent"])))
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
 class _Here(Executor):
     """Encodes in this process, at once."""
 
-    def submit(self, function: Any, /, *arguments: Any) -> Future:
-        future: Future = Future()
-        future.set_result(function(*arguments))
+    def submit(self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        future: Future[_T] = Future()
+        future.set_result(function(*args, **kwargs))
         return future
 
 
@@ -240,23 +244,23 @@ def _made(portion: Portion) -> int:
             arrays.append(np.array(ids + end, _encoding.dtype))
         digests = (hashlib.blake2b(salt + text.strip().encode(), digest_size=8).digest() for text in texts)
         hashes += [int.from_bytes(digest, "little", signed=True) for digest in digests]
-    ids, lengths = np.concatenate(arrays), np.array([len(each) for each in arrays])
-    extent = Extent(portion.extent.begin, portion.extent.end, portion.extent.done, len(ids))
+    joined, lengths = np.concatenate(arrays), np.array([len(each) for each in arrays])
+    extent = Extent(portion.extent.begin, portion.extent.end, portion.extent.done, len(joined))
     write_arrays(
         portion.path,
-        ids=ids,
+        ids=joined,
         lengths=lengths,
         hashes=np.array(hashes, np.int64),
         extent=np.array(json.dumps(vars(extent))),
     )
-    return len(ids)
+    return len(joined)
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes a .npz file durably, in one step: after a power cut it is there in full or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -1,12 +1,13 @@
 """Rank correlation: whether one measure of sub-networks ranks them as another does, and how sure that is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
-COEFFICIENTS = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
+COEFFICIENTS: dict[str, Callable[..., Any]] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
 
 
 def correlations(
@@ -32,7 +33,7 @@ def correlations(
     return found
 
 
-def _value(coefficient, pairs: np.ndarray) -> float | None:
+def _value(coefficient: Callable[..., Any], pairs: np.ndarray) -> float | None:
     if any(len(set(measure)) == 1 for measure in pairs):
         return None
     value = float(coefficient(*pairs).statistic)

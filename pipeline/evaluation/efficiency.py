@@ -27,7 +27,7 @@ def speeds(
 
     The models run in turn, after one round to warm up, so that a slow spell of the machine falls on all of them.
     """
-    seconds = {name: [] for name in models}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in models}
     for repetition in range(1 + repetitions):
         for name, model in models.items():
             took = _seconds(model, prompt, decode, precision)

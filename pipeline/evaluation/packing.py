@@ -15,7 +15,7 @@ class Row:
     `places` has how many ancestors each token has, which is its position in its text.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.tokens: list[int] = []
         self.parents: list[int | None] = []
         self.places: list[int] = []

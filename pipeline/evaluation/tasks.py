@@ -19,6 +19,7 @@ from pipeline.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # lm-eval is an extra
     from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
 
 BOOTSTRAP = 1000  # samples of a standard error that has no formula, such as a perplexity's
 SCORED = ("loglikelihood", "multiple_choice", "loglikelihood_rolling")
@@ -127,7 +128,7 @@ def _offline(name: str) -> "Task":
 
 
 @cache
-def _manager(folder: str | None):
+def _manager(folder: str | None) -> "TaskManager":
     """lm-eval's index of one folder of tasks, or of all, which takes some ten seconds."""
     from lm_eval import tasks
 

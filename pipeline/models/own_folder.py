@@ -48,7 +48,8 @@ class OwnFolder(HuggingFaceFolder):
         return uniform_config(*self._built_from, self.folder / "config.json")
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        state, blocks = {}, defaultdict(dict)
+        state: dict[str, Tensor] = {}
+        blocks: dict[str, dict[str, Tensor]] = defaultdict(dict)
         config, sub = self._built_from
         try:
             for file in self.weight_files():

@@ -121,7 +121,9 @@ def _run(config: Config, total: int, held: list[range], cure: str) -> tuple[int,
 
 def padded(model: GPT, to: Target) -> Iterator[dict[str, Tensor]]:
     """Each block's weights (see blocks.weights) in the sizes of a target that holds them."""
-    _, held = held_pairs(model)
+    found = held_pairs(model)
+    assert found is not None  # or there would be no target, see common
+    _, held = found
     for block, run in zip(model.transformer.h, held, strict=True):
         yield _pad(weights(block), sizes(block), run, to)
 

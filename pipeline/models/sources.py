@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -34,9 +35,15 @@ DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
 class Original(Protocol):
     """A teacher as its source has it; read on demand, the weights last."""
 
-    config: Config
-    tied: bool
-    files: list[Path]  # what determines the weights
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def tied(self) -> bool: ...
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """What determines the weights."""
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Under litgpt's names, in litgpt's shapes. A tied head may be missing."""
@@ -48,7 +55,7 @@ class Original(Protocol):
 class Named:
     """A litgpt configuration with random weights: the `random` source, or the plan of weights that are not here."""
 
-    files = ()
+    files: Sequence[Path] = ()
 
     def __init__(self, teacher: TeacherConfig):
         self.config, self.tied = _litgpt_config(teacher), bool(teacher.tied)
@@ -75,7 +82,7 @@ def describe(teacher: TeacherConfig) -> Architecture:
             f"teacher.tied is null, and {teacher.path} is not here, so it is not known whether head and "
             "embedding share weights: set it to true or false."
         )
-    original = Named(teacher) if planned else _original(teacher, weights=False)
+    original: Original = Named(teacher) if planned else _original(teacher, weights=False)
     with tempfile.TemporaryDirectory() as folder:
         brought = not planned or teacher.tokenizer is not None
         if brought:
@@ -144,6 +151,7 @@ def convert(teacher: TeacherConfig, folder: Path) -> None:
 
 
 def _path(teacher: TeacherConfig) -> Path:
+    assert teacher.path is not None  # the schema asks for it
     path = Path(teacher.path).expanduser()
     if teacher.package is None:
         return path
@@ -159,11 +167,14 @@ def _original(teacher: TeacherConfig, weights: bool) -> Original:
     """Opens the source. `weights`: fetch those of a hub model too."""
     if teacher.source == Source.random:
         return Named(teacher)
+    assert teacher.path is not None  # the schema asks for it
     path = download(teacher.path, teacher.revision, weights) if teacher.on_hub else _path(teacher)
-    kinds = {Source.gguf: GGUFFile, Source.hf: HuggingFaceFolder, Source.litgpt: LitGPTFolder}
-    original = kinds[teacher.source](path)
-    is_own = teacher.source == Source.hf and original.family == MODEL_TYPE
-    return OwnFolder(path) if is_own else original
+    if teacher.source == Source.gguf:
+        return GGUFFile(path)
+    if teacher.source == Source.litgpt:
+        return LitGPTFolder(path)
+    folder = HuggingFaceFolder(path)
+    return OwnFolder(path) if folder.family == MODEL_TYPE else folder
 
 
 def _litgpt_config(teacher: TeacherConfig) -> Config:
@@ -188,6 +199,7 @@ def _write_tokenizer(teacher: TeacherConfig, original: Original | None, folder: 
     elif teacher.tokenizer is not None:
         tokenizer.copy(Path(teacher.tokenizer), folder)
     else:
+        assert original is not None
         original.write_tokenizer(folder)
         if dropped := tokenizer.drop_beyond(folder, original.config.padded_vocab_size):
             log.info("teacher %s has no embedding for added tokens, left out: %s", teacher.name, ", ".join(dropped))
@@ -248,7 +260,7 @@ def _fitted(teacher: TeacherConfig, original: Original, config: Config, tied: bo
     return state
 
 
-def _hashes(files: list[Path]) -> dict[str, str]:
+def _hashes(files: Sequence[Path]) -> dict[str, str]:
     return {file.name: _hash(file, file.stat().st_mtime_ns, file.stat().st_size) for file in files}
 
 

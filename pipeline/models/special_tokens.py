@@ -4,7 +4,7 @@ Both lists are short on purpose: other keys of these files (auto_map, for one) n
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import tokenizers
 
@@ -12,6 +12,14 @@ from pipeline.errors import SprigError
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _NUMBERS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+class Numbers(TypedDict, total=False):
+    """The numbers of special tokens. Several tokens may end a text."""
+
+    bos_token_id: int
+    eos_token_id: int | list[int]
+    pad_token_id: int
 
 
 def named(said: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path) -> dict[str, Any]:
@@ -37,10 +45,10 @@ def named(said: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path) -> 
     return kept
 
 
-def numbered(said: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> dict[str, int | list[int]]:
+def numbered(said: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Numbers:
     """Of the content `said` of a generation_config.json or config.json, the numbers of tokens that the tokenizer has.
     Several tokens may end a text."""
-    kept: dict[str, int | list[int]] = {}
+    kept: dict[str, Any] = {}
     for name in _NUMBERS:
         given = said.get(name)
         numbers = [each for each in (given if isinstance(given, list) else [given]) if _is_token(each, tokenizer)]
@@ -48,7 +56,7 @@ def numbered(said: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> dict[str,
             kept[name] = numbers
         elif numbers:
             kept[name] = numbers[0]
-    return kept
+    return cast(Numbers, kept)
 
 
 def content(token: Any) -> Any:
@@ -68,7 +76,7 @@ def _additional(said: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Pat
     for name in ("additional_special_tokens", "extra_special_tokens"):
         given = said.get(name) or []
         given = list(given.values()) if isinstance(given, dict) else given
-        tokens = [content(token) for token in given] if isinstance(given, list) else [None]
+        tokens: list[Any] = [content(token) for token in given] if isinstance(given, list) else [None]
         if not all(isinstance(token, str) for token in tokens):
             raise SprigError(f"{file} gives {given!r} as {name}, which must be a list of texts: correct it.")
         kept |= dict.fromkeys(token for token in tokens if token in special)

@@ -66,7 +66,7 @@ class LayerwiseGPT(GPT):
         super().__init__(replace(config, n_layer=sub.n_layer, n_embd=sub.n_embd))
         blocks = [_layer_config(config, sub, gene) for gene in sub.genes]
         self.transformer.h = nn.ModuleList(Block(block, layer) for layer, block in enumerate(blocks))
-        ends = {}
+        ends: dict[int, int] = {}
         for block in sorted(blocks, key=lambda block: block.head_size):
             ends.setdefault(block.head_size, max(ends.values(), default=0) + block.rope_n_elem)
         self.rope_columns = [slice(ends[b.head_size] - b.rope_n_elem, ends[b.head_size]) for b in blocks]
@@ -100,7 +100,11 @@ class LayerwiseGPT(GPT):
 
 
 def build(
-    config: Config, sub: SubNetwork | None, tied: bool, device: torch.device | str = "cpu", dtype=torch.float32
+    config: Config,
+    sub: SubNetwork | None,
+    tied: bool,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> GPT:
     """The model of a sub-network of `config`, or of `config` itself. Building a student's own config again gives the
     student.
@@ -193,15 +197,15 @@ def block_outputs(
             "lower data.block_size."
         )
     cos, sin = model.cos[None, first:length], model.sin[None, first:length]
-    cached = ()
+    cached: tuple[Tensor | int | None, ...] = ()
     if tree is not None:
         places, mask = tree
         cos, sin, cached = model.cos[places], model.sin[places], (mask,)
     elif start is not None:
         places = torch.arange(first, length, device=x.device)
         # Without a mask attention is causal, which is right where the cache is empty.
-        mask = torch.arange(length, device=x.device) <= places[:, None] if start else None
-        cached = (mask, places, length)
+        seen = torch.arange(length, device=x.device) <= places[:, None] if start else None
+        cached = (seen, places, length)
     blocks = model.transformer.h
     columns = model.rope_columns if isinstance(model, LayerwiseGPT) else [slice(None)] * len(blocks)
     for block, entries in zip(blocks, columns, strict=True):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from pipeline.errors import SprigError
 from pipeline.models import special_tokens, tokenizer_files
+from pipeline.models.special_tokens import Numbers
 
 END_OF_TEXT = "<|endoftext|>"
 _CHAT_TEMPLATE = "chat_template.jinja"  # older ones lie in tokenizer_config.json, where all are read from
@@ -66,7 +68,7 @@ class Tokenizer:
         file = self.path / "tokenizer_config.json"
         return special_tokens.named(read_json(file), self._tokenizer, file)
 
-    def special_numbers(self) -> dict[str, int | list[int]]:
+    def special_numbers(self) -> Numbers:
         """The numbers of special tokens in generation_config.json. `eos_token_id` may be several."""
         return special_tokens.numbered(read_json(self.path / "generation_config.json"), self._tokenizer)
 
@@ -218,7 +220,7 @@ def _deeper_than(depth: int, content: Any) -> bool:
     return bool(level)
 
 
-def _write_json(file: Path, content: dict[str, Any]) -> None:
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -30,6 +30,7 @@ def check(context: Context) -> None:
 
 
 def _target(config: Config) -> Path:
+    assert config.export.to is not None  # the schema asks for it
     return Path(config.export.to)
 
 

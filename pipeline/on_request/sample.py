@@ -20,6 +20,7 @@ def run(context: Context, steps: Steps) -> dict[str, str]:
         SprigError: a model of the run is not finished.
     """
     config = context.config
+    assert config.prompt is not None  # the schema asks for it
     trained = {role: distill.trained(context, steps[f"distilled_{role}"]) for role in extract.roles(context)}
     teacher = steps["teacher"].recipe
     tokenizer = context.tokenizer(teacher)

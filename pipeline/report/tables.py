@@ -26,14 +26,14 @@ EFFICIENCY_HEADER = ["model", "parameters", "FLOPs per token", "KV cache per tok
 def rows(summary: Summary) -> list[list[str]]:
     """The closing table: one row a model, with parameters, perplexity, training tokens and training FLOPs."""
     teacher, student = summary["teacher"], summary["student"]
-    recovered, recover = student.get("recovered_perplexity"), summary.get("recover") or {}
+    recovered, recover = student.get("recovered_perplexity"), summary.get("recover")
     table = [
         _row("teacher", teacher["name"], teacher["parameters"], teacher["perplexity"], "", ""),
         _row("untrained", student["init"], student["parameters"], student["untrained_perplexity"], "0", "0"),
     ]
     if recovered is not None:
         flops = number(summary["flops"].get("recover"), ".3g")
-        tokens = number(recover.get("tokens"), ",")
+        tokens = number(recover.get("tokens") if recover else None, ",")
         table.append(_row("recovered", student["init"], student["parameters"], recovered, tokens, flops))
     for name, model in trained_models(summary).items():
         start = model["init"] + (" + recovery" if name == "student" and recovered is not None else "")

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import SprigError
 from pipeline.subnetwork.value import SubNetwork
@@ -44,7 +45,7 @@ class Journal:
                 file.truncate(end)
         return [json.loads(line) for line in text[:end].splitlines()]
 
-    def add(self, sub: SubNetwork, losses: list[float], fitness: float, **facts) -> dict:
+    def add(self, sub: SubNetwork, losses: list[float], fitness: float, **facts: Any) -> dict:
         """Appends one evaluation, durably; the line without the sub-network and the losses."""
         self.losses[sub.key] = losses
         line = {"key": sub.key, "blocks": len(losses), "fitness": _to_json(fitness), **facts}

@@ -51,7 +51,7 @@ class Search:
         measure: Callable[[Fitness, list[float]], float] = fitness_of,
     ):
         self.config, self.strategy, self.scorer, self.journal, self.budget = config, strategy, scorer, journal, budget
-        self.parameters, self.log, self.measure = parameters, log, measure
+        self.parameters, self.log, self.measure, self.expected = parameters, log, measure, expected
         self.progress = Progress("search", total=expected, unit="candidates")
         self.best: Scored | None = None
         self.generation = self.evaluated = self.tokens = 0
@@ -67,7 +67,7 @@ class Search:
             while self.allowed and (asked := self.strategy.ask()):
                 self.strategy.tell(self._scored(asked))
                 self.generation += 1
-        if self.allowed and self.progress.done < self.progress.total:
+        if self.allowed and self.progress.done < self.expected:
             log.warning(
                 "The bin holds no further new sub-networks: the search ended after %d candidates.", self.evaluated
             )

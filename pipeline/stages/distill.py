@@ -215,7 +215,8 @@ class _Log:
 
     def __init__(self, context: Context, role: str, progress: Progress):
         self.context, self.role, self.progress = context, role, progress
-        self.tokens, self.shown = 0, {}
+        self.tokens = 0
+        self.shown: dict[str, str] = {}
 
     def __call__(self, line: dict) -> None:
         if "resumed" in line:

@@ -35,7 +35,9 @@ def build(context: Context) -> Steps:
 
     _prepare(graph)
     searched = _search(graph) if of_the_search or config.study.searched else None
-    found = _rerank(graph, searched) if of_the_search and config.search.rerank.candidates else searched
+    found = searched
+    if searched is not None and of_the_search and config.search.rerank.candidates:
+        found = _rerank(graph, searched)
     cut = {role: _extract(graph, role, found if role in of_the_search else None) for role in roles}
     start = {role: _recover(graph, cut[role], role) if recover.applies(context, role) else cut[role] for role in roles}
     trained = {role: _distill(graph, start[role], role) for role in roles}

@@ -14,6 +14,7 @@ from pipeline.stages import cache, distill, epochs, evaluate, extract, order, ou
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots, roots
+from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.value import SubNetwork
@@ -265,7 +266,7 @@ def _study(context: Context, flops: int) -> list[tuple[str, str]]:
     return [("study", f"{count} sub-networks x {budgets} tokens, {flops:.3g} FLOPs")]
 
 
-def _shape(a) -> str:
+def _shape(a: Architecture) -> str:
     heads = f"{a.n_head} heads in {a.n_query_groups} groups" if a.n_query_groups != a.n_head else f"{a.n_head} heads"
     return f"{a.n_layer} layers, width {a.n_embd}, {heads} of {a.head_size}, MLP {a.intermediate_size}"
 

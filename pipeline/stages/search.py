@@ -78,6 +78,7 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
     Raises:
         SprigError: it is not there, no sub-network, not one of this teacher, or outside the bin or the limits.
     """
+    assert context.config.search.path is not None  # the schema asks `given` for it
     path = Path(context.config.search.path)
     try:
         content = context.facts.get(f"sub-network {path}", lambda: json.loads(path.read_text(encoding="utf-8")))

@@ -266,10 +266,10 @@ def _correlations(context: Context, points: list[dict]) -> list[dict]:
             if len(part) < FEWEST or (among == "random" and len(part) == len(points)):
                 continue
             rng = np.random.default_rng([config.seed, BOOTSTRAP])
-            pair = ([point[name] for point in part] for name in (fitness, REACHED))
+            first, second = ([point[name] for point in part] for name in (fitness, REACHED))
             found.append(
                 {"fitness": fitness, "among": among, "n": len(part)}
-                | correlations(*pair, config.study.resamples, config.study.confidence, rng)
+                | correlations(first, second, config.study.resamples, config.study.confidence, rng)
             )
     return found
 

@@ -147,8 +147,8 @@ class LogitsCache:
         device, length = teacher.lm_head.weight.device, self.blocks.block_size
         padded = numbers + numbers[-1:] * (self._together - len(numbers))
         tokens = self.blocks.take(np.array(padded)).to(device)
-        uniform = [np.random.default_rng([_PURPOSE, number]).random((length, 2)) for number in padded]
-        uniform = torch.from_numpy(np.concatenate(uniform)).to(device)
+        draws = [np.random.default_rng([_PURPOSE, number]).random((length, 2)) for number in padded]
+        uniform = torch.from_numpy(np.concatenate(draws)).to(device)
         with autocast(precision, device):
             hidden = hidden_states(teacher, tokens[:, :-1]).flatten(0, 1)
             encoded = [

@@ -35,11 +35,15 @@ def token_dtype(cache: CacheConfig, temperatures: Sequence[float], vocab_size: i
     return np.dtype([ids, ("log_p", "<f2", (cache.slots,)), ("tail", "<f4", (len(temperatures),))])
 
 
+def _is_sampled(dtype: np.dtype) -> bool:
+    return "entropy" in (dtype.names or ())
+
+
 def encode(logits: Tensor, dtype: np.dtype, temperatures: Sequence[float], uniform: Tensor) -> np.ndarray:
     """The teacher's logits (n, V) in fp32, used up, as n tokens of `dtype`; uniform (n, 2) in [0, 1) are the draws'."""
     tokens = np.empty(len(logits), dtype)
     slots = tokens["ids"].shape[1]
-    if "entropy" in dtype.names:
+    if _is_sampled(dtype):
         log_p = log_probabilities(logits, temperatures[0])
         p = log_p.exp()
         ids, counts = _draw(p, slots, uniform)
@@ -146,7 +150,7 @@ class TopK:
 def decode(tokens: np.ndarray, temperatures: Sequence[float], config: DistillConfig) -> Sampled | TopK:
     """The reference of N tokens that `encode` made, at the configured temperature."""
     ids = _read_ids(tokens)
-    if "entropy" in tokens.dtype.names:
+    if _is_sampled(tokens.dtype):
         return Sampled(ids, _read_weights(tokens), torch.from_numpy(tokens["entropy"].copy()))
     log_p = torch.from_numpy(tokens["log_p"].astype(np.float32)) / config.temperature
     tail = torch.from_numpy(tokens["tail"][:, temperatures.index(config.temperature), None].copy())
@@ -160,7 +164,7 @@ def distance(tokens: np.ndarray, others: np.ndarray, vocab_size: int) -> float:
 
     def dense(tokens: np.ndarray) -> Tensor:
         ids = _read_ids(tokens)
-        if "entropy" in tokens.dtype.names:
+        if _is_sampled(tokens.dtype):
             weights = _read_weights(tokens)
         else:
             weights = torch.from_numpy(tokens["log_p"].astype(np.float32)).exp()

@@ -121,6 +121,7 @@ def distill(
     batches = batching(config, world_size())
     device = start(device)
     if config.distils and cache is None:
+        assert teacher is not None
         check_vocabularies(student, teacher)
         teacher = teacher.to(device).eval().requires_grad_(False)
     student = student.to("cpu")
@@ -136,7 +137,7 @@ def distill(
     def read(step: int) -> list[Batch]:
         numbers = block_numbers(len(blocks), seed, (step - 1) * config.global_batch, config.global_batch)
         shares = batches.share(numbers, rank())
-        parts = [Batch(blocks.take(part), cache and cache.take(part)) for part in shares]
+        parts = [Batch(blocks.take(part), None if cache is None else cache.take(part)) for part in shares]
         return [part.pin_memory() for part in parts] if device.type == "cuda" else parts
 
     def validated(step: int) -> None:

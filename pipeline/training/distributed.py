@@ -36,10 +36,12 @@ def start(device: torch.device) -> torch.device:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
-        # A lone process needs no port that another one could hold.
-        alone = {"store": distributed.HashStore(), "rank": 0, "world_size": 1}
         backend = "nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, timeout=_TIMEOUT, **(alone if world_size() == 1 else {}))
+        if world_size() == 1:  # a lone process needs no port that another one could hold
+            store = distributed.HashStore()
+            distributed.init_process_group(backend, timeout=_TIMEOUT, store=store, rank=0, world_size=1)
+        else:
+            distributed.init_process_group(backend, timeout=_TIMEOUT)
         if backend == "nccl" and world_size() > 1:
             _objects = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
         # Not after each training: DeepSpeed keeps groups of its own for the life of the process.

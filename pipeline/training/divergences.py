@@ -59,5 +59,9 @@ def js(log_q: Tensor, log_p: Tensor, weight: float) -> tuple[Tensor, Tensor]:
 
 def divergence_of(config: DistillConfig) -> Divergence:
     """The configured one; config.distils must hold."""
-    named = {Loss.forward_kl: forward_kl, Loss.reverse_kl: reverse_kl, Loss.js: partial(js, weight=config.js_weight)}
+    named: dict[Loss, Divergence] = {
+        Loss.forward_kl: forward_kl,
+        Loss.reverse_kl: reverse_kl,
+        Loss.js: partial(js, weight=config.js_weight),
+    }
     return named[config.loss]

@@ -97,7 +97,8 @@ def _optimizer(student: GPT, config: DistillConfig) -> torch.optim.AdamW:
     matrices = [parameter for parameter in student.parameters() if parameter.ndim >= 2]
     vectors = [parameter for parameter in student.parameters() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=tuple(config.betas), eps=config.eps, fused=True)
+    first, second = config.betas
+    return torch.optim.AdamW(groups, lr=0.0, betas=(first, second), eps=config.eps, fused=True)
 
 
 def _make_moments(optimizer: torch.optim.AdamW) -> None:
@@ -163,7 +164,8 @@ class Engine:
             model=_Student(student, precision, device), optimizer=self.optimizer, config=settings
         )
         _make_moments(self.optimizer)
-        self.optimizer.step = self._unless_skipped(self.optimizer.step)
+        # torch calls what the instance holds; its hooks cannot leave a step out.
+        self.optimizer.step = self._unless_skipped(self.optimizer.step)  # type: ignore[method-assign]
         # DeepSpeed's bf16 casts them too, and far positions would share their angles.
         student.cos, student.sin = rope
 

@@ -9,6 +9,7 @@ for the backward pass, and nothing is computed twice.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from litgpt import GPT
@@ -46,7 +47,7 @@ def distillation_loss(
             false; D is 0 then.
     """
     inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:].flatten()
-    reference = batch.cached
+    reference: Reference | None = batch.cached
     if reference is None and config.distils:
         reference = teacher_reference(teacher, inputs, config)
     hidden = hidden_states(student, inputs).flatten(0, 1)
@@ -89,7 +90,7 @@ def chunked_loss(
         return _HeadLoss.apply(hidden, head.weight, head.bias, targets, vocab_size, config, reference)
 
     # Inside the head's own call, because that is where ZeRO-3 has gathered its weights.
-    head.forward = forward
+    head.forward = forward  # type: ignore[method-assign, assignment]  # for this call, and of another kind
     try:
         return head(hidden)
     finally:
@@ -100,7 +101,16 @@ class _HeadLoss(torch.autograd.Function):
     """(loss, CE, D) of hidden states under a linear head; its arguments are those of `chunked_loss`."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, vocab_size, config, reference):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        vocab_size: int,
+        config: DistillConfig,
+        reference: Reference | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         rows = weight[:vocab_size].to(dtype)
@@ -136,7 +146,7 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, d_loss, *_):
+    def backward(ctx: Any, d_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scale = d_loss / ctx.tokens
         d_hidden, d_weight, d_bias = ctx.gradients
         del ctx.gradients  # scaled in place, so they serve once
@@ -156,6 +166,7 @@ def _chunk(
         ce_gradient.scatter_add_(1, targets[:, None], ce_gradient.new_full((len(targets), 1), -1))
         ce_gradient.mul_(config.ce_weight)
     if reference is None:
+        assert ce_gradient is not None  # a loss has CE, a reference, or both
         return torch.stack([ce, torch.zeros_like(ce)]), ce_gradient
     log_q = logits.sub_(normaliser) if config.temperature == 1 else log_probabilities(logits, config.temperature)
     values, gradient = reference(part, log_q)

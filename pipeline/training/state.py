@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor, nn
+from litgpt import GPT
+from torch import Tensor
 
 from pipeline.models.student import hidden_states
 from pipeline.training.engine import Engine
@@ -61,7 +62,7 @@ def _make_optimizer_state(engine: Engine) -> None:
     """DeepSpeed links the moments to the parameters in the first optimizer step only: one at a learning rate of 0."""
     block = torch.zeros(1, 1, dtype=torch.long)
 
-    def loss(student: nn.Module, tokens: Tensor) -> tuple[Tensor, ...]:
+    def loss(student: GPT, tokens: Tensor) -> tuple[Tensor, ...]:
         value = student.lm_head(hidden_states(student, tokens)).float().square().mean()
         return value, value, value
 

@@ -137,13 +137,14 @@ def _special(entries: Tokenizer, rows: int) -> tuple[dict[str, Any], dict[str, i
     ends = given.get("eos_token_id", [])
     ends = [each for each in (ends if isinstance(ends, list) else [ends]) if each < rows and each != entries.eos_id]
     pad = entries.id_of(named["pad_token"]) if "pad_token" in named else given.get("pad_token_id", rows)
+    pad = pad if pad < rows else entries.eos_id
     begin = given.get("bos_token_id", rows) if entries.bos_id is None else entries.bos_id
-    numbers = {
+    numbers: dict[str, int | list[int] | None] = {
         "bos_token_id": begin if begin < rows else None,
         "eos_token_id": [entries.eos_id, *ends] if ends else entries.eos_id,
-        "pad_token_id": pad if pad < rows else entries.eos_id,
+        "pad_token_id": pad,
     }
-    return named | {"pad_token": entries.token_of(numbers["pad_token_id"])}, numbers
+    return named | {"pad_token": entries.token_of(pad)}, numbers
 
 
 def _write_json(file: Path, content: dict) -> None:

@@ -89,7 +89,9 @@ def write(file: Path, name: str, config: dict, state: dict[str, Tensor], tokeniz
         if rotated:
             values = _pairs_side_by_side(values, rotated)
         values = values.astype(np.float16 if f16 and values.ndim == 2 else np.float32)
-        writer.add_tensor(names.get_name(theirs, try_suffixes=(".weight",)), np.ascontiguousarray(values))
+        ours = names.get_name(theirs, try_suffixes=(".weight",))
+        assert ours is not None  # llama.cpp has every tensor of a llama
+        writer.add_tensor(ours, np.ascontiguousarray(values))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

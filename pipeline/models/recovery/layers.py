@@ -198,4 +198,4 @@ def _correct(projections: list[nn.Linear], delta: Tensor) -> None:
         each.weight += delta[first : first + each.in_features].T.to(each.weight.dtype)
         first += each.in_features
     if first < len(delta):
-        projections[-1].bias += delta[first].to(each.weight.dtype)
+        projections[-1].bias.add_(delta[first].to(each.weight.dtype))

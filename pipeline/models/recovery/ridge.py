@@ -71,7 +71,8 @@ class Regression:
         diagonal = gram.diagonal().clone()
         if not torch.isfinite(cross).all() or not torch.isfinite(diagonal).all():
             raise SprigError(f"Activations at {what} are not finite: use precision=fp32, or look for broken weights.")
-        penalty = torch.full_like(diagonal, diagonal[: len(diagonal) - self.constant].mean() / tokens)
+        mean = diagonal[: len(diagonal) - self.constant].mean()
+        penalty = (mean / tokens).expand(len(diagonal)).clone()
         if self.constant:
             penalty[-1] = 0
         before = self._held_out_error(None)

@@ -175,7 +175,7 @@ def savings(figure: Figure, sweep: Sweep) -> None:
     row for each setting."""
     if sweep_savings.over_budgets(sweep):
         settings = _by_setting(sweep)
-        panels = figure.subplots(len(settings), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+        panels = figure.subplots(len(settings), 1, squeeze=False, sharex=True, sharey=True)[:, 0].tolist()
         for axes, (setting, points) in zip(panels, settings.items(), strict=True):
             _over_budgets(axes, sweep, setting, points)
         panels[-1].set_xlabel("training tokens of the budget")

@@ -49,6 +49,10 @@ def by_fitness(scored: Iterable[Scored]) -> list[Scored]:
     return sorted(scored, key=lambda each: each.fitness)
 
 
+def _always(start: SubNetwork) -> Draw:
+    return lambda: start
+
+
 class Novelty:
     """Hands out every candidate once."""
 
@@ -76,7 +80,7 @@ class Novelty:
 
     def first(self, starts: list[SubNetwork], count: int, rng: np.random.Generator) -> list[SubNetwork]:
         """A first generation: the given starts, random samples for the rest."""
-        given: list[Draw] = [lambda start=start: start for start in starts]
+        given = [_always(start) for start in starts]
         return self.candidates([*given, *[lambda: self.space.sample(rng)] * (count - len(starts))], rng)
 
     def _new(self, draw: Draw) -> SubNetwork | None:

@@ -1,5 +1,7 @@
 """Every strategy by its name in the configuration, or by the import path of a class of the user's."""
 
+from collections.abc import Callable
+
 from pipeline.config import SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.config.own import imported, is_own
@@ -16,7 +18,7 @@ from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
 RULES = {Kind.uniform: uniform, Kind.first_layers: first_layers, Kind.importance: importance}
-POPULATIONS = {
+POPULATIONS: dict[Kind, Callable[[Space, SearchConfig, int, list[SubNetwork]], Strategy]] = {
     Kind.evolution: Evolution,
     Kind.one_plus_lambda: OnePlusLambda,
     Kind.local: Local,
