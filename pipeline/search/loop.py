@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from pipeline.config import Fitness, SearchConfig
+from pipeline.config import SearchConfig
 from pipeline.errors import SprigError
 from pipeline.progress import Progress
 from pipeline.search.budget import Budget
@@ -48,7 +48,7 @@ class Search:
         parameters: Callable[[SubNetwork], int],
         expected: int,
         log: Callable[[dict], None],
-        measure: Callable[[Fitness, list[float]], float] = fitness_of,
+        measure: Callable[[str, list[float]], float] = fitness_of,
     ):
         self.config, self.strategy, self.scorer, self.journal, self.budget = config, strategy, scorer, journal, budget
         self.parameters, self.log, self.measure, self.expected = parameters, log, measure, expected
