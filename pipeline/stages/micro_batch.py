@@ -36,7 +36,7 @@ def settings(context: Context) -> DistillConfig:
 def _blocks(context: Context) -> int:
     """Blocks whose forward and backward pass the device is sure to hold."""
     length = context.config.data.block_size
-    room = SHARE * _memory(context.device) - kept_bytes(context)
+    room = SHARE * device_memory(context.device) - kept_bytes(context)
     return min(
         int(room // (length * activation_bytes(context.architecture))), MOST_TOKENS[context.device.type] // length
     )
@@ -58,7 +58,7 @@ def activation_bytes(a: Architecture) -> int:
 
 
 @lru_cache
-def _memory(device: torch.device) -> int:
+def device_memory(device: torch.device) -> int:
     """Bytes that one process has."""
     if device.type == "cuda":
         here = torch.cuda.is_available()

@@ -5,12 +5,25 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.config import Dtype, Layers, OrderingKind, Strategy
+from pipeline.config import Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.evaluation import tasks
 from pipeline.ranks import local_world_size
 from pipeline.search import forecast
-from pipeline.stages import cache, distill, epochs, evaluate, extract, order, outlook, recover, rerank, search, study
+from pipeline.stages import (
+    cache,
+    distill,
+    epochs,
+    evaluate,
+    extract,
+    memory,
+    order,
+    outlook,
+    recover,
+    rerank,
+    search,
+    study,
+)
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots, roots
@@ -21,7 +34,6 @@ from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.engine import check_compile, check_precision
 
 SAMPLES = 64  # sub-networks that stand for the space in an estimate
-WEIGHT_BYTES = {Dtype.fp32: 4, Dtype.bf16: 2}
 CHECKPOINT_BYTES = 12  # an fp32 weight with both moments
 
 
@@ -61,6 +73,8 @@ def check(context: Context) -> None:
     tasks.check(config.evaluate.tasks, fetch=False)
     check_precision(context.precision, config.deepspeed)
     check_compile(config.distill, context.device)
+    if context.device.type == "cuda":
+        memory.check(context, _typical(context).middle)
     gpus = torch.cuda.device_count()
     if context.device.type == "cuda" and local_world_size() > gpus and not config.plan:
         raise SprigError(
@@ -174,15 +188,9 @@ def table(context: Context) -> list[tuple[str, str]]:
         baseline = f", and random ones on as many ({costs['random_search']:.3g} FLOPs)"
 
     total = sum(costs.values()) - (0 if config.search.random_baseline else costs["random_search"])
-    teacher_bytes = parameters(teacher) * WEIGHT_BYTES[config.teacher.dtype]
-    kd_bytes = parameters(kd) * WEIGHT_BYTES[(config.kd_teacher or config.teacher).dtype] if kd else 0
+    teacher_bytes = parameters(teacher) * memory.WEIGHT_BYTES[config.teacher.dtype]
     batches, stage = distill.layout(context), config.deepspeed.zero_stage
     ranks = batches.ranks
-    # An fp32 weight, its gradient and both moments; ZeRO shares out the moments, then the gradients, then the weights.
-    state_bytes = sum(
-        part * size // (ranks if stage >= shared_from else 1) for part, shared_from in ((8, 1), (4, 2), (4, 3))
-    )
-    logits = config.distill.chunk_tokens * teacher.padded_vocab_size * 4
     checkpoints = config.distill.checkpoint.keep + 1 + (runs if stable else 0)  # one more while it is written
     token_bytes = (config.data.max_tokens or trained) * (2 if teacher.vocab_size <= 1 << 16 else 4)
     return [
@@ -218,11 +226,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         ),
         outlook.hours(context, total, ranks),
         ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
-        ("memory a process, search", f"{_bytes(teacher_bytes + 4 * size)} of weights"),
-        (
-            "memory a process, distill",
-            f"{_bytes(kd_bytes + state_bytes)} of weights and states, {_bytes(logits)} a chunk of logits; activations",
-        ),
+        *memory.rows(context, typical.middle),
         (
             "disk",
             f"teacher {_bytes(teacher_bytes)}, tokens at least {_bytes(token_bytes)}, students "

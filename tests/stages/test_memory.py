@@ -1,0 +1,89 @@
+"""Memory in plans: against numbers that were worked out by hand, and what is refused."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+import pipeline
+from pipeline.errors import SprigError
+from pipeline.stages import memory, plan
+from pipeline.stages.context import Context
+from pipeline.subnetwork.value import whole
+
+GIB = 2**30
+P1 = ["experiment=paper/p1-bins", "hydra.mode=RUN", "bin=pythia-2.8b", "teacher=pythia-12b"]
+P6 = ["experiment=paper/p6-budget", "hydra.mode=RUN"]
+CARD = ["device=cuda", "precision=bf16-mixed", "plan=true", "deepspeed.world_size=8"]
+
+
+def context(*overrides) -> Context:
+    return Context(pipeline.compose([*overrides, *CARD]), lambda line: None)
+
+
+def pythia_2_8b(of: Context):
+    """The sizes of Pythia-2.8B: 32 layers of width 2,560 with 32 heads of 80 and MLPs of 10,240."""
+    gene = replace(whole(of.architecture).genes[0], n_query_groups=32, heads_per_group=1, head_size=80)
+    return replace(
+        whole(of.architecture),
+        layers=tuple(range(32)),
+        n_embd=2560,
+        genes=(replace(gene, intermediate_size=10240),) * 32,
+    )
+
+
+def test_p6_by_hand():
+    """In GiB, of 2,775,864,320 parameters on 8 processes with ZeRO-1, at 8 x 2,048 tokens: Pythia-2.8B's 2,775,208,960
+    and, for the vocabulary as the 6.9B teacher pads it, 128 more rows of 2,560 in embedding and head.
+
+    Weights and gradients 4 B each = 10.34; moments 8 B / 8 = 2.59; fp32 partition 4 B / 8 = 1.29; bucket 5e8 x 4 B =
+    1.86; teacher 6,857,302,016 x 2 B = 12.77. A token of a block: the stream 4 x 2560, statistics 16, two inputs of
+    matrices 2 x 2 x 2560, q, k, output and its copy 4 x 2 x 2560, qkv 2 x 7680, normalisers 4 x 32, MLP 2 x 2 x 10240 =
+    97,424 B; x 32 blocks + 8 x 2560 for the final norm, x 16,384 tokens = 47.88.
+    """
+    found = context(*P6, "distill.micro_batch=8")
+    need = memory.training(found, pythia_2_8b(found)).parts
+    wanted = {"weights": 10.34, "gradients": 10.34, "optimizer states": 2.59, "fp32 partition": 1.29, "buckets": 1.86}
+    wanted |= {"teacher": 12.77, "activations": 47.88}
+    assert {name: round(need[name] / GIB, 2) for name in wanted} == wanted
+    assert sum(need.values()) / GIB == pytest.approx(95, abs=1.5), "more than an 80 GB card has"
+    checkpointed = memory.training(
+        context(*P6, "distill.micro_batch=8"),
+        pythia_2_8b(found),
+        replace(found.config.distill, activation_checkpointing=True),
+    )  # inputs of 32 blocks 4 x 2560 each, one whole block, the final norm: 445,584 B a token
+    assert checkpointed.parts["activations"] == 16_384 * (32 * 10_240 + 97_424 + 20_480)
+
+
+@pytest.mark.parametrize(("preset", "most"), [(P1, 78), (P6, 78)])
+def test_paper_presets_fit_an_80_gb_card_on_8_processes(preset, most):
+    found = context(*preset)
+    plan.check(found)
+    assert memory.training(found, pythia_2_8b(found)).total / GIB < most
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_overrides_that_do():
+    with pytest.raises(SprigError, match=r"an assumed GPU of 80\.0 GiB") as refusal:
+        plan.check(context(*P1, "distill.micro_batch=8"))
+    assert "\n" not in str(refusal.value)
+    cures = re.search(r": set (.+)\.$", str(refusal.value))[1].split(" or ")
+    assert cures
+    for cure in cures:
+        plan.check(context(*P1, "distill.micro_batch=8", *cure.split()))
+
+
+def test_one_process_is_pointed_to_more():
+    alone = [each for each in CARD if "world_size" not in each]
+    with pytest.raises(SprigError, match=r"deepspeed\.world_size=8"):
+        plan.check(Context(pipeline.compose([*P1, *alone]), lambda line: None))
+
+
+def test_zero_shares_out_states_then_gradients_then_weights():
+    found = context(*P6)
+    sub = pythia_2_8b(found)
+    needs = [memory.training(found, sub, None, replace(found.config.deepspeed, zero_stage=n)).parts for n in range(4)]
+    whole_size = 4 * 2_775_864_320
+    assert [need["optimizer states"] for need in needs] == [2 * whole_size, *[whole_size // 4] * 3]
+    assert [need["gradients"] for need in needs] == [whole_size, whole_size, whole_size // 8, whole_size // 8]
+    assert [need["weights"] for need in needs[:3]] == [whole_size] * 3
+    assert needs[3]["weights"] == whole_size // 8 + 4 * 10**9, "and what is gathered at one time"
