@@ -254,7 +254,7 @@ def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form:
     card = f"# {name}\n\nCut out of {teacher.model.config.name} with Sprig.\n"
     return export_folder.export(
         student.cpu(), teacher.folder, Path(to), ExportForm(form), blocks[:, :-1], lambda form, config: card
-    )
+    ).form
 
 
 def _typed(schema: type[Schema], **values: Any) -> Schema:

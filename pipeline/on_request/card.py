@@ -1,13 +1,14 @@
 """The model card of an exported student, written from the run's summary."""
 
 import json
+import shlex
 
 import yaml
 
 from pipeline.config import ExportForm, GGUFKind, TeacherConfig
 from pipeline.models.export import check, gguf, stock
 from pipeline.report import marks, sentences
-from pipeline.report.schema import RUNNING, Summary, random_weights
+from pipeline.report.schema import RUNNING, ExportedSummary, Summary, random_weights
 from pipeline.report.tables import HEADER, rows, search_facts
 from pipeline.subnetwork.value import SubNetwork
 
@@ -50,6 +51,7 @@ def card(
         ["kept layers of the teacher", ", ".join(map(str, sub.layers))],
         ["sub-network", f"{sub.key}, width {sub.n_embd}, {summary['space']} space, ordering {summary['ordering']}"],
         ["bin", f"{summary['bin']['low']:,} to {summary['bin']['high']:,} parameters ({summary['bin']['count']})"],
+        *_exported(form, student.get("exported")),
         *search_facts(summary["search"]),
         ["text", f"{data['name']}, blocks of {data['block_size']} tokens"],
         ["training tokens, learning rate", f"{student['tokens']:,}, {student['lr']:g}"],
@@ -78,6 +80,8 @@ model = AutoModelForCausalLM.from_pretrained({quoted}{trust})
 tokenizer = AutoTokenizer.from_pretrained({quoted}{plain})
 ```
 
+{_commands(name, form, kind)}
+
 Tested with transformers {check.TRANSFORMERS[0]} to {check.TRANSFORMERS[1]}. {stock.caveat(config)}
 {beside}
 ## Figures
@@ -94,6 +98,26 @@ included.{going}
 
 {_licence(teacher)}
 """
+
+
+def _exported(form: ExportForm, found: ExportedSummary | None) -> list[list[str]]:
+    """What transformers counts in these files."""
+    if found is None:
+        return []
+    count = found["own"] if form == ExportForm.own else found["parameters"]
+    return [["parameters as exported", f"{count:,} (form {form})"]]
+
+
+def _commands(name: str, form: ExportForm, kind: GGUFKind) -> str:
+    """How to serve and to publish the folder `name`, from the folder that it lies in."""
+    folder, lines = shlex.quote(name), []
+    if form != ExportForm.own:  # neither reads a modelling file of Sprig's
+        file = f"{name}/{gguf.file_name(name, kind if kind != GGUFKind.none else GGUFKind.f16)}"
+        if kind == GGUFKind.none:
+            lines.append(f"python convert_hf_to_gguf.py {folder} --outfile {shlex.quote(file)}  # of llama.cpp")
+        lines += [f'llama-cli -m {shlex.quote(file)} -p "Once upon a time"', f"vllm serve {folder}"]
+    lines.append(f"hf upload OWNER/{folder} {folder}")
+    return "\n".join(["```bash", *lines, "```"])
 
 
 def _head(teacher: TeacherConfig) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 from pathlib import Path
 
 from pipeline.config import Config, GGUFKind
@@ -10,6 +11,7 @@ from pipeline.models.export import folder, gguf
 from pipeline.report import material
 from pipeline.stages import distill
 from pipeline.stages.context import Context, Steps
+from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import SubNetwork
 
 STAGE = "export"
@@ -50,7 +52,7 @@ def run(context: Context, steps: Steps) -> None:
     )
     sub = SubNetwork.from_dict(json.loads((trained / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))
     to = _target(config)
-    form = folder.export(
+    published = folder.export(
         checkpoint.load(trained, "cpu"),
         trained,
         to,
@@ -59,8 +61,17 @@ def run(context: Context, steps: Steps) -> None:
         lambda form, written: card(to.name, form, written, config.export.gguf, summary, sub, config.teacher),
         config.export.gguf,
     )
-    log.info("%s: the student (form %s), compared with the original on %d blocks", to, form, len(blocks))
+    size = exported(context.architecture, sub, published.form).parameters
+    log.info(
+        "%s: the student (form %s), %s parameters; compared on %d blocks, its largest logit difference is %.2g",
+        to,
+        published.form,
+        f"{size:,}",
+        len(blocks),
+        published.difference,
+    )
     if config.export.gguf != GGUFKind.none:
         written = json.loads((to / "config.json").read_text(encoding="utf-8"))
         if caveat := gguf.caveat(written):
             log.warning(caveat)
+    log.info("Next, to publish it: hf upload OWNER/%s %s", shlex.quote(to.name), shlex.quote(str(to)))

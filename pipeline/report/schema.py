@@ -74,12 +74,21 @@ class ModelFlops(TypedDict):
     teacher: int
 
 
+class ExportedSummary(TypedDict):
+    """What export.form=auto makes of the model, and what transformers then counts; `own` of export.form=own."""
+
+    form: str
+    parameters: int
+    own: int
+
+
 class ModelSummary(TypedDict):
     """Student or control."""
 
     init: str
     kd: bool
     parameters: int | None
+    exported: NotRequired[ExportedSummary | None]
     n_layer: int | None
     untrained_perplexity: float | None
     recovered_perplexity: NotRequired[float | None]  # after recovery, before training

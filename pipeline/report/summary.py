@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_manifest
-from pipeline.config import Source
+from pipeline.config import ExportForm, Source
 from pipeline.evaluation.savings import Costs, Curve, Curves, EqualFlops, Saving, equal_flops, savings
 from pipeline.report.schema import (
     COMPLETED,
@@ -17,6 +17,7 @@ from pipeline.report.schema import (
     Diversity,
     EfficiencySummary,
     Evaluation,
+    ExportedSummary,
     KeptLayer,
     LayerSizes,
     ModelEfficiency,
@@ -32,6 +33,7 @@ from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
 from pipeline.subnetwork.diversity import diversity
+from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 
@@ -185,6 +187,7 @@ def _model(
         "init": str(extract.init_of(context, role)),
         "kd": config.distill.distils,
         "parameters": parameters(context.architecture, sub) if sub else None,
+        "exported": _exported(context, sub) if sub else None,
         "n_layer": sub.n_layer if sub else None,
         "untrained_perplexity": perplexities.get("untrained") if recovered else start,
         "recovered_perplexity": start if recovered else None,
@@ -194,6 +197,11 @@ def _model(
         "flops": {"student": per_token * tokens, "teacher": cache.teacher_flops(context, tokens)},
         "artifact": f"artifacts/{distill.STAGE}/{folder.name}" if folder else None,
     }
+
+
+def _exported(context: Context, sub: SubNetwork) -> ExportedSummary:
+    found, own = exported(context.architecture, sub), exported(context.architecture, sub, ExportForm.own)
+    return {"form": str(found.form), "parameters": found.parameters, "own": own.parameters}
 
 
 def _costs(folder: Path | None, name: str) -> Any:

@@ -20,10 +20,10 @@ class Exported:
     parameters: int
 
 
-def exported(architecture: Architecture, sub: SubNetwork) -> Exported:
-    """What a sub-network of a teacher is exported as."""
+def exported(architecture: Architecture, sub: SubNetwork, form: ExportForm = ExportForm.auto) -> Exported:
+    """What a sub-network of a teacher is exported as, if export.form asks for `form` and the form can hold it."""
     outer = outer_parameters(architecture, sub.n_embd, "exported")
-    common = _stock(architecture, sub)
+    common = None if form == ExportForm.own else _stock(architecture, sub)
     if common is None:
         return Exported(ExportForm.own, outer + sum(_layer(architecture, sub.n_embd, gene) for gene in sub.genes))
     fits = all(replace(gene, index_seed=None) == common for gene in sub.genes)

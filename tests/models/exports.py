@@ -72,5 +72,5 @@ def export(student: GPT, tokenizer: Path, form: str = "auto", kind: str = "none"
     to = tokenizer.parent / "exports" / form
     taken = folder.export(
         student, tokenizer, to, ExportForm(form), tokens(), lambda form, config: f"{form}\n", GGUFKind(kind)
-    )
+    ).form
     return taken, to

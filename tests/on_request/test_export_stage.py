@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def test_transformers_alone_gives_the_summarys_perplexity(run, form, tmp_path):
     assert pipeline.compose([f"run={run}"]).export.to is None
 
 
-def test_the_card_says_where_the_model_comes_from(run, tmp_path):
+def test_the_card_says_where_the_model_comes_from(run, tmp_path, caplog):
+    caplog.set_level("INFO", "sprig")
     export(run, tmp_path / "model", "teacher.license=apache-2.0")
     card, summary = (tmp_path / "model/README.md").read_text(), json.loads((run / "summary.json").read_text())
     student = summary["student"]
@@ -65,6 +67,13 @@ def test_the_card_says_where_the_model_comes_from(run, tmp_path):
         "its licence applies: apache-2.0",
     ):
         assert said in card
+    sizes = AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters()
+    assert f"| parameters as exported | {sizes:,} (form {student['exported']['form']}) |" in card
+    assert student["exported"]["parameters"] == sizes
+    for command in ("vllm serve model", "llama-cli -m model/model-f16.gguf", "hf upload OWNER/model model"):
+        assert f"\n{command}" in card
+    assert f"{sizes:,} parameters; compared on 4 blocks, its largest logit difference is" in caplog.text
+    assert f"hf upload OWNER/model {tmp_path / 'model'}" in caplog.text
     export(run, tmp_path / "other")
     assert "licence is not stated" in (tmp_path / "other/README.md").read_text()
 
@@ -157,6 +166,7 @@ def test_names_and_licences_of_any_text_stay_text(strange, run):
     calls = [node for node in ast.walk(code) if isinstance(node, ast.Call)]
     assert [call.args[0].value for call in calls] == [strange] * 2
     assert [call.keywords[0].value.value for call in calls] == [True, False]  # no code for a tokenizer
+    body = re.sub(r"```bash\n.*?\n```", "", body, flags=re.DOTALL)  # in a fence, everything is text
     assert "<script>" not in body.replace("\\<", "").replace(json.dumps(strange), "").replace("`<script>-f16.gguf`", "")
     assert "Tested with transformers 4.57.1 to 5.24.0" in body
 

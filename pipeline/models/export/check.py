@@ -30,8 +30,11 @@ def require_transformers() -> None:
 
 
 @torch.no_grad()
-def check(student: GPT, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> None:
+def check(student: GPT, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> float:
     """Loads the folder as its users will and compares it with the student (fp32, on the CPU) on blocks (n, T).
+
+    Returns:
+        The largest difference between two logits.
 
     Raises:
         SprigError: names the first block and token where the logits differ, or says that the tokenizers do; or the
@@ -43,11 +46,12 @@ def check(student: GPT, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> N
     trusted = own.runs_our_code(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trusted, dtype=torch.float32).eval()
     vocabulary = student.config.vocab_size
-    _compare(lambda tokens: student(tokens)[..., :vocabulary], lambda tokens: model(tokens).logits, blocks)
+    apart = _compare(lambda tokens: student(tokens)[..., :vocabulary], lambda tokens: model(tokens).logits, blocks)
     text = tokenizer.decode(blocks[0].tolist())
     # Not None: transformers would ask at the terminal, because it looks into the model's configuration first.
     loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     _compare_tokens(tokenizer, text, loaded.encode(text, add_special_tokens=False), "transformers reads")
+    return apart
 
 
 @torch.no_grad()
@@ -75,7 +79,9 @@ def _model(original: HuggingFaceFolder | GGUFFile, weights: dict[str, Tensor]) -
     return assemble(original.config, None, original.tied, weights).eval()
 
 
-def _compare(ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor], blocks: Tensor) -> None:
+def _compare(ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor], blocks: Tensor) -> float:
+    """The largest difference between two logits; raises SprigError if one is too large."""
+    largest = 0.0
     for number, block in enumerate(blocks):
         expected, logits = ours(block[None])[0], theirs(block[None])[0]
         allowed = TOLERANCE * max(1.0, expected.abs().max().item())
@@ -88,6 +94,8 @@ def _compare(ours: Callable[[Tensor], Tensor], theirs: Callable[[Tensor], Tensor
                 f"by {apart[token].item():.3g} where {allowed:.3g} is allowed: report this with the run's folder, or "
                 "try another export.form."
             )
+        largest = max(largest, apart.max().item())
+    return largest
 
 
 def _compare_tokens(tokenizer: Tokenizer, text: str, theirs: list[int], who: str) -> None:

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ OWN = "use export.form=own"
 _PREFIX, _LOCK = ".unchecked-", "lock"
 
 
+@dataclass(frozen=True)
+class Published:
+    """The form that was taken, and the largest difference between a logit of the student and transformers' own."""
+
+    form: ExportForm
+    difference: float
+
+
 def refuse_existing(to: Path) -> None:
     """Raises SprigError where there is something already: an export overwrites nothing."""
     if to.exists() or to.is_symlink():
@@ -40,14 +49,14 @@ def export(
     blocks: Tensor,
     card: Callable[[ExportForm, dict], str],
     kind: GGUFKind = GGUFKind.none,
-) -> ExportForm:
+) -> Published:
     """Publishes the student (fp32, on the CPU) at `to`, with the tokenizer of folder `tokenizer`.
 
     `blocks` (n, T) are the tokens that it is checked on; `card` gives README.md for the form that was taken and
     its config.json. With a GGUF `kind` the folder holds <name>-<kind>.gguf too.
 
     Returns:
-        The form: what was asked for, or the first of stock, padded and own that can hold the student.
+        With the form that was asked for, or the first of stock, padded and own that can hold the student.
 
     Raises:
         SprigError: the form cannot hold the student, `to` exists, or transformers is missing or computes other logits.
@@ -63,14 +72,14 @@ def export(
         if taken == ExportForm.own:
             shutil.copyfile(own.MODELING, unchecked / own.MODELING.name)
         (unchecked / "README.md").write_text(card(taken, config), encoding="utf-8")
-        check(student.eval(), unchecked, Tokenizer(tokenizer), blocks)
+        difference = check(student.eval(), unchecked, Tokenizer(tokenizer), blocks)
         if kind != GGUFKind.none:
             file = unchecked / gguf.file_name(to.name, kind)
             gguf.write(file, to.name, config, state, tokenizer, kind)
             check_gguf(file, kind, unchecked, Tokenizer(tokenizer), blocks)
         refuse_existing(to)  # once more: checking takes its time
         unchecked.rename(to)
-    return taken
+    return Published(taken, difference)
 
 
 @contextmanager
