@@ -129,9 +129,9 @@ def _out_of_reach(error: OSError) -> str:
     if error.errno in TOO_MANY_FILES:
         return f"Too many files are open, {kept}: raise the limit (ulimit -n 4096) and run the same command again."
     place = error.filename or "the outputs folder"
-    said = OUT_OF_REACH.get(error.errno or 0) or f"is out of reach ({(error.strerror or str(error)).lower()})"
+    reason = OUT_OF_REACH.get(error.errno or 0) or f"is out of reach ({(error.strerror or str(error)).lower()})"
     return (
-        f"{place} {said}: {kept}; fix this, or set a different outputs=, and run the same command again "
+        f"{place} {reason}: {kept}; fix this, or set a different outputs=, and run the same command again "
         "(debug=true shows where it happened)."
     )
 

@@ -76,14 +76,14 @@ class Board:
         for job in self.jobs:
             state, known = self.states[job.id], self.record.jobs[job.id]
             seconds = time.monotonic() - self.began[job.id] if job.id in self.began else known["seconds"]
-            said = last_line(self.record.folder / known["log"]) if state == RUNNING and known["log"] else ""
+            shown = last_line(self.record.folder / known["log"]) if state == RUNNING and known["log"] else ""
             if state == FAILED:
-                said = (known["error"] or "").splitlines()[-1]
+                shown = (known["error"] or "").splitlines()[-1]
             table.add_row(
                 job.id,
                 self.names[job.id].replace(" ", "\n"),
                 Text(state, STYLES.get(state, "dim")),
                 "" if seconds is None else clock(seconds),
-                Text(said, overflow="ellipsis", no_wrap=True),
+                Text(shown, overflow="ellipsis", no_wrap=True),
             )
         return table

@@ -144,9 +144,9 @@ class SweepLauncher(Launcher):
                 record.save()
                 pool.run(todo, place, record, board, self.settings.fail_fast)
         except (Interrupted, KeyboardInterrupt) as stop:
-            said = str(stop) or "Interrupted: the same command resumes from here."
+            reason = str(stop) or "Interrupted: the same command resumes from here."
             done = sum(job.completed() for job in jobs)
-            raise Interrupted(f"{said} {done} of {len(jobs)} jobs are completed.") from None
+            raise Interrupted(f"{reason} {done} of {len(jobs)} jobs are completed.") from None
 
 
 def _values(override: Override) -> list[str]:

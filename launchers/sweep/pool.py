@@ -86,14 +86,14 @@ def _close(each: Running, record: Record, board: Board) -> str:
 
 def _error(handle: Handle) -> str:
     """The sentence in which a job ended, the error of the rank that failed, or the last lines of its log."""
-    said = "\n".join(last_lines(handle.paths.stdout))
+    output = "\n".join(last_lines(handle.paths.stdout))
     # Rank 0's result first, then those of a Slurm job's other ranks.
     results = [handle.paths.result_pickle, *sorted(handle.paths.folder.glob(f"{handle.job_id}_*_result.pkl"))]
     reports = [pickle.loads(path.read_bytes()) for path in dict.fromkeys(results) if path.exists()]
     for place, (outcome, result) in enumerate(reports):
         if outcome == "error":
-            return said if place == 0 and said else result
+            return output if place == 0 and output else result
     if not reports:
-        return f"{said}\nThe process exited without output; it may have been killed or run out of memory.".strip()
+        return f"{output}\nThe process exited without output; it may have been killed or run out of memory.".strip()
     why = "a report needs the results of all stages, and conf/ must stay as it is while a sweep runs"
-    return reports[0][1] or f"{said}\nThe job ended without all its results: {why}.".strip()
+    return reports[0][1] or f"{output}\nThe job ended without all its results: {why}.".strip()

@@ -50,8 +50,8 @@ def search(config: DictConfig, context: HydraContext, launcher: Launcher, folder
     except (SprigError, Interrupted):
         raise
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise SprigError(f"hydra/sweeper={name}: {said.rstrip('.')}. Finished jobs are kept.") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SprigError(f"hydra/sweeper={name}: {reason.rstrip('.')}. Finished jobs are kept.") from error
     finally:
         del plugins.instantiate_launcher
 

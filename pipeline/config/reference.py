@@ -123,7 +123,7 @@ def _plain(value: Any) -> str:
 def _comments(group: type) -> dict[str, str]:
     """What stands behind a field, or on the lines above it."""
     source = inspect.getsource(group)
-    said = {
+    remarks = {
         token.start[0]: (token.string.lstrip("# "), token.line.lstrip().startswith("#"))
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
@@ -135,9 +135,9 @@ def _comments(group: type) -> dict[str, str]:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
         line, above = node.lineno - 1, list[str]()
-        while line in said and said[line][1]:
-            above.insert(0, said[line][0])
+        while line in remarks and remarks[line][1]:
+            above.insert(0, remarks[line][0])
             line -= 1
-        behind = [said[last][0]] if (last := node.end_lineno) in said else []
+        behind = [remarks[last][0]] if (last := node.end_lineno) in remarks else []
         found[node.target.id] = " ".join(above + behind)
     return found

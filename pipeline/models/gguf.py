@@ -113,8 +113,8 @@ class GGUFFile:
             if not file.is_file():
                 raise SprigError(f"{file} is missing, one of the {count} files of this model: fetch it.")
             headers[file] = read_header(file)
-            said = Metadata(file, headers[file].metadata)
-            if (said.whole("split.no"), said.whole("split.count")) != (number, count):
+            metadata = Metadata(file, headers[file].metadata)
+            if (metadata.whole("split.no"), metadata.whole("split.count")) != (number, count):
                 raise SprigError(f"{file} is not file {number + 1} of {count} by its own metadata: fetch it again.")
         tensors = sum(len(header.tensors) for header in headers.values())
         if (expected := Metadata(self.path, header.metadata).whole("split.tensors.count", tensors)) != tensors:
@@ -150,33 +150,33 @@ class GGUFFile:
 
     @cached_property
     def config(self) -> Config:
-        said, start = self._metadata, f"{self._architecture}."
+        metadata, start = self._metadata, f"{self._architecture}."
         self._refuse_unread(start)
-        heads, width = said.whole(f"{start}attention.head_count"), said.whole(f"{start}embedding_length")
-        head_size = said.whole(f"{start}attention.key_length", width // heads if heads else None)
+        heads, width = metadata.whole(f"{start}attention.head_count"), metadata.whole(f"{start}embedding_length")
+        head_size = metadata.whole(f"{start}attention.key_length", width // heads if heads else None)
         for key in ("attention.value_length", "rope.dimension_count"):
-            if said.whole(start + key, head_size) != head_size:
-                raise said.wrong(start + key, f"and only the size of a whole head, {head_size}, is supported")
+            if metadata.whole(start + key, head_size) != head_size:
+                raise metadata.wrong(start + key, f"and only the size of a whole head, {head_size}, is supported")
         if "token_embd.weight" not in self._tensors:
             raise SprigError(f"{self.path} has no token_embd.weight: it is not a complete model, use another file.")
         rows = self._tensors["token_embd.weight"].shape[0]
-        base = said.number(f"{start}rope.freq_base", 10000.0)
-        context = said.whole(f"{start}context_length")
-        if 0 < said.whole(f"{start}attention.sliding_window", 0) < context:
-            raise said.wrong(f"{start}attention.sliding_window", "shorter than the context, which is not supported")
+        base = metadata.number(f"{start}rope.freq_base", 10000.0)
+        context = metadata.whole(f"{start}context_length")
+        if 0 < metadata.whole(f"{start}attention.sliding_window", 0) < context:
+            raise metadata.wrong(f"{start}attention.sliding_window", "shorter than the context, which is not supported")
         fields = LLAMA_FIELDS | _ARCHITECTURES[self._architecture][0] | self._biases
         fields |= {
             "name": self.path.stem,
             "block_size": context,
-            "n_layer": said.whole(f"{start}block_count"),
+            "n_layer": metadata.whole(f"{start}block_count"),
             "n_embd": width,
             "n_head": heads,
-            "n_query_groups": said.whole(f"{start}attention.head_count_kv", heads),
-            "head_size": said.whole(f"{start}attention.key_length", None),
-            "intermediate_size": said.whole(f"{start}feed_forward_length"),
+            "n_query_groups": metadata.whole(f"{start}attention.head_count_kv", heads),
+            "head_size": metadata.whole(f"{start}attention.key_length", None),
+            "intermediate_size": metadata.whole(f"{start}feed_forward_length"),
             "vocab_size": rows,
             "padded_vocab_size": rows,
-            "norm_eps": said.number(f"{start}attention.layer_norm_rms_epsilon"),
+            "norm_eps": metadata.number(f"{start}attention.layer_norm_rms_epsilon"),
             "rope_base": int(base) if base - base == 0 and base == int(base) else base,
             "rope_condense_ratio": self._position_scale(start),
         }
@@ -200,11 +200,11 @@ class GGUFFile:
 
     def _position_scale(self, start: str) -> float:
         """What divides positions. As llama.cpp: linear by default, and 0 means 1."""
-        said = self._metadata
-        kind = said.text(f"{start}rope.scaling.type", "linear")
+        metadata = self._metadata
+        kind = metadata.text(f"{start}rope.scaling.type", "linear")
         if kind not in ("none", "linear"):
-            raise said.wrong(f"{start}rope.scaling.type", "and only none and linear rotary scaling is supported")
-        factor = said.number(f"{start}rope.scaling.factor", said.number(f"{start}rope.scale_linear", 0))
+            raise metadata.wrong(f"{start}rope.scaling.type", "and only none and linear rotary scaling is supported")
+        factor = metadata.number(f"{start}rope.scaling.factor", metadata.number(f"{start}rope.scale_linear", 0))
         return 1 if kind == "none" or factor in (0, 1) else factor
 
     @cached_property

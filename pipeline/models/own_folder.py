@@ -29,10 +29,10 @@ class OwnFolder(HuggingFaceFolder):
     def _built_from(self) -> tuple[Config, SubNetwork | None]:
         """litgpt's configuration, and the sub-network where layers differ."""
         try:
-            said, rows = self.plain["student"], self.plain["vocab_size"]
-            sub = None if said["subnetwork"] is None else SubNetwork.from_dict(said["subnetwork"])
+            described, rows = self.plain["student"], self.plain["vocab_size"]
+            sub = None if described["subnetwork"] is None else SubNetwork.from_dict(described["subnetwork"])
             # transformers may have resized the embedding since.
-            return checked({**said["litgpt"], "vocab_size": rows, "padded_vocab_size": rows}), sub
+            return checked({**described["litgpt"], "vocab_size": rows, "padded_vocab_size": rows}), sub
         except (SprigError, *checkpoint.UNREADABLE) as error:
             raise SprigError(
                 f"{self.folder / 'config.json'} does not say what Sprig built the student from "

@@ -22,8 +22,8 @@ class Numbers(TypedDict, total=False):
     pad_token_id: int
 
 
-def named(said: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path) -> dict[str, Any]:
-    """Of the content `said` of a tokenizer_config.json, the special tokens that the tokenizer has, as texts, and the
+def named(settings: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path) -> dict[str, Any]:
+    """The special tokens in a tokenizer_config.json, `settings`, that the tokenizer has, as strings, and the
     chat template.
 
     A special token that the tokenizer does not have would become a new one, beyond the embedding.
@@ -33,24 +33,24 @@ def named(said: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path) -> 
     """
     kept: dict[str, Any] = {}
     for name in NAMES:
-        token = content(said.get(name))
+        token = content(settings.get(name))
         if token is not None and not isinstance(token, str):
             raise SprigError(f"{file} gives {token!r} as {name}, which must be a text: correct it.")
         if token is not None and tokenizer.token_to_id(token) is not None:
             kept[name] = token
-    if additional := _additional(said, tokenizer, file):
+    if additional := _additional(settings, tokenizer, file):
         kept["additional_special_tokens"] = additional
-    if (template := said.get("chat_template")) is not None:
+    if (template := settings.get("chat_template")) is not None:
         kept["chat_template"] = _chat_template(template, file)
     return kept
 
 
-def numbered(said: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Numbers:
-    """Of the content `said` of a generation_config.json or config.json, the numbers of tokens that the tokenizer has.
+def numbered(settings: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Numbers:
+    """The ids in a generation_config.json or config.json, `settings`, of tokens that the tokenizer has.
     Several tokens may end a text."""
     kept: dict[str, Any] = {}
     for name in _NUMBERS:
-        given = said.get(name)
+        given = settings.get(name)
         numbers = [each for each in (given if isinstance(given, list) else [given]) if _is_token(each, tokenizer)]
         if name == "eos_token_id" and len(numbers) > 1:
             kept[name] = numbers
@@ -69,12 +69,12 @@ def _is_token(number: Any, tokenizer: tokenizers.Tokenizer) -> bool:
     return type(number) is int and 0 <= number < 2**31 and tokenizer.id_to_token(number) is not None
 
 
-def _additional(said: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path) -> list[str]:
+def _additional(settings: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path) -> list[str]:
     """transformers 4 has a list of them, and named ones under `extra_special_tokens`, where 5 has all."""
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     kept: dict[str, None] = {}
     for name in ("additional_special_tokens", "extra_special_tokens"):
-        given = said.get(name) or []
+        given = settings.get(name) or []
         given = list(given.values()) if isinstance(given, dict) else given
         tokens: list[Any] = [content(token) for token in given] if isinstance(given, list) else [None]
         if not all(isinstance(token, str) for token in tokens):

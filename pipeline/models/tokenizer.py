@@ -121,10 +121,10 @@ def copy(source: Path, folder: Path) -> None:
     else:
         tokenizer = _read(file)
         shutil.copyfile(file, folder / "tokenizer.json")
-    said = read_json(file.parent / "tokenizer_config.json") | {"eos_token": _end_of_text(file.parent, tokenizer)}
+    settings = read_json(file.parent / "tokenizer_config.json") | {"eos_token": _end_of_text(file.parent, tokenizer)}
     if (template := file.with_name(_CHAT_TEMPLATE)).is_file():
-        said["chat_template"] = _text(template)
-    kept = special_tokens.named(said, tokenizer, file.with_name("tokenizer_config.json"))
+        settings["chat_template"] = _text(template)
+    kept = special_tokens.named(settings, tokenizer, file.with_name("tokenizer_config.json"))
     _write_json(folder / "tokenizer_config.json", kept)
     model, generation = (read_json(file.with_name(name)) for name in ("config.json", "generation_config.json"))
     if numbers := special_tokens.numbered(model, tokenizer) | special_tokens.numbered(generation, tokenizer):
@@ -148,9 +148,9 @@ def drop_beyond(folder: Path, rows: int) -> list[str]:
         needed = True
     if needed:
         return []
-    said = read_json(folder / "tokenizer_config.json") | {"eos_token": end}
+    settings = read_json(folder / "tokenizer_config.json") | {"eos_token": end}
     remaining.save(str(file))
-    _write_json(folder / "tokenizer_config.json", special_tokens.named(said, remaining, file))
+    _write_json(folder / "tokenizer_config.json", special_tokens.named(settings, remaining, file))
     if numbers := special_tokens.numbered(read_json(folder / "generation_config.json"), remaining):
         _write_json(folder / "generation_config.json", numbers)
     return [token["content"] for token in beyond]
@@ -165,8 +165,8 @@ def write(
 ) -> None:
     """Writes a tokenizer that has no files yet."""
     tokenizer.save(str(folder / "tokenizer.json"))
-    said = {"eos_token": eos_token, "chat_template": chat_template, "bos_token": bos_token}
-    _write_json(folder / "tokenizer_config.json", {key: value for key, value in said.items() if value is not None})
+    settings = {"eos_token": eos_token, "chat_template": chat_template, "bos_token": bos_token}
+    _write_json(folder / "tokenizer_config.json", {key: value for key, value in settings.items() if value is not None})
 
 
 def write_bytes(folder: Path) -> None:

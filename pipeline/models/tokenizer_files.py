@@ -34,31 +34,31 @@ def build(folder: Path, read_json: Callable[[Path], dict[str, Any]]) -> tokenize
     Raises:
         SprigError: it is unreadable, or of a kind that Sprig cannot tell for certain.
     """
-    said = read_json(folder / "tokenizer_config.json")
+    settings = read_json(folder / "tokenizer_config.json")
     if (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
-        built = _vocabulary_and_merges(folder, said, read_json)
+        built = _vocabulary_and_merges(folder, settings, read_json)
     else:
-        built = _sentencepiece(folder / MODEL, said)
-    _add(built, said, read_json(folder / "added_tokens.json"), folder)
-    begin = special_tokens.content(said.get("bos_token"))
+        built = _sentencepiece(folder / MODEL, settings)
+    _add(built, settings, read_json(folder / "added_tokens.json"), folder)
+    begin = special_tokens.content(settings.get("bos_token"))
     begin = "<s>" if begin is None and not (folder / VOCABULARY).is_file() else begin
-    adds = said.get("add_bos_token", not (folder / VOCABULARY).is_file())
+    adds = settings.get("add_bos_token", not (folder / VOCABULARY).is_file())
     if adds is True and isinstance(begin, str) and built.token_to_id(begin) is not None:
         bpe.begin_with(built, begin)
     return built
 
 
 def _vocabulary_and_merges(
-    folder: Path, said: dict[str, Any], read_json: Callable[[Path], dict[str, Any]]
+    folder: Path, settings: dict[str, Any], read_json: Callable[[Path], dict[str, Any]]
 ) -> tokenizers.Tokenizer:
     family = read_json(folder / "config.json").get("model_type")
-    given = said.get("tokenizer_class") or (_FAMILIES.get(family, family) if isinstance(family, str) else None)
+    given = settings.get("tokenizer_class") or (_FAMILIES.get(family, family) if isinstance(family, str) else None)
     name = given.removesuffix("Fast").removesuffix("Tokenizer") if isinstance(given, str) else None
     if name not in _CLASSES:
         raise SprigError(
             f"{folder} has {VOCABULARY} of tokenizer_class {given!r:.80}, which Sprig cannot read: {_CURE}."
         )
-    if said.get("add_prefix_space", False) is not False:
+    if settings.get("add_prefix_space", False) is not False:
         raise SprigError(f"{folder} has a tokenizer with add_prefix_space, which Sprig cannot read: {_CURE}.")
     numbers = read_json(folder / VOCABULARY)
     if not numbers or any(type(each) is not int or not 0 <= each < 2**24 for each in numbers.values()):
@@ -71,7 +71,7 @@ def _vocabulary_and_merges(
     return bpe.byte_level(numbers, merges, _CLASSES[name], folder / MERGES, "fetch it again")
 
 
-def _sentencepiece(file: Path, said: dict[str, Any]) -> tokenizers.Tokenizer:
+def _sentencepiece(file: Path, settings: dict[str, Any]) -> tokenizers.Tokenizer:
     tokens, scores, kinds, model_type = [], [], [], 1
     normalizer: dict[int, Any] = {}
     try:
@@ -91,8 +91,8 @@ def _sentencepiece(file: Path, said: dict[str, Any]) -> tokenizers.Tokenizer:
     # Kind 1 is Unigram; text that is normalised, or rid of double spaces (on unless switched off), is another text.
     if model_type != _BPE or len(unknown) != 1 or normalizer.get(2) or normalizer.get(4, 1):
         raise SprigError(f"{file} is not a plain BPE model of SentencePiece, the only kind that Sprig reads: {_CURE}.")
-    prefix = bool(normalizer.get(3, 1)) and said.get("add_prefix_space", True) is not False
-    always = said.get("legacy", True) is not False  # else as transformers: a leading space stands for the prefix
+    prefix = bool(normalizer.get(3, 1)) and settings.get("add_prefix_space", True) is not False
+    always = settings.get("legacy", True) is not False  # else as transformers: a leading space stands for the prefix
     built = bpe.sentencepiece(bpe.Pieces(tokens, scores, kinds, unknown[0], prefix, always))
     bpe.add_special(built, tokens, kinds)
     return built
@@ -132,12 +132,12 @@ def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
         position += length
 
 
-def _add(built: tokenizers.Tokenizer, said: dict[str, Any], added: dict[str, Any], folder: Path) -> None:
+def _add(built: tokenizers.Tokenizer, settings: dict[str, Any], added: dict[str, Any], folder: Path) -> None:
     """Tokens that were added to the vocabulary, in the order of their numbers, and special ones that are in it."""
     given = dict(added)
-    named = [special_tokens.content(said.get(name)) for name in special_tokens.NAMES]
+    named = [special_tokens.content(settings.get(name)) for name in special_tokens.NAMES]
     special = {token for token in named if isinstance(token, str)}
-    decoder = said.get("added_tokens_decoder") or {}
+    decoder = settings.get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict) or not all(isinstance(each, dict) for each in decoder.values()):
         raise SprigError(
             f"{folder / 'tokenizer_config.json'} has no tokens by number in added_tokens_decoder: correct it."
@@ -147,7 +147,7 @@ def _add(built: tokenizers.Tokenizer, said: dict[str, Any], added: dict[str, Any
         if isinstance(text, str) and number.isdecimal():
             given[text] = int(number)
             special |= {text} if token.get("special") else set()
-    additional = said.get("additional_special_tokens")
+    additional = settings.get("additional_special_tokens")
     contents = map(special_tokens.content, additional) if isinstance(additional, list) else ()
     special |= {token for token in contents if isinstance(token, str)}
     if not all(type(number) is int for number in given.values()):

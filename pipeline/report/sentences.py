@@ -11,8 +11,8 @@ NO_CONTROL = "There is no control, so there is no saving."
 def result(summary: Summary) -> str:
     """What came out, or how far a run is that is still going."""
     if summary["status"] == RUNNING:
-        said = progress(summary)
-        return f"{RANDOM_WEIGHTS} {said}" if random_weights(summary) else said
+        state = progress(summary)
+        return f"{RANDOM_WEIGHTS} {state}" if random_weights(summary) else state
     if random_weights(summary):
         return RANDOM_WEIGHTS
     if summary["saving"] is None:

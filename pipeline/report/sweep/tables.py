@@ -51,9 +51,9 @@ def cells(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
         [*cell.values, *(_results(sweep, cell, cell.values in best) if cell.runs else _without(cell))]
         for cell in sweep.cells
     ]
-    if said := _published(sweep):
+    if shown := _published(sweep):
         header = [*header, "published"]
-        rows = [[*row, said.get(cell.values, "")] for row, cell in zip(rows, sweep.cells, strict=True)]
+        rows = [[*row, shown.get(cell.values, "")] for row, cell in zip(rows, sweep.cells, strict=True)]
     return header, rows
 
 
@@ -107,7 +107,7 @@ def _spread(values: list[float], form: str) -> str:
 
 def _published(sweep: Sweep) -> dict[tuple[str, ...], str]:
     """What the paper says of a cell, by the cell's values."""
-    said = {}
+    shown = {}
     for cell in sweep.cells:
         named = dict(zip(sweep.axes, cell.values, strict=True))
         fitting = [
@@ -116,8 +116,8 @@ def _published(sweep: Sweep) -> dict[tuple[str, ...], str]:
             if "says" in each and all(named.get(axis) in known for axis, known in each["where"].items())
         ]
         if fitting:
-            said[cell.values] = "; ".join(fitting)
-    return said
+            shown[cell.values] = "; ".join(fitting)
+    return shown
 
 
 def _savings(sweep: Sweep) -> list[list[str]]:
@@ -215,5 +215,5 @@ def _score(runs: list[Scores], task: str, metric: str) -> str:
         return MISSING
     values = [score[metric] for score in scored]
     errors = [score[f"{metric}_stderr"] for score in scored if score.get(f"{metric}_stderr") is not None]
-    said = measured(mean(values), mean(errors) if errors else None)
-    return said + (f" ({stdev(values):.2g})" if len(values) > 1 else "")
+    shown = measured(mean(values), mean(errors) if errors else None)
+    return shown + (f" ({stdev(values):.2g})" if len(values) > 1 else "")
