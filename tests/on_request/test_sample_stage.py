@@ -12,6 +12,7 @@ from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.on_request import sample as stage
+from pipeline.stages import graph
 from pipeline.stages.context import Context
 
 
@@ -34,11 +35,16 @@ def greedily(folder: Path, prompt: str, count: int) -> str:
     return words.decode(ids[start:])
 
 
+def sampled(config: pipeline.config.Config) -> dict[str, str]:
+    context = Context(config, print)
+    return stage.run(context, graph.build(context))
+
+
 def test_every_model_of_the_run_continues_the_text(run, capsys):
     """A text whose commas, colons and brackets are grammar to nobody."""
     prompt, before = "We, the people: [all] {of us} 'n more", sorted(run.parents[1].glob("artifacts/*/*"))
     config = pipeline.compose([f"run={run}", "stages=[sample]", f"prompt={prompt}", "sample.tokens=6"])
-    continued = stage.run(Context(config, print))
+    continued = sampled(config)
     assert list(continued) == ["teacher", "student", "control"]
     for name, text in continued.items():
         folder = run / "artifacts" / (name if name == "teacher" else f"distilled_{name}")
@@ -54,7 +60,7 @@ def test_draws_are_seeded(run):
     for seed in (1, 1, 2):
         overrides = ["prompt=We", "sample.temperature=1.5", "sample.tokens=20", f"sample.seed={seed}"]
         config = pipeline.compose([f"run={run}", "stages=[sample]", *overrides])
-        continued.append(stage.run(Context(config, print)))
+        continued.append(sampled(config))
     assert continued[0] == continued[1] != continued[2]
 
 
