@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from lightning.fabric.utilities.init import _EmptyInit
 from litgpt import GPT, Config
 from litgpt.model import Block, build_rope_cache
 from torch import Tensor, nn
@@ -63,7 +64,8 @@ class LayerwiseGPT(GPT):
     def __init__(self, config: Config, sub: SubNetwork):
         # Before the parent's constructor, because that asks for the rope cache.
         self.sub = sub
-        super().__init__(replace(config, n_layer=sub.n_layer, n_embd=sub.n_embd))
+        super().__init__(replace(config, n_layer=0, n_embd=sub.n_embd))  # blocks of one size, which are not wanted
+        self.config = replace(config, n_layer=sub.n_layer, n_embd=sub.n_embd)
         blocks = [_layer_config(config, sub, gene) for gene in sub.genes]
         self.transformer.h = nn.ModuleList(Block(block, layer) for layer, block in enumerate(blocks))
         ends: dict[int, int] = {}
@@ -131,7 +133,7 @@ def assemble(config: Config, sub: SubNetwork | None, tied: bool, weights: dict[s
 def _outline(config: Config, sub: SubNetwork | None, tied: bool) -> GPT:
     """The model without memory for its weights."""
     architecture_of(config, tied)  # rejects what is not supported
-    with torch.device("meta"):
+    with torch.device("meta"), _EmptyInit():
         if sub is None:
             return GPT(config)
         if is_stock(config, sub):

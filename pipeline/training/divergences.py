@@ -19,7 +19,8 @@ Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
     """log softmax(logits / temperature) over the last dimension, in the place of the logits."""
-    logits = logits.div_(temperature)
+    if temperature != 1:
+        logits = logits.div_(temperature)
     return logits.sub_(logits.logsumexp(-1, keepdim=True))
 
 

@@ -164,13 +164,19 @@ def _chunk(
     if config.ce_weight > 0:
         ce_gradient = logits.sub(normaliser).exp_() if reference else logits.sub_(normaliser).exp_()
         ce_gradient.scatter_add_(1, targets[:, None], ce_gradient.new_full((len(targets), 1), -1))
-        ce_gradient.mul_(config.ce_weight)
+        _scale(ce_gradient, config.ce_weight)
     if reference is None:
         assert ce_gradient is not None  # a loss has CE, a reference, or both
         return torch.stack([ce, torch.zeros_like(ce)]), ce_gradient
     log_q = logits.sub_(normaliser) if config.temperature == 1 else log_probabilities(logits, config.temperature)
     values, gradient = reference(part, log_q)
-    gradient.mul_(config.beta * config.temperature)  # T^2 of the loss, 1/T of the softmax
+    _scale(gradient, config.beta * config.temperature)  # T^2 of the loss, 1/T of the softmax
     if ce_gradient is not None:
         gradient.add_(ce_gradient)
     return torch.stack([ce, values.sum()]), gradient
+
+
+def _scale(logits: Tensor, factor: float) -> None:
+    """In place; by 1 it would be a pass over the largest tensor of a training that changes nothing."""
+    if factor != 1:
+        logits.mul_(factor)
