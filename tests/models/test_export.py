@@ -28,6 +28,12 @@ STOCK = {
 OWN = "SprigForCausalLM"
 
 
+def stock_class(family: str, model: PreTrainedModel) -> str:
+    """From 5.9 on, transformers refuses a Llama whose width is not a multiple of its heads."""
+    undivided = model.config.hidden_size % model.config.num_attention_heads
+    return "MistralForCausalLM" if family in ("llama", "llama3") and undivided else STOCK[family]
+
+
 @pytest.fixture
 def tokenizer(tmp_path) -> Path:
     return exports.tokenizer(tmp_path)
@@ -65,11 +71,13 @@ def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied
     sub = (exports.uniform if shape == "uniform" else exports.layerwise)(family, cut_head)
     student = exports.student(family, sub, tied)
     taken, to = exports.export(student, tokenizer, "own" if shape == "own" else "auto")
+    if family == "biased" and shape == "padded":  # Mistral, which such a width needs, has no biases
+        shape = "own"
     # A cut head keeps its place among Llama 3.1's frequencies, which are not a power law, with zeros for the others.
     zeros = shape == "padded" or (family == "llama3" and cut_head)
     assert taken == ("own" if shape == "own" else "padded" if zeros else "stock")
     model = load(to)
-    assert type(model).__name__ == (OWN if shape == "own" else STOCK[family])
+    assert type(model).__name__ == (OWN if shape == "own" else stock_class(family, model))
     assert_same(student, model)
     ends = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     assert (ends[0] is ends[1]) == is_tied(student) == tied

@@ -78,12 +78,12 @@ def test_the_card_says_where_the_model_comes_from(run, tmp_path, caplog):
     assert "licence is not stated" in (tmp_path / "other/README.md").read_text()
 
 
-def test_the_card_names_a_teacher_of_the_hub_as_its_base_and_no_folder_here(run, tmp_path, monkeypatch):
+def test_the_card_names_a_teacher_of_the_hub_as_its_base_and_no_folder_here(run, tmp_path):
     summary = json.loads((run / "summary.json").read_text())
     sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "models/own").mkdir(parents=True)
-    for path, base in (("EleutherAI/pythia-70m", "base_model: EleutherAI/pythia-70m\n"), ("models/own", "")):
+    own = tmp_path / "models/own"
+    own.mkdir(parents=True)
+    for path, base in (("EleutherAI/pythia-70m", "base_model: EleutherAI/pythia-70m\n"), (str(own), "")):
         teacher = TeacherConfig(name="teacher", source=Source.hf, path=path, license="mit")
         text = card("model", ExportForm.stock, {}, GGUFKind.none, summary, sub, teacher)
         assert f"pipeline_tag: text-generation\n{base}tags:\n" in text
