@@ -51,7 +51,7 @@ def run(config: Config, overrides: list[str] | None = None) -> "Summary | None":
     Raises:
         SprigError: a teacher's path does not exist; or see there.
     """
-    if "prepare" in config.stages:
+    if "prepare" in config.stages and config.run is None:  # a finished run needs its sources no more
         for key in ("teacher", "kd_teacher"):
             if (teacher := getattr(config, key)) is not None:
                 teacher.require_path(key)

@@ -80,7 +80,6 @@ def refused(monkeypatch, *arguments: str) -> str:
         ("search.start=[nonsense]", "search.start"),
         ("search.limit.tokens=127", "all 4 blocks of 32 tokens, which takes at least 128 tokens: raise it, or lower"),
         ("search.limit.flops=1_000", "search.limit.flops=1,000 ends the search before a candidate is evaluated"),
-        ("search=one_plus_lambda search.limit.evaluations=5", "takes at least 13 evaluations"),
         ("search.limit.flops=0", "search.limit.flops=0 must lie in 1..1e+30"),
         ("data.path=nowhere", "nowhere"),
         ("space.layers=rank ordering=none", "space.layers=rank needs a ranking of the layers"),

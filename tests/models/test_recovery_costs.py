@@ -26,13 +26,13 @@ def test_flops_are_what_torch_counts(family, seed):
     arch = architecture(teacher)
     sub, selection = random_cut(arch, seed, "last", "teacher", uniform=seed == 0)
     student, blocks = cut(teacher, sub, selection), tiny.tokens(9, 17)
-    neox, sizes = family == "gpt_neox", []
+    neox, bias, sizes = family == "gpt_neox", int(arch.bias), []
     for gene in sub.genes:
         queries, keys = gene.n_head * gene.head_size, gene.n_query_groups * gene.head_size
         neurons = gene.intermediate_size
-        sizes += [(each + neox, sub.n_embd) for each in ([queries + neurons] if neox else [queries, neurons])]
-        sizes += [(sub.n_embd + (family in ("gpt_neox", "qwen2")), queries + 2 * keys)]
-        sizes += [(sub.n_embd + neox, neurons * (1 if neox else 2))]
+        sizes += [(each + bias, sub.n_embd) for each in ([queries + neurons] if neox else [queries, neurons])]
+        sizes += [(sub.n_embd + int(arch.attention_bias), queries + 2 * keys)]
+        sizes += [(sub.n_embd + bias, neurons * (1 if neox else 2))]
     with FlopCounterMode(display=False) as counter:
         recover(teacher, student, sub, selection, blocks, SETTINGS)
     student_attention = sum(2 * 16 * gene.n_head * gene.head_size for gene in sub.genes)

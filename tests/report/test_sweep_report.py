@@ -188,7 +188,7 @@ def test_a_winner_is_bold_only_over_several_seeds(undrawn, tmp_path):
     assert "**" not in (one / "sweep.md").read_text() and "<b>" not in (one / "sweep.html").read_text()
     report(two := winners(tmp_path / "two", 2))
     assert row(two, "searched")[4].startswith("**") and not row(two, "lost")[4].startswith("**")
-    assert f"<td><b>{row(two, 'searched')[4].strip('*')}</b></td>" in (two / "sweep.html").read_text()
+    assert f"><b>{row(two, 'searched')[4].strip('*')}</b></td>" in (two / "sweep.html").read_text()
 
 
 def test_runs_of_a_teacher_with_random_weights_mean_nothing(undrawn, tmp_path, capsys, caplog):
@@ -298,7 +298,7 @@ def test_made_again_it_has_the_same_bytes(folder):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("none", "has no finished run among its 2 jobs: `sprig -m init=a` goes on"),
+        ("none", "has no finished run among its 2 jobs: `sprig -m init=a` resumes it"),
         ("presets", r"has runs of the presets hand \(job0\) and other \(job1\): a table is of one"),
         ("summary", rf"job1/summary.json is of schema 0, this is Sprig's {SCHEMA}: move .* away and give the sweep's"),
         ("record", "sweep.json is of schema 0, this is Sprig's 1: move .* away and give the sweep's command again"),

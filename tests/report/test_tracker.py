@@ -190,5 +190,5 @@ def test_every_artifact_of_a_run_has_a_name_that_wandb_takes(tmp_path, smoke_out
     for place in done.values():
         place.mkdir(parents=True)
     summary["anatomy"] = None  # no figure, whose file would be read
-    tracker.report(Material(summary, done, None, {}, {}, None, {}), tmp_path)
+    tracker.report(Material(summary, done, None, {}, None, {}), tmp_path)
     assert [artifact.name for artifact in logged] == ["teacher-0123", "downstream-teacher-arc_easy-4567"]

@@ -121,7 +121,7 @@ def test_data_is_fetched_only_where_a_task_is_to_be_scored(stages, reached, smok
     asked = []
     monkeypatch.setattr(tasks, "check", lambda names, fetch: asked.append(fetch))
     context = Context(smoke(smoke_outputs, "evaluate.tasks=[copa]", f"stages={stages}"), log=print)
-    downstream.check(context)
+    downstream.check(context, graph.build(context))
     assert asked == [reached]
 
 

@@ -125,7 +125,7 @@ def test_the_micro_batch_fits_the_memory_and_divides_the_batch(mine, monkeypatch
     context = Context(config, print)
 
     def chosen(memory: int) -> int:
-        monkeypatch.setattr(micro_batch, "_memory", lambda device: memory)
+        monkeypatch.setattr(micro_batch, "device_memory", lambda device: memory)
         return micro_batch.settings(context).micro_batch
 
     a_block = 32 * micro_batch.activation_bytes(context.architecture)

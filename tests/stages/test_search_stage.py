@@ -6,12 +6,12 @@ import pytest
 from runs import smoke
 
 import pipeline
-from pipeline.config import Strategy
 from pipeline.errors import SprigError
 from pipeline.report import material
 from pipeline.search import journal
 from pipeline.stages import graph, plan, search
 from pipeline.stages.context import Context
+from pipeline.stages.roots import roots
 from pipeline.subnetwork.diversity import diversity
 
 MUTANTS = ["search=one_plus_lambda", "search.population=5", "search.offspring=6", "search.start=[importance]"]
@@ -22,10 +22,6 @@ def fingerprints(outputs, *overrides) -> tuple[str, str]:
     context = Context(smoke(outputs, *overrides), lambda line: None)
     steps = graph.build(context)
     return steps["search"].recipe.fingerprint, steps["random_search"].recipe.fingerprint
-
-
-def test_every_strategy_has_its_walk():
-    assert set(search.WALK) == set(Strategy)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +118,8 @@ def test_calibration_text_shorter_than_the_blocks_asked_for(smoke_outputs):
         r"lower search\.blocks, raise data\.calibration, or give more text"
     )
     with pytest.raises(SprigError, match=said):
-        plan.check_prepared(Context(smoke(smoke_outputs, "search.blocks=9999"), lambda line: None))
+        context = Context(smoke(smoke_outputs, "search.blocks=9999"), lambda line: None)
+        plan.check_prepared(context, roots(context))
 
 
 def test_what_limits_are_counted_at_matters_only_where_there_are_some(tmp_path):

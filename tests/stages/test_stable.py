@@ -76,7 +76,7 @@ def test_a_run_that_is_cut_keeps_what_it_made_on_its_way(tmp_path):
     (run := tmp_path / "smoke/1/.hydra").mkdir(parents=True)
     (run / "config.yaml").touch()
     steps = graph.build(context)
-    runner._claim(context, steps, run.parent)
+    runner._claim(context, steps.values(), run.parent)
     for made in (cache.recipe(context, roots(context)), steps["distilled_student"].phase):
         context.store.obtain(made, lambda folder: None)
     assert [entry.needed_by for entry in entries(tmp_path)] == [("smoke/1",)] * 2

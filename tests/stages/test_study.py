@@ -189,7 +189,12 @@ def test_a_search_that_ended_early_fails_before_anything_is_trained(tmp_path, sm
 def test_another_study_measures_only_what_is_new(outputs, tmp_path, monkeypatch, overrides, trained):
     shutil.copytree(outputs, tmp_path, symlinks=True, dirs_exist_ok=True)
     asked = []
-    monkeypatch.setattr(study.short, "train", lambda context, sub, tokens, **_: asked.append(tokens) or float(tokens))
+
+    def train(context, roots, sub, tokens, **_) -> float:
+        asked.append(tokens)
+        return float(tokens)
+
+    monkeypatch.setattr(study.short, "train", train)
     pipeline.run(smoke(tmp_path, *STUDY, *overrides, "stages=[study]"))
     assert asked == trained
     before = {point["subnetwork"]: point for point in points(outputs / "smoke/latest/artifacts/study")}

@@ -12,8 +12,8 @@ from pipeline.training.engine import batching
     "batch, micro, ranks, message",
     [
         (8, 3, 1, r"global_batch=8, distill.micro_batch=3 and 1 processes .* multiple of 3 x 1 = 3; .* is 6"),
-        (8, 8, 2, r"would take 16 blocks. Please lower distill.micro_batch to at most 4"),
-        (2, 1, 3, r"would take 3 blocks. Please use fewer processes"),
+        (8, 8, 2, r"would take 16 blocks: lower distill.micro_batch to at most 4"),
+        (2, 1, 3, r"would take 3 blocks: use fewer processes"),
     ],
 )
 def test_batches_that_do_not_divide(batch, micro, ranks, message):
