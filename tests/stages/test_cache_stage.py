@@ -144,7 +144,7 @@ def test_the_plan_prices_it(tmp_path, capsys):
     pipeline.run(smoke(tmp_path, *SAMPLED, "plan=true"))
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "logits cache sampled, 4,096 tokens, 0.1 MiB;" in shown and "FLOPs to fill" in shown
-    assert "distill 2 x 4,096 tokens" in shown and "+ 0 teacher FLOPs" in shown
+    assert "distill 4,096 tokens" in shown and "+ 0 teacher FLOPs" in shown
 
 
 def test_the_teacher_costs_each_block_once(outputs):
