@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from litgpt import GPT
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from pipeline.artifacts import digest
@@ -28,15 +27,14 @@ from pipeline.config import (
     DeepSpeedConfig,
     DistillConfig,
     ExportForm,
-    LimitConfig,
     Precision,
     SearchConfig,
     Source,
     SpaceConfig,
     TeacherConfig,
 )
+from pipeline.config.typed import to_typed
 from pipeline.data.blocks import Blocks
-from pipeline.errors import SprigError
 from pipeline.models import checkpoint, extraction, ordering
 from pipeline.models.export import folder as export_folder
 from pipeline.models.families import architecture_of, is_tied
@@ -63,7 +61,6 @@ from pipeline.training.distill import distill as train
 from pipeline.training.throughput import Flops
 
 BATCH = 8  # blocks a forward pass
-Schema = TypeVar("Schema")
 
 
 @dataclass(frozen=True)
@@ -153,18 +150,22 @@ class SearchSpace(Space):
         architecture = architecture_of(teacher.config, is_tied(teacher))
         within = make_bin(BinConfig(low=low, high=high, count=Count(count)))
         super().__init__(
-            architecture, _typed(SpaceConfig, **space), within, ordering or Ordering.identity(architecture)
+            architecture,
+            to_typed(SpaceConfig, OmegaConf.create(space), "space."),
+            within,
+            ordering or Ordering.identity(architecture),
         )
 
 
 def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **settings: Any) -> Found:
     """The sub-network of the space with the lowest loss on `blocks`, untrained. Keywords are those of `search` in the
     configuration, such as strategy="evolution", population=12, generations=3."""
-    config = _typed(SearchConfig, **{"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings})
+    given = {"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings}
+    config = to_typed(SearchConfig, OmegaConf.create(given), "search.")
     length = blocks.size(1) - 1
     known = space.ordering
     evaluator = Evaluator(teacher, known, blocks, _precision(teacher), config.batch, fitness=config.fitness)
-    budget = Budget(LimitConfig(), length, lambda sub: flops_per_token(space.architecture, sub, length=length))
+    budget = Budget(config.limit, length, lambda sub: flops_per_token(space.architecture, sub, length=length))
     with TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl", "search")
         best = Search(
@@ -209,7 +210,8 @@ def distill(
     Returns:
         The validation curve: (tokens, nats a token), from token 0 on.
     """
-    config = _typed(DistillConfig, **{"tokens": tokens, "checkpoint": {"tokens": tokens, "minutes": None}, **settings})
+    given = {"tokens": tokens, "checkpoint": {"tokens": tokens, "minutes": None}, **settings}
+    config = to_typed(DistillConfig, OmegaConf.create(given), "distill.")
     curve: list[tuple[int, float]] = []
 
     def keep(line: dict[str, Any]) -> None:
@@ -255,20 +257,6 @@ def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form:
     return export_folder.export(
         student.cpu(), teacher.folder, Path(to), ExportForm(form), blocks[:, :-1], lambda form, config: card
     ).form
-
-
-def _typed(schema: type[Schema], **values: Any) -> Schema:
-    """Plain values as a part of the typed configuration.
-
-    Raises:
-        SprigError: a name is unknown, a value of a wrong type or out of range.
-    """
-    try:
-        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
-    except OmegaConfBaseException as error:
-        raise SprigError(f"{error.full_key}: {str(error).splitlines()[0].rstrip('.')}.") from None
-    assert isinstance(typed, schema)  # so OmegaConf documents it for a structured configuration
-    return typed
 
 
 def _group(group: str, name: str, outputs: str | Path) -> Config:

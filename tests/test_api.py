@@ -60,6 +60,8 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
     space = pipeline.SearchSpace(teacher.model, 70_000, 90_000)
     with pytest.raises(pipeline.SprigError, match=r"search\.population=0"):
         pipeline.find(teacher.model, space, blocks, population=0)
+    with pytest.raises(pipeline.SprigError, match=r"search\.evaluations=0 must"):
+        pipeline.find(teacher.model, space, blocks, strategy="random", evaluations=0)
     with pytest.raises(pipeline.SprigError, match="populaton"):
         pipeline.find(teacher.model, space, blocks, populaton=5)
 
