@@ -31,7 +31,7 @@ from pipeline.subnetwork.counting import flops_per_token, outer_flops
 from pipeline.subnetwork.selection import Ordering, Selection, select
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
-COUNTS, COMPARED, VALIDATION = (512, 4_096), 4_096, 16
+COUNTS, COMPARED, VALIDATION = (512, 4_096, 16_384, 65_536), 4_096, 16
 SETTINGS = Settings()
 
 
