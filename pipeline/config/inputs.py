@@ -18,7 +18,7 @@ class TeacherConfig:
     name: str = label(MISSING)
     source: Source = MISSING  # where the weights come from; random: freshly drawn
     path: str | None = location(None)  # file or folder; a hub name for `hf`; relative to `package` where that is set
-    package: str | None = None  # an installed Python package that holds `path`
+    package: str | None = None  # an installed Python package that holds `path` and `tokenizer`
     revision: str | None = label(None)  # hub revision
     # A litgpt config name, or an inline litgpt config. `random` builds it; `hf` plans with it before any download.
     litgpt: Any = None

@@ -46,7 +46,7 @@ def _teacher(teacher: "TeacherConfig") -> None:
         and not _is_hub_name(teacher.source, teacher.path)
     ):
         teacher.path = absolute(teacher.path)
-    if teacher.tokenizer not in (None, BYTES):
+    if teacher.tokenizer not in (None, BYTES) and teacher.package is None:
         teacher.tokenizer = absolute(teacher.tokenizer)
 
 

@@ -233,17 +233,16 @@ def _end_with(parent: int) -> None:
 
 
 def _made(portion: Portion) -> int:
-    """Makes a shard; its number of tokens. Texts that differ only in the blanks around them have one hash."""
+    """Makes a shard; its number of tokens."""
     if portion.texts is None:
         return portion.extent.tokens
-    end, salt = [_encoding.tokenizer.eos_id], f"{_encoding.seed}\n".encode()
+    end = [_encoding.tokenizer.eos_id]
     arrays, hashes = [], []
     for start in range(0, len(portion.texts), BATCH):
         texts = portion.texts[start : start + BATCH]
         for ids in _encoding.tokenizer.encode_batch(texts, special_tokens=_encoding.special_tokens):
             arrays.append(np.array(ids + end, _encoding.dtype))
-        digests = (hashlib.blake2b(salt + text.strip().encode(), digest_size=8).digest() for text in texts)
-        hashes += [int.from_bytes(digest, "little", signed=True) for digest in digests]
+        hashes += [document_hash(text, _encoding.seed) for text in texts]
     joined, lengths = np.concatenate(arrays), np.array([len(each) for each in arrays])
     extent = Extent(portion.extent.begin, portion.extent.end, portion.extent.done, len(joined))
     write_arrays(
@@ -254,6 +253,12 @@ def _made(portion: Portion) -> int:
         extent=np.array(json.dumps(vars(extent))),
     )
     return len(joined)
+
+
+def document_hash(text: str, seed: int) -> int:
+    """What decides the split of a document. Texts that differ only in the blanks around them have one hash."""
+    digest = hashlib.blake2b(f"{seed}\n{text.strip()}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:

@@ -115,7 +115,7 @@ def identify(teacher: TeacherConfig) -> dict[str, Any]:
             identity["tokenizer"] = _hashes(tokenizer.files(_path(teacher)))
     if teacher.tokenizer is not None:
         own = teacher.tokenizer == "bytes"
-        identity["tokenizer"] = "bytes" if own else _hashes(tokenizer.files(Path(teacher.tokenizer)))
+        identity["tokenizer"] = "bytes" if own else _hashes(tokenizer.files(_placed(teacher, teacher.tokenizer)))
     return identity
 
 
@@ -152,7 +152,12 @@ def convert(teacher: TeacherConfig, folder: Path) -> None:
 
 def _path(teacher: TeacherConfig) -> Path:
     assert teacher.path is not None  # the schema asks for it
-    path = Path(teacher.path).expanduser()
+    return _placed(teacher, teacher.path)
+
+
+def _placed(teacher: TeacherConfig, place: str) -> Path:
+    """`place` is relative to the teacher's package, if it has one."""
+    path = Path(place).expanduser()
     if teacher.package is None:
         return path
     # Found, not imported: the package may not even run here.
@@ -197,7 +202,7 @@ def _write_tokenizer(teacher: TeacherConfig, original: Original | None, folder: 
     if teacher.tokenizer == "bytes":
         tokenizer.write_bytes(folder)
     elif teacher.tokenizer is not None:
-        tokenizer.copy(Path(teacher.tokenizer), folder)
+        tokenizer.copy(_placed(teacher, teacher.tokenizer), folder)
     else:
         assert original is not None
         original.write_tokenizer(folder)
