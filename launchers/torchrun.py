@@ -21,7 +21,7 @@ def check(processes: int, overrides: list[str]) -> None:
     """Checks the run as one of its ranks would, so that the sentence comes once and without torchrun's traceback.
 
     Raises:
-        SprigError: the overrides are a sweep; else as pipeline.stages.plan.check.
+        SprigError: the overrides are a sweep; else as pipeline.plan.checks.check.
     """
     words = parse(overrides).words
     if starts_jobs(words):
@@ -29,13 +29,13 @@ def check(processes: int, overrides: list[str]) -> None:
             f"These overrides are a sweep, which starts processes itself: run sprig, not {processes} ranks of it, and "
             f"set hydra.launcher.gpus_per_job={processes} to give each job {processes} ranks."
         )
-    from pipeline.stages import plan
+    from pipeline.plan import checks
     from pipeline.stages.context import Context
 
     count = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
     os.environ.update(count)
     try:
-        plan.check(Context(compose(words), log=lambda line: None))
+        checks.check(Context(compose(words), log=lambda line: None))
     finally:
         for name in count:
             del os.environ[name]

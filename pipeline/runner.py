@@ -16,13 +16,15 @@ from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config
 from pipeline.on_request import export, sample, score
+from pipeline.plan import checks
+from pipeline.plan.table import table
 from pipeline.ranks import rank
 from pipeline.report import ending, material
 from pipeline.report.material import Material
 from pipeline.report.schema import COMPLETED, Summary
 from pipeline.report.tracker import Tracker
 from pipeline.run_folder import RunFolder
-from pipeline.stages import cache, distill, downstream, graph, plan, rerank, search, study
+from pipeline.stages import cache, distill, downstream, graph, rerank, search, study
 from pipeline.stages.context import Context, Step, Steps
 from pipeline.stages.roots import roots
 from pipeline.training.metrics import METRICS
@@ -44,12 +46,12 @@ def run(config: Config, overrides: list[str] | None = None) -> Summary | None:
     tracker = Tracker()
     context = Context(config, tracker.log)
     if not run_folder.reads_only(config):
-        plan.check(context)
+        checks.check(context)
     if export.STAGE in config.stages:
         export.check(context)
     if config.plan:
         if rank() == 0:
-            _show("What this run would do", ["", ""], plan.table(context))
+            _show("What this run would do", ["", ""], table(context))
         return None
     steps = graph.build(context)
     downstream.check(context, steps)
@@ -98,7 +100,7 @@ def _make(context: Context, step: Step, steps: Steps, folder: Path, tracker: Tra
     log.info("%s %s %s (%s): %s", place, step.stage, step.role, step.recipe.fingerprint, state)
     context.store.obtain(step.recipe, step.make, step.agree)
     if step.role == "tokens":
-        plan.check_prepared(context, roots(context))
+        checks.check_prepared(context, roots(context))
     if step.role == "search":
         study.check_searched(context, step.recipe)
     if rank() == 0 and found:

@@ -19,6 +19,7 @@ FLOORS = [
     {"data"},
     {"search", "training", "evaluation"},
     {"stages"},
+    {"plan"},
     {"report"},
     {"on_request"},
     {"run_folder"},

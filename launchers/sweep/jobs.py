@@ -13,10 +13,11 @@ from pipeline.artifacts import MANIFEST, Recipe
 from pipeline.composition import compose
 from pipeline.config import ON_REQUEST, Device, Precision
 from pipeline.errors import SprigError
+from pipeline.plan import checks
 from pipeline.report import material
 from pipeline.report.schema import SUMMARY
 from pipeline.run_folder import path_of
-from pipeline.stages import downstream, graph, plan, stable
+from pipeline.stages import downstream, graph, stable
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context, Step, Steps
 
@@ -103,7 +104,7 @@ def prepare(
     for overrides in dict.fromkeys(map(tuple, lists)):
         try:
             with env_override(count):
-                plan.check(context := _context(overrides, shared, elsewhere))
+                checks.check(context := _context(overrides, shared, elsewhere))
             steps = graph.build(context)
             downstream.check(context, steps)
             jobs[overrides] = Job(overrides, context, steps, material.step(context, steps))

@@ -5,7 +5,8 @@ from rich.table import Table
 
 from launchers.sweep.jobs import Job
 from pipeline.artifacts import MANIFEST
-from pipeline.stages import distill, plan, stable
+from pipeline.plan import costs
+from pipeline.stages import distill, stable
 from pipeline.stages.context import Step
 
 
@@ -18,7 +19,7 @@ def prices(jobs: list[Job]) -> list[tuple[int, int, int]]:
     seen: set[str] = set()
     phases: dict[str, set[int]] = {}
     for job in jobs:
-        flops, store = plan.flops(job.context), job.context.store
+        flops, store = costs.flops(job.context), job.context.store
         new = [step for step in job.steps if step.recipe.fingerprint not in seen]
         new = [step for step in new if not (store.path(step.recipe) / MANIFEST).exists()]
         seen |= {step.recipe.fingerprint for step in job.steps}

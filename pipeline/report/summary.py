@@ -8,18 +8,15 @@ from typing import Any
 from pipeline.artifacts import read_manifest
 from pipeline.config import ExportForm, Source
 from pipeline.evaluation.savings import Costs, Curve, Curves, EqualFlops, Saving, equal_flops, savings
+from pipeline.report.anatomy import anatomy, diversity_of
 from pipeline.report.schema import (
     COMPLETED,
     RUNNING,
     SCHEMA,
-    Anatomy,
     Candidate,
-    Diversity,
     EfficiencySummary,
     Evaluation,
     ExportedSummary,
-    KeptLayer,
-    LayerSizes,
     ModelEfficiency,
     ModelSummary,
     RecoverSummary,
@@ -30,11 +27,9 @@ from pipeline.report.schema import (
 )
 from pipeline.stages import cache, distill, downstream, evaluate, extract, order, recover, rerank, search, study
 from pipeline.stages.context import Context
-from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
-from pipeline.subnetwork.diversity import diversity
 from pipeline.subnetwork.exported import exported
-from pipeline.subnetwork.value import LayerGenes, SubNetwork
+from pipeline.subnetwork.value import SubNetwork
 
 
 def labels(context: Context) -> dict[str, Any]:
@@ -100,7 +95,7 @@ def summarise(
         "equal_flops": None,
         "efficiency": _efficiency(context, done.get("speed"), subnetworks.get("student")),
         "downstream": downstream.results(done),
-        "anatomy": _anatomy(context, subnetworks["student"]) if "student" in subnetworks else None,
+        "anatomy": anatomy(context, subnetworks["student"]) if "student" in subnetworks else None,
     }
     if unfinished:
         summary["unfinished"] = unfinished
@@ -166,7 +161,7 @@ def _search(
         "fitness": str(context.config.search.fitness),
         "random_best_fitness": _costs(done.get("random_search"), search.COSTS).get("best_fitness"),
         "rerank": _costs(done.get("rerank"), rerank.COSTS) or None,
-        "diversity": _diversity(context, candidates),
+        "diversity": diversity_of(context, candidates),
     }
 
 
@@ -261,40 +256,6 @@ def _efficiency(context: Context, speed: Path | None, sub: SubNetwork | None) ->
         "teacher": model("teacher", None),
         "student": model("student", sub),
     }
-
-
-def _anatomy(context: Context, sub: SubNetwork) -> Anatomy:
-    """The teacher's sizes, and the student's for every layer that it keeps."""
-    teacher = context.architecture
-    return {
-        "n_layer": [teacher.n_layer, sub.n_layer],
-        "n_embd": [teacher.n_embd, sub.n_embd],
-        "teacher": _sizes(teacher),
-        "student": [_kept(layer, gene) for layer, gene in zip(sub.layers, sub.genes, strict=True)],
-    }
-
-
-def _sizes(layer: LayerGenes | Architecture) -> LayerSizes:
-    return {
-        "n_query_groups": layer.n_query_groups,
-        "heads_per_group": layer.heads_per_group,
-        "head_size": layer.head_size,
-        "intermediate_size": layer.intermediate_size,
-    }
-
-
-def _kept(layer: int, gene: LayerGenes) -> KeptLayer:
-    return {"layer": layer, **_sizes(gene)}
-
-
-def _diversity(context: Context, candidates: list[Candidate]) -> Diversity | None:
-    """Of as many candidates as the first generation has, the first asked for and the last; None where they
-    overlap."""
-    count = context.config.search.population
-    if len(candidates) < 2 * count:
-        return None
-    found = [line["subnetwork"] for line in candidates]
-    return {"candidates": count, "first": diversity(found[:count]), "last": diversity(found[-count:])}
 
 
 def _study(folder: Path) -> StudySummary:

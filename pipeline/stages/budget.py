@@ -1,7 +1,17 @@
-"""How much text a run trains on: the configured budget in whole batches."""
+"""How a run trains: its token budget in whole batches, and what one process takes at a time."""
 
+from dataclasses import replace
+
+from pipeline.config import DeepSpeedConfig, DistillConfig
+from pipeline.ranks import world_size
 from pipeline.stages.context import Context
+from pipeline.subnetwork.counting import outer_parameters, parameters
+from pipeline.subnetwork.value import SubNetwork, whole
 from pipeline.training.distill import steps_of
+from pipeline.training.memory import WEIGHT_BYTES, Need, Online, device_memory, training
+
+SHARE = 0.8  # of the device's memory: the rest is for what the count leaves out
+MOST_TOKENS = {"cuda": 1 << 16, "cpu": 1 << 13}  # of a forward pass: beyond this, nothing is faster
 
 
 def batch_tokens(context: Context) -> int:
@@ -11,3 +21,50 @@ def batch_tokens(context: Context) -> int:
 def budget(context: Context) -> int:
     """Tokens that a student is trained on."""
     return steps_of(context.config.distill, context.config.data.block_size) * batch_tokens(context)
+
+
+def memory(
+    context: Context,
+    sub: SubNetwork,
+    distill: DistillConfig,
+    deepspeed: DeepSpeedConfig | None = None,
+    size: int | None = None,
+) -> Need:
+    """Of training a student, of `size` parameters if that is given instead of its own; `distill` has a micro-batch."""
+    config, a = context.config, context.architecture
+    online = None
+    if distill.distils and not distill.cached:
+        kd = context.kd_architecture
+        online = Online(parameters(kd) * WEIGHT_BYTES[(config.kd_teacher or config.teacher).dtype], kd.n_embd)
+    return training(
+        a,
+        sub,
+        size or parameters(a, sub),
+        online,
+        distill,
+        deepspeed or config.deepspeed,
+        ranks=(deepspeed or config.deepspeed).world_size or world_size(),
+        block_size=config.data.block_size,
+        precision=context.precision,
+    )
+
+
+def settings(context: Context) -> DistillConfig:
+    """The distillation's configuration with a micro-batch; where that is null, the most that the device surely holds.
+
+    Counted for a student with all of the teacher's layers and the bin's most parameters, so that every rank, every plan
+    and every student of a run has the same one.
+    """
+    config, a = context.config.distill, context.architecture
+    if config.micro_batch is not None:
+        return config
+    ranks = context.config.deepspeed.world_size or world_size()
+    share = max(config.global_batch // ranks, 1)
+    most = max(min(share, MOST_TOKENS[context.device.type] // context.config.data.block_size), 1)
+    size = min(parameters(a), context.bin.high + outer_parameters(a, a.n_embd))  # whatever the bin counts
+    room = SHARE * device_memory(context.device)
+    for blocks in (each for each in range(most, 1, -1) if share % each == 0):
+        tried = replace(config, micro_batch=blocks)
+        if memory(context, whole(a), tried, size=size).total <= room:
+            return tried
+    return replace(config, micro_batch=1)

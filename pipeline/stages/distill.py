@@ -18,8 +18,8 @@ from pipeline.models import checkpoint
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
-from pipeline.stages import cache, extract, micro_batch, stable
-from pipeline.stages.budget import batch_tokens, budget
+from pipeline.stages import cache, extract, stable
+from pipeline.stages.budget import batch_tokens, budget, settings
 from pipeline.stages.context import Context, Step
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
@@ -56,7 +56,7 @@ def check(context: Context) -> None:
 
 def layout(context: Context) -> Batching:
     """How the global batch is divided; raises SprigError where it cannot be."""
-    return batching(micro_batch.settings(context), context.config.deepspeed.world_size or world_size())
+    return batching(settings(context), context.config.deepspeed.world_size or world_size())
 
 
 def stable_tokens(context: Context) -> int:
@@ -159,14 +159,14 @@ def _train(
         flops_per_token(context.kd_architecture, length=config.data.block_size) if online else 0,
     )
     total = budget(context) if until is None else until * batch_tokens(context)
-    settings = micro_batch.settings(context)
-    with Progress(f"distill {role}", total=total, unit="tokens") as progress, _memory_for(settings.micro_batch):
+    layout = settings(context)
+    with Progress(f"distill {role}", total=total, unit="tokens") as progress, _memory_for(layout.micro_batch):
         return distill(
             context.student(start, torch.device("cpu")),  # the copy that trains moves to the device
             context.teacher(roots.kd_teacher, teacher_config) if online else None,
             logits,
             context.blocks(roots.tokens, "train"),
-            settings,
+            layout,
             lr=learning_rate(context, role),
             deepspeed=config.deepspeed,
             seed=config.seed,

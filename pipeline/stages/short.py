@@ -15,7 +15,7 @@ from pipeline.errors import NotFinite, SprigError
 from pipeline.models.extraction import extract
 from pipeline.models.perplexity import mean_nll
 from pipeline.ranks import world_size
-from pipeline.stages import micro_batch, order, recover
+from pipeline.stages import budget, order, recover
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
@@ -32,7 +32,7 @@ OWN = ("init", "control", "cache", "validations", "validation_tokens")
 def settings(context: Context, tokens: int, lr: float) -> DistillConfig:
     """The run's distillation at a budget of its own: the teacher runs along, and the loss is measured at the end."""
     return replace(
-        micro_batch.settings(context),
+        budget.settings(context),
         tokens=tokens,
         lr=lr,
         validations=1,

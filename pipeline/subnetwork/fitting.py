@@ -14,25 +14,12 @@ import numpy as np
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import Count, layer_parameters, outer_parameters
+from pipeline.subnetwork.draft import Draft, Place, Pools, nearest, shuffled, split
 from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.limits import Limit
 from pipeline.subnetwork.stock import splits
 
-Place = tuple[int, int]  # row and gene of a draft
-Pools = tuple[list[Place], list[Place]]  # the genes that move first, then all
 TRADES = 9  # times that attention makes room, of 1, 2, 4, ... genes, before a draft is given up
-
-
-@dataclass
-class Draft:
-    """A sub-network in the making. `rows` holds the genes of each kept layer in the order of GENES, or one row that all
-    layers share; `seeds` one index seed a row. Seeds are None in coarse spaces."""
-
-    layers: list[int]
-    n_embd: int
-    rows: list[list[int]]
-    seeds: list[int | None]
-    width_seed: int | None
 
 
 @dataclass(frozen=True)
@@ -48,24 +35,6 @@ class Costs:
     neuron: int
     least: int
     most: int
-
-
-def split(total: int, rows: int, least: int, most: int, rng: np.random.Generator) -> list[float]:
-    """Random budgets in least..most, one a row, that sum to `total` (within rows * least..rows * most).
-
-    Uniform draws to a random power are rescaled towards the end of the range that they are short of. The power runs
-    from nearly equal rows to a few rows that take nearly all, because plain uniform draws would never leave a single
-    row a large share of a small total, and so starve the large genes.
-    """
-    if rows == 1 or least == most:
-        return [total / rows] * rows
-    share = (total - rows * least) / (rows * (most - least))
-    small = min(share, 1 - share)  # below one half: mirrored, so that both ends are treated alike
-    drawn = rng.random(rows) ** (max(small, 1e-3) ** rng.uniform(-1, 1))
-    mean = drawn.mean()
-    drawn = drawn * (small / mean) if mean > small else 1 - (1 - drawn) * ((1 - small) / (1 - mean))
-    parts = drawn if share == small else 1 - drawn
-    return (least + parts * (most - least)).tolist()
 
 
 class Fitter:
@@ -288,17 +257,7 @@ class Fitter:
         return [repeats * (layer(draft.n_embd, *grown) - layer(draft.n_embd, *row)) for layer in self._layers]
 
 
-def nearest(grid: list[int], value: float) -> int:
-    """The entry of an ascending list that is nearest to a value."""
-    above = bisect_left(grid, value)
-    return min(grid[max(above - 1, 0) : above + 1], key=lambda entry: abs(entry - value))
-
-
 def _nearest_run(values: list[int], value: float) -> tuple[int, int]:
     """First and end of the run of equal entries that is nearest to a value, in an ascending list."""
     entry = nearest(values, value)
     return bisect_left(values, entry), bisect_right(values, entry)
-
-
-def shuffled(places: list[Place], rng: np.random.Generator) -> list[Place]:
-    return [places[number] for number in rng.permutation(len(places)).tolist()]

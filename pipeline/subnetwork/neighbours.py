@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.subnetwork.fitting import Draft, Place, nearest, shuffled
+from pipeline.subnetwork.draft import Draft, Place, nearest, shuffled
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 

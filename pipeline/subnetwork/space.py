@@ -1,8 +1,6 @@
 """A search space within a parameter bin: sampling, mutation and crossover that yield members by construction."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 
@@ -12,7 +10,8 @@ from pipeline.subnetwork import reach
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import parameters
-from pipeline.subnetwork.fitting import Draft, Fitter, Place
+from pipeline.subnetwork.draft import Draft, Place, pick
+from pipeline.subnetwork.fitting import Fitter
 from pipeline.subnetwork.grids import DIMENSIONS, GENES, finer_steps, make_grids, step_of
 from pipeline.subnetwork.limits import flops_limit, make_limits
 from pipeline.subnetwork.selection import Ordering
@@ -23,8 +22,6 @@ REDRAWS = 1000  # tries before a bin that falls between the steps of all genes i
 LIMITED_REDRAWS = 100  # the same with limits, where a try costs more
 PROBES = 20  # the same where another step is tried
 SEEDS = 2**32
-
-_T = TypeVar("_T")
 
 
 class Space:
@@ -137,8 +134,8 @@ class Space:
         """
         missed = []
         for _ in range(self._redraws):
-            depth = _pick(self._depths, rng)
-            width = _pick(self._widths_of[depth], rng)
+            depth = pick(self._depths, rng)
+            width = pick(self._widths_of[depth], rng)
             layers = self._draw_layers(depth, rng)
             rows = self.fitter.draw_rows(width, depth, 1 if self.uniform else depth, rng)
             # Budgets alone would starve members whose layers sit at the ends of their range: a random share of the
@@ -193,9 +190,9 @@ class Space:
 
         depth, width = parent.n_layer, parent.n_embd
         if new_depth:
-            depth = _pick(self._depths if new_width else self._depths_of[width], rng)
+            depth = pick(self._depths if new_width else self._depths_of[width], rng)
         if new_width:
-            width = _pick(self._widths_of[depth], rng)
+            width = pick(self._widths_of[depth], rng)
         layers = self._draw_layers(depth, rng, kept=draft.layers) if new_depth else draft.layers
         return self._fitted(self._rebuilt(draft, layers, width, rng), [], rng)
 
@@ -223,7 +220,7 @@ class Space:
 
     def _child(self, a: SubNetwork, b: SubNetwork, rng: np.random.Generator) -> SubNetwork | None:
         shapes = [(depth, width) for depth in (a.n_layer, b.n_layer) for width in (a.n_embd, b.n_embd)]
-        depth, width = _pick([shape for shape in shapes if shape[1] in self._widths_of[shape[0]]], rng)
+        depth, width = pick([shape for shape in shapes if shape[1] in self._widths_of[shape[0]]], rng)
         if self.config.layers == Layers.subset:
             common, others = set(a.layers) & set(b.layers), sorted(set(a.layers) ^ set(b.layers))
             layers = sorted([*common, *rng.permutation(others)[: depth - len(common)].tolist()])
@@ -236,7 +233,7 @@ class Space:
             *sides, last = rng.integers(2, size=len(GENES) + 1).tolist()
             rows.append([pair[side][0][number] for number, side in enumerate(sides)])
             seeds.append(pair[last][1])
-        width_seed = _pick((a.index_seed, b.index_seed), rng)
+        width_seed = pick((a.index_seed, b.index_seed), rng)
         return self._fitted(Draft(layers, width, rows, seeds, width_seed), [], rng)
 
     def _by_layer(self, sub: SubNetwork) -> dict[int, tuple[list[int], int | None]]:
@@ -268,7 +265,7 @@ class Space:
         """Draws the chosen genes uniformly from their grids, in place. chosen: (rows, genes), of bool."""
         places = [(row, gene) for row, gene in np.argwhere(chosen).tolist()]
         for row, gene in places:
-            rows[row][gene] = _pick(self.fitter.grids[gene], rng)
+            rows[row][gene] = pick(self.fitter.grids[gene], rng)
         return places
 
     def _draw_seed(self, rng: np.random.Generator) -> int | None:
@@ -296,8 +293,3 @@ class Space:
             ordering=self._ordering_name,
             index_seed=draft.width_seed,
         )
-
-
-def _pick(values: Sequence[_T], rng: np.random.Generator) -> _T:
-    """One of a sequence, uniformly."""
-    return values[int(rng.random() * len(values))]

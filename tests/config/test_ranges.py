@@ -107,7 +107,8 @@ def test_many_values_get_a_sentence_or_mean_what_they_say(key, value):
 @pytest.mark.parametrize("name", NUMBERS)
 def test_the_plan_copes_with_both_ends_of_every_range(name, tmp_path):
     """Neither a traceback nor a hang: what is in range is planned, or refused for what it does not fit."""
-    from pipeline.stages import plan
+    from pipeline.plan import checks
+    from pipeline.plan.table import table
     from pipeline.stages.context import Context
 
     key = keys.keys()[name]
@@ -117,5 +118,5 @@ def test_the_plan_copes_with_both_ends_of_every_range(name, tmp_path):
             config = with_value(name, int(value) if element(key) is int else float(value))
             config.plan, config.outputs = True, str(tmp_path)
             context = Context(config, lambda line: None)
-            plan.check(context)
-            assert plan.table(context)
+            checks.check(context)
+            assert table(context)

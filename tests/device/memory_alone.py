@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from pipeline.models.families import architecture_of
 from pipeline.models.precision import autocast
 from pipeline.models.student import build, hidden_states
-from pipeline.stages.memory import layer_activations
 from pipeline.subnetwork.value import whole
+from pipeline.training.memory import layer_activations
 
 # The dimensions of real models; the others at tiny ones, where normalisers and seeds weigh more.
 CONFIGS = {"pythia-2.8b": Config.from_name("pythia-2.8b"), "smollm2": Config.from_name("SmolLM2-135M")} | {

@@ -22,7 +22,7 @@ from launchers.sweep.record import Record
 from pipeline import cli
 from pipeline.config import GRACE, LauncherConfig
 from pipeline.errors import SprigError
-from pipeline.stages import plan
+from pipeline.plan import costs
 
 SMOKE = ["experiment=smoke", "precision=fp32"]
 SMALL = [*SMOKE, "data.block_size=16", "stages=[prepare,order]"]
@@ -181,7 +181,7 @@ def test_a_sweep_is_priced_with_what_is_shared_once(tmp_path, smoke_outputs, cap
     lists = [[*SMOKE, f"outputs={tmp_path}", f"distill.temperature={t}"] for t in (1, 2)]
     jobs = prepare(lists, {"distill.temperature": ["1", "2"]}, ranks=1, elsewhere=False)
     (alone, steps, left), (alone_too, more, rest) = prices(jobs)
-    flops = plan.flops(jobs[0].context)
+    flops = costs.flops(jobs[0].context)
     assert alone == alone_too == left == sum(flops.values())
     assert rest == flops["distilled_student"] + flops["distilled_control"]
     assert (steps, more) == (len(jobs[0].steps), 4)  # two trainings, their evaluation and the report
@@ -202,8 +202,8 @@ def test_a_budget_is_priced_from_the_stable_phase_on(tmp_path):
     lists = [[*base, f"distill.tokens={tokens}"] for tokens in budgets["distill.tokens"]]
     small, large = jobs = prepare(lists, budgets, ranks=1, elsewhere=False)
     assert pool._ready(jobs, [], free=2) == [small] and pool._ready([large], [], free=2) == [large]
-    trained = plan.flops(large.context)["distilled_student"]
-    assert trained == plan.flops(large.context)["distilled_control"]
+    trained = costs.flops(large.context)["distilled_student"]
+    assert trained == costs.flops(large.context)["distilled_control"]
     (alone, _, first), (_, _, second) = prices(jobs)
     assert first == alone and second == 2 * trained * 7 // 8
     # Once the stable phase of the large budget is in the store, its decay alone is left.

@@ -11,7 +11,7 @@ from torch.distributed.run import parse_args
 from launchers.torchrun import check, command
 from pipeline import cli
 from pipeline.errors import SprigError
-from pipeline.stages import micro_batch
+from pipeline.stages import budget
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU of the test")
-    monkeypatch.setattr(micro_batch, "device_memory", lambda device: 80 << 30)
+    monkeypatch.setattr(budget, "device_memory", lambda device: 80 << 30)
 
 
 def test_gpu_processes_must_have_a_gpu_each(two_gpus):

@@ -9,9 +9,10 @@ from runs import smoke
 import pipeline
 from pipeline.errors import SprigError
 from pipeline.models.extraction import extract
+from pipeline.plan import checks
 from pipeline.search import journal
 from pipeline.search.evaluator import Evaluator
-from pipeline.stages import graph, order, plan
+from pipeline.stages import graph, order
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
 
@@ -85,7 +86,7 @@ def test_each_gives_another_search_and_none_changes_the_old_ones(tmp_path):
 )
 def test_what_cannot_be_imported_is_refused_in_the_plan(tmp_path, override, sentence):
     with pytest.raises(SprigError, match=sentence):
-        plan.check(Context(smoke(tmp_path, override), print))
+        checks.check(Context(smoke(tmp_path, override), print))
 
 
 def test_the_evaluator_imports_it_once(tmp_path):

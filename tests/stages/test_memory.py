@@ -7,7 +7,8 @@ import pytest
 
 import pipeline
 from pipeline.errors import SprigError
-from pipeline.stages import memory, plan
+from pipeline.plan import checks, memory
+from pipeline.stages import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.value import whole
 
@@ -42,15 +43,13 @@ def test_p6_by_hand():
     97,424 B; x 32 blocks + 8 x 2560 for the final norm, x 16,384 tokens = 47.88.
     """
     found = context(*P6, "distill.micro_batch=8")
-    need = memory.training(found, pythia_2_8b(found)).parts
+    need = memory.of_training(found, pythia_2_8b(found)).parts
     wanted = {"weights": 10.34, "gradients": 10.34, "optimizer states": 2.59, "fp32 partition": 1.29, "buckets": 1.86}
     wanted |= {"teacher": 12.77, "activations": 47.88}
     assert {name: round(need[name] / GIB, 2) for name in wanted} == wanted
     assert sum(need.values()) / GIB == pytest.approx(95, abs=1.5), "more than an 80 GB card has"
-    checkpointed = memory.training(
-        context(*P6, "distill.micro_batch=8"),
-        pythia_2_8b(found),
-        replace(found.config.distill, activation_checkpointing=True),
+    checkpointed = budget.memory(
+        found, pythia_2_8b(found), replace(found.config.distill, activation_checkpointing=True)
     )  # inputs of 32 blocks 4 x 2560 each, one whole block, the final norm: 445,584 B a token
     assert checkpointed.parts["activations"] == 16_384 * (32 * 10_240 + 97_424 + 20_480)
 
@@ -58,30 +57,33 @@ def test_p6_by_hand():
 @pytest.mark.parametrize(("preset", "most"), [(P1, 78), (P6, 78)])
 def test_paper_presets_fit_an_80_gb_card_on_8_processes(preset, most):
     found = context(*preset)
-    plan.check(found)
-    assert memory.training(found, pythia_2_8b(found)).total / GIB < most
+    checks.check(found)
+    assert memory.of_training(found, pythia_2_8b(found)).total / GIB < most
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_overrides_that_do():
     with pytest.raises(SprigError, match=r"an assumed GPU of 80\.0 GiB") as refusal:
-        plan.check(context(*P1, "distill.micro_batch=8"))
+        checks.check(context(*P1, "distill.micro_batch=8"))
     assert "\n" not in str(refusal.value)
     cures = re.search(r": set (.+)\.$", str(refusal.value))[1].split(" or ")
     assert cures
     for cure in cures:
-        plan.check(context(*P1, "distill.micro_batch=8", *cure.split()))
+        checks.check(context(*P1, "distill.micro_batch=8", *cure.split()))
 
 
 def test_one_process_is_pointed_to_more():
     alone = [each for each in CARD if "world_size" not in each]
     with pytest.raises(SprigError, match=r"deepspeed\.world_size=8"):
-        plan.check(Context(pipeline.compose([*P1, *alone]), lambda line: None))
+        checks.check(Context(pipeline.compose([*P1, *alone]), lambda line: None))
 
 
 def test_zero_shares_out_states_then_gradients_then_weights():
     found = context(*P6)
     sub = pythia_2_8b(found)
-    needs = [memory.training(found, sub, None, replace(found.config.deepspeed, zero_stage=n)).parts for n in range(4)]
+    needs = [
+        budget.memory(found, sub, found.config.distill, replace(found.config.deepspeed, zero_stage=n)).parts
+        for n in range(4)
+    ]
     whole_size = 4 * 2_775_864_320
     assert [need["optimizer states"] for need in needs] == [2 * whole_size, *[whole_size // 4] * 3]
     assert [need["gradients"] for need in needs] == [whole_size, whole_size, whole_size // 8, whole_size // 8]

@@ -3,10 +3,10 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from runs import smoke
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -14,10 +14,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import pipeline
 from pipeline.config import Device
 from pipeline.errors import SprigError
-from pipeline.models.families import architecture_of
 from pipeline.models.tokenizer import write_bytes
-from pipeline.stages import micro_batch, plan
+from pipeline.plan import costs
+from pipeline.plan.table import table
+from pipeline.stages import budget
 from pipeline.stages.context import Context
+from pipeline.subnetwork.counting import parameters
+from pipeline.subnetwork.value import whole
 
 CENTER = 150_000
 
@@ -124,44 +127,23 @@ def test_the_micro_batch_fits_the_memory_and_divides_the_batch(mine, monkeypatch
     assert config.device == Device.cpu
     context = Context(config, print)
 
-    def chosen(memory: int) -> int:
-        monkeypatch.setattr(micro_batch, "device_memory", lambda device: memory)
-        return micro_batch.settings(context).micro_batch
+    def chosen(memory: float) -> int:
+        monkeypatch.setattr(budget, "device_memory", lambda device: memory)
+        return budget.settings(context).micro_batch
 
-    a_block = 32 * micro_batch.activation_bytes(context.architecture)
-    kept = micro_batch.kept_bytes(context)
+    def needed(blocks: int) -> int:  # by the largest student of the bin; the product's bin counts the embedding too
+        a, tried = context.architecture, replace(config.distill, micro_batch=blocks)
+        size = min(parameters(a), context.bin.high + a.padded_vocab_size * a.n_embd)
+        return budget.memory(context, whole(a), tried, size=size).total
+
     assert chosen(0) == 1
-    assert chosen(int((kept + 5.5 * a_block) / micro_batch.SHARE)) == 4  # 5 fit, and 4 divide 24
+    assert chosen(needed(5) / budget.SHARE) == 4  # 5 would fit, and 4 divide 24
     assert chosen(2**40) == 24
-
-
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen3"])
-def test_training_keeps_no_more_of_a_token_than_is_counted(family):
-    """What autograd saves in the blocks, each storage once."""
-    model, tokens, saved = tiny.teacher(family).requires_grad_(True), tiny.tokens(), {}
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            saved[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    hidden, (cos, sin) = (
-        model.transformer.wte(tokens),
-        (model.cos[None, : tokens.shape[1]], model.sin[None, : tokens.shape[1]]),
-    )
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        for block in model.transformer.h:
-            hidden = block(hidden, cos, sin, mask=None, input_pos=None)
-    kept = sum(size for size, _ in saved.values()) / tokens.numel()
-    counted = micro_batch.activation_bytes(architecture_of(model.config, tied=False))
-    assert 0.3 * counted < kept <= counted
 
 
 def test_the_plan_names_text_steps_control_time_and_what_leaves(mine):
     context = Context(product(mine, "device=cpu"), print)
-    rows = dict(plan.table(context))
+    rows = dict(table(context))
     batch = context.config.distill.global_batch * 32
     assert rows["text"].startswith("text") and rows["control"] == "none"
     assert rows["steps"] == f"{2_000 // batch} of {batch} tokens, learning rate 0.0003, cosine"
@@ -173,8 +155,8 @@ def test_the_plan_names_text_steps_control_time_and_what_leaves(mine):
 
 def test_the_plan_says_what_padding_and_a_control_cost(tmp_path):
     context = Context(smoke(tmp_path), print)
-    rows = dict(plan.table(context))
+    rows = dict(table(context))
     low, high = map(int, re.findall(r"\d+", rows["parameters as exported"].replace(",", ""))[:2])
     assert low < high and high > context.bin.high and "beyond the bin" in rows["parameters as exported"]
-    cost = plan.flops(context)["distilled_control"]
+    cost = costs.flops(context)["distilled_control"]
     assert f"from random_weights, at learning rate 0.001: {cost:.3g} FLOPs" in rows["control"]

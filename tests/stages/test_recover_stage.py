@@ -11,7 +11,9 @@ from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.recovery.recover import Settings, held_out_blocks
-from pipeline.stages import graph, plan, recover
+from pipeline.plan import costs
+from pipeline.plan.table import table
+from pipeline.stages import graph, recover
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
 
@@ -86,10 +88,10 @@ def test_only_sub_networks_are_recovered(tmp_path):
 
 def test_the_plan_prices_it(tmp_path):
     context = context_of(tmp_path)
-    [row] = [text for name, text in plan.table(context) if name == "recover"]
+    [row] = [text for name, text in table(context) if name == "recover"]
     assert "512 tokens" in row and "FLOPs" in row
-    assert plan.flops(context)["recovered_student"] > 0
-    assert "recover" not in dict(plan.table(context_of(tmp_path, "recover=off")))
+    assert costs.flops(context)["recovered_student"] > 0
+    assert "recover" not in dict(table(context_of(tmp_path, "recover=off")))
 
 
 @pytest.mark.parametrize(

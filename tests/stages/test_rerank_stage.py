@@ -12,10 +12,12 @@ from runs import smoke
 import pipeline
 from pipeline.artifacts.inventory import entries
 from pipeline.models import checkpoint
+from pipeline.plan import costs
+from pipeline.plan.table import table
 from pipeline.report import material, plots
 from pipeline.search import journal
 from pipeline.search.rerank import best_of
-from pipeline.stages import graph, plan, rerank, search, short
+from pipeline.stages import graph, rerank, search, short
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
@@ -148,14 +150,14 @@ def test_the_plan_prices_what_is_then_spent(outputs, trained, tmp_path):
     overrides = [*RERANK, STAGES, "search=given", f"search.path={given}"]
     for fitness in ("perplexity", "kl"):
         context, searched, reranked = made(outputs, *overrides, f"search.fitness={fitness}")
-        planned = plan.flops(context)
+        planned = costs.flops(context)
         for role, folder in (("search", searched), ("rerank", reranked)):
             assert planned[role] == json.loads((folder / "costs.json").read_text())["flops"] > 0
-    rows = dict(plan.table(context))
+    rows = dict(table(context))
     assert rows["rerank"] == f"1 x 256 tokens, {planned['rerank']:.3g} FLOPs"
     assert f"{planned['search']:.3g} FLOPs" in rows["search"]
     plain = Context(smoke(outputs), print)
-    assert "rerank" not in dict(plan.table(plain)) and plan.flops(plain)["rerank"] == 0
+    assert "rerank" not in dict(table(plain)) and costs.flops(plain)["rerank"] == 0
 
 
 def test_the_ring_is_around_the_one_that_was_chosen_be_others_fitter_untrained():

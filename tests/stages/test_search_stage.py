@@ -7,9 +7,11 @@ from runs import smoke
 
 import pipeline
 from pipeline.errors import SprigError
+from pipeline.plan import checks
+from pipeline.plan.table import table
 from pipeline.report import material
 from pipeline.search import journal
-from pipeline.stages import graph, plan, search
+from pipeline.stages import graph, search
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
 from pipeline.subnetwork.diversity import diversity
@@ -99,7 +101,7 @@ def test_a_limited_search_and_its_baseline_evaluate_the_same_tokens(tmp_path):
     ],
 )
 def test_the_plan_says_what_a_limited_search_spends(tmp_path, overrides, said):
-    rows = dict(plan.table(Context(smoke(tmp_path, *overrides), lambda line: None)))
+    rows = dict(table(Context(smoke(tmp_path, *overrides), lambda line: None)))
     assert said in rows["search"] and "search's limit" not in rows
 
 
@@ -107,7 +109,7 @@ def test_a_limit_that_does_not_end_the_search_is_said_in_the_plan_and_the_log(tm
     short = ["search=random", "search.evaluations=2", "search.blocks=4", "search.limit.tokens=1_000", *LAYERS]
     said = "asks for 256 of the 1,000 tokens that search.limit allows: raise search.evaluations"
     config = smoke(tmp_path, *short, "stages=[prepare,order,search]")
-    assert said in dict(plan.table(Context(config, lambda line: None)))["search's limit"]
+    assert said in dict(table(Context(config, lambda line: None)))["search's limit"]
     pipeline.run(config)
     assert said in caplog.text
 
@@ -119,7 +121,7 @@ def test_calibration_text_shorter_than_the_blocks_asked_for(smoke_outputs):
     )
     with pytest.raises(SprigError, match=said):
         context = Context(smoke(smoke_outputs, "search.blocks=9999"), lambda line: None)
-        plan.check_prepared(context, roots(context))
+        checks.check_prepared(context, roots(context))
 
 
 def test_what_limits_are_counted_at_matters_only_where_there_are_some(tmp_path):

@@ -3,7 +3,7 @@
 from pipeline.config import Layers
 from pipeline.errors import SprigError
 from pipeline.search.strategies.scaling import refuse_fine
-from pipeline.subnetwork.fitting import Draft
+from pipeline.subnetwork.draft import Draft
 from pipeline.subnetwork.grids import DIMENSIONS, GENES
 from pipeline.subnetwork.limits import check_limits
 from pipeline.subnetwork.space import Space

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from pipeline.errors import SprigError
-from pipeline.subnetwork.fitting import Draft, nearest
+from pipeline.subnetwork.draft import Draft, nearest
 from pipeline.subnetwork.grids import DIMENSIONS, GENES
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork

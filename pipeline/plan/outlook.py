@@ -5,7 +5,8 @@ import math
 import torch
 
 from pipeline.config import ExportForm
-from pipeline.stages import distill, epochs, prepare
+from pipeline.plan import epochs
+from pipeline.stages import distill, prepare
 from pipeline.stages.budget import batch_tokens, budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.exported import exported

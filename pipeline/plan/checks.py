@@ -1,0 +1,93 @@
+"""Does the configuration fit the teacher, the text and the device? Asked before any weight is loaded."""
+
+import torch
+
+from pipeline.config import Layers, OrderingKind, Strategy
+from pipeline.errors import SprigError
+from pipeline.evaluation import tasks
+from pipeline.plan import costs, epochs, memory
+from pipeline.ranks import local_world_size
+from pipeline.stages import cache, distill, evaluate, recover, rerank, search, study
+from pipeline.stages.context import Context
+from pipeline.stages.roots import Roots, roots
+from pipeline.subnetwork.counting import flops_per_token
+from pipeline.subnetwork.selection import Ordering
+from pipeline.training.engine import check_compile, check_precision
+
+
+def check(context: Context) -> None:
+    """Rejects what cannot work before any weight is loaded.
+
+    Raises:
+        SprigError: says which two values do not fit, and the cure.
+    """
+    config, architecture = context.config, context.architecture
+    if config.data.block_size > architecture.context:
+        raise SprigError(
+            f"data.block_size={config.data.block_size} exceeds the context of teacher {config.teacher.name}, "
+            f"{architecture.context}: lower data.block_size."
+        )
+    if config.search.strategy == Strategy.given:
+        least = flops_per_token(architecture, search.read_given(context, roots(context)), length=config.data.block_size)
+    else:
+        space = context.space(Ordering.identity(architecture))
+        search.check_strategy(context, space)
+        least = space.least_flops_per_token(config.data.block_size)
+    search.check_limit(context, least)
+    if config.space.layers == Layers.rank and config.ordering.kind == OrderingKind.none:
+        raise SprigError(
+            "space.layers=rank needs a ranking of the layers, but ordering.kind=none has none: use "
+            "ordering=importance, or space.layers=prefix."
+        )
+    if config.distill.distils:
+        _check_kd(context)
+        cache.check(context)
+    distill.check(context)
+    recover.check(context)
+    epochs.check(context)
+    rerank.check(context)
+    study.check(context)
+    evaluate.prefill(context)
+    tasks.check(config.evaluate.tasks, fetch=False)
+    check_precision(context.precision, config.deepspeed)
+    check_compile(config.distill, context.device)
+    if context.device.type == "cuda":
+        memory.check(context, costs.typical(context).middle)
+    gpus = torch.cuda.device_count()
+    if context.device.type == "cuda" and local_world_size() > gpus and not config.plan:
+        raise SprigError(
+            f"{local_world_size()} processes on this machine but {gpus} GPUs: start at most {gpus}, or set device=cpu."
+        )
+
+
+def _check_kd(context: Context) -> None:
+    """The KD teacher, where it is another than the one that is cut."""
+    config, cut, kd = context.config, context.architecture, context.kd_architecture
+    if config.data.block_size > kd.context:
+        raise SprigError(
+            f"data.block_size={config.data.block_size} exceeds the context of kd_teacher {kd.name}, {kd.context}: "
+            "lower data.block_size."
+        )
+    if kd.vocab_size != cut.vocab_size:
+        raise SprigError(
+            f"kd_teacher {kd.name} has a vocabulary of {kd.vocab_size:,} and teacher {cut.name} one of "
+            f"{cut.vocab_size:,}: take a kd_teacher of the same tokenizer."
+        )
+
+
+def check_prepared(context: Context, made: Roots) -> None:
+    """Once teachers and text are there: does every stage find the blocks that it asks for, and every model the tokens.
+
+    Raises:
+        SprigError: as epochs.check, Context.evenly and Tokenizer.check_same.
+    """
+    epochs.check(context)
+    config, tokens = context.config, made.tokens
+    if distill.loads_kd_teacher(context):
+        context.tokenizer(made.teacher).check_same(context.tokenizer(made.kd_teacher))
+    context.evenly(tokens, "calibration", config.search.blocks, "search.blocks")
+    context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
+    if config.ordering.kind != OrderingKind.none:
+        context.evenly(tokens, "calibration", config.ordering.blocks, "ordering.blocks")
+    if recover.roles(context):
+        recover.calibration(context, made)

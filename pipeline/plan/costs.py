@@ -1,0 +1,63 @@
+"""What the stages of a run would cost, from sub-networks that stand for what the search may find."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.config import OrderingKind, Strategy
+from pipeline.search import forecast
+from pipeline.stages import cache, extract, order, recover, rerank, search, study
+from pipeline.stages.budget import budget
+from pipeline.stages.context import Context
+from pipeline.stages.roots import roots
+from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.value import SubNetwork
+
+SAMPLES = 64  # sub-networks that stand for the space in an estimate
+
+
+@dataclass(frozen=True)
+class Typical:
+    """Sub-networks that stand for what the search may find: `middle` is of median size, `size` their median parameters,
+    `forward` their median forward FLOPs per token."""
+
+    students: list[SubNetwork]
+    middle: SubNetwork
+    size: int
+    forward: int
+
+
+def typical(context: Context) -> Typical:
+    config, teacher = context.config, context.architecture
+    if config.search.strategy == Strategy.given:
+        students = [search.read_given(context, roots(context))]
+    else:
+        space = context.space(Ordering.identity(teacher))
+        rng = np.random.default_rng(config.seed)
+        students = [space.sample(rng) for _ in range(SAMPLES)]
+    sizes = [parameters(teacher, sub) for sub in students]
+    forward = int(np.median([flops_per_token(teacher, sub, length=config.data.block_size) for sub in students]))
+    middle = students[int(np.argsort(sizes)[len(sizes) // 2])]
+    return Typical(students, middle, int(np.median(sizes)), forward)
+
+
+def flops(context: Context, students: Typical | None = None) -> dict[str, int]:
+    """About how many FLOPs each step costs, by its role; a role that is not named costs next to none."""
+    config, length = context.config, context.config.data.block_size
+    students = students or typical(context)
+    forward = students.forward
+    once, head = search.teacher_flops(context, config.search)
+    searched = once + (forward + head) * forecast.expected(config.search, length, forward + head).tokens
+    searched = min(searched, config.search.limit.flops or searched)
+    ordered = config.ordering.blocks * length * order.flops_of_a_token(context)
+    trained = 3 * forward * budget(context) + cache.teacher_flops(context, budget(context))
+    return {
+        "ordering": ordered if config.ordering.kind != OrderingKind.none else 0,
+        "search": searched,
+        "random_search": searched,
+        "rerank": rerank.expected(context) * rerank.flops(context, forward) if config.search.rerank.candidates else 0,
+        **{f"recovered_{role}": recover.flops(context, students.middle) for role in recover.roles(context)},
+        **{f"distilled_{role}": trained for role in extract.roles(context)},
+        "study": config.study.subnetworks * study.flops(context, forward) if config.study.subnetworks else 0,
+    }

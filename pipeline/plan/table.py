@@ -1,0 +1,133 @@
+"""What a run would do, in rows of name and value."""
+
+from pipeline.config import OrderingKind
+from pipeline.plan import costs as prices
+from pipeline.plan import memory, outlook
+from pipeline.search import forecast
+from pipeline.stages import cache, distill, extract, recover, rerank, search, study
+from pipeline.stages.budget import budget
+from pipeline.stages.context import Context
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.value import SubNetwork
+from pipeline.training.memory import WEIGHT_BYTES
+
+CHECKPOINT_BYTES = 12  # an fp32 weight with both moments
+
+
+def table(context: Context) -> list[tuple[str, str]]:
+    """What a run would do: shapes, parameters, FLOPs of each stage, memory, disk and tokens, in rows of name and value.
+
+    Nothing is loaded and nothing is run, so it works for teachers whose weights are not here. Figures of the student
+    are the median over sampled sub-networks of the bin, or the given one's.
+    """
+    config, teacher, length = context.config, context.architecture, context.config.data.block_size
+    typical = prices.typical(context)
+    size, forward = typical.size, typical.forward
+    depth = sorted(sub.n_layer for sub in typical.students)
+    width = sorted(sub.n_embd for sub in typical.students)
+    teacher_forward = flops_per_token(teacher, length=length)
+    kd = context.kd_architecture if config.distill.distils and not config.distill.cached else None
+    kd_forward = flops_per_token(kd, length=length) if kd else 0
+
+    costs = prices.flops(context, typical)
+    scoring = forward + search.teacher_flops(context, config.search)[1]
+    searched = forecast.expected(config.search, length, scoring)
+    ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
+    trained, runs = budget(context), len(extract.roles(context))
+    stable = distill.stable_tokens(context)
+    training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
+    baseline = ""
+    if config.search.random_baseline:
+        baseline = f", and random ones on as many ({costs['random_search']:.3g} FLOPs)"
+
+    total = sum(costs.values()) - (0 if config.search.random_baseline else costs["random_search"])
+    teacher_bytes = parameters(teacher) * WEIGHT_BYTES[config.teacher.dtype]
+    batches, stage = distill.layout(context), config.deepspeed.zero_stage
+    ranks = batches.ranks
+    checkpoints = config.distill.checkpoint.keep + 1 + (runs if stable else 0)  # one more while it is written
+    token_bytes = (config.data.max_tokens or trained) * (2 if teacher.vocab_size <= 1 << 16 else 4)
+    return [
+        ("teacher", f"{config.teacher.name}: {_shape(teacher)}"),
+        (
+            "teacher's parameters",
+            f"{parameters(teacher):,} ({parameters(teacher, count='non_embedding'):,} non-embedding)",
+        ),
+        outlook.text(context),
+        ("bin", str(context.bin)),
+        ("space", f"{config.space.granularity} {config.space.sharing}, layers by {config.space.layers}"),
+        ("student", f"{depth[0]} to {depth[-1]} layers, width {width[0]} to {width[-1]}, about {size:,} parameters"),
+        outlook.leaves(context, typical.students),
+        ("FLOPs a token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
+        ("order", f"{ordered:,} tokens, {costs['ordering']:.3g} FLOPs"),
+        (
+            "search",
+            f"{searched.evaluations:,} evaluations, {searched.tokens:,} tokens, {costs['search']:.3g} FLOPs{baseline}",
+        ),
+        *([("search's limit", unspent)] if (unspent := forecast.unspent(config.search, length, scoring)) else []),
+        *_rerank(context, costs["rerank"]),
+        *_recover(context, typical.middle),
+        ("distill", f"{trained:,} tokens, {training}"),
+        outlook.schedule(context),
+        outlook.control(context, costs["distilled_student"]),
+        *_cache(context),
+        *_study(context, costs["study"]),
+        *([("stable phase", f"the first {stable:,} tokens, which other budgets share")] if stable else []),
+        (
+            "batch",
+            f"{batches.global_batch} blocks of {length:,} tokens: {ranks} processes x {batches.micro_batch} at a time "
+            f"x {batches.accumulation} times",
+        ),
+        outlook.hours(context, total, ranks),
+        ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
+        *memory.rows(context, typical.middle),
+        (
+            "disk",
+            f"teacher {_bytes(teacher_bytes)}, tokens at least {_bytes(token_bytes)}, students "
+            f"{_bytes(2 * runs * 4 * size)}, checkpoints {_bytes(checkpoints * CHECKPOINT_BYTES * size)}",
+        ),
+    ]
+
+
+def _cache(context: Context) -> list[tuple[str, str]]:
+    """The logits cache, where there is one, as a run that finds it empty would leave it."""
+    if not context.config.distill.cached:
+        return []
+    tokens, size, flops, seconds = cache.cost(context)
+    time = "time unknown" if seconds is None else f"{seconds / 3600:.2g} h at the speed of matrix products here"
+    kind = context.config.distill.cache.kind
+    return [("logits cache", f"{kind}, {tokens:,} tokens, {_bytes(size)}; {flops:.3g} FLOPs to fill, {time}")]
+
+
+def _recover(context: Context, student: SubNetwork) -> list[tuple[str, str]]:
+    if not (roles := recover.roles(context)):
+        return []
+    tokens = recover.blocks(context) * context.config.data.block_size
+    cost, memory = recover.flops(context, student), recover.memory(context, student)
+    return [
+        ("recover", f"{len(roles)} x {tokens:,} tokens, {cost:.3g} FLOPs, {_bytes(memory)} in addition to both models")
+    ]
+
+
+def _rerank(context: Context, flops: int) -> list[tuple[str, str]]:
+    if not (count := rerank.expected(context)):
+        return []
+    tokens = context.config.search.rerank.tokens
+    return [("rerank", f"{count} x {tokens:,} tokens, {flops:.3g} FLOPs")]
+
+
+def _study(context: Context, flops: int) -> list[tuple[str, str]]:
+    if not (config := context.config.study).subnetworks:
+        return []
+    budgets = " + ".join(f"{tokens:,}" for tokens in (*config.short, study.budget(context)[0]))
+    count = f"{config.random} random + {config.searched} searched"
+    return [("study", f"{count} sub-networks x {budgets} tokens, {flops:.3g} FLOPs")]
+
+
+def _shape(a: Architecture) -> str:
+    heads = f"{a.n_head} heads in {a.n_query_groups} groups" if a.n_query_groups != a.n_head else f"{a.n_head} heads"
+    return f"{a.n_layer} layers, width {a.n_embd}, {heads} of {a.head_size}, MLP {a.intermediate_size}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

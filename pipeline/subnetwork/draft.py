@@ -1,0 +1,58 @@
+"""A sub-network in the making, and the random draws that it is made with."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+Place = tuple[int, int]  # row and gene of a draft
+Pools = tuple[list[Place], list[Place]]  # the genes that move first, then all
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class Draft:
+    """A sub-network in the making. `rows` holds the genes of each kept layer in the order of GENES, or one row that all
+    layers share; `seeds` one index seed a row. Seeds are None in coarse spaces."""
+
+    layers: list[int]
+    n_embd: int
+    rows: list[list[int]]
+    seeds: list[int | None]
+    width_seed: int | None
+
+
+def pick(values: Sequence[_T], rng: np.random.Generator) -> _T:
+    """One of a sequence, uniformly."""
+    return values[int(rng.random() * len(values))]
+
+
+def split(total: int, rows: int, least: int, most: int, rng: np.random.Generator) -> list[float]:
+    """Random budgets in least..most, one a row, that sum to `total` (within rows * least..rows * most).
+
+    Uniform draws to a random power are rescaled towards the end of the range that they are short of. The power runs
+    from nearly equal rows to a few rows that take nearly all, because plain uniform draws would never leave a single
+    row a large share of a small total, and so starve the large genes.
+    """
+    if rows == 1 or least == most:
+        return [total / rows] * rows
+    share = (total - rows * least) / (rows * (most - least))
+    small = min(share, 1 - share)  # below one half: mirrored, so that both ends are treated alike
+    drawn = rng.random(rows) ** (max(small, 1e-3) ** rng.uniform(-1, 1))
+    mean = drawn.mean()
+    drawn = drawn * (small / mean) if mean > small else 1 - (1 - drawn) * ((1 - small) / (1 - mean))
+    parts = drawn if share == small else 1 - drawn
+    return (least + parts * (most - least)).tolist()
+
+
+def nearest(grid: list[int], value: float) -> int:
+    """The entry of an ascending list that is nearest to a value."""
+    above = bisect_left(grid, value)
+    return min(grid[max(above - 1, 0) : above + 1], key=lambda entry: abs(entry - value))
+
+
+def shuffled(places: list[Place], rng: np.random.Generator) -> list[Place]:
+    return [places[number] for number in rng.permutation(len(places)).tolist()]
