@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig
 
 from pipeline.config.checks import BLOCKS, LARGEST_SEED, folder_name, immaterial, label, location, real, require, whole
-from pipeline.config.choices import ON_REQUEST, STAGES, Device, ExportForm, GGUFKind, Precision, TrackerKind
+from pipeline.config.choices import ON_REQUEST, STAGES, Device, Dtype, ExportForm, GGUFKind, Precision, TrackerKind
 from pipeline.config.derived import register_resolvers
 from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
@@ -56,6 +56,7 @@ class ExportConfig:
     # stock: its family's own class; padded: the same with exact zeros; own: a modelling file that travels with it;
     # auto: the first of these that can hold the student
     form: ExportForm = ExportForm.auto
+    dtype: Dtype = Dtype.fp32  # of the weights in it; bf16 halves the files, and rounds
     gguf: GGUFKind = GGUFKind.none  # a GGUF file for llama.cpp in the folder too: its matrices' type
 
     def __post_init__(self) -> None:

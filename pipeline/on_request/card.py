@@ -5,7 +5,7 @@ import shlex
 
 import yaml
 
-from pipeline.config import ExportForm, GGUFKind, TeacherConfig
+from pipeline.config import ExportConfig, ExportForm, GGUFKind, Init, TeacherConfig
 from pipeline.models.export import check, gguf, stock
 from pipeline.report import marks, sentences
 from pipeline.report.schema import RUNNING, ExportedSummary, Summary, random_weights
@@ -25,7 +25,7 @@ def card(
     name: str,
     form: ExportForm,
     config: dict,
-    kind: GGUFKind,
+    export: ExportConfig,
     summary: Summary,
     sub: SubNetwork,
     teacher: TeacherConfig,
@@ -35,6 +35,8 @@ def card(
     student, flops, data = summary["student"], summary["flops"], summary["data"]
     going = f" {sentences.progress(summary)}" if summary["status"] == RUNNING else ""
     going += f" {sentences.RANDOM_WEIGHTS}" if random_weights(summary) else ""
+    kind, drawn = export.gguf, student["init"] == Init.random_weights
+    origin = "from random weights in the shape of a sub-network of" if drawn else "cut out of"
     training = "pretrained with knowledge distillation" if student["kd"] else "pretrained"
     own = form == ExportForm.own
     # Else transformers asks about the tokenizer too, for which there is no code to trust.
@@ -61,6 +63,7 @@ def card(
             f"{student['flops']['student']:.3g}, {student['flops']['teacher']:.3g}",
         ],
         ["seed, precision", f"{summary['seed']}, {summary['precision']}"],
+        ["weights", str(export.dtype)],
         ["made by", f"Sprig, preset {summary['preset']}"],
         ["artifact", marks.Code(student["artifact"])],
     ]
@@ -70,7 +73,7 @@ def card(
 
 # {marks.escaped(name)}
 
-A language model of {student["parameters"]:,} parameters, cut out of {marks.escaped(summary["teacher"]["name"])} and
+A language model of {student["parameters"]:,} parameters, {origin} {marks.escaped(summary["teacher"]["name"])} and
 {training} on {student["tokens"]:,} tokens. {_FORMS[form]}
 
 ```python
@@ -96,7 +99,7 @@ included.{going}
 
 {marks.table(["", ""], facts)}
 
-{_licence(teacher)}
+{_licence(teacher, derived=student["kd"] or not drawn)}
 """
 
 
@@ -132,9 +135,12 @@ def _head(teacher: TeacherConfig) -> str:
     return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=10**6).rstrip()
 
 
-def _licence(teacher: TeacherConfig) -> str:
+def _licence(teacher: TeacherConfig, derived: bool) -> str:
+    """`derived`: whether the student was cut out of the teacher, or taught by it."""
     if teacher.license is None:
         return (
             "The teacher's licence is not stated in the run's configuration: find it out before you pass this model on."
         )
+    if not derived:
+        return f"Licence: {marks.escaped(teacher.license)}."
     return f"The weights derive from the teacher's, so its licence applies: {marks.escaped(teacher.license)}."

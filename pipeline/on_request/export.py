@@ -58,8 +58,9 @@ def run(context: Context, steps: Steps) -> None:
         to,
         config.export.form,
         blocks[:, :-1],
-        lambda form, written: card(to.name, form, written, config.export.gguf, summary, sub, config.teacher),
+        lambda form, written: card(to.name, form, written, config.export, summary, sub, config.teacher),
         config.export.gguf,
+        config.export.dtype,
     )
     size = exported(context.architecture, sub, published.form).parameters
     log.info(

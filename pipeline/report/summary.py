@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import read_manifest
-from pipeline.config import ExportForm, Source
+from pipeline.config import ExportForm, Init, Source
 from pipeline.evaluation.savings import Costs, Curve, Curves, EqualFlops, Saving, equal_flops, savings
 from pipeline.report.anatomy import anatomy, diversity_of
 from pipeline.report.schema import (
@@ -108,9 +108,12 @@ def summarise(
 
 
 def _random_weights(context: Context) -> bool:
-    """Whether what the student is cut from or learns from was never trained."""
+    """Whether what a model is cut from or learns from was never trained."""
     config = context.config
-    teachers = [config.teacher, *([config.kd_teacher] if config.kd_teacher and config.distill.distils else [])]
+    cut = any(extract.init_of(context, role) != Init.random_weights for role in extract.roles(context))
+    teachers = [config.teacher] if cut else []
+    if config.distill.distils:
+        teachers.append(config.kd_teacher or config.teacher)
     return any(teacher.source == Source.random for teacher in teachers)
 
 

@@ -15,7 +15,7 @@ from litgpt import GPT
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.config import Source, SpaceConfig
+from pipeline.config import Dtype, ExportForm, Source, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.models import sources
 from pipeline.models.export import check, folder, own
@@ -46,6 +46,18 @@ def test_what_lies_in_the_folder(tokenizer):
     words = AutoTokenizer.from_pretrained(to)
     assert words.eos_token_id == 256 and words.model_max_length == 64
     assert words.decode(words("Zwölf, and  twice\n12").input_ids) == "Zwölf, and  twice\n12"
+
+
+def test_weights_are_rounded_on_request(tokenizer, tmp_path):
+    student = exports.student("llama", exports.uniform("llama", True), tied=True)
+    _, full = exports.export(student, tokenizer)
+    to, blocks = tmp_path / "half", exports.tokens()
+    folder.export(student, tokenizer, to, ExportForm.auto, blocks, lambda *_: "", dtype=Dtype.bf16)
+    wanted, written = (load_file(place / "model.safetensors") for place in (full, to))
+    assert wanted.keys() == written.keys()
+    assert all(torch.equal(written[name], each.bfloat16()) for name, each in wanted.items())
+    assert AutoModelForCausalLM.from_pretrained(to, dtype="auto").dtype == torch.bfloat16
+    assert (full / "config.json").stat().st_mode == (to / "model.safetensors").stat().st_mode
 
 
 @pytest.mark.parametrize("form", ["auto", "padded"])

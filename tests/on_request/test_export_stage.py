@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 import pipeline
-from pipeline.config import ExportForm, GGUFKind, Source, TeacherConfig
+from pipeline.config import ExportConfig, ExportForm, GGUFKind, Source, TeacherConfig
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models.export import folder, gguf
@@ -85,7 +85,7 @@ def test_the_card_names_a_teacher_of_the_hub_as_its_base_and_no_folder_here(run,
     own.mkdir(parents=True)
     for path, base in (("EleutherAI/pythia-70m", "base_model: EleutherAI/pythia-70m\n"), (str(own), "")):
         teacher = TeacherConfig(name="teacher", source=Source.hf, path=path, license="mit")
-        text = card("model", ExportForm.stock, {}, GGUFKind.none, summary, sub, teacher)
+        text = card("model", ExportForm.stock, {}, ExportConfig(), summary, sub, teacher)
         assert f"pipeline_tag: text-generation\n{base}tags:\n" in text
 
 
@@ -151,9 +151,8 @@ def test_names_and_licences_of_any_text_stay_text(strange, run):
     summary["teacher"]["name"] = strange
     sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
     teacher = TeacherConfig(name="teacher", source=Source.hf, path="EleutherAI/pythia-70m", license=strange)
-    text = card(
-        strange, ExportForm.own, {"rope_parameters": {"rope_type": "default"}}, GGUFKind.f16, summary, sub, teacher
-    )
+    config, export = {"rope_parameters": {"rope_type": "default"}}, ExportConfig(gguf=GGUFKind.f16)
+    text = card(strange, ExportForm.own, config, export, summary, sub, teacher)
     head, body = text.removeprefix("---\n").split("\n---\n", 1)
     assert yaml.safe_load(head) == {
         "license": strange,
@@ -176,7 +175,7 @@ def test_the_card_says_which_versions_forget_a_rotary_share(run):
     sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
     for share, said in ((0.25, False), (1.0, True), (0.2, True)):
         teacher = TeacherConfig(name="teacher", source=Source.hf, path="x", license="mit")
-        text = card("model", ExportForm.stock, {"rotary_pct": share}, GGUFKind.none, summary, sub, teacher)
+        text = card("model", ExportForm.stock, {"rotary_pct": share}, ExportConfig(), summary, sub, teacher)
         assert (
             f"before 5.9 forgets `rotary_pct` when it saves a GPT-NeoX model, and takes 0.25 instead of {share:g}"
             in " ".join(text.split())

@@ -14,13 +14,13 @@ from huggingface_hub import save_torch_state_dict
 from litgpt import GPT
 from torch import Tensor
 
-from pipeline.config import ExportForm, GGUFKind
+from pipeline.config import Dtype, ExportForm, GGUFKind
 from pipeline.errors import SprigError
 from pipeline.models.blocks import sizes
 from pipeline.models.export import gguf, own, stock
 from pipeline.models.export.check import check, check_gguf, require_transformers
 from pipeline.models.families import architecture_of, is_tied
-from pipeline.models.tokenizer import Tokenizer
+from pipeline.models.tokenizer import Tokenizer, read_json
 from pipeline.models.writing import writing
 
 OWN = "use export.form=own"
@@ -49,11 +49,13 @@ def export(
     blocks: Tensor,
     card: Callable[[ExportForm, dict], str],
     kind: GGUFKind = GGUFKind.none,
+    dtype: Dtype = Dtype.fp32,
 ) -> Published:
     """Publishes the student (fp32, on the CPU) at `to`, with the tokenizer of folder `tokenizer`.
 
     `blocks` (n, T) are the tokens that it is checked on; `card` gives README.md for the form that was taken and
-    its config.json. With a GGUF `kind` the folder holds <name>-<kind>.gguf too.
+    its config.json. With a GGUF `kind` the folder holds <name>-<kind>.gguf too. Weights are rounded to `dtype` after
+    the check, which compares those of the student.
 
     Returns:
         With the form that was asked for, or the first of stock, padded and own that can hold the student.
@@ -77,6 +79,8 @@ def export(
             file = unchecked / gguf.file_name(to.name, kind)
             gguf.write(file, to.name, config, state, tokenizer, kind)
             check_gguf(file, kind, unchecked, Tokenizer(tokenizer), blocks)
+        if dtype == Dtype.bf16:
+            _round(unchecked, state)
         refuse_existing(to)  # once more: checking takes its time
         unchecked.rename(to)
     return Published(taken, difference)
@@ -120,11 +124,7 @@ def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path
     """Weights in shards of at most 5 GB, configurations and tokenizer."""
     entries = Tokenizer(tokenizer)
     special, numbers = _special(entries, config["vocab_size"])
-    with writing(folder):
-        save_torch_state_dict(state, folder)
-    _write_json(folder / "config.json", config | numbers)
-    for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
-        file.chmod((folder / "config.json").stat().st_mode)
+    _write_model(folder, config | numbers, state)
     _write_json(folder / "generation_config.json", {"do_sample": False} | numbers)
     shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
     _write_json(
@@ -137,6 +137,20 @@ def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path
             "model_max_length": config["max_position_embeddings"],
         },
     )
+
+
+def _write_model(folder: Path, config: dict, state: dict[str, Tensor]) -> None:
+    with writing(folder):
+        save_torch_state_dict(state, folder)
+    _write_json(folder / "config.json", config)
+    for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
+        file.chmod((folder / "config.json").stat().st_mode)
+
+
+def _round(folder: Path, state: dict[str, Tensor]) -> None:
+    """Writes the weights again in bf16."""
+    config = read_json(folder / "config.json") | {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    _write_model(folder, config, {name: each.bfloat16() for name, each in state.items()})
 
 
 def _special(entries: Tokenizer, rows: int) -> tuple[dict[str, Any], dict[str, int | list[int] | None]]:
