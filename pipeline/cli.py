@@ -12,7 +12,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from rich.logging import RichHandler
 
-from pipeline import run
+from pipeline import commands, run
 from pipeline.arguments import Command, parse
 from pipeline.composition import CONF, compose, composed, parsed, session, starts_jobs
 from pipeline.config import register
@@ -46,6 +46,9 @@ def main(arguments: list[str] | None = None) -> None:
 def _main(arguments: list[str]) -> None:
     check_environment()
     _start_logging()
+    if commands.named(arguments):
+        commands.run(arguments)
+        return
     command = parse(arguments)
     if command.version:
         print(f"sprig {metadata.version('sprig-lm')}")

@@ -2,15 +2,18 @@
 
 import logging
 import tempfile
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import Timeout
 from omegaconf import OmegaConf
 
-from pipeline.artifacts import link_atomically, sweep_temporaries, write_atomically
+from pipeline.artifacts import RUNNING, link_atomically, locked, sweep_temporaries, write_atomically
 from pipeline.composition import compose
-from pipeline.config import LATEST, Config, to_plain
+from pipeline.config import Config, to_plain
 from pipeline.errors import SprigError
+from pipeline.layout import LATEST
 from pipeline.on_request import export, sample, score
 from pipeline.ranks import rank
 from pipeline.report import material
@@ -29,8 +32,10 @@ class RunFolder:
     path: Path
     writable: bool
     handler: logging.Handler
+    mark: ExitStack = field(default_factory=ExitStack)
 
     def close(self) -> None:
+        self.mark.close()
         log.removeHandler(self.handler)
         self.handler.close()
 
@@ -69,9 +74,11 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
         link_atomically(path.parent / LATEST, path)
     for place in (path.parent, path, path / ".hydra"):
         sweep_temporaries(place)
-    handler = _log_to(path / "run.log")
+    opened = RunFolder(path, True, _log_to(path / "run.log"))
+    with suppress(Timeout):  # held by another process of the same run
+        opened.mark.enter_context(locked(path / RUNNING, wait=False))
     log.info("run folder %s", path)
-    return RunFolder(path, True, handler)
+    return opened
 
 
 def _is_writable(folder: Path) -> bool:

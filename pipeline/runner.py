@@ -15,13 +15,14 @@ from rich.table import Table
 from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config
+from pipeline.layout import COMPLETED
 from pipeline.on_request import export, sample, score
 from pipeline.plan import checks
 from pipeline.plan.table import table
 from pipeline.ranks import rank
 from pipeline.report import ending, material
 from pipeline.report.material import Material
-from pipeline.report.schema import COMPLETED, Summary
+from pipeline.report.schema import Summary
 from pipeline.report.tracker import Tracker
 from pipeline.run_folder import RunFolder
 from pipeline.stages import cache, distill, downstream, graph, rerank, search, study

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli, compose
+from pipeline import cli, commands, compose
 from pipeline.config.reference import page
 from pipeline.evaluation import tasks_data
 
@@ -22,7 +22,8 @@ LINES = [line.strip() for text in TEXTS for fence in FENCE.findall(text) for lin
 SPANS = [" ".join(span.split()) for text in TEXTS for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
 STARTS = re.compile(r"(sprig|make|pip|source|python -m (launch|pipeline|pytest)\S*) \S")
 COMMANDS = sorted({each for each in LINES + SPANS if STARTS.match(each) and "..." not in each})
-SPRIG = [command for command in COMMANDS if command.startswith("sprig ")]
+ABOUT_RUNS = [command for command in COMMANDS if commands.named(shlex.split(command)[1:])]
+SPRIG = [command for command in COMMANDS if command.startswith("sprig ") and command not in ABOUT_RUNS]
 AT_ONCE = [command for command in SPRIG if "plan=true" in command and "run=" not in command]
 # Run, some with other arguments, by tests/launchers, which has stand-ins for machines, tests/test_twins.py and
 # tests/test_cli.py.
@@ -57,7 +58,7 @@ def test_there_are_commands_of_every_kind():
 
 def test_every_command_is_run_by_tests_or_was_run_by_hand():
     by_tests = {command for command in COMMANDS if any(other in command for other in ELSEWHERE)}
-    by_tests |= {*AT_ONCE, *AT_LENGTH}
+    by_tests |= {*AT_ONCE, *AT_LENGTH, *ABOUT_RUNS}
     assert set(COMMANDS) == by_tests | set(BY_HAND)
     assert not by_tests & set(BY_HAND), "a test runs it by now"
 
@@ -79,6 +80,15 @@ def test_every_command_composes(command, smoke_outputs):
 def test_every_plan_is_made(command, capsys, tmp_path):
     cli.main([*arguments(command), f"outputs={tmp_path}"])
     assert "would do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ABOUT_RUNS)
+def test_every_command_about_runs_finds_none_here(command, tmp_path, monkeypatch):
+    """Its words are right, and tests/commands has runs for it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments(command))
+    assert re.search("is not a run|has no runs|is not a subnetwork.json", stopped.value.code)
 
 
 @pytest.mark.slow

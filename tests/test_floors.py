@@ -10,7 +10,7 @@ import pipeline
 
 # From the ground up; the parts of one floor do not import one another.
 FLOORS = [
-    {"errors", "hardware"},
+    {"errors", "hardware", "layout"},
     {"ranks", "quick_imports"},
     {"config", "preemption", "progress"},
     {"artifacts", "overrides", "subnetwork"},
@@ -23,7 +23,7 @@ FLOORS = [
     {"report"},
     {"on_request"},
     {"run_folder"},
-    {"runner", "api"},
+    {"runner", "api", "commands"},
     {"__init__"},
     {"cli"},
     {"__main__"},

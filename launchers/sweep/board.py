@@ -11,7 +11,8 @@ from rich.text import Text
 
 from launchers.sweep.jobs import Job
 from launchers.sweep.logs import last_line
-from launchers.sweep.record import COMPLETED, FAILED, MISSING, Record
+from launchers.sweep.record import FAILED, MISSING, Record
+from pipeline.layout import COMPLETED
 from pipeline.progress import clock
 
 RUNNING, FOUND = "running", "found"

@@ -13,9 +13,9 @@ from pipeline.artifacts import MANIFEST, Recipe
 from pipeline.composition import compose
 from pipeline.config import ON_REQUEST, Device, Precision
 from pipeline.errors import SprigError
+from pipeline.layout import SUMMARY
 from pipeline.plan import checks
 from pipeline.report import material
-from pipeline.report.schema import SUMMARY
 from pipeline.run_folder import path_of
 from pipeline.stages import downstream, graph, stable
 from pipeline.stages.budget import budget

@@ -21,8 +21,8 @@ from pipeline.composition import session
 from pipeline.config import Cluster, Config, LauncherConfig
 from pipeline.config.typed import to_typed
 from pipeline.errors import Interrupted, SprigError
+from pipeline.layout import COMPLETED, SUMMARY
 from pipeline.preemption import preemptible
-from pipeline.report.schema import COMPLETED, SUMMARY
 from pipeline.report.sweep import report as sweep_report
 from pipeline.report.sweep.record import NAME
 

@@ -11,8 +11,9 @@ from launchers.sweep.board import Board
 from launchers.sweep.clusters import Handle, Place, Slot, end
 from launchers.sweep.jobs import Job
 from launchers.sweep.logs import last_lines
-from launchers.sweep.record import COMPLETED, FAILED, INTERRUPTED, Record
+from launchers.sweep.record import FAILED, INTERRUPTED, Record
 from pipeline.errors import Interrupted
+from pipeline.layout import COMPLETED
 from pipeline.preemption import check
 
 POLL = 0.5  # seconds

@@ -7,7 +7,7 @@ from typing import Any
 from launchers.sweep.jobs import Job, Overrides, named
 from pipeline.artifacts import write_json
 from pipeline.config import is_material
-from pipeline.report.schema import COMPLETED
+from pipeline.layout import COMPLETED
 from pipeline.report.sweep.record import NAME, SWEEP_SCHEMA, read_record
 
 FAILED, INTERRUPTED, MISSING = "failed", "interrupted", "missing"

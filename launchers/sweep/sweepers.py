@@ -14,8 +14,8 @@ from omegaconf import DictConfig, open_dict
 
 from launchers.sweep.jobs import Job
 from pipeline.errors import Interrupted, SprigError
+from pipeline.layout import SUMMARY
 from pipeline.report import material
-from pipeline.report.schema import SUMMARY
 
 GRID = "basic"  # Hydra's own sweeper: all combinations, which Sprig runs as one sweep
 

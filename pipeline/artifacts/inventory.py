@@ -14,10 +14,10 @@ from pipeline.artifacts.locks import locked
 from pipeline.artifacts.manifest import MANIFEST, STAMP, last_used, read_manifest
 from pipeline.artifacts.store import LINKS, PARTIAL, claims, folders
 from pipeline.errors import SprigError
+from pipeline.layout import LATEST
 
 STORE = "artifacts"  # the store's folder in outputs
 _REMOVED = ".removed"  # what was moved out of the store and is being deleted
-_LATEST = "latest"
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,20 @@ def _place(folder: Path) -> str:
 
 def _links(outputs: Path) -> Iterator[tuple[str, str]]:
     """Run folder, and stage and fingerprint of each artifact that it links to."""
-    for run in _runs(outputs, {_identity(outputs / STORE)}):
+    for run in run_folders(outputs):
         for below, names, files in os.walk(run / LINKS, onerror=_fail):
             for link in (Path(below, name) for name in (*names, *files)):
                 if link.is_symlink():
                     yield str(run.relative_to(outputs)), _place(link.readlink())
+
+
+def run_folders(outputs: Path) -> Iterator[Path]:
+    """Every run folder below `outputs`.
+
+    Raises:
+        SprigError: as `entries`.
+    """
+    yield from _runs(outputs, {_identity(outputs / STORE)})
 
 
 def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
@@ -96,7 +105,7 @@ def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         yield folder
         return
     for each in sorted(os.scandir(folder), key=lambda each: each.name):
-        if each.name == _LATEST or each.name.startswith("."):
+        if each.name == LATEST or each.name.startswith("."):
             continue
         if each.is_symlink() and not Path(each.path).exists():
             raise SprigError(

@@ -45,6 +45,19 @@ def locked(folder: Path, wait: bool = True) -> Iterator[Callable[[], None]]:
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the lock of `folder`. Where nothing can be written, as far as this process sees, no."""
+    if not any(Path(f"{folder}{ending}").exists() for ending in (".lock", ".lease")):
+        return False
+    try:
+        with locked(folder, wait=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
 def _acquired(folder: Path, wait: bool) -> BaseFileLock:
     try:
         return _wait_for(FileLock(f"{folder}.lock", fallback_to_soft=False), folder, wait)

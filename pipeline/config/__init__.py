@@ -4,7 +4,6 @@ Unknown keys and wrong types fail when Hydra composes; ranges fail in `__post_in
 becomes objects. What needs a teacher or a text to be judged is checked in the stages' plans.
 """
 
-from pipeline.config.checks import LATEST
 from pipeline.config.choices import (
     AttentionScale,
     CacheKind,

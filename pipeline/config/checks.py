@@ -11,10 +11,10 @@ from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, TypedDict
 
 from pipeline.errors import SprigError
+from pipeline.layout import LATEST
 
-LATEST = "latest"  # the link to the newest run folder
 # Folders of outputs that hold no runs of that name.
-RESERVED = (LATEST, "artifacts", "sweeps")
+RESERVED = (LATEST, "artifacts", "sweeps", "comparisons")
 
 
 class Ends(TypedDict):

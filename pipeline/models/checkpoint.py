@@ -14,7 +14,8 @@ from pipeline.errors import SprigError
 from pipeline.models.families import is_tied
 from pipeline.models.student import build
 from pipeline.models.writing import writing
-from pipeline.subnetwork.value import SubNetwork
+from pipeline.subnetwork.about import About
+from pipeline.subnetwork.value import ABOUT, SubNetwork
 
 WEIGHTS, CONFIG, SUBNETWORK = "lit_model.pth", "model_config.yaml", "subnetwork.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "generation_config.json")
@@ -47,8 +48,9 @@ def _compact(tensor: torch.Tensor) -> torch.Tensor:
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def save(model: GPT, folder: Path, sub: SubNetwork | None, tokenizer: Path) -> None:
+def save(model: GPT, folder: Path, sub: SubNetwork | None, tokenizer: Path, about: About | None = None) -> None:
     """Writes the model with the tokenizer files of folder `tokenizer`. Tied weights share one storage in the file.
+    `about` goes into subnetwork.json.
 
     Raises:
         SprigError: the tokenizer's folder has no tokenizer.json.
@@ -64,7 +66,8 @@ def save(model: GPT, folder: Path, sub: SubNetwork | None, tokenizer: Path) -> N
         torch.save(weights, file)
     save_config(model.config, folder)
     if sub is not None:
-        (folder / SUBNETWORK).write_text(json.dumps(sub.to_dict(), indent=1) + "\n")
+        noted = {} if about is None else {ABOUT: about}
+        (folder / SUBNETWORK).write_text(json.dumps(sub.to_dict() | noted, indent=1) + "\n")
     for name in TOKENIZER_FILES:
         if (tokenizer / name).is_file():
             shutil.copyfile(tokenizer / name, folder / name)

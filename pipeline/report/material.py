@@ -13,9 +13,10 @@ from typing import Any
 
 from pipeline.artifacts import Recipe, write_json
 from pipeline.evaluation.savings import Curves, over_flops
+from pipeline.layout import SUMMARY
 from pipeline.models import checkpoint
 from pipeline.report import canvas, plots
-from pipeline.report.schema import SUMMARY, Candidate, Evaluation, Summary
+from pipeline.report.schema import Candidate, Evaluation, Summary
 from pipeline.report.sentences import NOT_BEGUN
 from pipeline.report.summary import costs, labels, summarise
 from pipeline.search import journal as journals

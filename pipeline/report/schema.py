@@ -8,9 +8,8 @@ from typing import Any, NotRequired, TypedDict
 from pipeline.evaluation.savings import EqualFlops, Saving
 from pipeline.subnetwork.value import SubNetwork
 
-SUMMARY = "summary.json"
 SCHEMA = 2
-COMPLETED, RUNNING = "completed", "running"
+RUNNING = "running"  # the status of a run that is not completed
 
 Scores = dict[str, dict[str, float]]  # by task and metric
 

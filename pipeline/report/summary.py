@@ -8,9 +8,9 @@ from typing import Any
 from pipeline.artifacts import read_manifest
 from pipeline.config import ExportForm, Init, Source
 from pipeline.evaluation.savings import Costs, Curve, Curves, EqualFlops, Saving, equal_flops, savings
+from pipeline.layout import COMPLETED
 from pipeline.report.anatomy import anatomy, diversity_of
 from pipeline.report.schema import (
-    COMPLETED,
     RUNNING,
     SCHEMA,
     Candidate,

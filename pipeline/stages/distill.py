@@ -14,7 +14,6 @@ from litgpt import GPT
 from pipeline.artifacts import Recipe
 from pipeline.config import ScheduleKind, material
 from pipeline.errors import SprigError
-from pipeline.models import checkpoint
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
@@ -122,7 +121,7 @@ def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots
         _log_again(context, role, begin, folder)
     trained = _train(context, folder, role, roots, start, run=recipe.fingerprint, begin=begin)
     if rank() == 0:
-        checkpoint.save(trained, folder, extract.subnetwork(context, start), tokenizer=context.made(start))
+        extract.save(context, start, trained, folder)
 
 
 def _make_stable(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots, start: Recipe) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from pipeline.artifacts import CHECKPOINTS, Recipe, write_json
 from pipeline.config import Init, material
 from pipeline.errors import SprigError
-from pipeline.models import checkpoint
 from pipeline.models.recovery import costs
 from pipeline.models.recovery.layers import Refit
 from pipeline.models.recovery.recover import RefittedLayer, Report, Settings, recover
@@ -84,7 +83,7 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, start: Re
     student = context.student(start, context.device)
     report = refit(context, roots, student, extract.subnetwork(context, start), layers)
     if rank() == 0:
-        checkpoint.save(student, folder, extract.subnetwork(context, start), tokenizer=context.made(start))
+        extract.save(context, start, student, folder)
         write_json(folder / RESULT, {"flops": flops(context, extract.subnetwork(context, start)), **asdict(report)})
 
 

@@ -13,6 +13,7 @@ from pipeline.search.journal import Journal
 from pipeline.stages import search, short
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
+from pipeline.subnetwork.about import FoundFitness
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
 
@@ -69,7 +70,8 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched:
     best = search_rerank.rerank(candidates, train, journal, lambda line: context.log({"role": "rerank"} | line))
     journal.close()
     forward = partial(flops_per_token, context.architecture, length=context.config.data.block_size)
-    write_json(folder / search.WINNER, best.subnetwork.to_dict())
+    fitness: FoundFitness = {"measure": f"loss after {tokens:,} tokens of training", "value": best.fitness}
+    search.write_winner(context, folder, best.subnetwork, fitness)
     write_json(
         folder / COSTS,
         {

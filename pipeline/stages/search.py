@@ -23,11 +23,12 @@ from pipeline.search.strategies.registry import make as make_strategy
 from pipeline.stages import order, scoring
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
+from pipeline.subnetwork.about import FoundFitness, about
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.exported import counted
 from pipeline.subnetwork.limits import check_limits, make_limits
 from pipeline.subnetwork.space import Space
-from pipeline.subnetwork.value import SubNetwork, check
+from pipeline.subnetwork.value import ABOUT, SubNetwork, check
 
 log = logging.getLogger("sprig")
 
@@ -180,7 +181,7 @@ def make(
             log=lambda line: context.log({"role": role} | line),
         ).run()
     journal.close()
-    write_json(folder / WINNER, best.subnetwork.to_dict())
+    write_winner(context, folder, best.subnetwork, {"measure": str(config.fitness), "value": best.fitness})
     costs = {
         "strategy": config.strategy,
         "fitness": config.fitness,
@@ -191,6 +192,12 @@ def make(
         "seconds": sum(map(float, (folder / TIMES).read_text().split())),
     }
     write_json(folder / COSTS, costs)
+
+
+def write_winner(context: Context, folder: Path, sub: SubNetwork, fitness: FoundFitness) -> None:
+    """subnetwork.json of a search or a rerank."""
+    noted = about(context.config.teacher.name, context.architecture, sub, fitness)
+    write_json(folder / WINNER, sub.to_dict() | {ABOUT: noted})
 
 
 def _strategy(context: Context, config: SearchConfig, roots: Roots) -> Strategy:

@@ -10,6 +10,7 @@ from pipeline.subnetwork.architecture import Architecture
 
 HEAD_PAIRS = ("last", "strided", "first", "plain")
 ATTENTION_SCALES = ("teacher", "own")
+ABOUT = "about"  # in a JSON file: notes for people, see pipeline.subnetwork.about
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,13 @@ class SubNetwork:
 
     @classmethod
     def from_dict(cls, plain: dict) -> "SubNetwork":
-        """Raises SprigError where keys are missing or unknown, or a value is of the wrong type."""
+        """Without what the file says about it. Raises SprigError where keys are missing or unknown, or a value is of
+        the wrong type."""
         try:
+            plain = {key: value for key, value in plain.items() if key != ABOUT}
             genes = tuple(LayerGenes(**gene) for gene in plain["genes"])
             sub = cls(**plain | {"layers": tuple(plain["layers"]), "genes": genes})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise SprigError(
                 f"This is not a sub-network's JSON ({error}): give one as `subnetwork.json` of a student has it."
             ) from None

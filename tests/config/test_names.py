@@ -4,8 +4,10 @@ import pytest
 
 import pipeline
 from pipeline.artifacts.inventory import STORE
-from pipeline.config.checks import LATEST, RESERVED, folder_name
+from pipeline.commands import comparison
+from pipeline.config.checks import RESERVED, folder_name
 from pipeline.errors import SprigError
+from pipeline.layout import LATEST
 
 BAD = [
     "", " ", ".", "..", "...", "../x", "../../x", "a/b", "a\\b", "/tmp/x", "~", "~/x", "~root",
@@ -48,7 +50,7 @@ def test_names_that_are_folders(name):
 def test_the_folders_that_outputs_has_are_reserved():
     from launchers.sweep.launcher import SWEEPS
 
-    assert set(RESERVED) == {LATEST, STORE, SWEEPS}
+    assert set(RESERVED) == {LATEST, STORE, SWEEPS, comparison.FOLDER}
 
 
 @pytest.mark.parametrize("key", ["run_name", "preset"])

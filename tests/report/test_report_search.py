@@ -11,6 +11,10 @@ def test_the_report_shows_the_winners_layers_and_the_candidates_diversity(smoke_
     folder = smoke_outputs / "smoke" / "latest"
     summary, text = json.loads((folder / "summary.json").read_text()), (folder / "report.md").read_text()
     winner = SubNetwork.from_dict(json.loads((folder / "artifacts/search/subnetwork.json").read_text()))
+    for role in ("search", "recovered_student", "distilled_student"):
+        about = json.loads((folder / f"artifacts/{role}/subnetwork.json").read_text())["about"]
+        assert about["teacher"] == "tiny-random" and about["parameters"] == summary["student"]["parameters"]
+        assert about["fitness"] == {"measure": "perplexity", "value": summary["search"]["best_fitness"]}
     shown = summary["anatomy"]["student"]
     assert [each["layer"] for each in shown] == list(winner.layers)
     for each, gene in zip(shown, winner.genes, strict=True):

@@ -14,8 +14,8 @@ from runs import smoke
 
 import pipeline
 from pipeline.artifacts import Store
-from pipeline.config import LATEST
 from pipeline.errors import SprigError
+from pipeline.layout import LATEST
 from pipeline.models import sources
 from pipeline.stages import distill, facts, prepare
 from pipeline.stages.context import Context

@@ -14,6 +14,7 @@ from scipy import stats
 import pipeline
 from pipeline.config import Config, Init, StudyConfig
 from pipeline.errors import SprigError
+from pipeline.layout import SUMMARY
 from pipeline.report import html, material
 from pipeline.report import study as study_report
 from pipeline.search import journal
@@ -84,7 +85,7 @@ def test_the_winner_reaches_what_the_runs_own_student_reached(folder):
 
 
 def test_the_correlations_are_those_of_the_points(folder):
-    summary = json.loads((folder.parents[1] / material.SUMMARY).read_text())
+    summary = json.loads((folder.parents[1] / SUMMARY).read_text())
     rows = points(folder)
     for found in summary["study"]["correlations"]:
         chosen = [row for row in rows if found["among"] in ("all", row["from"])]
@@ -101,7 +102,7 @@ def test_the_correlations_are_those_of_the_points(folder):
 
 def test_the_report_shows_it(outputs, folder):
     run = folder.parents[1]
-    summary, page = json.loads((run / material.SUMMARY).read_text()), (run / material.PAGE).read_text()
+    summary, page = json.loads((run / SUMMARY).read_text()), (run / material.PAGE).read_text()
     found = summary["study"]["correlations"][0]["kendall"]
     assert f"| {found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}] |" in page
     assert "](study.svg)" in page and "loss after 128 tokens" in page and (run / "study.svg").exists()

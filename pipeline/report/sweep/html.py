@@ -27,7 +27,9 @@ def write(
         title=sweep.name,
         headline=sweep.headline,
         detail=detail,
-        caution=sweep.means_nothing or any(each.states or not each.runs for each in sweep.cells),
+        caution=sweep.means_nothing
+        or not sweep.is_comparable
+        or any(each.states or not each.runs for each in sweep.cells),
         first=shown[0],
         tables=shown[1:],
         plots=[html.drawn(plot, folder) for plot in drawn],

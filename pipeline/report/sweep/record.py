@@ -7,7 +7,8 @@ from typing import NotRequired, TypedDict
 from filelock import FileLock, Timeout
 
 from pipeline.errors import SprigError
-from pipeline.report.schema import COMPLETED, RUNNING
+from pipeline.layout import COMPLETED
+from pipeline.report.schema import RUNNING
 
 NAME, SWEEP_SCHEMA = "sweep.json", 1
 LOCK = ".lock"  # in a sweep's folder, held by the process that runs it
@@ -29,8 +30,9 @@ class JobRecord(TypedDict):
 
 
 class SweepRecord(TypedDict):
-    """sweep.json."""
+    """sweep.json. A comparison of chosen runs has the cells of its jobs alone, not every combination of values."""
 
+    comparison: NotRequired[bool]
     schema: int
     name: str
     axes: dict[str, list[str]]

@@ -1,6 +1,7 @@
 """The runs of a sweep, read back from their folders: cells of the axes' values, and the numbers of each run."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -11,14 +12,14 @@ from typing import Any, NotRequired, TypedDict
 
 from omegaconf import OmegaConf
 
+from pipeline.artifacts import MANIFEST, read_manifest
 from pipeline.composition import CONF
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.evaluation.savings import Curve, Saving, nll_at
+from pipeline.layout import COMPLETED, SUMMARY
 from pipeline.report.schema import (
-    COMPLETED,
     SCHEMA,
-    SUMMARY,
     ModelSummary,
     Summary,
     random_weights,
@@ -28,6 +29,7 @@ from pipeline.report.summary import saving
 from pipeline.report.sweep.record import JobRecord, read_record, remade, state
 from pipeline.stages import distill
 
+INCOMPARABLE = "The runs were validated on different tokens, so their perplexities cannot be compared."
 SEED = "seed"
 INITS = ("init", "distill.init")  # axes that say where the student begins
 RANDOM_WEIGHTS = "random_weights"
@@ -76,6 +78,13 @@ class Run:
         """Tokens of an epoch."""
         blocks = Blocks(self.folder / "artifacts/tokens", "train")
         return len(blocks) * blocks.block_size
+
+    @cached_property
+    def validated_on(self) -> tuple[Any, ...]:
+        """What decides whether two perplexities are over the same tokens: the prepared text, and the blocks of it."""
+        tokens, data = self.folder / "artifacts/tokens", self.summary["data"]
+        text = read_manifest(tokens)["files"]["validation.bin"]["sha256"] if (tokens / MANIFEST).exists() else None
+        return text, data["block_size"], data.get("validation_blocks")
 
     @property
     def student(self) -> ModelSummary:
@@ -153,7 +162,9 @@ class Sweep:
 
     @cached_property
     def published(self) -> list[Published]:
-        """What is public of this preset's results, see conf/published.yaml."""
+        """What is public of this preset's results, see conf/published.yaml; nothing where there are several presets."""
+        if len(presets(self.runs)) > 1:
+            return []
         known: Any = OmegaConf.to_container(OmegaConf.load(CONF / "published.yaml"))
         return [each for each in known if each["preset"] == self.runs[0].summary["preset"]]
 
@@ -171,12 +182,19 @@ class Sweep:
         """Whether a teacher of its runs was never trained."""
         return any(random_weights(run.summary) for run in self.runs)
 
+    @cached_property
+    def is_comparable(self) -> bool:
+        """Whether all perplexities are over the same tokens."""
+        return len({run.validated_on for run in self.runs}) == 1
+
     @property
     def headline(self) -> str:
         """What came out, in one sentence."""
         best, settings = self.best, sum(bool(cell.runs) for cell in self.cells)
         if self.means_nothing:
             return NO_MEANING
+        if not self.is_comparable:
+            return INCOMPARABLE
         of = f"the mean of {len(best.runs)} runs" if len(best.runs) > 1 else "of one run, so that another seed may win,"
         return (
             f"The lowest validation perplexity of {settings} settings is {best.perplexity:,.2f}, {of} "
@@ -229,12 +247,13 @@ def read(folder: Path, underway: bool) -> Sweep:
         raise SprigError(
             f"sweep={folder} has no finished run among its {len(jobs)} jobs: `{' '.join(found['command'])}` resumes it."
         )
-    presets = {run.summary["preset"]: run for run in runs.values()}
-    if len(presets) > 1:
-        listed = " and ".join(f"{preset} ({run.id})" for preset, run in sorted(presets.items()))
+    comparison, named = found.get("comparison", False), presets(runs.values())
+    if len(named) > 1 and not comparison:
+        listed = " and ".join(f"{preset} ({run.id})" for preset, run in sorted(named.items()))
         raise SprigError(f"sweep={folder} has runs of the presets {listed}: a table is of one; start a sweep for each.")
     axes = {key: values for key, values in found["axes"].items() if key != SEED}
-    members: dict[Values, list[str]] = {values: [] for values in product(*axes.values())}
+    every = () if comparison else product(*axes.values())
+    members: dict[Values, list[str]] = {values: [] for values in every}
     for key, job in jobs.items():
         # A job is in several cells where an axis means nothing with another axis' value.
         of_job = (job["overrides"], *job.get("same", ()))
@@ -254,6 +273,11 @@ def read(folder: Path, underway: bool) -> Sweep:
         if key not in runs and (error := job["error"])
     }
     return Sweep(found["name"], found["command"], axes, cells, errors)
+
+
+def presets(runs: Iterable[Run]) -> dict[str, Run]:
+    """A run of each preset."""
+    return {run.summary["preset"]: run for run in runs}
 
 
 def _run(folder: Path, job: JobRecord) -> Run | None:

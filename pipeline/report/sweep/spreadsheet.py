@@ -5,7 +5,8 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pipeline.report.schema import COMPLETED, trained_models
+from pipeline.layout import COMPLETED
+from pipeline.report.schema import trained_models
 from pipeline.report.sweep.record import MISSING
 from pipeline.report.sweep.runs import Run, Sweep
 

@@ -86,7 +86,7 @@ def _lacking(cell: Cell) -> list[str]:
 def _best(sweep: Sweep) -> set[tuple[str, ...]]:
     """Of the cells that differ on the first axis alone, the one with the lowest perplexity. A cell without a rival has
     not won, nor is there a winner where one of them has a single seed."""
-    if sweep.means_nothing:
+    if sweep.means_nothing or not sweep.is_comparable:
         return set()
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in sweep.cells:

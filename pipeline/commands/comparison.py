@@ -1,0 +1,93 @@
+"""`sprig compare RUN RUN ...`: the report of a sweep over any finished runs."""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from pipeline.artifacts import digest, write_json
+from pipeline.commands import Line
+from pipeline.commands.folders import FINISHED, Known, chosen
+from pipeline.config import is_material
+from pipeline.errors import SprigError
+
+FOLDER = "comparisons"  # in outputs
+PRESETS = ("experiment", "size", "preset")  # shown as one axis
+UNSET = "default"
+TELL_APART = "run"
+
+
+def run(line: Line) -> None:
+    """Writes the report into `<outputs>/comparisons/<id>`, in the outputs of the first run unless others are given.
+
+    Raises:
+        SprigError: a run is not one, or is not finished; or fewer than two are named.
+    """
+    runs = chosen(line)
+    if len(runs) < 2:
+        raise SprigError(f"{line.names[0]} alone cannot be compared: name two runs or more.")
+    if unfinished := [each.name for each in runs if each.status != FINISHED]:
+        raise SprigError(f"{', '.join(unfinished)} not finished: give the same command again, then compare.")
+    from pipeline.report.sweep import record, report  # with matplotlib and torch
+
+    folder = (line.outputs or runs[0].outputs) / FOLDER / digest(sorted(each.name for each in runs))[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    axes = _axes(runs)
+    jobs: list[record.JobRecord] = [
+        {
+            "id": each.name,
+            "overrides": dict(zip(axes, values, strict=True)),
+            "status": record.COMPLETED,
+            "folder": os.path.relpath(each.folder, folder.resolve()),
+            "seconds": None,
+            "error": None,
+        }
+        for each, values in zip(runs, zip(*axes.values(), strict=True), strict=True)
+    ]
+    made: record.SweepRecord = {
+        "schema": record.SWEEP_SCHEMA,
+        "comparison": True,
+        "name": f"Comparison of {', '.join(each.name for each in runs)}",
+        "axes": {key: list(dict.fromkeys(values)) for key, values in axes.items()},
+        "command": ["sprig", "compare", *line.names],
+        "jobs": jobs,
+    }
+    write_json(folder / record.NAME, made)
+    report.report(folder, underway=False)
+
+
+def _axes(runs: list[Known]) -> dict[str, list[str]]:
+    """What tells the runs apart, each with its value in every run: the preset, and the values that were given to one
+    of them at least. The run's name is one where these do not suffice."""
+    given = [_given(each.folder) for each in runs]
+    configs: list[Any] = [OmegaConf.load(each.folder / ".hydra/config.yaml") for each in runs]
+    found = {"preset": [str(config["preset"]) for config in configs]}
+    for key in _keys(given):
+        found[key] = [_value(config, words, key) for config, words in zip(configs, given, strict=True)]
+    found["seed"] = [str(config["seed"]) for config in configs]
+    axes = {key: values for key, values in found.items() if len(set(values)) > 1}
+    if not axes or len(set(zip(*axes.values(), strict=True))) < len(runs):
+        axes[TELL_APART] = [each.name for each in runs]
+    return axes
+
+
+def _given(folder: Path) -> dict[str, str]:
+    """The overrides that a run was started with, by key."""
+    words = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text(encoding="utf-8")) or []
+    return {key.lstrip("+~"): value for key, _, value in (str(word).partition("=") for word in words)}
+
+
+def _keys(given: Iterable[dict[str, str]]) -> list[str]:
+    every = dict.fromkeys(key for words in given for key in words)
+    return [key for key in every if key not in (*PRESETS, "seed") and is_material(key) and not key.startswith("hydra")]
+
+
+def _value(config: Any, words: dict[str, str], key: str) -> str:
+    """From the configuration, which has the value that a run was not given; a group has no value there."""
+    name = re.sub(r"[@/].*", "", key)
+    value = OmegaConf.select(config, name) if name == key else None
+    return words.get(key, UNSET) if value is None or OmegaConf.is_config(value) else str(value)

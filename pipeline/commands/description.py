@@ -1,0 +1,88 @@
+"""`sprig describe FILE`: what a subnetwork.json keeps of its teacher."""
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import LINKS
+from pipeline.commands import Line
+from pipeline.errors import SprigError
+from pipeline.subnetwork.about import About
+from pipeline.subnetwork.value import ABOUT, LayerGenes, SubNetwork
+
+FILE = "subnetwork.json"
+STUDENT = "distilled_student"
+SIZES = {
+    "n_query_groups": "query groups",
+    "heads_per_group": "heads per group",
+    "head_size": "head size",
+    "intermediate_size": "MLP width",
+}
+NAME_WIDTH = 16
+
+
+def run(line: Line) -> None:
+    """Prints it.
+
+    Raises:
+        SprigError: neither the file nor the folder holds a sub-network.
+    """
+    file = _file(Path(line.names[0]).expanduser())
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SprigError(f"{file} is not JSON ({error}): name a {FILE}, or the folder of a student.") from None
+    for name, value in _rows(SubNetwork.from_dict(content), content.get(ABOUT)):
+        print(f"{name:{NAME_WIDTH}}{value}")
+
+
+def _file(given: Path) -> Path:
+    for file in (given, given / FILE, given / LINKS / STUDENT / FILE):
+        if file.is_file():
+            return file
+    raise SprigError(
+        f"{given} is not a {FILE}, and not the folder of a student or of a finished run: name one of these."
+    )
+
+
+def _rows(sub: SubNetwork, noted: About | None) -> Iterator[tuple[str, str]]:
+    whole = noted["teacher_sizes"] if noted else {}
+    if noted:
+        share = noted["parameters"] / noted["teacher_parameters"]
+        yield "teacher", f"{noted['teacher']}, {noted['teacher_parameters']:,} parameters"
+        yield "parameters", f"{noted['parameters']:,}, {share:.0%} of the teacher's"
+        fitness = noted["fitness"]
+        yield "fitness", f"{fitness['measure']} {fitness['value']:.4f}" if fitness else "drawn at random, not searched"
+    else:
+        yield "teacher", "not named: the file was written by an earlier version of Sprig"
+    yield "layers", f"{_of(sub.n_layer, whole.get('n_layer'))}: {_ranges(sub.layers)}"
+    yield "width", _of(sub.n_embd, whole.get("n_embd"))
+    for layers, genes in _alike(sub):
+        yield "" if sub.uniform else _ranges(layers), _sizes(genes, whole)
+    yield "entries kept", "a drawn subset of the teacher's" if sub.index_seed is not None else "the first of its order"
+    yield "ordering", sub.ordering
+    yield "head pairs", f"{sub.head_pairs}, attention scale of the {sub.attention_scale}"
+
+
+def _alike(sub: SubNetwork) -> Iterator[tuple[list[int], LayerGenes]]:
+    """Neighbouring layers of the same sizes."""
+    pairs = zip(sub.layers, sub.genes, strict=True)
+    for _, group in groupby(pairs, key=lambda pair: [getattr(pair[1], name) for name in SIZES]):
+        same = list(group)
+        yield [layer for layer, _ in same], same[0][1]
+
+
+def _sizes(genes: LayerGenes, whole: dict[str, int]) -> str:
+    return ", ".join(f"{title} {_of(getattr(genes, name), whole.get(name))}" for name, title in SIZES.items())
+
+
+def _of(size: int, whole: int | None) -> str:
+    return f"{size:,}" if whole is None else f"{size:,} of {whole:,}"
+
+
+def _ranges(numbers: tuple[int, ...] | list[int]) -> str:
+    """For example 0-3, 7."""
+    runs = [[each for _, each in group] for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

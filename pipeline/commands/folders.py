@@ -1,0 +1,87 @@
+"""Run folders as they lie on the disk: finding them, and what each says about itself."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import LINKS, RUNNING, is_held
+from pipeline.artifacts.inventory import STORE, run_folders
+from pipeline.commands import Line
+from pipeline.errors import SprigError
+from pipeline.layout import COMPLETED, SUMMARY
+
+OUTPUTS = Path("outputs")
+FINISHED, UNDERWAY, STOPPED = "finished", "running", "stopped"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A run's folder in `outputs`, and its summary.json, which is empty before the first report."""
+
+    folder: Path
+    outputs: Path
+    summary: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.folder.relative_to(self.outputs).as_posix()
+
+    @property
+    def started(self) -> float:
+        """Seconds since the epoch."""
+        return (self.folder / ".hydra/config.yaml").stat().st_mtime
+
+    @property
+    def held(self) -> bool:
+        """Whether a process works on it."""
+        return is_held(self.folder / RUNNING)
+
+    @property
+    def status(self) -> str:
+        if self.summary.get("status") == COMPLETED:
+            return FINISHED
+        return UNDERWAY if self.held else STOPPED
+
+    @property
+    def random_weights(self) -> bool:
+        return bool(self.summary.get("teacher", {}).get("random_weights"))
+
+
+def all_runs(outputs: Path) -> list[Known]:
+    """The runs of a folder, the oldest first.
+
+    Raises:
+        SprigError: the folder has no store, so it is not one of outputs.
+    """
+    if not (outputs / STORE).is_dir():
+        raise SprigError(
+            f"{outputs} has no runs, as it has no folder {STORE}: name where they are, outputs=FOLDER, or start one, "
+            "sprig experiment=quickstart."
+        )
+    runs = (_known(folder, outputs) for folder in run_folders(outputs))
+    return sorted(runs, key=lambda run: (run.started, run.name))
+
+
+def chosen(line: Line) -> list[Known]:
+    """The runs that a command names, each once.
+
+    Raises:
+        SprigError: a name is not that of a run.
+    """
+    found = [_find(name, line.outputs or OUTPUTS) for name in line.names]
+    return list({run.folder: run for run in found}.values())
+
+
+def _find(name: str, outputs: Path) -> Known:
+    for folder in (Path(name).expanduser(), outputs / name):
+        if (folder / LINKS).is_dir() and (folder / ".hydra").is_dir():
+            return _known(folder.resolve(), folder.resolve().parents[1])
+    raise SprigError(
+        f"{name} is not a run: give its folder, or its name as `sprig runs` shows it, such as smoke/latest."
+    )
+
+
+def _known(folder: Path, outputs: Path) -> Known:
+    file = folder / SUMMARY
+    return Known(folder, outputs, json.loads(file.read_text(encoding="utf-8")) if file.exists() else {})

@@ -1,0 +1,61 @@
+"""`sprig runs`: every run of a folder of outputs, the oldest first."""
+
+from datetime import datetime
+
+from pipeline.artifacts.inventory import STORE, Entry, entries
+from pipeline.commands import Line
+from pipeline.commands.folders import OUTPUTS, Known, all_runs
+from pipeline.progress import short
+
+RANDOM = "*"
+
+
+def run(line: Line) -> None:
+    """Prints a line for each run. `disk` is what only that run needs, so what its removal frees.
+
+    Raises:
+        SprigError: see `all_runs` and pipeline.artifacts.inventory.entries.
+    """
+    outputs = line.outputs or OUTPUTS
+    runs, stored = all_runs(outputs), entries(outputs)
+    print(_row("started", "status", "parameters", "perplexity", "disk", "run"))
+    for each in runs:
+        print(_row(*_cells(each, stored)))
+    if any(map(_counts_for_nothing, runs)):
+        print(f"{RANDOM} of a teacher with random weights: the numbers mean nothing")
+    shared = sum(entry.bytes for entry in stored if len(entry.needed_by) > 1)
+    print(f"{len(runs)} in all; {size(shared)} of {outputs / STORE} are needed by several")
+
+
+def size(count: int) -> str:
+    """For example 163 MB."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def only_of(names: set[str], stored: list[Entry]) -> list[Entry]:
+    """The artifacts that these runs need and no others do."""
+    return [entry for entry in stored if entry.needed_by and names.issuperset(entry.needed_by)]
+
+
+def _cells(run: Known, stored: list[Entry]) -> list[str]:
+    student = run.summary.get("student", {})
+    parameters, perplexity = student.get("parameters"), student.get("final_perplexity")
+    mark = RANDOM if _counts_for_nothing(run) else ""
+    return [
+        f"{datetime.fromtimestamp(run.started):%Y-%m-%d %H:%M}",
+        run.status,
+        "" if parameters is None else short(parameters),
+        "" if perplexity is None else f"{perplexity:,.2f}{mark}",
+        size(sum(entry.bytes for entry in only_of({run.name}, stored))),
+        run.name,
+    ]
+
+
+def _counts_for_nothing(run: Known) -> bool:
+    return run.random_weights and run.summary.get("student", {}).get("final_perplexity") is not None
+
+
+def _row(*cells: str) -> str:
+    """The name last, so that a narrow terminal breaks no other column."""
+    started, status, parameters, perplexity, disk, name = cells
+    return f"{started:16}  {status:8}  {parameters:>10}  {perplexity:>10}  {disk:>9}  {name}".rstrip()

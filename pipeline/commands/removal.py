@@ -1,0 +1,73 @@
+"""`sprig rm RUN...`: removes runs, and what only they need in the store."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from pipeline.artifacts import link_atomically
+from pipeline.artifacts.inventory import Entry, entries, remove
+from pipeline.commands import Line
+from pipeline.commands.folders import Known, all_runs, chosen
+from pipeline.commands.listing import only_of, size
+from pipeline.errors import SprigError
+from pipeline.layout import LATEST
+
+
+def run(line: Line) -> None:
+    """Removes the named runs after a question; if nobody can answer, only --yes removes.
+
+    Raises:
+        SprigError: a run is not one, or a process works on it; nothing was removed.
+    """
+    runs = chosen(line)
+    by_outputs: dict[Path, list[Known]] = {}
+    for each in runs:
+        if each.held:
+            raise SprigError(f"{each.folder} is running: stop it first (Ctrl-C), then remove it.")
+        by_outputs.setdefault(each.outputs, []).append(each)
+    plans = {outputs: (of_it, _needed_by_these(outputs, of_it)) for outputs, of_it in by_outputs.items()}
+    for of_it, wanted in plans.values():
+        names = ", ".join(f"{each.name} ({each.status})" for each in of_it)
+        print(f"{names}: {len(wanted)} artifacts that no other run needs, {size(_bytes(wanted))}")
+    if not line.yes:
+        if not sys.stdin.isatty():
+            print("Nothing was removed: add --yes.")
+            return
+        if input("Remove them? [y/N] ").strip().lower() != "y":
+            print("Nothing was removed.")
+            return
+    for outputs, (of_it, wanted) in plans.items():
+        _remove(outputs, of_it, wanted)
+
+
+def _needed_by_these(outputs: Path, runs: list[Known]) -> list[Entry]:
+    return only_of({each.name for each in runs}, entries(outputs))
+
+
+def _bytes(wanted: list[Entry]) -> int:
+    return sum(entry.bytes for entry in wanted)
+
+
+def _remove(outputs: Path, runs: list[Known], wanted: list[Entry]) -> None:
+    """The folders first: a kill in between leaves artifacts that no run needs, which `artifacts clean` finds."""
+    sizes = {entry.folder: entry.bytes for entry in wanted}
+    for each in runs:
+        away = each.folder.rename(each.folder.with_name(f".{each.folder.name}.removed"))
+        _relink(each.folder, outputs)
+        shutil.rmtree(away)
+    removed, kept = remove(outputs, sizes, days=0)
+    print(f"Removed {len(runs)} runs and {len(removed)} artifacts ({size(sum(map(sizes.__getitem__, removed)))}).")
+    for folder, why in kept.items():
+        print(f"{folder} {why}: kept.")
+
+
+def _relink(removed: Path, outputs: Path) -> None:
+    """Points `latest` to the newest run that is left, if the removed one was it."""
+    folder, latest = removed.parent, removed.parent / LATEST
+    if not latest.is_symlink() or latest.exists():
+        return
+    left = [run for run in all_runs(outputs) if run.folder.parent.resolve() == folder]
+    if left:
+        link_atomically(latest, left[-1].folder)
+    else:
+        latest.unlink()

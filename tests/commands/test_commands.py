@@ -1,0 +1,164 @@
+"""`sprig runs` and `rm` on outputs made by hand."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.artifacts import RUNNING, Recipe, Store, locked
+
+ROOT = Path(__file__).parents[2]
+RUNS = {"first/aaaa": ["teacher", "cut a"], "first/bbbb": ["teacher", "cut b"], "second/cccc": ["cut b"]}
+
+
+def add_run(outputs: Path, name: str, artifacts: dict[str, Path], started: int, overrides: list[str]) -> Path:
+    folder = outputs / name
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra/overrides.yaml").write_text(json.dumps(overrides))
+    (folder / ".hydra/config.yaml").write_text("{}")
+    os.utime(folder / ".hydra/config.yaml", (started, started))
+    Store(outputs / "artifacts").claim(folder, artifacts)
+    return folder
+
+
+@pytest.fixture
+def outputs(tmp_path) -> Path:
+    """A teacher from which two students are cut, the second of them shared by two runs."""
+    outputs, store, made = tmp_path / "outputs", Store(tmp_path / "outputs/artifacts"), {}
+    for name in ("teacher", "cut a", "cut b"):
+        inputs = {} if name == "teacher" else {"teacher": made["teacher"].name}
+        recipe = Recipe("extract", 1, {"name": name}, inputs)
+        made[name] = store.obtain(recipe, lambda folder: (folder / "data").write_text("x" * 100_000))
+    for number, (name, needed) in enumerate(RUNS.items()):
+        add_run(outputs, name, {each.replace(" ", "_"): made[each] for each in needed}, 86_400 * (number + 1), [])
+    summary = {"status": "completed", "student": {"parameters": 68_475_456, "final_perplexity": 74.5}}
+    (outputs / "first/bbbb/summary.json").write_text(json.dumps(summary))
+    (outputs / "first/latest").symlink_to("bbbb")
+    return outputs
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*arguments])
+    assert isinstance(stopped.value.code, str) and "\n" not in stopped.value.code
+    return stopped.value.code
+
+
+def artifacts(outputs: Path) -> set[str]:
+    manifests = outputs.glob("artifacts/*/*/manifest.json")
+    return {json.loads(each.read_text())["config"]["name"] for each in manifests}
+
+
+def test_the_list_has_a_line_for_each_run_the_oldest_first(outputs, capsys):
+    with locked(outputs / "first/aaaa" / RUNNING):
+        cli.main(["runs", f"outputs={outputs}"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:4]]
+    assert [line[-1] for line in lines] == list(RUNS)
+    assert [line[2] for line in lines] == ["running", "finished", "stopped"]
+    assert lines[0][0] == "1970-01-02" and lines[0][3:5] == ["0.1", "MB"]  # only this run needs cut a
+    assert lines[1][3:7] == ["68.48M", "74.50", "0.0", "MB"]
+
+
+def test_the_list_fits_80_columns_and_names_a_random_teacher(outputs, capsys):
+    file = outputs / "first/bbbb/summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"teacher": {"random_weights": True}}))
+    cli.main(["runs", f"outputs={outputs}"])
+    printed = capsys.readouterr().out
+    assert "74.50*" in printed and "random weights: the numbers mean nothing" in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= 80
+
+
+def test_removing_a_run_keeps_what_others_need(outputs, capsys, monkeypatch):
+    monkeypatch.chdir(outputs.parent)
+    cli.main(["rm", "first/aaaa"])
+    assert "add --yes" in capsys.readouterr().out and (outputs / "first/aaaa").exists()
+    cli.main(["rm", "first/aaaa", "--yes"])
+    assert not (outputs / "first/aaaa").exists() and artifacts(outputs) == {"teacher", "cut b"}
+    cli.main(["rm", "first/bbbb", "second/cccc", "--yes"])
+    assert artifacts(outputs) == set() and not list(outputs.glob("*/.*"))
+
+
+@pytest.mark.parametrize(("left", "now"), [(["aaaa"], "aaaa"), (["aaaa", "dddd"], "dddd"), ([], None)])
+def test_latest_is_the_newest_run_that_is_left(outputs, left, now):
+    if "dddd" in left:
+        add_run(outputs, "first/dddd", {}, 10**9, [])
+        (outputs / "first/dddd/artifacts").mkdir()
+    removed = ["first/latest"] if left else ["first/latest", "first/aaaa"]
+    cli.main(["rm", *removed, "--yes", f"outputs={outputs}"])
+    latest = outputs / "first/latest"
+    assert (os.readlink(latest) if latest.is_symlink() else None) == now
+
+
+def test_a_running_run_is_not_removed(outputs):
+    with locked(outputs / "second/cccc" / RUNNING):
+        assert "cccc is running: stop it first" in refused("rm", str(outputs / "second/cccc"), "--yes")
+    assert (outputs / "second/cccc").exists() and "cut b" in artifacts(outputs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["runs"], "has no runs, as it has no folder artifacts"),
+        (["runs", "mine"], "sprig runs [outputs=FOLDER]"),
+        (["rm"], "sprig rm RUN"),
+        (["rm", "nothing/here"], "nothing/here is not a run: give its folder, or its name as `sprig runs` shows it"),
+        (["rm", "a", "--force"], "it does not take --force"),
+        (["compare", "a"], "sprig compare RUN RUN"),
+        (["compare", "a", "b", "seed=1"], "it does not take seed=1"),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(*arguments)
+
+
+def test_only_finished_runs_are_compared(outputs):
+    assert "second/cccc not finished" in refused("compare", "first/bbbb", "second/cccc", f"outputs={outputs}")
+    assert "alone cannot be compared" in refused("compare", "first/bbbb", "first/latest", f"outputs={outputs}")
+
+
+@pytest.mark.parametrize("command", ["runs", "rm", "describe"])
+def test_they_start_without_torch(command, outputs):
+    code = "import sys; sys.modules['torch'] = None; from pipeline.cli import main; main(sys.argv[1:])"
+    arguments = {"runs": [], "rm": ["first/aaaa"], "describe": ["--help"]}[command]
+    words = [*arguments, *([] if command == "describe" else [f"outputs={outputs}"])]
+    subprocess.run([sys.executable, "-c", code, command, *words], cwd=ROOT, check=True, timeout=60)
+
+
+SIZES = {"n_query_groups": 1, "heads_per_group": 2, "head_size": 8, "intermediate_size": 32, "index_seed": None}
+CUT = {"layers": [0, 1, 3], "n_embd": 48, "genes": [SIZES, SIZES, SIZES | {"intermediate_size": 16}]}
+ABOUT = {
+    "teacher": "big",
+    "teacher_parameters": 2_000,
+    "teacher_sizes": {"n_layer": 4, "n_embd": 64, "n_query_groups": 2, "heads_per_group": 2, "head_size": 8}
+    | {"intermediate_size": 64},
+    "parameters": 1_000,
+    "fitness": {"measure": "perplexity", "value": 4.25},
+}
+
+
+def test_a_subnetwork_is_explained(tmp_path, capsys):
+    (tmp_path / "subnetwork.json").write_text(json.dumps(CUT | {"about": ABOUT}))
+    cli.main(["describe", str(tmp_path)])
+    printed = capsys.readouterr().out
+    for said in ("big, 2,000", "1,000, 50% of", "perplexity 4.2500", "3 of 4: 0-1, 3", "48 of 64"):
+        assert said in printed
+    assert [line[:16].strip() for line in printed.splitlines() if "MLP" in line] == ["0-1", "3"]
+    assert "MLP width 16 of 64" in printed
+    (tmp_path / "subnetwork.json").write_text(json.dumps(CUT))
+    cli.main(["describe", str(tmp_path / "subnetwork.json")])
+    assert "written by an earlier version" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "is not a subnetwork.json, and not the folder"), ("{", "is not JSON"), ("[]", "is not a sub-network's")],
+)
+def test_what_is_not_a_subnetwork_gets_one_sentence(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "subnetwork.json").write_text(content)
+    assert said in refused("describe", str(tmp_path))
