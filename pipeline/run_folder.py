@@ -14,13 +14,13 @@ from pipeline.composition import compose
 from pipeline.config import Config, to_plain
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
-from pipeline.on_request import export, sample, score
+from pipeline.on_request import chat, export, sample, score
 from pipeline.ranks import rank
 from pipeline.report import material
 from pipeline.stages import facts, graph
 from pipeline.stages.context import Context, Step, Steps
 
-READING = {material.STAGE, export.STAGE, sample.STAGE, score.STAGE}  # stages that work from what is made
+READING = {material.STAGE, export.STAGE, sample.STAGE, chat.STAGE, score.STAGE}  # stages that work from what is made
 
 log = logging.getLogger("sprig")
 

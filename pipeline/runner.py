@@ -1,6 +1,6 @@
 """The run: prepare -> order -> search -> extract -> distill -> evaluate -> report, each made once and found again.
 
-Rerank and study are part of it where they are asked for. Export, sample and score run on request, after them.
+Rerank and study are part of it where they are asked for. Export, sample, score and chat run on request, after them.
 """
 
 import json
@@ -16,7 +16,7 @@ from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config
 from pipeline.layout import COMPLETED
-from pipeline.on_request import export, sample, score
+from pipeline.on_request import chat, export, sample, score
 from pipeline.plan import checks
 from pipeline.plan.table import table
 from pipeline.ranks import rank
@@ -77,7 +77,7 @@ def run(config: Config, overrides: list[str] | None = None) -> Summary | None:
                 _make(context, last, steps, folder, tracker, f"{len(wanted)}/{len(wanted)}")
             shown = _close(context, steps, last, opened)
             tracker.report(shown, folder)
-        for stage in (export, sample, score):
+        for stage in (export, sample, score, chat):
             if stage.STAGE in config.stages and rank() == 0:
                 stage.run(context, steps)
     finally:

@@ -3,7 +3,7 @@
 from enum import Enum, StrEnum
 
 STAGES = ("prepare", "order", "search", "rerank", "extract", "recover", "distill", "evaluate", "study", "report")
-ON_REQUEST = ("cache", "export", "sample", "score")  # stages that only run when they are named
+ON_REQUEST = ("cache", "export", "sample", "chat", "score")  # stages that only run when they are named
 
 
 class Source(StrEnum):

@@ -68,7 +68,8 @@ class ExportConfig:
 
 @dataclass
 class SampleConfig:
-    """How a run's models continue `prompt`. Nothing here changes a run, so nothing here is in a fingerprint."""
+    """How a run's models continue `prompt` and answer in a chat. Nothing here changes a run, so nothing here is in a
+    fingerprint."""
 
     tokens: int = whole(64)  # maximum; fewer if the model ends its text
     temperature: float = real(0.0, high=100)  # 0 takes the likeliest token each time; above, tokens are drawn
@@ -100,7 +101,7 @@ class Config:
     run_name: str | None = immaterial(None)  # the run folder's name, instead of the preset's
     run: str | None = immaterial(location(None))  # reopens this run folder with its own configuration
     prompt: str | None = immaterial(None)  # the text that stage sample continues
-    # export, sample, score: only when they are named.
+    # export, sample, chat, score: only when they are named.
     stages: list[str] = immaterial(field(default_factory=lambda: list(STAGES)))
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # every random draw depends on it; the split of the text does not
     device: Device = immaterial(Device.auto)  # auto: a GPU where there is one

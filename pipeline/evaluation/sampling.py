@@ -1,5 +1,7 @@
 """Continuation of a prompt, token by token, with a KV cache."""
 
+from collections.abc import Collection
+
 import torch
 from litgpt import GPT
 
@@ -16,8 +18,10 @@ def continue_text(
     precision: str,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
+    further_ends: Collection[int] = (),
 ) -> list[int]:
-    """Up to `count` new token ids, all real entries of the vocabulary; stops before the EOS token.
+    """Up to `count` new token ids, all real entries of the vocabulary; stops before the EOS token, or one of
+    `further_ends`.
 
     Temperature 0 takes the likeliest each time; above it, they are drawn from softmax(logits / temperature) with
     `generator` (of the CPU). Beyond its context the model sees the last tokens alone.
@@ -38,7 +42,7 @@ def continue_text(
                 token = int(torch.multinomial(shares, 1, generator=generator))
             else:
                 token = int(logits.argmax())
-            if token == eos_id:
+            if token == eos_id or token in further_ends:
                 break
             ids.append(token)
     return ids[len(prompt) :]

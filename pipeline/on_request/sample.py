@@ -7,6 +7,7 @@ from rich.text import Text
 
 from pipeline.evaluation.sampling import continue_text
 from pipeline.models import checkpoint
+from pipeline.on_request.printable import printable
 from pipeline.stages import distill, extract
 from pipeline.stages.context import Context, Steps
 
@@ -42,6 +43,6 @@ def run(context: Context, steps: Steps) -> dict[str, str]:
         )
         continued[name] = tokenizer.decode(new)
     table = Table(*continued)
-    table.add_row(*map(Text, continued.values()))  # a model's brackets are not markup
+    table.add_row(*(Text(printable(each)) for each in continued.values()))  # a model's brackets are not markup
     Console().print(Text(config.prompt), table)
     return continued

@@ -17,6 +17,7 @@ def next_commands(folder: Path) -> list[tuple[str, str]]:
     run = shlex.quote(f"run={_near(folder)}")
     return [
         ("continue a text", f'sprig {run} "stages=[sample]" prompt="Once upon a time"'),
+        ("chat", f'sprig {run} "stages=[chat]"'),
         ("export", f'sprig {run} "stages=[export]" export.to={EXPORTED}'),
         (
             "load the export",
