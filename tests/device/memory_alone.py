@@ -8,6 +8,7 @@ import torch
 from litgpt import Config
 from torch.nn import functional as F
 
+from benchmarks.fake_cuda import flash_attention
 from pipeline.models.families import architecture_of
 from pipeline.models.precision import autocast
 from pipeline.models.student import build, hidden_states
@@ -44,11 +45,7 @@ def saved(config, precision, device):
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_block_keeps_what_the_plan_says(cuda, monkeypatch, name, precision):
-    def flash(q, k, v, attn_mask=None, dropout_p=0.0, scale=None, is_causal=False):
-        """What a card would take: without one, PyTorch chooses the operator that keeps all scores."""
-        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal, scale=scale)[0]
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", flash)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", flash_attention)
     one, two = (saved(replace(CONFIGS[name], n_layer=layers), precision, cuda) for layers in (1, 2))
     architecture = architecture_of(replace(CONFIGS[name], n_layer=1), tied=False)
     gene = whole(architecture).genes[0]

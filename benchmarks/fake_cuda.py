@@ -31,7 +31,7 @@ class _FakeCuda(FakeTensorMode):
     smaller each time, so that code which looks for an improvement finds one.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         # Real tensors may meet fake ones: those of the CPU are then checked for their device like any other.
         super().__init__(allow_non_fake_inputs=True)
         self.reads = 0
@@ -75,6 +75,20 @@ def _library() -> ctypes.CDLL:
         subprocess.run([os.environ.get("CXX", "g++"), str(SOURCE), "-o", str(partial), *options], check=True)
         partial.replace(built)
     return ctypes.CDLL(str(built))
+
+
+def flash_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    attn_mask: None = None,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+    is_causal: bool = False,
+) -> torch.Tensor:
+    """What a card runs for F.scaled_dot_product_attention: without one, PyTorch chooses the operator that keeps all
+    scores."""
+    return aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, scale=scale)[0]
 
 
 @contextmanager
