@@ -30,6 +30,12 @@ from pipeline.report.sweep.savings import Fit, Point
 BEST = "best"
 OF_INITS = {"searched": COLOURS["student"], "random_weights": COLOURS["control"], "random_subnetwork": "#e08214"}
 LINES = {"student": "-", "control": ":"}
+MARKERS = {
+    sweep_savings.REACHED: "o",
+    sweep_savings.BOUND: "o",
+    sweep_savings.AT_LEAST: "^",
+    sweep_savings.INFINITE: "^",
+}
 
 
 def of(sweep: Sweep) -> list[Plot]:
@@ -185,8 +191,9 @@ def savings(figure: Figure, sweep: Sweep) -> None:
         _in_rows(panels[0], sweep)
     for name in {point.state: None for point in sweep_savings.points(sweep)}:
         if name != sweep_savings.REACHED:
-            marker, face = ("o", "none") if name == sweep_savings.BOUND else ("^", OUTLINE)
-            panels[0].plot([], [], marker, color=OUTLINE, markerfacecolor=face, label=name.partition(":")[0])
+            face = OUTLINE if name == sweep_savings.INFINITE else "none"
+            label = name.partition(":")[0]
+            panels[0].plot([], [], MARKERS[name], color=OUTLINE, markerfacecolor=face, label=label)
     legend(figure, panels[0])
 
 
@@ -252,9 +259,8 @@ def _height(sweep: Sweep, point: Point) -> float:
 
 
 def _dot(axes: Axes, point: Point, colour: str, x: float, y: float) -> None:
-    face = "none" if point.state == sweep_savings.BOUND else colour
-    marker = "^" if point.value is None else "o"
-    axes.scatter(x, y, s=20, marker=marker, edgecolors=colour, facecolors=face, gid=point.state)
+    face = "none" if point.state in (sweep_savings.BOUND, sweep_savings.AT_LEAST) else colour
+    axes.scatter(x, y, s=20, marker=MARKERS[point.state], edgecolors=colour, facecolors=face, gid=point.state)
 
 
 def _anatomy(figure: Figure, known: list[tuple[str, Anatomy]]) -> None:

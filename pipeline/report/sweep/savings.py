@@ -10,10 +10,11 @@ import numpy as np
 from scipy import stats
 
 from pipeline.evaluation.savings import Saving
+from pipeline.report.sweep.between import BUDGET, Comparison, comparisons
 from pipeline.report.sweep.runs import SAVINGS, Cell, Run, Sweep
 
 REACHED, BOUND, INFINITE = "reached", "a bound: not reached", "no finite value: reached before training"
-BUDGET = "distill.tokens"
+AT_LEAST = "at least: reached at the smallest budget"
 CONFIDENCE = 0.95
 
 
@@ -45,7 +46,7 @@ class Fit:
 
     def interval(self, budget: float) -> tuple[float, float] | None:
         """Of the mean over seeds, by Student's t; None with one seed."""
-        return _interval(self._at(budget))
+        return interval(self._at(budget))
 
     @property
     def per_doubling(self) -> float:
@@ -54,7 +55,7 @@ class Fit:
 
     @property
     def per_doubling_interval(self) -> tuple[float, float] | None:
-        return _interval(self._slopes)
+        return interval(self._slopes)
 
     def _at(self, budget: float) -> list[float]:
         return [level + slope * math.log(budget) for level, slope in self.lines]
@@ -64,7 +65,7 @@ class Fit:
         return [slope * math.log(2) for _, slope in self.lines]
 
 
-def _interval(logarithms: list[float]) -> tuple[float, float] | None:
+def interval(logarithms: list[float]) -> tuple[float, float] | None:
     """Bounds of the exponential of a mean, at CONFIDENCE."""
     count = len(logarithms)
     if count < 2:
@@ -82,7 +83,9 @@ def compared(sweep: Sweep) -> Iterator[tuple[Cell, Run, Saving]]:
 
 
 def points(sweep: Sweep) -> list[Point]:
-    """In the order of SAVINGS."""
+    """In the order of SAVINGS; of a sweep of budgets over random weights, those between its budgets."""
+    if between := comparisons(sweep):
+        return [_between(sweep, each, kind) for kind in BETWEEN for each in between]
     return [
         Point(
             kind,
@@ -96,6 +99,17 @@ def points(sweep: Sweep) -> list[Point]:
         for kind in SAVINGS
         for cell, run, saving in compared(sweep)
     ]
+
+
+BETWEEN = ("tokens", "total_flops")  # of SAVINGS
+
+
+def _between(sweep: Sweep, found: Comparison, kind: str) -> Point:
+    axes = [axis for axis in sweep.axes if axis != BUDGET]
+    setting = " ".join(f"{axis}={value}" for axis, value in zip(axes, found.setting, strict=True))
+    reach = found.tokens if kind == "tokens" else found.total_flops
+    state = {"": REACHED, "< ": BOUND, "> ": AT_LEAST}[reach.bound]
+    return Point(kind, found.budget, setting, setting, found.seed, reach.value, state)
 
 
 def counted(saving: Saving, kind: str) -> float | None:

@@ -8,9 +8,10 @@ from statistics import mean, stdev
 from pipeline.evaluation.savings import Saving
 from pipeline.report.marks import Bold
 from pipeline.report.schema import Scores
+from pipeline.report.sweep.between import BUDGET, Comparison, Reach, comparisons
 from pipeline.report.sweep.record import MISSING
 from pipeline.report.sweep.runs import RANDOM_WEIGHTS, SAVINGS, Cell, Run, Sweep
-from pipeline.report.sweep.savings import CONFIDENCE, Fit, compared, counted, fits
+from pipeline.report.sweep.savings import CONFIDENCE, Fit, compared, counted, fits, interval
 from pipeline.report.tables import Table, downstream_note, measured, metrics, number
 
 PERPLEXITY = """Perplexity is exp(mean nats per token) on the same validation blocks for all, as mean ± standard
@@ -30,7 +31,9 @@ of a run's examples, in brackets the standard deviation over seeds. Published mo
 def tables(sweep: Sweep) -> list[Table]:
     """All that the sweep has figures for; the first is that of its cells."""
     found: list[Table] = [("", *cells(sweep), PERPLEXITY)]
-    if any(compared(sweep)):
+    if between := comparisons(sweep):
+        found.append(("Savings between budgets", *_between(sweep, between), BETWEEN))
+    elif any(compared(sweep)):
         head = [*sweep.axes, "seed", "control", "target", *(f"saving: {title}" for title in SAVINGS.values())]
         found.append(("Savings", head, _savings(sweep), RULE))
     if fitted := fits(sweep):
@@ -142,6 +145,69 @@ def _savings(sweep: Sweep) -> list[list[str]]:
         if not cell.runs and RANDOM_WEIGHTS not in cell.values:
             rows.append([*cell.values, MISSING, *[""] * (2 + len(SAVINGS))])
     return rows
+
+
+BETWEEN = f"""Each row compares trainings that have ended: a start against random weights that were trained on the
+row's budget. Equal FLOPs are the total of those random weights, from which the start also pays order, search, recovery
+and teacher. Between its budgets, the start's loss is linear in the logarithm of the budget. Perplexities are means ±
+standard deviations over seeds, savings geometric means with their {CONFIDENCE:.0%} interval by Student's t. >: the
+start's smallest budget is enough. <: its largest is not. Ahead: the seeds on which the start has the lower perplexity
+at equal FLOPs, of those on which it can be compared."""
+
+
+def _between(sweep: Sweep, found: list[Comparison]) -> tuple[list[str], list[list[str]]]:
+    """Header, and a row for each setting and budget."""
+    axes = [axis for axis in sweep.axes if axis != BUDGET]
+    header = [
+        *axes,
+        "budget",
+        "seeds",
+        "random weights",
+        "at equal tokens",
+        "saving",
+        "at equal FLOPs",
+        "saving",
+        "ahead",
+    ]
+    rows: dict[tuple[tuple[str, ...], int], list[Comparison]] = {}
+    for each in found:
+        rows.setdefault((each.setting, each.budget), []).append(each)
+    return header, [
+        [
+            *setting,
+            f"{budget:,}",
+            str(len(seeds)),
+            _spread([math.exp(each.control) for each in seeds], ",.2f"),
+            _perplexities([each.at_equal_tokens for each in seeds]),
+            _saved([each.tokens for each in seeds]),
+            _perplexities([each.at_equal_flops for each in seeds]),
+            _saved([each.total_flops for each in seeds]),
+            _ahead(seeds),
+        ]
+        for (setting, budget), seeds in rows.items()
+    ]
+
+
+def _perplexities(losses: list[float | None]) -> str:
+    known = [math.exp(each) for each in losses if each is not None]
+    return _spread(known, ",.2f") if len(known) == len(losses) else "outside its budgets"
+
+
+def _saved(seeds: list[Reach]) -> str:
+    """Over seeds; where one of them is a bound, the bound of all."""
+    values, bounds = [each.value for each in seeds], {each.bound for each in seeds}
+    if "> " in bounds and "< " in bounds:
+        return f"{min(values):.2f}x to {max(values):.2f}x"
+    if bounds != {""}:
+        return f"> {min(values):.2f}x" if "> " in bounds else f"< {max(values):.2f}x"
+    logarithms = [math.log(value) for value in values]
+    bounded = interval(logarithms)
+    return f"{math.exp(mean(logarithms)):.2f}x" + (f" [{bounded[0]:.2f}, {bounded[1]:.2f}]" if bounded else "")
+
+
+def _ahead(seeds: list[Comparison]) -> str:
+    known = [each.at_equal_flops < each.control for each in seeds if each.at_equal_flops is not None]
+    return f"{sum(known)} of {len(known)}" if known else ""
 
 
 FIT_HEADER = ["setting", "counted in", "seeds", "saving at the smallest budget", "at the largest", "per doubling"]
