@@ -46,10 +46,15 @@ __all__ = [
 
 
 def run(config: Config, overrides: list[str] | None = None) -> "Summary | None":
-    """Runs a configuration of `compose`; see pipeline.runner.run. Imported late: torch takes seconds.
+    """Runs a configuration of `compose` in its folder under `outputs`; what is finished is not done again.
+
+    `overrides` are the words that it was composed from, for the report's command.
+
+    Returns:
+        The summary, as in summary.json; None where the report is not among the stages, or with plan=true.
 
     Raises:
-        SprigError: a teacher's path does not exist; or see there.
+        SprigError: a path does not exist, values do not fit one another, or a stage cannot go on.
     """
     if "prepare" in config.stages and config.run is None:  # a finished run needs its sources no more
         for key in ("teacher", "kd_teacher"):

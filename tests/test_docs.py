@@ -1,6 +1,7 @@
 """README and docs: their commands work, their links lead somewhere, and the configuration's page is the schema's."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -50,6 +51,11 @@ def arguments(command: str) -> list[str]:
 
 def test_the_page_of_the_configuration_is_made_from_the_schema():
     assert (ROOT / "docs/config.md").read_text() == page(), "rewrite docs/config.md: python -m pipeline.config"
+
+
+def test_the_page_of_the_api_is_made_from_its_docstrings():
+    made = runpy.run_path(str(ROOT / "docs/api.py"))["page"]()
+    assert (ROOT / "docs/api.md").read_text() == made, "rewrite docs/api.md: python docs/api.py"
 
 
 def test_there_are_commands_of_every_kind():
