@@ -56,6 +56,8 @@ def settings(context: Context) -> DistillConfig:
     and every student of a run has the same one.
     """
     config, a = context.config.distill, context.architecture
+    if context.micro_batch is not None:
+        return replace(config, micro_batch=context.micro_batch)
     if config.micro_batch is not None:
         return config
     ranks = context.config.deepspeed.world_size or world_size()

@@ -71,6 +71,7 @@ class Context:
         planned = config.plan and config.precision != Precision.auto
         self.precision = config.precision.value if planned else self._precision()
         self._teachers: dict[str, GPT] = {}
+        self.micro_batch: int | None = None  # which has fitted a training of this process
 
     def _precision(self) -> str:
         """Never that of another job of a sweep, which may be for another device."""

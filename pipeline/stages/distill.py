@@ -3,8 +3,6 @@
 import json
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import torch
 from litgpt import GPT
 
 from pipeline.artifacts import Recipe
-from pipeline.config import ScheduleKind, material
+from pipeline.config import DistillConfig, ScheduleKind, material
 from pipeline.errors import SprigError
 from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
@@ -25,6 +23,7 @@ from pipeline.subnetwork.counting import flops_per_token
 from pipeline.training import checkpoints
 from pipeline.training.distill import distill, validation_steps
 from pipeline.training.engine import Batching, batching
+from pipeline.training.fitting import fitted
 from pipeline.training.metrics import METRICS
 from pipeline.training.schedules import check_schedule, warmup_tokens
 from pipeline.training.throughput import Flops
@@ -158,8 +157,8 @@ def _train(
         flops_per_token(context.kd_architecture, length=config.data.block_size) if online else 0,
     )
     total = budget(context) if until is None else until * batch_tokens(context)
-    layout = settings(context)
-    with Progress(f"distill {role}", total=total, unit="tokens") as progress, _memory_for(layout.micro_batch):
+
+    def train(layout: DistillConfig) -> GPT:
         return distill(
             context.student(start, torch.device("cpu")),  # the copy that trains moves to the device
             context.teacher(roots.kd_teacher, teacher_config) if online else None,
@@ -180,19 +179,9 @@ def _train(
             until=until,
         )
 
-
-@contextmanager
-def _memory_for(micro_batch: int | None) -> Iterator[None]:
-    """Raises SprigError if the device's memory runs out."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        smaller = f"distill.micro_batch={micro_batch // 2}, or " if micro_batch and micro_batch > 1 else ""
-        raise SprigError(
-            f"The GPU's memory is not enough for distill.micro_batch={micro_batch}: set {smaller}"
-            "distill.activation_checkpointing=true, and run the same command again; training resumes from its last "
-            "checkpoint."
-        ) from None
+    with Progress(f"distill {role}", total=total, unit="tokens") as progress:
+        trained, context.micro_batch = fitted(folder, settings(context), train)
+    return trained
 
 
 def _log_again(context: Context, role: str, begin: Path, folder: Path) -> None:

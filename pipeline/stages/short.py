@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from litgpt import GPT
 
 from pipeline.config import CacheConfig, CheckpointConfig, DistillConfig, material
 from pipeline.errors import NotFinite, SprigError
@@ -21,6 +22,7 @@ from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.distill import distill, steps_of
+from pipeline.training.fitting import fitted
 from pipeline.training.metrics import METRICS
 from pipeline.training.schedules import check_schedule
 from pipeline.training.throughput import Flops
@@ -89,13 +91,14 @@ def train(
     if recover.applies(context, "student"):
         recover.refit(context, roots, student, sub)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        distill(
+
+    def train_once(layout: DistillConfig) -> GPT:
+        return distill(
             student.train(),
             context.teacher(roots.kd_teacher, teacher_config) if config.distils else None,
             None,
             context.blocks(roots.tokens, "train"),
-            config,
+            layout,
             lr=lr,
             deepspeed=context.config.deepspeed,
             seed=context.config.seed,
@@ -112,6 +115,9 @@ def train(
             ),
             log=lambda line: None,
         )
+
+    try:
+        _, context.micro_batch = fitted(folder, config, train_once)
         lines = map(json.loads, (folder / METRICS).read_text(encoding="utf-8").splitlines())
         reached = [line["validation_nll"] for line in lines if "validation_nll" in line][-1]
     except NotFinite:

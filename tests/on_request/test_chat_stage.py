@@ -15,6 +15,7 @@ from pipeline.errors import SprigError
 from pipeline.models import chat_template
 from pipeline.models.chat_template import ChatTemplate
 from pipeline.models.tokenizer import Tokenizer, write_bytes
+from pipeline.on_request import chat
 from pipeline.on_request.chat import Conversation
 from pipeline.on_request.printable import printable
 
@@ -125,6 +126,8 @@ def test_a_model_steers_no_terminal():
 
 
 def test_lines_are_read_until_the_end_and_new_starts_over(smoke_outputs, monkeypatch, capsys):
+    """A model whose answer is the length of its prompt."""
+    monkeypatch.setattr(chat, "continue_text", lambda model, prompt, *_: list(str(len(prompt)).encode()))
     monkeypatch.setattr(sys, "stdin", io.StringIO("We the\nWe the\n/new\nWe the\n/exit\nNot read\n"))
     run = smoke_outputs / "smoke/latest"
     before = sorted(run.parents[1].glob("artifacts/*/*"))
@@ -132,5 +135,6 @@ def test_lines_are_read_until_the_end_and_new_starts_over(smoke_outputs, monkeyp
     printed = capsys.readouterr().out
     asked = printed.split("you> ")
     assert [each.splitlines()[0] for each in asked[1:]] == ["We the", "We the", "/new", "We the", "/exit"]
-    assert asked[1] == asked[4] != asked[2] and "student> " in asked[1] and "teacher> " in asked[1]
+    assert asked[1] == asked[4] == "We the\nstudent> 6\nteacher> 6\n"
+    assert asked[2] == "We the\nstudent> 14\nteacher> 14\n"  # We the6 We the
     assert sorted(run.parents[1].glob("artifacts/*/*")) == before
