@@ -96,12 +96,13 @@ def fake_cuda() -> Iterator[None]:
     """Within it every CUDA tensor is a fake one, on a machine with or without a card."""
     library = None if torch.backends.cuda.is_built() else _library()
     autocast_works = mock.patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    pinned = mock.patch.object(torch.Tensor, "pin_memory", lambda self: self)
     bf16_works = mock.patch("torch.cuda.is_bf16_supported", lambda including_emulation=True: True)
     if library:
         library.enter()
     try:
         # On one thread: the engine counted its devices, and started a thread for each, before `enter`.
-        with _FakeCuda(), autocast_works, bf16_works, torch.autograd.set_multithreading_enabled(False):
+        with _FakeCuda(), autocast_works, bf16_works, pinned, torch.autograd.set_multithreading_enabled(False):
             yield
     finally:
         if library:

@@ -21,7 +21,7 @@ import pipeline
 from benchmarks.harness import alternate, arguments, peak_memory, report
 from benchmarks.searching import prepared, searched
 from pipeline.models.extraction import extract
-from pipeline.search.evaluator import CHUNK_TOKENS, Evaluator
+from pipeline.search.evaluator import CPU_CHUNK_TOKENS, Evaluator
 from pipeline.search.strategies.uniform import uniform
 from pipeline.stages import order, prepare, scoring
 from pipeline.stages.context import Context
@@ -55,7 +55,7 @@ def evaluation(name: str) -> dict[str, float]:
     evaluator, model = Evaluator(teacher, ordering, tokens, "fp32", BLOCKS), extract(teacher, sub, ordering)
 
     def chunked() -> torch.Tensor:
-        return chunked_cross_entropy(model(inputs, lm_head_chunk_size=CHUNK_TOKENS), targets, CHUNK_TOKENS)
+        return chunked_cross_entropy(model(inputs, lm_head_chunk_size=CPU_CHUNK_TOKENS), targets, CPU_CHUNK_TOKENS)
 
     methods = {
         "ours": lambda: list(evaluator.run([sub])),

@@ -13,12 +13,13 @@ from pipeline.errors import SprigError
 from pipeline.evaluation import packing
 from pipeline.evaluation.answers import Answer, Answers
 from pipeline.evaluation.packing import Row, Text
+from pipeline.models.head import chunk_tokens
 from pipeline.models.precision import autocast
 from pipeline.models.student import hidden_states
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.progress import Progress
 
-CHUNK_TOKENS = 512  # tokens whose logits exist at one time
+CPU_CHUNK_TOKENS = 512
 
 
 class Scorer(TemplateLM):
@@ -119,8 +120,8 @@ class Scorer(TemplateLM):
 
     def _against(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of hidden states (n, n_embd): log-probabilities of targets (n) in fp32, and whether each is the likeliest."""
-        likely, greedy = [], []
-        for states, tokens in zip(hidden.split(CHUNK_TOKENS), targets.split(CHUNK_TOKENS), strict=True):
+        likely, greedy, rows = [], [], chunk_tokens(hidden.device, CPU_CHUNK_TOKENS)
+        for states, tokens in zip(hidden.split(rows), targets.split(rows), strict=True):
             logits = self.model.lm_head(states)[:, : self.model.config.vocab_size].float()
             likely.append(logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=1))
             greedy.append(logits.argmax(dim=1) == tokens)

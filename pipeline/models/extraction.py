@@ -76,7 +76,11 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection, own: bool = True) -
 def _index(entries: np.ndarray, size: int, device: torch.device) -> Tensor | None:
     """Entries as a device index; None where it is everything in order, which needs no gathering."""
     flat = entries.ravel()
-    return None if np.array_equal(flat, np.arange(size)) else torch.from_numpy(flat).to(device)
+    if np.array_equal(flat, np.arange(size)):
+        return None
+    index = torch.from_numpy(flat)
+    # From pageable memory the copy would wait for all that the GPU has to do.
+    return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
 
 
 def _take(tensor: Tensor, axes: tuple[Tensor | None, ...], own: bool) -> Tensor:

@@ -5,6 +5,13 @@ from litgpt import GPT
 from torch import Tensor
 from torch.nn import functional as F
 
+_GPU_TOKENS = 2_048  # with fewer, reading the head's weights takes longer than the product
+
+
+def chunk_tokens(device: torch.device, on_cpu: int) -> int:
+    """How many tokens' logits exist at one time."""
+    return _GPU_TOKENS if device.type == "cuda" else on_cpu
+
 
 @torch.no_grad()
 def token_nll(model: GPT, hidden: Tensor, targets: Tensor, chunk_tokens: int) -> Tensor:

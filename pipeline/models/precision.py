@@ -1,9 +1,13 @@
 """Which device and which arithmetic a run uses. Device never enters a fingerprint, the resolved precision does."""
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 
 import torch
+from litgpt import GPT
+from torch import nn
 
 from pipeline.config import Device, Precision
 from pipeline.errors import SprigError
@@ -45,3 +49,33 @@ def resolve_precision(precision: Precision, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """The context that a forward pass of weights in fp32 runs in."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, torch.bfloat16)
+
+
+def without_casts(model: GPT) -> AbstractContextManager:
+    """The context, within `autocast`, of a forward pass of this model: autocast ends where all weights are in bf16.
+
+    It would only convert what norms read to fp32 and what they write back, a third of such a model's memory traffic
+    (benchmarks/RESULTS.md). They compute in fp32 in any case, so the result is the same.
+    """
+    weight = model.transformer.wte.weight
+    return torch.autocast(weight.device.type, enabled=False) if weight.dtype == torch.bfloat16 else nullcontext()
+
+
+@torch.no_grad()
+def lower(model: nn.Module, precision: str) -> None:
+    """Casts the weights of linear layers once, where autocast would cast them in each pass: it caches only those that
+    train. Norms and embeddings stay as they are, so the model's output under `autocast` is the same to the bit."""
+    if precision == "fp32":
+        return
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module.weight.dtype != torch.bfloat16:
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))
+
+
+def frozen(model: GPT, precision: str) -> GPT:
+    """A twin of a frozen model, with modules of its own but the same memory, save for what `lower` casts."""
+    shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+    twin = copy.deepcopy(model, shared)
+    lower(twin, precision)
+    return twin

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of
+from pipeline.models.precision import without_casts
 from pipeline.subnetwork.selection import rotary_run
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
@@ -178,10 +179,11 @@ def hidden_states(
     Raises:
         SprigError: the blocks are longer than the model's context.
     """
-    x = model.transformer.wte(tokens)
-    for output in block_outputs(model, x, start=start, tree=tree):
-        x = output
-    return model.transformer.ln_f(x)
+    with without_casts(model):
+        x = model.transformer.wte(tokens)
+        for output in block_outputs(model, x, start=start, tree=tree):
+            x = output
+        return model.transformer.ln_f(x)
 
 
 def block_outputs(

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 from pipeline.config import DeepSpeedConfig, DistillConfig, Fitness
 from pipeline.errors import SprigError
+from pipeline.models.head import chunk_tokens
 from pipeline.ranks import world_size
-from pipeline.search.evaluator import CHUNK_TOKENS
+from pipeline.search.evaluator import CPU_CHUNK_TOKENS
 from pipeline.stages import budget, recover
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import parameters
@@ -34,6 +35,7 @@ def search(context: Context, sub: SubNetwork) -> Need:
     cast = 2 * size if context.precision == "bf16-mixed" and entry == 4 else 0
     forward = _forward(context, whole(a) if kl else sub, config.batch)
     hidden = 4 * a.n_embd * config.blocks * context.config.data.block_size if kl else 0
+    chunk = chunk_tokens(context.device, CPU_CHUNK_TOKENS)
     return Need(
         {
             "teacher": entry * parameters(a),
@@ -41,7 +43,7 @@ def search(context: Context, sub: SubNetwork) -> Need:
             "bf16 copies of weights": cast,
             "teacher's hidden states": hidden,
             "forward pass": forward,
-            "logits": (4 if kl else 2) * 4 * CHUNK_TOKENS * a.vocab_size,
+            "logits": (4 if kl else 2) * 4 * chunk * a.vocab_size,
         }
     )
 

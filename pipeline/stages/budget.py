@@ -35,7 +35,10 @@ def memory(
     online = None
     if distill.distils and not distill.cached:
         kd = context.kd_architecture
-        online = Online(parameters(kd) * WEIGHT_BYTES[(config.kd_teacher or config.teacher).dtype], kd.n_embd)
+        entry = WEIGHT_BYTES[(config.kd_teacher or config.teacher).dtype]
+        if entry == 4 and context.precision != "fp32":
+            entry += 2  # a twin for this, see pipeline.models.precision.frozen
+        online = Online(parameters(kd) * entry, kd.n_embd)
     return training(
         a,
         sub,

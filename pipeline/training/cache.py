@@ -18,6 +18,7 @@ from pipeline.artifacts.records import Damaged, Records
 from pipeline.config import CacheMode, DistillConfig
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
+from pipeline.models.head import chunk_tokens
 from pipeline.models.precision import autocast
 from pipeline.models.student import hidden_states
 from pipeline.progress import Progress
@@ -26,7 +27,7 @@ from pipeline.training.cached import Sampled, TopK, decode, distance, encode, to
 
 FILE = "records.bin"
 PASS_TOKENS = 4096  # of one pass of the teacher, in whole blocks
-_CHUNK_TOKENS = 256  # tokens whose logits exist at one time
+_CPU_CHUNK_TOKENS = 256
 _PURPOSE = 102  # keeps these draws apart from every other draw of the same number
 # Two machines round differently and draw a few other ids; another teacher or block is at a multiple of this.
 _ROUNDING = 0.1
@@ -149,10 +150,11 @@ class LogitsCache:
         tokens = self.blocks.take(np.array(padded)).to(device)
         draws = [np.random.default_rng([_PURPOSE, number]).random((length, 2)) for number in padded]
         uniform = torch.from_numpy(np.concatenate(draws)).to(device)
+        rows = chunk_tokens(device, _CPU_CHUNK_TOKENS)
         with autocast(precision, device):
             hidden = hidden_states(teacher, tokens[:, :-1]).flatten(0, 1)
             encoded = [
                 encode(teacher.lm_head(states)[:, : self.vocab_size].float(), self.dtype, self.temperatures, points)
-                for states, points in zip(hidden.split(_CHUNK_TOKENS), uniform.split(_CHUNK_TOKENS), strict=True)
+                for states, points in zip(hidden.split(rows), uniform.split(rows), strict=True)
             ]
         return [record.tobytes() for record in np.concatenate(encoded).reshape(-1, length)[: len(numbers)]]

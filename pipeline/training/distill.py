@@ -13,6 +13,7 @@ from litgpt import GPT
 from pipeline.config import DeepSpeedConfig, DistillConfig
 from pipeline.data.blocks import Blocks
 from pipeline.errors import Interrupted, NotFinite, SprigError
+from pipeline.models.precision import frozen
 from pipeline.preemption import deferred
 from pipeline.ranks import rank, world_size
 from pipeline.training import checkpoints
@@ -123,7 +124,7 @@ def distill(
     if config.distils and cache is None:
         assert teacher is not None
         check_vocabularies(student, teacher)
-        teacher = teacher.to(device).eval().requires_grad_(False)
+        teacher = frozen(teacher.to(device).eval().requires_grad_(False), precision)
     student = student.to("cpu")
     engine = Engine(copy.deepcopy(student).to(device), config, deepspeed, batches, precision, device)
     begun = checkpoints.resume(engine, folder, run, begin)

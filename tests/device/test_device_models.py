@@ -15,7 +15,7 @@ from pipeline.models.families import architecture_of
 from pipeline.models.ordering import importance
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.recovery.recover import Settings, recover
-from pipeline.models.student import LayerwiseGPT, build, hidden_states, initialize
+from pipeline.models.student import LayerwiseGPT, build, hidden_states, initialize, is_stock
 from pipeline.search.evaluator import Evaluator
 from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import parameters
@@ -70,7 +70,7 @@ def test_a_candidate_is_cut_and_scored_there(cuda, family, sharing, arithmetic, 
     sub, ordering = cut_of(family, sharing)
     student = extract(teacher, sub, ordering)
     assert_on(student, cuda, dtype)
-    assert isinstance(student, LayerwiseGPT) == (sharing == Sharing.layerwise)
+    assert isinstance(student, LayerwiseGPT) == (not is_stock(teacher.config, sub))
     evaluator = Evaluator(teacher, ordering, BLOCKS, precision, batch=4, fitness=fitness)
     ((_, losses),) = evaluator.run([sub])
     assert len(losses) == len(BLOCKS)

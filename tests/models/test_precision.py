@@ -1,12 +1,15 @@
 """Which arithmetic is taken, and what is refused where the processor would only emulate it."""
 
 import pytest
+import tiny
 import torch
+from torch import nn
 
 from pipeline.config import Precision
 from pipeline.errors import SprigError
 from pipeline.models import precision
-from pipeline.models.precision import resolve_precision
+from pipeline.models.precision import autocast, frozen, resolve_precision, without_casts
+from pipeline.models.student import hidden_states
 
 CPU = torch.device("cpu")
 
@@ -23,3 +26,37 @@ def test_bf16_where_there_is_some(monkeypatch):
     monkeypatch.setattr(precision, "_has_bf16", lambda device: True)
     assert resolve_precision(Precision.auto, CPU) == "bf16-mixed"
     assert [resolve_precision(each, CPU) for each in (Precision.fp32, Precision.bf16)] == ["fp32", "bf16"]
+
+
+@pytest.mark.parametrize("family", tiny.CONFIGS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_frozen_model_gives_the_logits_of_autocast_to_the_bit(family, dtype):
+    """The reference is litgpt's own forward pass under autocast, over the weights as they are."""
+    model = tiny.teacher(family).to(dtype).eval().requires_grad_(False)
+    model.cos, model.sin = model.rope_cache()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    inputs = tiny.tokens(2, 12)
+    with torch.no_grad(), autocast("bf16-mixed", inputs.device):
+        expected = model(inputs)
+        twin = frozen(model, "bf16-mixed")
+        assert torch.equal(twin.lm_head(hidden_states(twin, inputs)), expected)
+        assert torch.equal(model.lm_head(hidden_states(model, inputs)), expected)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    linear = {name for name, module in twin.named_modules() if isinstance(module, nn.Linear)}
+    for name, weight in twin.named_parameters(remove_duplicate=False):
+        cast = dtype == torch.float32 and name.rpartition(".")[0] in linear
+        assert weight.dtype == (torch.bfloat16 if cast else dtype), name
+        assert cast or weight is model.get_parameter(name), f"{name} is shared"
+
+
+def test_a_model_in_bf16_is_cast_nowhere():
+    """Autocast would convert each norm's input and output (on a GPU) and each weight."""
+    model = tiny.teacher("gpt_neox").to(torch.bfloat16).eval().requires_grad_(False)
+    model.cos, model.sin = model.rope_cache()
+    tokens = tiny.tokens(1, 5)
+    with torch.no_grad(), autocast("bf16-mixed", tokens.device):
+        with without_casts(model):
+            assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu")
+    with autocast("bf16-mixed", tokens.device), without_casts(tiny.teacher("gpt_neox")):
+        assert torch.is_autocast_enabled("cpu"), "weights in fp32 need it"
