@@ -68,7 +68,7 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
         return RunFolder(path, False, logging.NullHandler())
     if rank() != 0:
         return RunFolder(path, True, logging.NullHandler())
-    _describe(path, config, overrides)
+    _describe(path, config, overrides if reopened is None else _with_its_own(reopened, overrides))
     facts.write(path, context.facts, {role: step.recipe for role, step in (*steps.items(), (last.role, last))})
     if not itself:  # reopening a run does not make it newer
         link_atomically(path.parent / LATEST, path)
@@ -95,6 +95,17 @@ def _describe(path: Path, config: Config, overrides: list[str]) -> None:
     for name, content in (("config", to_plain(config)), ("overrides", overrides)):
         if not (file := path / ".hydra" / f"{name}.yaml").exists():
             write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(content)))
+
+
+def _with_its_own(reopened: Path, overrides: list[str]) -> list[str]:
+    """The words that make a reopened run with other values from its sources: those that it began with, and the new."""
+    before = map(str, OmegaConf.load(reopened / ".hydra" / "overrides.yaml"))
+    new = {_key(word): word for word in overrides if _key(word) != "run"}
+    return [*(word for word in before if _key(word) not in new), *new.values()]
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]
 
 
 def _log_to(file: Path) -> logging.Handler:

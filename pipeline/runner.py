@@ -17,9 +17,9 @@ from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config
 from pipeline.layout import COMPLETED
 from pipeline.on_request import chat, export, sample, score
-from pipeline.plan import checks
+from pipeline.plan import checks, outlook
 from pipeline.plan.table import table
-from pipeline.ranks import rank
+from pipeline.ranks import rank, world_size
 from pipeline.report import ending, material
 from pipeline.report.material import Material
 from pipeline.report.schema import Summary
@@ -87,11 +87,12 @@ def run(config: Config, overrides: list[str] | None = None) -> Summary | None:
 
 
 def _announce(context: Context, wanted: list[Step]) -> None:
-    """The header of a run: its steps, and how many of them are made already."""
+    """The header of a run: its steps with their estimated time, and how many of them are made already."""
     cached = sum(context.store.find(step.recipe) is not None for step in wanted)
     if wanted:
-        stages = ", ".join(dict.fromkeys(step.stage for step in wanted))
-        log.info("%d steps, %d of them cached: %s", len(wanted), cached, stages)
+        stages = outlook.header(context, wanted, world_size())
+        count = "1 step" if len(wanted) == 1 else f"{len(wanted)} steps"
+        log.info("%s, %d of them cached: %s", count, cached, stages)
 
 
 def _make(context: Context, step: Step, steps: Steps, folder: Path, tracker: Tracker, place: str) -> None:

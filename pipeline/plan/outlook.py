@@ -5,10 +5,11 @@ import math
 import torch
 
 from pipeline.config import ExportForm
+from pipeline.plan import costs as prices
 from pipeline.plan import epochs
 from pipeline.stages import distill, prepare
 from pipeline.stages.budget import batch_tokens, budget
-from pipeline.stages.context import Context
+from pipeline.stages.context import Context, Step
 from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.throughput import PEAKS, matrix_flops, peak_flops
@@ -61,13 +62,31 @@ def leaves(context: Context, students: list[SubNetwork]) -> Row:
 
 def hours(context: Context, flops: int, ranks: int) -> Row:
     """Hours of all stages together, with what that assumes."""
-    if context.device.type == "cpu":
-        rate, of = matrix_flops(context.device, context.precision), "of the speed of matrix products here"
-    else:
-        name = torch.cuda.get_device_name(context.device) if torch.cuda.is_available() else PLANNED
-        known = peak_flops(name)
-        rate, of = (known, f"of the peak of {name}") if known else (PEAKS[PLANNED], f"of the peak of {PLANNED}")
+    rate, of = _rate(context)
     kind = context.device.type
-    seconds = flops / (rate * UTILISATION[kind] * ranks)
-    took = f"{seconds / 3600:,.2g} h" if seconds >= 3600 else f"{math.ceil(seconds / 60)} min"
+    took = _clock(flops / (rate * UTILISATION[kind] * ranks))
     return "time", f"about {took}, if {ranks} x {kind} reach {UTILISATION[kind]:.0%} {of}"
+
+
+def header(context: Context, steps: list[Step], ranks: int) -> str:
+    """The stages of these steps, with about how long each takes under the assumptions of `hours`."""
+    stages = dict.fromkeys((step.stage for step in steps), 0.0)
+    if not all(context.store.find(step.recipe) for step in steps):
+        rate, costs = _rate(context)[0] * UTILISATION[context.device.type] * ranks, prices.flops(context)
+        for step in steps:
+            if context.store.find(step.recipe) is None:
+                stages[step.stage] += costs.get(step.role, 0) / rate
+    return ", ".join(f"{stage} {_clock(took)}" if took >= 60 else stage for stage, took in stages.items())
+
+
+def _rate(context: Context) -> tuple[float, str]:
+    """FLOP/s of one device, and what they are."""
+    if context.device.type == "cpu":
+        return matrix_flops(context.device, context.precision), "of the speed of matrix products here"
+    name = torch.cuda.get_device_name(context.device) if torch.cuda.is_available() else PLANNED
+    known = peak_flops(name)
+    return (known, f"of the peak of {name}") if known else (PEAKS[PLANNED], f"of the peak of {PLANNED}")
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds / 3600:,.2g} h" if seconds >= 3600 else f"{math.ceil(seconds / 60)} min"

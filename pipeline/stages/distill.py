@@ -29,6 +29,7 @@ from pipeline.training.schedules import check_schedule, warmup_tokens
 from pipeline.training.throughput import Flops
 
 STAGE, VERSION = "distill", 2
+OF_BUDGET = ("tokens", "schedule", "validation_tokens")  # what of a recipe follows from the token budget
 # What the start, the cache or the recipe itself states in another form.
 STATED = ("init", "control", "lr", "tokens", "validations", "cache")
 
@@ -116,11 +117,32 @@ def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots
             log.info("The first %s tokens reuse stable phase %s.", f"{stable.length(shared):,}", shared.fingerprint)
         make_stable = partial(_make_stable, context, shared, role=role, roots=roots, start=start)
         begin = context.store.obtain(shared, make_stable, context.agree)
+    if rank() == 0 and (finished := _finished_budgets(context, recipe)):
+        log.info(
+            "%s: a %s schedule ends with its budget, so %s tokens are trained from the start, although a training of "
+            "%s is finished. With distill=wsd, a larger budget resumes from a smaller one.",
+            role,
+            recipe.config["schedule"]["kind"],
+            f"{budget(context):,}",
+            " and of ".join(f"{each:,}" for each in finished),
+        )
     if begin is not None and known:
         _log_again(context, role, begin, folder)
     trained = _train(context, folder, role, roots, start, run=recipe.fingerprint, begin=begin)
     if rank() == 0:
         extract.save(context, start, trained, folder)
+
+
+def _finished_budgets(context: Context, recipe: Recipe) -> list[int]:
+    """Of the trainings in the store that differ from this one in their budget alone, and cannot be continued."""
+
+    def alike(other: Recipe) -> dict:
+        own = {key: value for key, value in other.config.items() if key not in OF_BUDGET}
+        return own | {"kind": other.config["schedule"]["kind"], "version": other.version, "inputs": other.inputs}
+
+    if recipe.config["schedule"]["kind"] == ScheduleKind.wsd:
+        return []
+    return sorted(each.config["tokens"] for each in context.store.recipes(STAGE) if alike(each) == alike(recipe))
 
 
 def _make_stable(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots, start: Recipe) -> None:

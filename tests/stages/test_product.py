@@ -1,6 +1,7 @@
 """experiment=product: from a model and a text in folders to an exported model, at the size that was asked for."""
 
 import json
+import math
 import re
 import shlex
 from dataclasses import replace
@@ -15,9 +16,9 @@ import pipeline
 from pipeline.config import Device
 from pipeline.errors import SprigError
 from pipeline.models.tokenizer import write_bytes
-from pipeline.plan import costs
+from pipeline.plan import costs, outlook
 from pipeline.plan.table import table
-from pipeline.stages import budget
+from pipeline.stages import budget, graph
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.value import whole
@@ -79,7 +80,7 @@ def test_one_command_leads_from_nothing_to_a_model_of_the_size_that_was_asked_fo
     places = [line.split()[0] for line in said if line.endswith(": starting")]
     assert places == [f"{number}/10" for number in range(1, 11)]
     commands = re.findall(r"^  sprig (.+)", capsys.readouterr().out, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         assert pipeline.compose(shlex.split(command)).preset == "product"
     model = AutoModelForCausalLM.from_pretrained(mine / "exported")
@@ -90,6 +91,18 @@ def test_one_command_leads_from_nothing_to_a_model_of_the_size_that_was_asked_fo
     assert (
         summary["student"]["tokens"] == 2_000 // (32 * config.distill.global_batch) * 32 * config.distill.global_batch
     )
+
+
+def test_the_header_says_how_long_each_stage_takes(mine, monkeypatch):
+    context = Context(product(mine, "device=cpu", f"outputs={mine / 'none'}"), print)
+    steps, price = [*graph.build(context).values()], costs.flops(context)
+    monkeypatch.setattr(outlook, "matrix_flops", lambda *_: price["distilled_student"] / 3600)
+    header = outlook.header(context, steps, ranks=1)
+    minutes = {name: float(words) for name, words in re.findall(r"(\w+) ([\d.]+) (?:min|h)", header)}
+    assert minutes["distill"] == 2.0 and "distill 2 h" in header  # at half of that speed
+    rate = price["distilled_student"] / 7200
+    assert minutes["recover"] == math.ceil(price["recovered_student"] / rate / 60)
+    assert "min" in outlook.header(context, steps, ranks=4).partition("distill")[2]
 
 
 def test_a_bin_alone_decides_on_tokens_and_batch(mine):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from runs import smoke
 
 import pipeline
@@ -251,9 +252,14 @@ def test_work_from_a_source_that_changed_is_refused(made, world):
 def test_other_values_are_another_run(world, caplog):
     run = the_run(world)
     caplog.set_level(logging.INFO, "sprig")
-    pipeline.run(pipeline.compose([f"run={run}", "distill.tokens=1024", "stages=[prepare]"]))
+    words = [f"run={run}", "distill.tokens=1024", "seed=3", "stages=[prepare]"]
+    before = ["experiment=smoke", "outputs=outputs", "distill.tokens=512"]
+    (run / ".hydra/overrides.yaml").write_text(json.dumps(before))
+    pipeline.run(pipeline.compose(words), words)
     assert f"{run} stays as it is" in caplog.text
     assert the_run(world) != run and (run / "summary.json").exists()
+    kept = OmegaConf.load(the_run(world) / ".hydra/overrides.yaml")
+    assert kept == [*before[:2], "distill.tokens=1024", "seed=3", "stages=[prepare]"]
 
 
 def test_a_run_of_another_version_is_refused_and_named(world, monkeypatch):

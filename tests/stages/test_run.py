@@ -20,9 +20,11 @@ from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.search import journal
-from pipeline.stages import graph, prepare
+from pipeline.stages import distill, graph, prepare
 from pipeline.stages.context import Context
 from pipeline.subnetwork.value import SubNetwork
+
+WSD = ["distill.schedule.warmup_tokens=256", "distill.validation_tokens=1024", "distill.tokens=8k"]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,16 @@ def test_another_temperature_searches_no_second_time(smoke_outputs, tmp_path):
     new = {path.parent.parent.name for path in manifests(outputs).keys() - before.keys()}
     assert new == {"distill", "evaluate", "report"}
     assert json.loads((outputs / "smoke/latest/summary.json").read_text())["control"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "finished"),
+    [(["distill.tokens=8k"], True), (["distill.tokens=8k", "distill.lr=0.1"], False), (["distill=wsd", *WSD], False)],
+)
+def test_another_budget_of_a_cosine_schedule_is_a_training_of_its_own(smoke_outputs, overrides, finished):
+    context = Context(smoke(smoke_outputs, *overrides), print)
+    recipe = graph.build(context)["distilled_student"].recipe
+    assert (4_096 in distill._finished_budgets(context, recipe)) == finished
 
 
 def test_a_run_folder_is_opened_again_with_its_own_configuration(smoke_outputs, folder, monkeypatch, tmp_path):
