@@ -20,11 +20,7 @@ def outputs(tmp_path_factory):
 @pytest.mark.parametrize(
     "preset", [pytest.param(each, marks=[] if each == QUICK else pytest.mark.slow) for each in PRESETS]
 )
-def test_a_preset_runs_and_its_report_is_the_same_when_made_again(preset, outputs, in_process):
+def test_a_preset_runs_at_its_smoke_size(preset, outputs, in_process):
     cli.main([f"experiment=lab/{preset}", "size=smoke", f"outputs={outputs}"])
-    folder = outputs / "sweeps" / f"lab-{preset}-smoke"
-    written = {path.name: path.read_bytes() for path in folder.iterdir()}
-    lines = list(csv.DictReader(written["runs.csv"].decode().splitlines()))
+    lines = list(csv.DictReader((outputs / "sweeps" / f"lab-{preset}-smoke" / "runs.csv").open()))
     assert {line["state"] for line in lines} == {"completed"} and len(lines) >= len(in_process.ran) > 0
-    cli.main([f"sweep={folder}", "stages=[report]"])
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
