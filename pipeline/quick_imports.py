@@ -1,21 +1,50 @@
-"""Imports litgpt without what only its neighbours need: transformers, matplotlib and scikit-learn, over 4 CPU seconds.
+"""litgpt without lightning, which Sprig does not use and which imports torch._dynamo and torchmetrics: over 3 CPU seconds.
 
-litgpt imports lightning, which asks for the version of torchmetrics, whose text and image metrics import these packages
-where they are installed. Each asks a RequirementCache first. Packages that import litgpt import this module before.
+litgpt's own `__init__` imports its inference API, and its model imports one function of a converter; both import
+lightning. Here the package starts with GPT and Config; any other name runs its `__init__` first, so that it means the
+same to everyone. Packages that import litgpt import this module before.
 """
 
-from unittest.mock import patch
+import sys
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
 
-from lightning_utilities.core.imports import RequirementCache
+import torch
 
-UNUSED = ("transformers", "matplotlib", "scienceplots")
-
-_asked = RequirementCache.__bool__
-
-
-def _needed(requirement: RequirementCache) -> bool:
-    return not str(requirement.requirement or requirement.module).startswith(UNUSED) and _asked(requirement)
+CONVERTER = "litgpt.scripts.convert_hf_checkpoint"
 
 
-with patch.object(RequirementCache, "__bool__", _needed):
-    import litgpt  # noqa: F401
+def _qkv_reassemble(*arguments: Any) -> torch.Tensor:
+    """The converter's; GPT calls it for checkpoints of litgpt before 0.5.4."""
+    from litgpt.scripts.convert_hf_checkpoint import qkv_reassemble
+
+    return qkv_reassemble(*arguments)
+
+
+def _import_litgpt() -> None:
+    spec = find_spec("litgpt")
+    if spec is None or spec.loader is None:
+        raise ImportError("litgpt is not installed.")
+    package, loader = module_from_spec(spec), spec.loader
+    sys.modules["litgpt"] = package
+    sys.modules[CONVERTER] = converter = ModuleType(CONVERTER)
+    converter.__dict__["qkv_reassemble"] = _qkv_reassemble
+    try:
+        from litgpt.config import Config
+        from litgpt.model import GPT
+    finally:
+        del sys.modules[CONVERTER]
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        del package.__dict__["__getattr__"]
+        loader.exec_module(package)
+        return getattr(package, name)
+
+    package.__dict__.update(GPT=GPT, Config=Config, __getattr__=__getattr__)
+
+
+if "litgpt" not in sys.modules:
+    _import_litgpt()

@@ -3,12 +3,12 @@
 import json
 import pickle
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import yaml
 from litgpt import GPT, Config
-from litgpt.utils import save_config
 
 from pipeline.errors import SprigError
 from pipeline.models.families import is_tied
@@ -64,7 +64,7 @@ def save(model: GPT, folder: Path, sub: SubNetwork | None, tokenizer: Path, abou
         weights[_HEAD] = weights[_EMBEDDING]
     with writing(folder / WEIGHTS), (folder / WEIGHTS).open("wb") as file:
         torch.save(weights, file)
-    save_config(model.config, folder)
+    (folder / CONFIG).write_text(yaml.dump(asdict(model.config)), encoding="utf-8")
     if sub is not None:
         noted = {} if about is None else {ABOUT: about}
         (folder / SUBNETWORK).write_text(json.dumps(sub.to_dict() | noted, indent=1) + "\n")

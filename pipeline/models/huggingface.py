@@ -11,7 +11,6 @@ import huggingface_hub
 import torch
 from huggingface_hub.errors import HFValidationError
 from litgpt import Config
-from litgpt.scripts.convert_hf_checkpoint import qkv_reassemble
 from torch import Tensor
 
 from pipeline.errors import SprigError
@@ -159,7 +158,7 @@ class HuggingFaceFolder:
         with_zero_biases(parts, self._described.unbiased)
         try:
             whole = {
-                f"attn.qkv.{kind}": qkv_reassemble(parts.pop(f"qkv.{kind}"), self.config)
+                f"attn.qkv.{kind}": _by_kind(parts.pop(f"qkv.{kind}"), self.config)
                 for kind in ("weight", "bias")
                 if f"qkv.{kind}" in parts
             }
@@ -180,3 +179,8 @@ def _plain_name(name: str) -> str:
     while len(parts) > 1 and parts[0] in _PREFIXES:
         del parts[0]
     return ".".join(parts)
+
+
+def _by_kind(qkv: Tensor, config: Config) -> Tensor:
+    """GPT-NeoX keeps q, k and v of one head together, litgpt all of q, then k, then v."""
+    return qkv.unflatten(0, (config.n_head, 3, config.head_size)).transpose(0, 1).flatten(0, 2)

@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
-from lightning.fabric.utilities.init import _EmptyInit
 from litgpt import GPT, Config
 from litgpt.model import Block, build_rope_cache
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of
@@ -131,10 +132,20 @@ def assemble(config: Config, sub: SubNetwork | None, tied: bool, weights: dict[s
     return _finished(model, tied)
 
 
+class _WithoutInit(TorchFunctionMode):
+    """Modules are built without what torch.nn.init draws for them: on meta, too, it takes most of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def _outline(config: Config, sub: SubNetwork | None, tied: bool) -> GPT:
     """The model without memory for its weights."""
     architecture_of(config, tied)  # rejects what is not supported
-    with torch.device("meta"), _EmptyInit():
+    with torch.device("meta"), _WithoutInit():
         if sub is None:
             return GPT(config)
         if is_stock(config, sub):
