@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -16,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -65,6 +67,22 @@ class Session:
         for key, unused in UNUSED.items():
             if OmegaConf.select(composed, key) != unused:
                 refuse_hydra(key)
+
+
+class _ReadOnce(CachingConfigRepository):
+    """Hydra reads every file again for each pass over them; here what the pass over the defaults read is handed to the
+    one that composes. Hydra copies its repository, with the whole schema, before each pass and each listing of choices,
+    as a primary configuration may add places to search; Sprig's does not (see `_places`)."""
+
+    def __deepcopy__(self, memo: object) -> "_ReadOnce":
+        return self
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        read_before = f"config_path={config_path}" in self.cache
+        loaded = super().load_config(config_path)
+        if read_before:  # Hydra changes what it composes
+            del self.cache[f"config_path={config_path}"]
+        return loaded
 
 
 def compose(overrides: list[str]) -> Config:
@@ -167,6 +185,7 @@ def _open(overrides: Sequence[str], sweeps: bool) -> Session:
     hydra = Hydra.create_main_hydra2(task_name="sprig", config_search_path=searchpath)
     loader = hydra.config_loader
     assert isinstance(loader, ConfigLoaderImpl)  # the only one that Hydra has
+    vars(loader)["repository"] = _ReadOnce(loader.repository)  # typed as the class that it delegates to
     parser = OverridesParser.create(config_loader=loader)
     # Which groups a command uses depends on its preset: that one first.
     checker = Words(loader.repository, parser, PRESETS, sweeps)

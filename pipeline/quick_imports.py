@@ -1,4 +1,4 @@
-"""litgpt without lightning, which Sprig does not use and which imports torch._dynamo and torchmetrics: over 3 CPU seconds.
+"""litgpt without lightning, which Sprig does not use: its import of torch._dynamo and torchmetrics takes 3 CPU seconds.
 
 litgpt's own `__init__` imports its inference API, and its model imports one function of a converter; both import
 lightning. Here the package starts with GPT and Config; any other name runs its `__init__` first, so that it means the

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -147,6 +148,7 @@ class Config:
         )
 
 
+@cache
 def register() -> None:
     """Makes the schema known to Hydra, as the base that conf/config.yaml builds on."""
     ConfigStore.instance().store(name="schema", node=Config)
