@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 from pipeline import commands, run
 from pipeline.arguments import Command, parse
-from pipeline.composition import CONF, compose, composed, parsed, session, starts_jobs
+from pipeline.composition import CONF, anywhere, compose, composed, parsed, session, starts_jobs
 from pipeline.config import register
 from pipeline.errors import SprigError
 from pipeline.ranks import check_environment, rank, world_size
@@ -81,7 +81,7 @@ def _start(words: list[str], multirun: bool) -> None:
 
         start(words)
     else:
-        run(compose(words), words)
+        run(compose(words), anywhere(words))
 
 
 def _report(words: list[str]) -> None:

@@ -175,9 +175,8 @@ def session(overrides: Sequence[str], sweeps: bool = False) -> Iterator[Session]
 
 
 def _open(overrides: Sequence[str], sweeps: bool) -> Session:
-    given = [override for override in overrides if override.startswith(f"{SEARCHPATH}=")]
-    others = [override for override in overrides if override not in given]
-    places = _places(given)
+    others = [override for override in overrides if not override.startswith(f"{SEARCHPATH}=")]
+    places = _places(overrides)
     searchpath = create_config_search_path(str(CONF))
     for place in places:
         searchpath.prepend(SEARCHED, place, anchor=SearchPathQuery(provider="schema"))
@@ -196,14 +195,31 @@ def _open(overrides: Sequence[str], sweeps: bool) -> Session:
         f"={defaults.overrides.known_choices.get(NULLABLE)}"
     ]
     checker.kd_teacher = chosen[-1].partition("=")[2] not in ("null", "None")
+    return Session(hydra, checker.checked(others), _searching(places), checker)
+
+
+def anywhere(overrides: Sequence[str]) -> list[str]:
+    """The same words for another working directory and environment: with the folders of configurations that they find
+    here.
+
+    Raises:
+        SprigError: a folder to search does not exist.
+    """
+    others = [override for override in overrides if not override.startswith(f"{SEARCHPATH}=")]
+    return [*_searching(_places(overrides)), *others]
+
+
+def _searching(places: Sequence[str]) -> list[str]:
     quoted = ",".join(f"'{place}'" for place in places)
-    return Session(hydra, checker.checked(others), [f"{SEARCHPATH}=[{quoted}]"] if places else [], checker)
+    return [f"{SEARCHPATH}=[{quoted}]"] if places else []
 
 
-def _places(given: Sequence[str]) -> list[str]:
+def _places(overrides: Sequence[str]) -> list[str]:
     """The folders that are searched after Sprig's own: those of the command, of SPRIG_CONF, and ./conf."""
     named: list[str] = []
-    for word in given:
+    for word in overrides:
+        if not word.startswith(f"{SEARCHPATH}="):
+            continue
         value = OverridesParser.create().parse_overrides([word])[0].value()
         named += value if isinstance(value, list) else [str(value)]
     named += [each for each in os.environ.get("SPRIG_CONF", "").split(os.pathsep) if each]

@@ -5,11 +5,14 @@ import runpy
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from pipeline import cli, commands, compose
+from pipeline.arguments import parse
+from pipeline.composition import starts_jobs
 from pipeline.config.reference import page
 from pipeline.evaluation import tasks_data
 
@@ -95,6 +98,19 @@ def test_every_command_about_runs_finds_none_here(command, tmp_path, monkeypatch
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments(command))
     assert re.search("is not a run|has no runs|is not a subnetwork.json", stopped.value.code)
+
+
+def test_the_pages_own_configuration_is_a_sweep_of_three_runs(tmp_path, monkeypatch):
+    """The files of docs/extend.md, written where it says."""
+    first, second = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)
+    for name, text in (("bin/small", first), ("experiment/mine", second)):
+        (file := tmp_path / f"my-conf/{name}.yaml").parent.mkdir(parents=True)
+        file.write_text(textwrap.dedent(text))
+    monkeypatch.chdir(tmp_path)
+    words = parse(["--config-dir", "my-conf", "experiment=mine"]).words
+    assert starts_jobs(words)
+    config = compose([*words, "hydra.mode=RUN"])
+    assert (config.preset, config.bin.center, config.distill.tokens) == ("mine", 60_000_000, 10_240)
 
 
 @pytest.mark.slow

@@ -5,10 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra.types import RunMode
 
 from pipeline import SprigError, compose
 from pipeline.arguments import parse
-from pipeline.composition import CONF, composed, session, starts_jobs
+from pipeline.composition import CONF, anywhere, composed, session, starts_jobs
 from pipeline.config import keys
 
 SMOKE = "experiment=smoke"
@@ -265,9 +266,22 @@ def test_a_projects_own_choices_are_found(project, monkeypatch, way):
     assert composed([*words, "bin=mine,tiny-half"], sweeps=True).preset == "mine"
     with session(words, sweeps=True) as opened:
         searched = opened.searched
+    recorded = anywhere(words)
     monkeypatch.chdir("/")
     monkeypatch.delenv("SPRIG_CONF", raising=False)
     assert compose([*searched, "experiment=mine"]).bin.center == 80_000, "a job elsewhere finds it too"
+    assert compose(shlex.split(shlex.join(recorded))).bin.center == 80_000, "as does the command that a report names"
+
+
+def test_a_projects_own_preset_has_axes(project):
+    preset = project / "mine/experiment/mine.yaml"
+    preset.write_text(
+        preset.read_text() + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      bin: mine,tiny-half\n"
+    )
+    words = parse(["--config-dir", "mine", "experiment=mine"]).words
+    assert starts_jobs(words)
+    with session(words, sweeps=True) as opened:
+        assert opened.compose(RunMode.MULTIRUN).hydra.sweeper.params == {"bin": "mine,tiny-half"}
 
 
 def test_a_projects_mistakes_are_named(project):
