@@ -1,10 +1,10 @@
-"""Sprig's method on one page: where to begin, and how to grow from there.
+"""Sprig's method on one page: cut a student out of a teacher, recover it, and distill it.
 
     python examples/one_page.py                    SmolLM2-135M, about five minutes on two cores
     python examples/one_page.py tiny-random        a random teacher, seconds; its numbers mean nothing
 
-Steps 1 to 5 are those of "Where to Begin: Efficient Pretraining via Subnetwork Selection and Distillation" (arXiv
-2510.07227); ordering and recovery are Sprig's.
+The method is that of "Where to Begin: Efficient Pretraining via Subnetwork Selection and Distillation" (arXiv
+2510.07227). The ordering (step 2) and the recovery (in step 4) are Sprig's additions.
 """
 
 import sys
@@ -13,7 +13,8 @@ from tempfile import mkdtemp
 
 import pipeline
 
-# The size of the student, of the search and of the training, by the teacher's name.
+# By the teacher's name: the student's bin in parameters, the dimensions that are not cut, the tokens of a block, the
+# blocks that recovery reads, and the training tokens.
 SIZES = {
     "smollm2-135m": {
         "bin": (63_900_000, 70_600_000),
@@ -29,15 +30,16 @@ SIZES = {
 def main(name: str = "smollm2-135m", to: Path | None = None, source: str = "sotu") -> dict[str, float]:
     size = SIZES[name]
 
-    # 1. A pretrained teacher, and a text in three parts that share no document.
+    # 1. Load a pretrained teacher, and a text whose training, validation and calibration parts share no document.
     teacher = pipeline.load_teacher(name)
     text = pipeline.load_text(source, teacher, block_size=size["block"])
     model, validation = teacher.model, text.validation.evenly(16)
 
-    # 2. Which layers, embedding entries, heads and MLP neurons count as the first: the most active ones.
+    # 2. Rank the layers by how much they change the hidden state, and embedding entries, heads and MLP neurons by how
+    # active they are. A coarse space keeps the first entries of this ordering.
     ordering = pipeline.importance(model, text.calibration.evenly(16))
 
-    # 3. The search space holds every sub-network in the bin; evolution looks for the one that loses least, untrained.
+    # 3. Search the sub-networks in the bin by evolution for the one with the lowest loss before any training.
     low, high = size["bin"]
     space = pipeline.SearchSpace(model, low, high, ordering, layers="rank", hold=size["hold"])
     found = pipeline.find(
@@ -51,19 +53,20 @@ def main(name: str = "smollm2-135m", to: Path | None = None, source: str = "sotu
         mutation={"offspring": 4},
     )
 
-    # 4. Cut it out. Then let its projections make up for what was cut, in closed form.
+    # 4. Cut it out. Then refit its projections in closed form to make up for what was cut.
     student = pipeline.extract(model, found)
     perplexities = {"teacher": pipeline.perplexity(model, validation), "cut": pipeline.perplexity(student, validation)}
     pipeline.recover(model, student, found, text.calibration.evenly(size["recover"]))
     perplexities["recovered"] = pipeline.perplexity(student, validation)
 
-    # 5. Pretrain it with knowledge distillation: the teacher's distribution is the target of every token.
+    # 5. Pretrain it with knowledge distillation: at every token, the target is the teacher's distribution.
     pipeline.distill(
         model, student, text.train, validation, tokens=size["tokens"], lr=3e-4, global_batch=2, micro_batch=2
     )
     perplexities["distilled"] = pipeline.perplexity(student, validation)
 
-    # 6. A folder that transformers loads, published once it computes the same logits there.
+    # 6. Export it as a folder that transformers loads. The folder appears only if transformers computes the same
+    # logits.
     to = to or Path(mkdtemp()) / "student"
     pipeline.export(student, teacher, to, validation)
     for label, value in perplexities.items():

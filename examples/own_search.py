@@ -1,4 +1,4 @@
-"""A strategy, a fitness and a space of one's own, used without editing Sprig.
+"""Your own strategy, fitness and space, used without editing Sprig.
 
 PYTHONPATH=examples sprig experiment=smoke search.strategy=own_search.Halving search.evaluations=8
 PYTHONPATH=examples sprig experiment=smoke search.fitness=own_search.worst_token
@@ -20,11 +20,13 @@ from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
-PURPOSE = 100  # of the generator: every draw comes from (seed, purpose, counter), so that a killed search resumes
+# Every generator is seeded by (seed, purpose, counter), so that an interrupted search resumes with the same draws.
+PURPOSE = 100
 
 
 class Halving:
-    """Draws `search.evaluations` / 2 members at random, then mutates the best half of what it has scored."""
+    """Draws half of `search.evaluations` candidates at random. Each further round spends half of the remaining ones on
+    mutants of the best half so far."""
 
     def __init__(self, space: Space, config: SearchConfig, seed: int) -> None:
         self.space, self.seed, self.left, self.generation = space, seed, config.evaluations, 0
@@ -46,12 +48,12 @@ class Halving:
 
 
 def worst_token(teacher: GPT, student: GPT, tokens: Tensor) -> Tensor:
-    """Tokens (B, T + 1) to the loss of the worst token of each block (B,), in nats."""
+    """The largest token loss in each block (B,), in nats, from tokens (B, T + 1)."""
     return token_nll(student, hidden_states(student, tokens[:, :-1]), tokens[:, 1:], 512).amax(dim=1)
 
 
 class Shallow(Space):
-    """Only sub-networks with at most two layers; sampling, mutation and crossover then stay in the bin as ever."""
+    """Only sub-networks with at most two layers; sampling, mutation and crossover still stay in the bin."""
 
     def __init__(self, architecture: Architecture, config: SpaceConfig, *others: Any, **counted_at: Any) -> None:
         shallow = replace(config, max=replace(config.max, n_layer=2))

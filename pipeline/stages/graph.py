@@ -1,4 +1,10 @@
-"""The graph of a run: every step, and what it is made from. Building it loads and computes nothing."""
+"""The graph of a run: every step and its inputs. Building it loads and computes nothing.
+
+A recipe holds what determines an artifact (stage, version, configuration, inputs); its hash is the artifact's
+fingerprint. A role names a step or model within a run, such as "student" or "control". The roots are the recipes that
+most steps start from: teacher, text and ordering. In each stage's file, `recipe` returns the recipe and `make` does the
+work.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +18,7 @@ from pipeline.stages.roots import roots as roots_of
 
 
 class _Graph:
-    """Steps in the order in which they are added; each function below adds some and returns what later ones need."""
+    """The steps in the order in which they run. Each function below adds some, and returns what later ones need."""
 
     def __init__(self, context: Context, roots: Roots):
         self.context, self.roots, self.steps = context, roots, Steps()
@@ -22,12 +28,12 @@ class _Graph:
         return recipe
 
     def together(self, role: str, phase: Recipe | None = None) -> None:
-        """All ranks make this step."""
+        """Marks the step as one that all ranks make together. `phase` is an artifact made on its way (see Step)."""
         self.steps[role] = replace(self.steps[role], agree=self.context.agree, phase=phase)
 
 
 def build(context: Context) -> Steps:
-    """The steps of a run before its report, by role. A search that no other step uses is left out."""
+    """The steps of a run before its report, by role. The search is left out if no other step uses it."""
     config = context.config
     graph = _Graph(context, roots := roots_of(context))
     roles = extract.roles(context)
@@ -60,7 +66,7 @@ def _prepare(graph: _Graph) -> None:
 
 
 def _search(graph: _Graph) -> Recipe:
-    """The search, and random candidates at the same cost where the run asks for them."""
+    """The search, and if search.random_baseline is set, a random search of the same cost."""
     context, roots, config = graph.context, graph.roots, graph.context.config.search
     recipe = search.recipe(context, config, roots)
     graph.add("search", recipe, search.make, role="search", config=config, roots=roots, model=None)
@@ -99,8 +105,8 @@ def _distill(graph: _Graph, start: Recipe, role: str) -> Recipe:
 
 
 def _evaluate(graph: _Graph, cut: Recipe, start: Recipe, trained: dict[str, Recipe]) -> None:
-    """Speed, perplexity and downstream tasks. A recovered student's training curve starts at the recovered weights, so
-    the student as it was cut is evaluated, too."""
+    """Speed, perplexity and downstream tasks. The training curve of a recovered student starts at its recovered
+    weights, so the student as it was cut is evaluated separately."""
     context, roots = graph.context, graph.roots
     speed = evaluate.speed_recipe(context, roots, cut)
     graph.add("speed", speed, evaluate.make_speed, roots=roots, student=cut)

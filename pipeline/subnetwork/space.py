@@ -18,19 +18,21 @@ from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.stock import check_stock, is_split, stock_grids
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, check
 
-REDRAWS = 1000  # tries before a bin that falls between the steps of all genes is given up
-LIMITED_REDRAWS = 100  # the same with limits, where a try costs more
-PROBES = 20  # the same where another step is tried
+REDRAWS = 1000  # attempts before the bin counts as unreachable with the grids' steps
+LIMITED_REDRAWS = 100  # the same in spaces with limits, where an attempt costs more
+PROBES = 20  # the same when looking for a finer step that would reach the bin
 SEEDS = 2**32
 
 
 class Space:
-    """The sub-networks of a teacher that a configuration allows and whose count lies in a bin.
+    """The sub-networks of a teacher that a configuration allows and whose parameter count lies in a bin.
 
-    `grids` maps each dimension to its values, ascending; `uniform` spaces share one row of genes among all layers,
-    `fine` ones have index seeds. Every draw comes from the generator that is passed in. `redraws` is how often one is
-    tried: by default as often as it takes to be sure; with a number, no other steps are suggested. Limits
-    count FLOPs over `length` tokens, by default the teacher's context, and `value_bytes` an entry of the KV cache.
+    `grids` maps each dimension to its values, ascending. In `uniform` spaces all layers share one row of genes; in
+    `fine` spaces each row has an index seed, from which the kept entries are drawn. All randomness comes from the
+    generators that are passed in. `mutate` and `crossover` change the genes of a Draft, and the Fitter then moves genes
+    until the count is in the bin. `redraws` limits the attempts per draw; if it is set, errors suggest no finer steps.
+    Limits count FLOPs over `length` tokens (default: the teacher's context), and `value_bytes` per entry of the KV
+    cache.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Space:
         length: int | None = None,
         value_bytes: int = 2,
     ):
-        """Raises SprigError where a grid is impossible, layers=rank has no ordering, or nothing lies in the bin."""
+        """Raises SprigError if a grid is impossible, layers=rank has no ordering, or no sub-network lies in the bin."""
         if config.layers == Layers.rank and ordering is None:
             raise SprigError("space.layers=rank needs an ordering of the layers: set ordering.kind=importance.")
         self.architecture, self.config, self.bin = architecture, config, bin
@@ -69,14 +71,14 @@ class Space:
             self._reach = reach.find(self.fitter, self.grids["n_layer"], self.grids["n_embd"])
             self._widths_of, self._depths_of = self._reach.widths_of, self._reach.depths_of
             self._depths = [depth for depth, found in self._widths_of.items() if found]
-            self.sample(np.random.default_rng(0))  # a bin between the grid's steps shows itself here
+            self.sample(np.random.default_rng(0))  # raises if the bin lies between the grids' steps
         except reach.BinUnreachable as error:
             if redraws or limits or not (finer := self._steps_that_reach()):
                 raise
             raise SprigError(f"{str(error).rstrip('.')}: {' or '.join(finer)} would reach it.") from None
 
     def _steps_that_reach(self) -> list[str]:
-        """For each dimension the nearest finer step under which the bin is reached, if there is one."""
+        """For each dimension, the coarsest finer step that reaches the bin, if one does."""
 
         def is_reached(name: str, step: int) -> bool:
             config = replace(self.config, step=replace(self.config.step, **{name: step}))
@@ -98,15 +100,15 @@ class Space:
         return found
 
     def reach(self) -> tuple[int, int]:
-        """The least and the most parameters in this space, whatever the bin."""
+        """The least and the most parameters in this space, regardless of the bin."""
         return self._reach.least, self._reach.most
 
     def least_flops_per_token(self, length: int) -> int:
-        """A bound from below on the forward FLOPs a token of a member, over sequences of `length` tokens."""
+        """A lower bound on a member's forward FLOPs per token, over sequences of `length` tokens."""
         return reach.least_cost(self.fitter, flops_limit(self.architecture, 0, length), self._reach)
 
     def contains(self, sub: SubNetwork) -> bool:
-        """Whether a sub-network is legal, of this space's kind, on its grids, and in the bin."""
+        """Whether a sub-network is legal for the teacher, fits this space's settings and grids, and lies in the bin."""
         try:
             check(sub, self.architecture)
         except SprigError:
@@ -127,7 +129,7 @@ class Space:
         )
 
     def sample(self, rng: np.random.Generator) -> SubNetwork:
-        """A random member: depth, then width, uniformly among those that can meet the bin; then genes that do.
+        """A random member. Depth, then width, are drawn uniformly among those that can meet the bin; then the genes.
 
         Raises:
             SprigError: the bin lies between the steps of the grids.
@@ -138,8 +140,9 @@ class Space:
             width = pick(self._widths_of[depth], rng)
             layers = self._draw_layers(depth, rng)
             rows = self.fitter.draw_rows(width, depth, 1 if self.uniform else depth, rng)
-            # Budgets alone would starve members whose layers sit at the ends of their range: a random share of the
-            # genes is drawn again, and has to find room among itself.
+            # draw_rows gives each layer a random parameter budget. That alone would hardly ever yield layers at the
+            # ends of their range, so a random share of the genes is drawn again, and only those are then moved to fit
+            # the bin.
             redrawn = (
                 [] if self.uniform else self._redraw(rows, rng.random((depth, len(GENES))) < rng.random() ** 2, rng)
             )
@@ -153,11 +156,10 @@ class Space:
         raise reach.bin_unreachable(self.fitter, least, most, missed)
 
     def mutate(self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float) -> SubNetwork:
-        """A member near `parent`, itself a member: each gene and index seed drawn again with chance `gene_rate`, depth
-        and width each with `global_rate`, one at least; then fitted.
-
-        While depth, layers and width stay, genes that were not drawn make way only where the drawn ones and one other
-        cannot meet the bin. The parent itself comes back where both rates are 0, or no other member is found near it.
+        """A member near the member `parent`. Each gene and index seed is drawn again with probability `gene_rate`, and
+        depth and width each with probability `global_rate`, but at least one of all these. Then genes move until the
+        count is in the bin: if depth and width stay, the redrawn genes and one other, and more only if these cannot
+        meet the bin. Returns the parent itself if both rates are 0, or if no other member is found near it.
         """
         if gene_rate == global_rate == 0:
             return parent
@@ -197,7 +199,8 @@ class Space:
         return self._fitted(self._rebuilt(draft, layers, width, rng), [], rng)
 
     def _rebuilt(self, draft: Draft, layers: list[int], width: int, rng: np.random.Generator) -> Draft:
-        """The draft with other layers and width: kept layers keep their genes, others are drawn as in `sample`."""
+        """The draft with other layers and width. Layers that stay keep their genes; new ones are drawn as in
+        `sample`."""
         rows, seeds = draft.rows, draft.seeds
         if not self.uniform and layers != draft.layers:
             old = dict(zip(draft.layers, zip(rows, seeds, strict=True), strict=True))
@@ -210,8 +213,9 @@ class Space:
         return Draft(layers, width, rows, seeds, draft.width_seed)
 
     def crossover(self, a: SubNetwork, b: SubNetwork, rng: np.random.Generator) -> SubNetwork:
-        """A child of two members: depth, width and every gene from one parent or the other, genes aligned by teacher
-        layer; a layer that one parent lacks takes the other's genes. `a` itself where no mix is found in the bin."""
+        """A child of two members, which takes depth, width and every gene from one parent or the other. Genes are
+        aligned by teacher layer; a layer that one parent lacks takes the other's genes. Returns `a` if no mix lies in
+        the bin."""
         for _ in range(REDRAWS):
             child = self._child(a, b, rng)
             if child is not None:
@@ -237,7 +241,7 @@ class Space:
         return self._fitted(Draft(layers, width, rows, seeds, width_seed), [], rng)
 
     def _by_layer(self, sub: SubNetwork) -> dict[int, tuple[list[int], int | None]]:
-        """Genes and seed of each teacher layer; under the one key 0 where all layers share them."""
+        """Genes and index seed by teacher layer; in a uniform space, the shared ones under the key 0."""
         draft = self.thaw(sub)
         keys = [0] if self.uniform else draft.layers
         return {key: (row, seed) for key, row, seed in zip(keys, draft.rows, draft.seeds, strict=True)}
@@ -247,14 +251,14 @@ class Space:
         return self.ordering.fingerprint if self.ordering else "none"
 
     def layers_of(self, depth: int) -> list[int]:
-        """The layers that this depth means where layers are not searched; the first ones where they are."""
+        """The layers kept at a depth: the most influential ones with layers=rank, else the first ones."""
         if self.config.layers == Layers.rank:
             assert self.ordering is not None  # refused by __init__
             return sorted(self.ordering.layers[:depth].tolist())
         return list(range(depth))
 
     def _draw_layers(self, depth: int, rng: np.random.Generator, kept: list[int] | None = None) -> list[int]:
-        """Layers of a new depth. A searched set keeps as many of `kept` as it can, but gives at least one away."""
+        """Layers of a new depth. With layers=subset, as many of `kept` as possible stay, but at least one goes."""
         if self.config.layers != Layers.subset:
             return self.layers_of(depth)
         stay = rng.permutation(kept or [])[: max(min(len(kept or []), depth) - 1, 0)].tolist()
@@ -262,7 +266,7 @@ class Space:
         return sorted([*stay, *rng.permutation(others)[: depth - len(stay)].tolist()])
 
     def _redraw(self, rows: list[list[int]], chosen: np.ndarray, rng: np.random.Generator) -> list[Place]:
-        """Draws the chosen genes uniformly from their grids, in place. chosen: (rows, genes), of bool."""
+        """Draws the chosen genes uniformly from their grids, in place; `chosen` is a bool array (rows, genes)."""
         places = [(row, gene) for row, gene in np.argwhere(chosen).tolist()]
         for row, gene in places:
             rows[row][gene] = pick(self.fitter.grids[gene], rng)
@@ -275,13 +279,13 @@ class Space:
         return self.freeze(draft) if self.fitter.fit(draft, free, rng) else None
 
     def thaw(self, sub: SubNetwork) -> Draft:
-        """A member, open to changes; `freeze` closes it again."""
+        """A member as a draft that can be changed; `freeze` turns it back into a sub-network."""
         genes = sub.genes[:1] if self.uniform else sub.genes
         rows = [[getattr(gene, name) for name in GENES] for gene in genes]
         return Draft(list(sub.layers), sub.n_embd, rows, [gene.index_seed for gene in genes], sub.index_seed)
 
     def freeze(self, draft: Draft) -> SubNetwork:
-        """The sub-network of a draft whose count is in the bin: that is not checked here."""
+        """The sub-network of a draft. Does not check that its count lies in the bin."""
         rows = zip(draft.rows, draft.seeds, strict=True)
         genes = tuple(LayerGenes(groups, heads, size, mlp, seed) for (groups, heads, size, mlp), seed in rows)
         return SubNetwork(

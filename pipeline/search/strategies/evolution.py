@@ -1,4 +1,7 @@
-"""The paper's search (method 4): elitist parents, crossover and mutation, only inside the bin."""
+"""The paper's search (method 4): evolution with elitist selection, inside the parameter bin.
+
+Mutation and crossover themselves are in pipeline.subnetwork.space; pipeline.search.loop evaluates what `ask` returns.
+"""
 
 import numpy as np
 
@@ -9,8 +12,8 @@ from pipeline.subnetwork.value import SubNetwork
 
 
 class Evolution:
-    """A generation asks for children of two parents and mutants of one, the parents being the best candidates of all
-    generations (AutoFormer's scheme)."""
+    """Each generation consists of children of two parents and mutants of one. The parents are the best candidates of
+    all generations so far, as in AutoFormer."""
 
     def __init__(self, space: Space, config: SearchConfig, seed: int, starts: list[SubNetwork]):
         self.space, self.config, self.seed, self.starts = space, config, seed, starts

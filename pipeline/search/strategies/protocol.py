@@ -1,7 +1,7 @@
-"""The one interface of all search strategies: `ask` names the next candidates, `tell` brings their fitness.
+"""The interface of all search strategies: `ask` returns the next candidates, and `tell` receives their fitness.
 
-Every draw comes from a generator seeded by (seed, purpose, counter), so the trajectory depends on nothing but the seed
-and the fitness values: a resumed search walks the same way.
+Every draw comes from a generator seeded by (seed, purpose, counter), so a search depends only on the seed and the
+fitness values, and a resumed search proposes the same candidates.
 """
 
 import logging
@@ -17,9 +17,9 @@ from pipeline.subnetwork.value import SubNetwork
 
 log = logging.getLogger("sprig")
 
-# Purposes of the generators; 3 and 4 are extraction's.
+# Purposes of the generators; extraction uses 3 and 4.
 EVOLUTION, RANDOM, ONE_PLUS_LAMBDA, LOCAL = 1, 2, 5, 7
-NOVELTY_ATTEMPTS = 100  # draws before a space counts as exhausted near a parent
+NOVELTY_ATTEMPTS = 100  # duplicates in a row after which a draw is given up
 
 Draw = Callable[[], SubNetwork]
 
@@ -33,19 +33,20 @@ class Scored:
 
 
 class Strategy(Protocol):
-    """One of the user's own is made as `MyStrategy(space, config, seed)`, from a Space, a SearchConfig and a number."""
+    """A search strategy. Sprig creates your own as `MyStrategy(space, config, seed)`."""
 
     def __init__(self, space: Space, config: SearchConfig, seed: int) -> None: ...
 
     def ask(self) -> list[SubNetwork]:
-        """The next candidates, none of which was asked before; none when the search is over."""
+        """The next candidates, all of them new; an empty list when the search is over."""
 
     def tell(self, scored: list[Scored]) -> None:
-        """The fitness of what was asked last, in ask order; fewer where the search's limit was reached."""
+        """Receives the last candidates with their fitness, in the same order; fewer if the search's limit was
+        reached."""
 
 
 def by_fitness(scored: Iterable[Scored]) -> list[Scored]:
-    """Best first; equal fitness keeps ask order."""
+    """Sorts the best first; candidates of equal fitness keep their order."""
     return sorted(scored, key=lambda each: each.fitness)
 
 
@@ -54,7 +55,7 @@ def _always(start: SubNetwork) -> Draw:
 
 
 class Novelty:
-    """Hands out every candidate once."""
+    """Proposes each candidate only once."""
 
     def __init__(self, space: Space):
         self.space = space
@@ -62,8 +63,8 @@ class Novelty:
         self.is_scarce = False
 
     def candidates(self, draws: Iterable[Draw], rng: np.random.Generator) -> list[SubNetwork]:
-        """One new candidate a draw. A duplicate is drawn again, after many attempts replaced by a random sample, and
-        left out where samples are duplicates, too; the first time this is logged, because many such draws take long."""
+        """One new candidate per draw. A duplicate is drawn again; after many attempts a random sample replaces it, and
+        if samples are duplicates too, it is left out. The first omission is logged, because such draws take long."""
         found = []
         for draw in draws:
             candidate = self._new(draw) or self._new(lambda: self.space.sample(rng))
@@ -79,7 +80,7 @@ class Novelty:
         return found
 
     def first(self, starts: list[SubNetwork], count: int, rng: np.random.Generator) -> list[SubNetwork]:
-        """A first generation: the given starts, random samples for the rest."""
+        """A first generation: the given starts, then random samples."""
         given = [_always(start) for start in starts]
         return self.candidates([*given, *[lambda: self.space.sample(rng)] * (count - len(starts))], rng)
 
