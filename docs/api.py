@@ -1,4 +1,4 @@
-"""The Python API as a page, made from its signatures and docstrings: `python docs/api.py` writes docs/api.md."""
+"""Generates docs/api.md, the reference of the Python API, from signatures and docstrings: `python docs/api.py`."""
 
 import ast
 import inspect
@@ -14,12 +14,12 @@ from pipeline.subnetwork.space import Space
 
 HEAD = """# Python API
 
-The method on models in memory, importable from `pipeline`. [one_page.py](../examples/one_page.py) uses all of it in
-order, and [notebook.ipynb](../examples/notebook.ipynb) adds plots. Models are litgpt GPTs; blocks are int64 tensors
-(n, T + 1) of tokens, of which the first T predict the last T. Bad input raises `pipeline.SprigError`, with the sentence
-that the command line prints.
+The steps of the method, for models in memory. Import them from `pipeline`. [one_page.py](../examples/one_page.py) calls
+them in order, and [notebook.ipynb](../examples/notebook.ipynb) adds plots. Models are litgpt GPTs. Blocks are int64
+tensors (n, T + 1) of tokens; in each row, the first T predict the last T. Bad input raises `pipeline.SprigError`, with
+the sentence that the command line prints.
 
-This page is made from the docstrings: to rewrite it, run `python docs/api.py`.
+This page is generated from the docstrings. To update it, run `python docs/api.py`.
 """
 
 METHOD = ("load_teacher", "load_text", "importance", "SearchSpace", "find", "extract", "recover", "distill")
@@ -29,7 +29,7 @@ TYPES = (api.Teacher, api.Text, api.Found, api.Report)
 
 
 def page() -> str:
-    """docs/api.md: every name of `pipeline.__all__`, then the types that they return."""
+    """docs/api.md: every name in `pipeline.__all__`, then the types that these return."""
     assert {*METHOD, *OTHERS, "SprigError"} == set(pipeline.__all__)
     names = [_entry(f"pipeline.{name}", getattr(pipeline, name)) for name in (*METHOD, *OTHERS)]
     members = [_entry(f"SearchSpace.{name}", getattr(Space, name)) for name in MEMBERS]
@@ -43,7 +43,7 @@ def _entry(title: str, named: Any) -> str:
 
 
 def _signature(named: Any) -> str:
-    """As the source has it; of a class, as it is made."""
+    """The signature as in the source; for a class, that of its constructor."""
     if is_dataclass(named):
         return re.sub(r"(?:\w+\.)+(\w+)", r"\1", str(inspect.signature(named))).removesuffix(" -> None")
     if inspect.isclass(named):

@@ -1,9 +1,9 @@
-"""Sprig: cut a small language model out of a large one and grow it.
+"""Sprig: cut a small language model out of a large one and train it.
 
 >>> import pipeline
 >>> summary = pipeline.run(pipeline.compose(["experiment=quickstart", "seed=1"]))
 
-The other names are the method step by step, on models in memory: see pipeline.api and examples/one_page.py.
+The other names are the steps of the method, on models in memory: see pipeline.api and examples/one_page.py.
 """
 
 import importlib
@@ -46,17 +46,17 @@ __all__ = [
 
 
 def run(config: Config, overrides: list[str] | None = None) -> "Summary | None":
-    """Runs a configuration of `compose` in its folder under `outputs`; what is finished is not done again.
+    """Runs a configuration from `compose` in its folder under `outputs`. Finished results are reused.
 
-    `overrides` are the words that it was composed from, for the report's command.
+    `overrides` are the arguments that it was composed from; the report shows them as a command.
 
     Returns:
-        The summary, as in summary.json; None where the report is not among the stages, or with plan=true.
+        The summary, as in summary.json; None with plan=true, or if the report is not among the stages.
 
     Raises:
-        SprigError: a path does not exist, values do not fit one another, or a stage cannot go on.
+        SprigError: a path does not exist, values do not fit together, or a stage cannot continue.
     """
-    if "prepare" in config.stages and config.run is None:  # a finished run needs its sources no more
+    if "prepare" in config.stages and config.run is None:  # a finished run no longer needs its sources
         for key in ("teacher", "kd_teacher"):
             if (teacher := getattr(config, key)) is not None:
                 teacher.require_path(key)

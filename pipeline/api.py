@@ -1,6 +1,6 @@
-"""Sprig's Python API: the method on models that are in memory, for notebooks and scripts.
+"""Sprig's Python API: the method on models in memory, for notebooks and scripts.
 
-Models are litgpt GPTs. Blocks are int64 tensors (n, T + 1) of tokens: the first T of a row predict its last T. All
+Models are litgpt GPTs. Blocks are int64 tensors (n, T + 1) of tokens; in each row, the first T predict the last T. All
 functions raise `SprigError` with the sentence that the command line would print.
 """
 
@@ -67,7 +67,7 @@ BATCH = 8  # blocks a forward pass
 class Teacher:
     """A frozen model in fp32, and the folder with its tokenizer files.
 
-    A model that is in memory already becomes one with `Teacher(model, folder)`.
+    To use a model that is already in memory, create `Teacher(model, folder)`.
     """
 
     model: GPT
@@ -81,7 +81,8 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Text:
-    """A text as token blocks, in splits that share no document."""
+    """A text as token blocks, in splits that share no document. `text.train.evenly(16)` returns 16 evenly spaced blocks
+    of a split as one tensor."""
 
     train: Blocks
     validation: Blocks
@@ -90,8 +91,8 @@ class Text:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found: `fitness` is the perplexity of the untrained sub-network on the search's blocks, or
-    with fitness="kl" its divergence from the teacher in nats per token."""
+    """The result of a search. `fitness` is the perplexity of the untrained sub-network on the search's blocks, or with
+    fitness="kl" its KL divergence from the teacher, in nats per token. `evaluated` counts the candidates."""
 
     subnetwork: SubNetwork
     fitness: float
@@ -100,9 +101,9 @@ class Found:
 
 
 def load_teacher(teacher: str, outputs: str | Path = "outputs", device: str = "cpu") -> Teacher:
-    """A teacher by its name in `conf/teacher`, such as "smollm2-135m", or from a Hugging Face folder.
+    """Loads a teacher by its name in `conf/teacher`, such as "smollm2-135m", or from a Hugging Face folder.
 
-    It is converted once and kept in `outputs`, in the store that runs use.
+    The teacher is converted once and kept in `outputs`, in the store that runs use.
     """
     config = _group("teacher", teacher, outputs)
     given = config.teacher
@@ -115,8 +116,8 @@ def load_teacher(teacher: str, outputs: str | Path = "outputs", device: str = "c
 
 
 def load_text(text: str, teacher: Teacher, block_size: int = 256, outputs: str | Path = "outputs") -> Text:
-    """A text by its name in `conf/data`, such as "sotu", or from a file or folder of plain text, as blocks of
-    `block_size` tokens of the teacher's tokenizer."""
+    """Loads a text by its name in `conf/data`, such as "sotu", or from a file or folder of plain text, as blocks of
+    `block_size` tokens of the teacher's tokenizer. The prepared blocks are kept in `outputs`."""
     if teacher.config is None:
         raise TypeError("load_text needs a teacher of load_teacher, whose configuration identifies the tokenizer.")
     config = _group("data", text, outputs)
@@ -133,14 +134,15 @@ def load_text(text: str, teacher: Teacher, block_size: int = 256, outputs: str |
 
 
 def importance(teacher: GPT, blocks: Tensor) -> Ordering:
-    """Ranks the teacher's layers, embedding entries, heads and MLP neurons by the size of their activations."""
+    """Ranks the teacher's embedding entries, heads and MLP neurons by their activations on `blocks`, and its layers by
+    how much they change the hidden state."""
     fingerprint = digest([list(blocks.shape), int(blocks.sum())])
     return ordering.importance(teacher, blocks, _precision(teacher), BATCH, fingerprint)
 
 
 class SearchSpace(Space):
-    """The sub-networks of a teacher whose parameter count lies in `low`..`high`. Keywords are those of `space` in the
-    configuration, such as layers="rank" or hold=["n_embd"]."""
+    """The sub-networks of a teacher whose parameter count lies in `low`..`high`. `count` is as bin.count; other
+    keywords are the keys of `space` in the configuration, such as layers="rank" or hold=["n_embd"]."""
 
     ordering: Ordering  # the teacher's own, if none is given
 
@@ -158,8 +160,8 @@ class SearchSpace(Space):
 
 
 def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **settings: Any) -> Found:
-    """The sub-network of the space with the lowest loss on `blocks`, untrained. Keywords are those of `search` in the
-    configuration, such as strategy="evolution", population=12, generations=3."""
+    """Searches the space for the sub-network with the lowest loss on `blocks` before any training. Keywords are the
+    keys of `search` in the configuration, such as strategy="evolution", population=12, generations=3."""
     given = {"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings}
     config = to_typed(SearchConfig, OmegaConf.create(given), "search.")
     length = blocks.size(1) - 1
@@ -183,12 +185,12 @@ def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **sett
 
 
 def extract(teacher: GPT, found: Found) -> GPT:
-    """The student of a sub-network, in fp32 on the teacher's device: the teacher's weights, nothing learned."""
+    """Cuts the student out of the teacher. It is in fp32 on the teacher's device, and has the teacher's weights."""
     return extraction.extract(teacher, found.subnetwork, found.ordering).float()
 
 
 def recover(teacher: GPT, student: GPT, found: Found, blocks: Tensor) -> Report:
-    """Refits the student's projections in place, in closed form, to the teacher's activations on `blocks`."""
+    """Refits the student's projections in closed form to the teacher's activations on `blocks`, in place."""
     selection = select(found.subnetwork, architecture_of(teacher.config, is_tied(teacher)), found.ordering)
     settings = Settings(batch=BATCH, precision=_precision(teacher))
     return recover_in_place(teacher, student, found.subnetwork, selection, blocks, settings)
@@ -204,11 +206,12 @@ def distill(
     log: Callable[[dict[str, Any]], None] = lambda line: None,
     **settings: Any,
 ) -> list[tuple[int, float]]:
-    """Trains the student in place on the first `tokens` of a seeded permutation of `blocks`, with the teacher's logits
-    as targets. Keywords are those of `distill` in the configuration, such as lr=3e-4 or temperature=2.0.
+    """Trains the student in place on the first `tokens` of a seeded permutation of `blocks`, with the teacher's
+    distribution as the target. Keywords are the keys of `distill` in the configuration, such as lr=3e-4 or
+    temperature=2.0. `log` receives each line of metrics.
 
     Returns:
-        The validation curve: (tokens, nats a token), from token 0 on.
+        The validation curve as (tokens, nats per token), starting at token 0.
     """
     given = {"tokens": tokens, "checkpoint": {"tokens": tokens, "minutes": None}, **settings}
     config = to_typed(DistillConfig, OmegaConf.create(given), "distill.")
@@ -242,15 +245,15 @@ def distill(
 
 
 def perplexity(model: GPT, blocks: Tensor) -> float:
-    """exp(mean negative log-likelihood a token) on `blocks`."""
+    """exp(mean negative log-likelihood per token) on `blocks`."""
     return float(torch.tensor(mean_nll(model.eval(), blocks, BATCH, _precision(model)), dtype=torch.float64).exp())
 
 
 def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form: str = "auto") -> ExportForm:
-    """Writes the student as a Hugging Face folder, once transformers computes the same logits on `blocks`.
+    """Writes the student as a Hugging Face folder, if transformers computes the same logits on `blocks`.
 
     Returns:
-        The form that was taken: stock, padded or own (docs/config.md has them).
+        The chosen form: stock, padded or own (see docs/use-the-student.md).
     """
     name = Path(to).name
     card = f"# {name}\n\nCut out of {teacher.model.config.name} with Sprig.\n"
@@ -260,7 +263,7 @@ def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form:
 
 
 def _group(group: str, name: str, outputs: str | Path) -> Config:
-    """The quickstart's configuration with another choice of one group, unless `name` is a path."""
+    """The quickstart's configuration; unless `name` is a path, with this choice of one group."""
     chosen: Sequence[str] = [] if Path(name).exists() else [f"{group}={name}"]
     return compose(["experiment=quickstart", f"outputs={outputs}", *chosen])
 
@@ -270,7 +273,7 @@ def _precision(model: GPT) -> str:
 
 
 def _flops(teacher: GPT, student: GPT, length: int) -> Flops:
-    """A backward pass costs two forward ones."""
+    """FLOPs per token; a backward pass costs as much as two forward passes."""
     whole = architecture_of(teacher.config, is_tied(teacher))
     if isinstance(student, LayerwiseGPT):
         own = flops_per_token(whole, student.sub, length=length)

@@ -88,12 +88,12 @@ class _ReadOnce(CachingConfigRepository):
 def compose(overrides: list[str]) -> Config:
     """The configuration of a command line, such as ["experiment=quickstart", "distill.tokens=50k"].
 
-    `run=FOLDER` among them reopens that run with its own configuration; the others then change single values, not
-    groups. Texts and paths are taken as they stand: their commas, colons and brackets are not grammar.
+    `run=FOLDER` reopens that run with its own configuration; other overrides can then change single values, but not
+    groups. Texts and paths are taken literally: commas, colons and brackets have no special meaning in them.
 
     Raises:
-        SprigError: a key is unknown, mistyped or missing, a value is of a wrong type or out of range, or a group has no
-            such choice.
+        SprigError: a key is unknown, misspelled or missing, a value has the wrong type or is out of range, or a group
+            has no such choice.
     """
     config = to_objects(composed(overrides))
     _require_text(overrides)

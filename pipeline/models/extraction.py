@@ -1,4 +1,8 @@
-"""Cutting a student out of a teacher: indexing of its weights, nothing learned."""
+"""Cuts a student out of a teacher by indexing its weights; nothing is learned.
+
+`extract` turns a sub-network into index sets (`select`), and `cut` gathers the weights at these indices. `_axes` says
+which dimension each axis of a weight belongs to.
+"""
 
 import math
 from functools import partial
@@ -17,9 +21,11 @@ from pipeline.subnetwork.value import SubNetwork, check
 
 
 def extract(teacher: GPT, sub: SubNetwork, ordering: Ordering, own: bool = True) -> GPT:
-    """The student that a sub-network names, on the teacher's device and in its dtype, sharing no memory with it.
+    """The student described by a sub-network, on the teacher's device and in its dtype.
 
-    If it shall not `own` them, for scoring alone, tensors kept whole are the teacher's own memory.
+    Args:
+        own: whether the student owns its memory. With false, which suffices for scoring, tensors that are not cut share
+            the teacher's memory.
 
     Raises:
         SprigError: the teacher does not contain the sub-network, or it was found under another ordering.
@@ -31,11 +37,11 @@ def extract(teacher: GPT, sub: SubNetwork, ordering: Ordering, own: bool = True)
 
 @torch.no_grad()
 def cut(teacher: GPT, sub: SubNetwork, selection: Selection, own: bool = True) -> GPT:
-    """The student of this sub-network's sizes that holds exactly the selected entries, in the selection's order;
-    `own` as in `extract`.
+    """The student with the sub-network's sizes and the selected entries, in the selection's order; `own` as in
+    `extract`.
 
-    With attention_scale=teacher the factor sqrt(new head size / old) goes into q, so that the student's own scale,
-    1/sqrt(new head size), leaves the scores as the teacher's scale would.
+    With attention_scale=teacher, the queries are multiplied by sqrt(new head size / old head size). The student divides
+    scores by sqrt(new head size), so they end up divided by sqrt(old head size), as in the teacher.
 
     Raises:
         SprigError: the teacher is itself a layer-wise student, whose layers have no common sizes to cut from.
@@ -74,18 +80,18 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection, own: bool = True) -
 
 
 def _index(entries: np.ndarray, size: int, device: torch.device) -> Tensor | None:
-    """Entries as a device index; None where it is everything in order, which needs no gathering."""
+    """The entries as an index tensor on the device; None if they are all entries in order, which need no gathering."""
     flat = entries.ravel()
     if np.array_equal(flat, np.arange(size)):
         return None
     index = torch.from_numpy(flat)
-    # From pageable memory the copy would wait for all that the GPU has to do.
+    # A copy from pageable memory would wait until the GPU has finished its queued work.
     return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)
 
 
 def _take(tensor: Tensor, axes: tuple[Tensor | None, ...], own: bool) -> Tensor:
-    """The chosen entries along each axis, a copy unless they are all and need not be owned; a bias has only the first
-    axis."""
+    """The chosen entries along each axis; a bias has only the first axis. Returns a copy, unless all entries are chosen
+    and `own` is false."""
     taken = tensor
     for axis, entries in enumerate(axes[: tensor.dim()]):
         if entries is not None:
@@ -100,8 +106,8 @@ def _axes(
 ) -> dict[str, tuple[Tensor | None, ...]]:
     """For each module of a block, the entries to keep along (outputs, inputs).
 
-    litgpt's qkv has the rows of all queries, then all keys, then all values, each by head and entry; the heads of a
-    group are neighbours.
+    In litgpt's qkv, the rows are those of all queries, then all keys, then all values, each ordered by head and entry.
+    The query heads of a group are adjacent.
     """
     size, queries, groups = architecture.head_size, architecture.n_head, architecture.n_query_groups
     heads = kept.groups[:, None] * architecture.heads_per_group + kept.heads
@@ -130,7 +136,7 @@ def _axes(
 
 
 def _queries(block: dict[str, Tensor], rows: int) -> list[Tensor]:
-    """What the queries are proportional to, as views. A norm on q undoes any factor before it."""
+    """Views of the weights that scale the queries: q's norm if there is one, since it undoes any factor before it."""
     if "attn.norm_q.weight" in block:
         return [block["attn.norm_q.weight"]]
     return [block[name][:rows] for name in ("attn.qkv.weight", "attn.qkv.bias") if name in block]

@@ -1,5 +1,5 @@
-"""Which litgpt models Sprig can cut: their fields and ranges, their description as an Architecture, and the names that
-their transformers classes use."""
+"""The model families that Sprig can cut: valid litgpt configurations, their description as an Architecture, and the
+weight names of their transformers classes. To add a family, see docs/extend.md."""
 
 import reprlib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from litgpt import GPT, Config
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
 
-# Generous bounds of litgpt's fields. A value beyond them is a mistake, and would only fail later, for want of memory.
+# Generous upper bounds of litgpt's fields. A larger value is a mistake, and would only fail later, out of memory.
 _WHOLE = {
     "block_size": 2**22,
     "n_layer": 2**12,
@@ -25,7 +25,7 @@ _WHOLE = {
     "padding_multiple": 2**24,
 }
 _OPTIONAL = ("n_query_groups", "head_size", "intermediate_size", "padded_vocab_size")  # litgpt fills in None
-_REAL = {  # above the first, at most the second
+_REAL = {  # greater than the first bound, at most the second
     "norm_eps": (0.0, 1.0),
     "rope_base": (0.0, 1e15),
     "rope_condense_ratio": (0.0, 1e9),
@@ -34,7 +34,7 @@ _REAL = {  # above the first, at most the second
 _DEFAULTS = {field.name: field.default for field in fields(Config)}
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len")
 
-# What extraction, counting and export do not cover. litgpt switches some of them on through a model's name alone.
+# What extraction, counting and export do not cover. litgpt switches some of these on by the model's name alone.
 _UNSUPPORTED = {
     "a mixture of experts": lambda c: c.n_expert > 0 or c.mlp_class_name == "LLaMAMoE",
     "latent attention": lambda c: c.latent_attention is not None,
@@ -55,8 +55,8 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True)
 class Names:
-    """What a transformers class calls its weights: its body's prefix, the modules around the layers, and within a layer
-    the module of each part (see pipeline.models.blocks)."""
+    """The weight names of a transformers class: the prefix of its body, the modules around the layers, and the module
+    of each part of a layer (parts as in pipeline.models.blocks)."""
 
     body: str
     embedding: str
@@ -109,12 +109,12 @@ LLAMA_FIELDS = {
 
 
 def checked(given: dict[str, Any], called: Callable[[str], str] = str) -> Config:
-    """litgpt's configuration of these fields, each of its type and within its range, and all in agreement.
+    """The litgpt configuration with these fields, after checking their types, their ranges and that they agree.
 
-    `called` gives the source's own name of a field, for the error. A float is not accepted as a whole number.
+    `called` translates a field's name into the source's own, for errors. A float is not accepted as a whole number.
 
     Raises:
-        SprigError: what is wrong, without file and cure.
+        SprigError: what is wrong. The caller adds the file and the fix.
     """
     for name, value in given.items():
         if name not in _DEFAULTS:
@@ -159,7 +159,7 @@ def _wrong(name: str, value: Any) -> str | None:
 
 
 def _wrong_adjustments(given: Any) -> str | None:
-    """Of the scalings that litgpt knows, extraction and export know Llama 3.1's alone."""
+    """Why these rotary adjustments are refused: of litgpt's, extraction and export support only Llama 3.1's."""
     if given is None or (isinstance(given, dict) and "beta_fast" in given):  # YaRN: named by architecture_of
         return None
     if not isinstance(given, dict) or set(given) != set(_LLAMA3):
@@ -189,7 +189,7 @@ def architecture_of(config: Config, tied: bool) -> Architecture:
     """The sizes and family of a litgpt model; `tied` says whether head and embedding share weights.
 
     Raises:
-        SprigError: the model has a part that Sprig cannot cut, or is of no supported family.
+        SprigError: the model has a part that Sprig cannot cut, or does not belong to a supported family.
     """
     for part, present in _UNSUPPORTED.items():
         if present(config):
@@ -231,13 +231,13 @@ def architecture_of(config: Config, tied: bool) -> Architecture:
 
 
 def rotary_share(entries: int, head_size: int) -> float:
-    """`entries` of `head_size` as a share to multiply with a head size and truncate. If it is not a binary fraction,
-    the product may fall short by an ulp, so half an entry is added."""
+    """`entries` of `head_size` as a share, which litgpt multiplies by a head size and truncates. Half an entry is added
+    unless the share is a binary fraction, because rounding could then make the product too small."""
     share = entries / head_size
     exact = share.as_integer_ratio()[1] <= head_size
     return share if exact else (entries + 0.5) / head_size
 
 
 def is_tied(model: GPT) -> bool:
-    """Whether head and embedding are one parameter."""
+    """Whether head and embedding are the same parameter."""
     return model.lm_head.weight is model.transformer.wte.weight

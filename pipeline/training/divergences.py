@@ -1,8 +1,8 @@
-"""How far a student is from its teacher at each token, with the gradient in closed form.
+"""The divergences between student and teacher at each token, with their gradients in closed form.
 
-A divergence takes the log-probabilities of student and teacher, (n, V) in fp32 and each at the temperature, and returns
-its value (n,) in nats and its gradient (n, V) with respect to the student's logits divided by the temperature. It works
-in place, and both of its arguments are used up: they are the largest tensors of a training.
+A divergence takes the log-probabilities of student and teacher, (n, V) in fp32, both at the temperature. It returns its
+value (n,) in nats and its gradient (n, V) with respect to the student's logits divided by the temperature. It works in
+place and overwrites both arguments, because they are the largest tensors of a training.
 """
 
 import math
@@ -18,21 +18,22 @@ Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """log softmax(logits / temperature) over the last dimension, in the place of the logits."""
+    """log softmax(logits / temperature) over the last dimension; overwrites the logits."""
     if temperature != 1:
         logits = logits.div_(temperature)
     return logits.sub_(logits.logsumexp(-1, keepdim=True))
 
 
 def forward_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(p || q) = sum p log(p/q), p the teacher's; its gradient is q - p (Hinton et al. 2015)."""
+    """KL(p || q) = sum p log(p/q), where p is the teacher's distribution. Its gradient is q - p (Hinton et al.
+    2015)."""
     p = log_p.exp()
     value = log_p.sub_(log_q).mul_(p).sum(1)
     return value, log_q.exp_().sub_(p)
 
 
 def reverse_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(q || p) = sum q log(q/p); its gradient is q (log(q/p) - KL)."""
+    """KL(q || p) = sum q log(q/p). Its gradient is q (log(q/p) - KL)."""
     ratio = log_p.neg_().add_(log_q)
     q = log_q.exp_()
     value = (ratio * q).sum(1)
@@ -42,9 +43,9 @@ def reverse_kl(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
 def js(log_q: Tensor, log_p: Tensor, weight: float) -> tuple[Tensor, Tensor]:
     """The generalised Jensen-Shannon divergence, w KL(p || m) + (1-w) KL(q || m) with m = w p + (1-w) q (Lin 1991).
 
-    At w = 1/2 it is the symmetric one. Its gradient is (1-w) q (log(q/m) - KL(q || m)).
+    w = 1/2 gives the symmetric divergence. Its gradient is (1-w) q (log(q/m) - KL(q || m)).
     """
-    log_p.add_(math.log(weight))  # both weighted from here on, so that m is their sum
+    log_p.add_(math.log(weight))  # from here on both are weighted, so that m is their sum
     log_q.add_(math.log1p(-weight))
     log_m = torch.logaddexp(log_p, log_q)
     p = log_p.exp()
@@ -59,7 +60,7 @@ def js(log_q: Tensor, log_p: Tensor, weight: float) -> tuple[Tensor, Tensor]:
 
 
 def divergence_of(config: DistillConfig) -> Divergence:
-    """The configured one; config.distils must hold."""
+    """The configured divergence; config.distils must be true."""
     named: dict[Loss, Divergence] = {
         Loss.forward_kl: forward_kl,
         Loss.reverse_kl: reverse_kl,

@@ -1,11 +1,12 @@
-"""The distillation loss, a chunk of tokens at a time, so that no (tokens x vocabulary) logits ever exist whole.
+"""The distillation loss in chunks of tokens, so that the logits (tokens x vocabulary) never exist all at once.
 
-loss = alpha * CE + beta * T^2 * D(teacher, student), D the divergence of distill.loss at temperature T. T^2 makes up
-for the 1/T^2 by which softer distributions shrink the gradient of every D (Hinton et al. 2015, section 2.1).
-distill.loss=ce is CE alone, whatever alpha and beta are.
+loss = alpha * CE + beta * T^2 * D(teacher, student), where D is the divergence named by distill.loss, at temperature T
+(pipeline.training.divergences has the formulas of KL, reverse KL and JS). The factor T^2 compensates for softer
+distributions, which shrink the gradient of D by 1/T^2 (Hinton et al. 2015, section 2.1). distill.loss=ce is CE alone,
+and ignores alpha and beta.
 
-The gradients of hidden states and head are computed with the loss, while a chunk's logits are there: nothing is kept
-for the backward pass, and nothing is computed twice.
+The gradients of the hidden states and the head are computed together with the loss, while a chunk's logits exist. So no
+logits are kept for the backward pass, and none are computed twice.
 """
 
 from collections.abc import Callable
@@ -22,13 +23,14 @@ from pipeline.models.student import hidden_states
 from pipeline.training.batch import Batch
 from pipeline.training.divergences import divergence_of, log_probabilities
 
-# (which tokens, the student's log-probabilities (n, V) at the temperature, used up) to a divergence's value (n,) and
-# its gradient (n, V) with respect to the student's logits divided by the temperature.
+# A divergence from fixed teacher outputs. Takes the tokens of a chunk and the student's log-probabilities (n, V) at the
+# temperature, which it overwrites. Returns the divergence (n,), and its gradient (n, V) with respect to the student's
+# logits divided by the temperature.
 Reference = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
 
 
 def check_vocabularies(student: GPT, teacher: GPT) -> None:
-    """Raises SprigError where the two do not predict the same vocabulary."""
+    """Raises SprigError if the two do not predict the same vocabulary."""
     ours, theirs = student.config.vocab_size, teacher.config.vocab_size
     if ours != theirs:
         raise SprigError(
@@ -40,11 +42,11 @@ def check_vocabularies(student: GPT, teacher: GPT) -> None:
 def distillation_loss(
     student: GPT, teacher: GPT | None, batch: Batch, config: DistillConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scalars (loss, CE, D), means over the targets in nats; CE and D carry no gradient, and D has no T^2 factor.
+    """Scalars (loss, CE, D): means over the targets, in nats. CE and D carry no gradient, and D lacks the factor T^2.
 
     Args:
-        teacher: not run, and may be None, where the batch brings what a cache keeps of it, or where config.distils is
-            false; D is 0 then.
+        teacher: not used, and may be None, if the batch has cached logits or config.distils is false. In the latter
+            case D is 0.
     """
     inputs, targets = batch.tokens[:, :-1], batch.tokens[:, 1:].flatten()
     reference: Reference | None = batch.cached
@@ -56,14 +58,14 @@ def distillation_loss(
 
 @torch.no_grad()
 def teacher_reference(teacher: GPT, inputs: Tensor, config: DistillConfig) -> Reference:
-    """The divergence from a teacher that reads along, inputs (B, T)."""
+    """The divergence from a teacher that runs on the same inputs (B, T)."""
     return head_reference(
         teacher.lm_head, hidden_states(teacher, inputs).flatten(0, 1), teacher.config.vocab_size, config
     )
 
 
 def head_reference(head: nn.Module, hidden: Tensor, vocab_size: int, config: DistillConfig) -> Reference:
-    """The divergence from a teacher's final hidden states (N, E) under its head."""
+    """The divergence from a teacher, given its final hidden states (N, E) and its head."""
     divergence = divergence_of(config)
 
     def reference(part: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,16 +83,16 @@ def chunked_loss(
     config: DistillConfig,
     reference: Reference | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`distillation_loss` from the final hidden states (N, E) and targets (N,); without a reference it is CE alone.
+    """`distillation_loss` from the student's final hidden states (N, E) and targets (N,); CE alone without a reference.
 
-    Rows of the head beyond `vocab_size` are padding and stay out of every softmax, which is taken in fp32.
+    Rows of the head beyond `vocab_size` are padding and are excluded from every softmax. Softmaxes run in fp32.
     """
 
     def forward(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return _HeadLoss.apply(hidden, head.weight, head.bias, targets, vocab_size, config, reference)
 
-    # Inside the head's own call, because that is where ZeRO-3 has gathered its weights.
-    head.forward = forward  # type: ignore[method-assign, assignment]  # for this call, and of another kind
+    # The loss is computed inside the head's own call, because ZeRO-3 gathers the head's weights only there.
+    head.forward = forward  # type: ignore[method-assign, assignment]  # for this call, with another signature
     try:
         return head(hidden)
     finally:
@@ -98,7 +100,7 @@ def chunked_loss(
 
 
 class _HeadLoss(torch.autograd.Function):
-    """(loss, CE, D) of hidden states under a linear head; its arguments are those of `chunked_loss`."""
+    """(loss, CE, D) from hidden states and a linear head; the arguments are those of `chunked_loss`."""
 
     @staticmethod
     def forward(
@@ -115,7 +117,7 @@ class _HeadLoss(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         rows = weight[:vocab_size].to(dtype)
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight, dtype=torch.float32)  # a sum over chunks: bf16 would lose the last ones
+        d_weight = torch.zeros_like(weight, dtype=torch.float32)  # a sum over chunks, too long for bf16
         d_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
         for start in range(0, len(targets), config.chunk_tokens):
@@ -134,7 +136,7 @@ class _HeadLoss(torch.autograd.Function):
                 d_weight[:vocab_size].addmm_(gradient.T, states)
             else:
                 d_weight[:vocab_size] += gradient.T @ states
-            del logits, gradient  # before the next chunk's are made
+            del logits, gradient  # before the next chunk allocates its own
         ctx.gradients, ctx.tokens = (d_hidden, d_weight, d_bias), len(targets)
         ctx.dtypes = hidden.dtype, weight.dtype
         ce, divergence = (sums / len(targets)).float().unbind()
@@ -149,7 +151,7 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scale = d_loss / ctx.tokens
         d_hidden, d_weight, d_bias = ctx.gradients
-        del ctx.gradients  # scaled in place, so they serve once
+        del ctx.gradients  # they are scaled in place, so they can be used only once
         d_bias = None if d_bias is None else d_bias.mul_(scale).to(ctx.dtypes[1])
         return d_hidden.mul_(scale), d_weight.mul_(scale).to(ctx.dtypes[1]), d_bias, None, None, None, None
 
@@ -157,7 +159,7 @@ class _HeadLoss(torch.autograd.Function):
 def _chunk(
     logits: Tensor, targets: Tensor, part: slice, config: DistillConfig, reference: Reference | None
 ) -> tuple[Tensor, Tensor]:
-    """The sums of CE and D over a chunk (2,), and the loss' gradient with respect to its logits, which are used up."""
+    """The sums of CE and D over a chunk (2,), and the loss's gradient with respect to its logits (overwritten)."""
     normaliser = logits.logsumexp(1, keepdim=True)
     ce = (normaliser - logits.gather(1, targets[:, None])).sum()
     ce_gradient = None
@@ -166,7 +168,7 @@ def _chunk(
         ce_gradient.scatter_add_(1, targets[:, None], ce_gradient.new_full((len(targets), 1), -1))
         _scale(ce_gradient, config.ce_weight)
     if reference is None:
-        assert ce_gradient is not None  # a loss has CE, a reference, or both
+        assert ce_gradient is not None  # a loss has CE or a reference, or both
         return torch.stack([ce, torch.zeros_like(ce)]), ce_gradient
     log_q = logits.sub_(normaliser) if config.temperature == 1 else log_probabilities(logits, config.temperature)
     values, gradient = reference(part, log_q)
@@ -177,6 +179,6 @@ def _chunk(
 
 
 def _scale(logits: Tensor, factor: float) -> None:
-    """In place; by 1 it would be a pass over the largest tensor of a training that changes nothing."""
+    """Scales in place. Skips a factor of 1, which would cost a pass over the largest tensor of a training."""
     if factor != 1:
         logits.mul_(factor)

@@ -1,4 +1,8 @@
-"""Closed-form recovery of a cut student: its projections refitted to the teacher's activations, nothing trained."""
+"""Closed-form recovery: refits a cut student's projections to the teacher's activations, without training.
+
+docs/concepts.md describes the method. The loop over layers is here; layers.py refits one layer, streams.py keeps the
+residual streams, and ridge.py solves the regressions.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +23,12 @@ from pipeline.subnetwork.value import SubNetwork
 
 @dataclass(frozen=True)
 class Settings:
-    """`ridges` are the candidates for the strength of the prior, in tokens; `held_out` is the share of blocks that
-    chooses among them and checks the result; `batch` is in blocks a forward pass."""
+    """Settings of a recovery.
+
+    The prior is that the cut weights are right. `ridges` are candidates for its strength, as a number of tokens that
+    count for it. `held_out` is the share of blocks that decides between the candidates and checks the result. `batch`
+    is in blocks per forward pass.
+    """
 
     ridges: tuple[float, ...] = (1_500.0,)
     held_out: float = 0.125
@@ -30,7 +38,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class RefittedLayer:
-    """A finished layer: the block's weights by their names in it, and what was refitted."""
+    """A finished layer: the weights of its block, by name, and a record of what was refitted."""
 
     weights: dict[str, Tensor]
     refits: tuple[Refit, ...]
@@ -38,8 +46,12 @@ class RefittedLayer:
 
 @dataclass(frozen=True)
 class Report:
-    """`tokens` were used, held-out ones included. The losses are the student's on the held-out blocks, in nats a token,
-    before and after; where recovery did not lower it the student is the cut one (`helped` is false)."""
+    """The result of a recovery.
+
+    `tokens` counts all tokens used, including held-out ones. `before` and `after` are the student's losses on the
+    held-out blocks, in nats per token. If recovery did not lower the loss, `helped` is false and the student keeps its
+    cut weights.
+    """
 
     tokens: int
     held_out_tokens: int
@@ -50,7 +62,7 @@ class Report:
 
 
 def held_out_blocks(count: int, share: float) -> list[bool]:
-    """Which of `count` blocks are held out: evenly spread, at least one, and at least one is left to fit.
+    """Marks the held-out ones of `count` blocks: evenly spread, at least one, and at least one left to fit.
 
     Raises:
         SprigError: fewer than two blocks.
@@ -76,21 +88,24 @@ def recover(
     share: tuple[int, int] = (0, 1),
     reduce: Reduce | None = None,
 ) -> Report:
-    """Refits the projections of a cut student in place, on calibration `blocks` (n, T + 1), on its device.
+    """Refits the projections of a cut student in place, on calibration `blocks` (n, T + 1), on the student's device.
 
-    Layer by layer, the output projections are refitted by ridge regression towards the cut weights, from the student's
-    own activations to the teacher's residual stream on the kept embedding entries; a layer in front of dropped ones
-    takes them over. Where the width is cut the input projections are refitted before, to the teacher's pre-activations.
-    A projection whose held-out error no ridge lowers keeps its cut weights; if the held-out loss does not fall in the
-    end, the student does as a whole.
+    Goes through the layers in order and refits the output projections by ridge regression towards the cut weights. The
+    features are the student's activations; the target is the teacher's residual stream on the kept embedding entries. A
+    layer in front of dropped layers also stands in for them. If the width is cut, the input projections are refitted
+    first, to the teacher's pre-activations. A projection keeps its cut weights if no ridge lowers its held-out error,
+    and all projections keep them if the student's held-out loss does not fall.
 
-    `on_layer` receives each finished layer; passing those of an interrupted recovery as `finished`, with the cut
-    student, resumes it with the same result to the bit. Of several ranks, `share` = (rank, ranks), each works on its
-    share of the blocks; `reduce` adds up a tensor over them all, and every rank gets the same student.
+    Args:
+        finished: finished layers of an interrupted recovery, to resume it with bit-identical results; `student` must be
+            the cut student.
+        on_layer: receives the number of each finished layer, and the layer.
+        share: (rank, ranks): each rank works on its share of the blocks, and all get the same student.
+        reduce: sums a tensor over all ranks.
 
     Raises:
-        SprigError: fewer than two blocks, a ridge that is not positive, a Gram matrix that no ridge makes regular, or
-            activations that are not finite.
+        SprigError: fewer than two blocks, a ridge that is not positive, a Gram matrix that stays singular with every
+            ridge, or activations that are not finite.
     """
     if not settings.ridges or min(settings.ridges) <= 0:
         raise SprigError(f"recover.ridges={list(settings.ridges)} must be positive numbers of tokens.")
