@@ -13,9 +13,9 @@ from pipeline.config.choices import CacheKind, CacheMode, Init, Loss, ScheduleKi
 class ScheduleConfig:
     kind: ScheduleKind = ScheduleKind.cosine
     warmup: float = share(0.05)  # share of the token budget
-    warmup_tokens: int | None = whole(None, low=0, high=TOKENS)  # instead
+    warmup_tokens: int | None = whole(None, low=0, high=TOKENS)  # tokens, instead of warmup
     decay: float = share(0.2)  # wsd: share of the token budget
-    floor: float = share(0.1)  # last learning rate as a share of the peak
+    floor: float = share(0.1)  # final learning rate as a share of the peak
 
     def __post_init__(self) -> None:
         require(
@@ -27,7 +27,7 @@ class ScheduleConfig:
 
 @dataclass
 class ControlConfig:
-    """The control: same shape, budget, loss and schedule, another start and its own learning rate."""
+    """The control: the same shape, budget, loss and schedule, but another start and its own learning rate."""
 
     enabled: bool = True
     init: Init = Init.random_weights
@@ -36,25 +36,26 @@ class ControlConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When a training is saved, and how much is kept. Nothing here changes a result, so none is in a fingerprint."""
+    """When a training is saved, and how many checkpoints are kept."""
 
     tokens: int | None = whole(None, high=TOKENS)  # tokens between two checkpoints; null: a tenth of the budget
     minutes: float | None = real(30.0, high=525_600, open_low=True)  # minutes between two checkpoints; null: no limit
-    keep: int = whole(2, high=10_000)  # how many of the newest are kept
+    keep: int = whole(2, high=10_000)  # number of checkpoints that are kept, the newest
 
 
 @dataclass
 class CacheConfig:
-    """The teacher's logits, kept for every block that a run reads: the first run pays, later ones reuse."""
+    """The teacher's logits on disk, for every block that a run reads. The first run fills the cache; later ones reuse
+    it."""
 
     kind: CacheKind = CacheKind.off
-    slots: int = whole(16, high=10**5)  # ids kept a token
-    # topk: the temperatures that it can be read at; null is distill.temperature alone. Samples fit one temperature.
+    slots: int = whole(16, high=10**5)  # token ids kept per token
+    # topk: the temperatures at which it can be read; null: distill.temperature. Samples are for one temperature.
     temperatures: list[float] | None = real(None, **TEMPERATURE)
-    # fill: what is missing is computed first; read: the teacher is never loaded.
+    # fill: missing logits are computed first; read: the teacher is never loaded.
     mode: CacheMode = immaterial(CacheMode.fill)
-    path: str | None = immaterial(location(None))  # read: a cache from elsewhere instead of the store's
-    verify: int = immaterial(whole(0, low=0))  # blocks to compute again before training, and to compare
+    path: str | None = immaterial(location(None))  # read: the path of a cache outside the store
+    verify: int = immaterial(whole(0, low=0))  # blocks to recompute and compare before training
 
     def __post_init__(self) -> None:
         require(
@@ -76,35 +77,35 @@ class DistillConfig:
     tokens: int = whole(MISSING, high=TOKENS)  # token budget, rounded down to whole batches
     lr: float = real(3e-4, **LEARNING_RATE)  # the student's peak learning rate
     # D: forward_kl, KL(teacher || student); reverse_kl, KL(student || teacher); js, the generalised Jensen-Shannon
-    # divergence. ce: cross-entropy alone, without a teacher, whatever alpha and beta are.
+    # divergence. ce: cross-entropy alone, without a teacher; alpha and beta are ignored.
     loss: Loss = Loss.forward_kl
     js_weight: float = share(
         0.5, open_low=True, open_high=True
-    )  # js: the teacher's share in the mixture that both are compared with
+    )  # js: the teacher's share in the mixture with which both are compared
     alpha: float = real(0.0, high=1_000)  # weight of CE
     beta: float = real(1.0, high=1_000)  # weight of D
     temperature: float = real(1.0, **TEMPERATURE)  # T: softens both distributions in D
-    global_batch: int = whole(8)  # blocks an optimizer step, over all ranks
-    # Blocks a forward pass of one rank; null: the most that the device's memory is sure to hold.
+    global_batch: int = whole(8)  # blocks per optimizer step, over all ranks
+    # Blocks per forward pass of one rank; null: the most that are sure to fit the device's memory.
     micro_batch: int | None = immaterial(whole(8))
     chunk_tokens: int = immaterial(whole(256, high=10**7))  # tokens whose logits exist at one time
-    # Runs each block again in the backward pass: less memory, the same result.
+    # Recomputes each transformer block in the backward pass: slower, less memory, the same result.
     activation_checkpointing: bool = immaterial(False)
     compile: bool = False  # torch.compile of each block; rounds otherwise, so it is in the fingerprint
     weight_decay: float = real(0.1, high=100)
     betas: list[float] = share([0.9, 0.95], open_high=True)  # AdamW's
     eps: float = real(1e-8, low=1e-30, high=1)
-    clip: float = real(1.0, low=1e-6, high=1e6)  # the largest norm of the gradient
+    clip: float = real(1.0, low=1e-6, high=1e6)  # maximum norm of the gradient
     skip_nonfinite: int = whole(
         0, low=0
-    )  # steps left out for a loss or gradient that is not finite before another one stops the run
+    )  # steps with a non-finite loss or gradient that are skipped; one more stops the run
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
-    validations: int = whole(10, high=10**5)  # points of the validation curve after the start, at most
+    validations: int = whole(10, high=10**5)  # maximum number of points on the validation curve after the start
     validation_tokens: int | None = whole(
         None, high=TOKENS
-    )  # instead: tokens between two points; the last point is added
+    )  # tokens between two points, instead of validations; the last point is added
     checkpoint: CheckpointConfig = immaterial(field(default_factory=CheckpointConfig))
 
     def __post_init__(self) -> None:
@@ -154,12 +155,12 @@ class DistillConfig:
 
 @dataclass
 class DeepSpeedConfig:
-    """How DeepSpeed shards; nothing here changes a result beyond rounding, so nothing here is in a fingerprint."""
+    """How DeepSpeed shards. Nothing here changes a result beyond rounding, so nothing here is in a fingerprint."""
 
     zero_stage: int = whole(0, low=0, high=3)
-    # Processes; null: as many as were started. With plan=true any number is priced; else it must be the number started.
+    # Processes; null: as many as were started. A plan accepts any number; a run requires the number started.
     world_size: int | None = whole(None, high=10**5)
-    # Merged into DeepSpeed's zero_optimization as it is: buckets, overlap, offload.
+    # Passed on to DeepSpeed's zero_optimization: buckets, overlap, offload.
     zero_optimization: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ class TeacherConfig:
 
     name: str = label(MISSING)
     source: Source = MISSING  # where the weights come from; random: freshly drawn
-    path: str | None = location(None)  # file or folder; a hub name for `hf`; relative to `package` where that is set
+    path: str | None = location(None)  # file or folder, or a hub name for `hf`; relative to `package` if set
     package: str | None = None  # an installed Python package that holds `path` and `tokenizer`
     revision: str | None = label(None)  # hub revision
     # A litgpt config name, or an inline litgpt config. `random` builds it; `hf` plans with it before any download.
@@ -25,9 +25,9 @@ class TeacherConfig:
     tokenizer: str | None = location(
         None
     )  # null: comes with the source; "bytes"; or a folder or file with a tokenizer.json
-    dtype: Dtype = Dtype.fp32  # of the weights in memory and in the converted checkpoint
-    tied: bool | None = None  # embedding and head share weights; null: as the files say (`random`: no)
-    padded_vocab_size: int | None = whole(None, high=10**8)  # trims the embedding's padding rows to this many
+    dtype: Dtype = Dtype.fp32  # type of the weights in memory and in the converted checkpoint
+    tied: bool | None = None  # embedding and head share weights; null: as in the files (`random`: no)
+    padded_vocab_size: int | None = whole(None, high=10**8)  # trims the embedding to this many rows
     license: str | None = None  # written into the card of an export
 
     def __post_init__(self) -> None:
@@ -69,19 +69,19 @@ class DataConfig:
     source: DataSource = MISSING  # text, JSON lines, CSV or Parquet files, or a data set of the hub
     path: Any = location(None)  # a file, a folder, a glob, a list of these, or a hub name
     package: str | None = None  # an installed Python package that `path` is relative to
-    subset: str | None = None  # the hub data set's configuration
-    split: str = label("train")  # the hub data set's
-    # the field that holds the text; meta.text is the field text inside meta, messages.content all turns of a chat.
+    subset: str | None = None  # the configuration of the hub data set
+    split: str = label("train")  # the split of the hub data set
+    # The field that holds the text: meta.text is the field text inside meta, messages.content all turns of a chat.
     text_key: str = label("text")
-    special_tokens: bool = False  # a special token spelled out in a document, <|endoftext|>, becomes that token
+    special_tokens: bool = False  # special tokens spelled out in a document, such as <|endoftext|>, become tokens
     sample_by: SampleBy = SampleBy.document  # what one document is, in text files
     streaming: bool = False  # reads no more than data.max_tokens from the source
     max_tokens: int | None = whole(None, high=TOKENS)  # stop reading here; required when streaming
     repeat: bool = False  # allows more than four passes over the training text
     block_size: int = whole(MISSING, high=10**7)  # targets of a block: it holds block_size + 1 tokens
     validation: float = share(0.05)  # share of the documents
-    calibration: float = share(0.05)  # share of the documents, for ordering and search
-    seed: int = whole(0, low=0, high=LARGEST_SEED)  # of the split
+    calibration: float = share(0.05)  # share of the documents, for ordering, search and recovery
+    seed: int = whole(0, low=0, high=LARGEST_SEED)  # seed of the split into training, validation and calibration text
     workers: int = immaterial(whole(2, high=1_024))  # processes that tokenise
 
     def __post_init__(self) -> None:

@@ -16,11 +16,12 @@ from pipeline.config.run import Config
 
 HEAD = """# Configuration
 
-Every key, with its type, the schema's default (`???`: none, it must be given) and what it means. The files in `conf/`
-set some of them: `sprig --cfg job distill.tokens=0` prints what a command ends up with. A key is set by its full name,
-such as `search.mutation.gene_rate=0.3`; an unknown key, a wrong type or a value out of range is refused before it runs.
+Every key, with its type, the schema's default and its meaning. The default `???` means that you must set the key. The
+files in `conf/` set other defaults: `sprig --cfg job distill.tokens=0` prints the configuration of a command. Set a key
+by its full name, such as `search.mutation.gene_rate=0.3`. An unknown key, a wrong type or a value out of range is
+refused before anything runs.
 
-This page is made from the schema: to rewrite it, run `python -m pipeline.config`.
+This page is generated from the schema and its comments. To update it, run `python -m pipeline.config`.
 """
 
 

@@ -27,15 +27,15 @@ class SpeedConfig:
     """How teacher and student are timed, on the machine that evaluates them."""
 
     prefill: int | None = whole(None)  # tokens of the prompt; null: a block, or what the context leaves after `decode`
-    decode: int = whole(16)  # tokens after it, one at a time
+    decode: int = whole(16)  # tokens generated after the prompt, one at a time
     repetitions: int = whole(5, high=1_000)  # repetitions whose median is reported; the models take turns
 
 
 @dataclass
 class EvaluateConfig:
     blocks: int = whole(32, high=BLOCKS)  # validation blocks, evenly spaced over the validation split
-    batch: int = whole(8)  # blocks a forward pass
-    prompt: str = "The purpose of education is"  # that every model continues in the report
+    batch: int = whole(8)  # blocks per forward pass
+    prompt: str = "The purpose of education is"  # the prompt that every model continues in the report
     sample_tokens: int = whole(32, low=0)  # maximum tokens generated after the prompt
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     tasks: list[str] = field(default_factory=list)  # downstream tasks, by lm-eval's names
@@ -54,11 +54,11 @@ class ExportConfig:
     """The student as a Hugging Face folder. Nothing here changes a run, so nothing here is in a fingerprint."""
 
     to: str | None = location(None)  # the folder to make
-    # stock: its family's own class; padded: the same with exact zeros; own: a modelling file that travels with it;
-    # auto: the first of these that can hold the student
+    # stock: the family's transformers class; padded: the same class, with layers padded with zeros; own: a modelling
+    # file in the folder; auto: the first of these that can hold the student
     form: ExportForm = ExportForm.auto
-    dtype: Dtype = Dtype.fp32  # of the weights in it; bf16 halves the files, and rounds
-    gguf: GGUFKind = GGUFKind.none  # a GGUF file for llama.cpp in the folder too: its matrices' type
+    dtype: Dtype = Dtype.fp32  # type of the exported weights; bf16 halves the files and rounds
+    gguf: GGUFKind = GGUFKind.none  # also writes a GGUF file for llama.cpp, with matrices of this type
 
     def __post_init__(self) -> None:
         require(
@@ -72,9 +72,9 @@ class SampleConfig:
     """How a run's models continue `prompt` and answer in a chat. Nothing here changes a run, so nothing here is in a
     fingerprint."""
 
-    tokens: int = whole(64)  # maximum; fewer if the model ends its text
-    temperature: float = real(0.0, high=100)  # 0 takes the likeliest token each time; above, tokens are drawn
-    seed: int = whole(0, low=0, high=LARGEST_SEED)  # of the draws; the run's own would name another run
+    tokens: int = whole(64)  # maximum number of tokens; fewer if the model ends its text
+    temperature: float = real(0.0, high=100)  # 0: always the most probable token; above 0: tokens are sampled
+    seed: int = whole(0, low=0, high=LARGEST_SEED)  # seed of the sampling, separate from the run's seed
 
     def __post_init__(self) -> None:
         require(
@@ -85,10 +85,10 @@ class SampleConfig:
 
 @dataclass
 class TrackerConfig:
-    kind: TrackerKind = TrackerKind.none  # the metrics file of the run is complete without one
+    kind: TrackerKind = TrackerKind.none  # the run's metrics file is complete without a tracker
     project: str = label("sprig")
-    mode: str | None = None  # wandb's own: online, offline; null is WANDB_MODE's, or offline where there is no key
-    timeout: float = real(30.0, high=86_400, open_low=True)  # seconds that its server has to answer
+    mode: str | None = None  # online or offline; null: WANDB_MODE, or offline if there is no key
+    timeout: float = real(30.0, high=86_400, open_low=True)  # seconds to wait for its server
 
     def __post_init__(self) -> None:
         require(self.mode in (None, "online", "offline"), f"tracker.mode={self.mode} must be online or offline.")
@@ -102,11 +102,11 @@ class Config:
     run_name: str | None = immaterial(None)  # the run folder's name, instead of the preset's
     run: str | None = immaterial(location(None))  # reopens this run folder with its own configuration
     prompt: str | None = immaterial(None)  # the text that stage sample continues
-    # export, sample, chat, score: only when they are named.
+    # The stages to run. export, sample, chat, score and cache run only if they are named here.
     stages: list[str] = immaterial(field(default_factory=lambda: list(STAGES)))
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # every random draw depends on it; the split of the text does not
-    device: Device = immaterial(Device.auto)  # auto: a GPU where there is one
-    precision: Precision = Precision.auto  # auto: bf16-mixed where the processor has bf16, else fp32
+    device: Device = immaterial(Device.auto)  # auto: a GPU if there is one
+    precision: Precision = Precision.auto  # auto: bf16-mixed if the device supports bf16, else fp32
     plan: bool = immaterial(False)  # prints what the run would do and cost, and runs nothing
     debug: bool = immaterial(False)  # shows tracebacks
     outputs: str = immaterial(location("outputs"))  # the folder of artifacts and runs

@@ -21,30 +21,30 @@ CANDIDATES = 10**5  # of one generation
 
 @dataclass
 class CrossoverConfig:
-    offspring: int = whole(25, low=0, high=CANDIDATES)  # children a generation
+    offspring: int = whole(25, low=0, high=CANDIDATES)  # children per generation
 
 
 @dataclass
 class MutationConfig:
-    offspring: int = whole(25, low=0, high=CANDIDATES)  # mutants a generation
-    gene_rate: float = share(0.2)  # chance that a gene of a layer is drawn again
-    global_rate: float = share(0.4)  # chance that depth, and embedding width, is drawn again
+    offspring: int = whole(25, low=0, high=CANDIDATES)  # mutants per generation
+    gene_rate: float = share(0.2)  # probability that a gene of a layer is drawn again
+    global_rate: float = share(0.4)  # the same for depth and for embedding width
 
 
 @dataclass
 class LimitConfig:
-    """What a search may spend; null: whatever the strategy asks for. A search stops before an evaluation exceeds it."""
+    """What a search may spend; null: no limit. A search stops before an evaluation that would exceed a limit."""
 
     evaluations: int | None = whole(None, high=10**9)
-    tokens: int | None = whole(None, high=TOKENS)  # that evaluations predict
-    flops: int | None = whole(None, high=10**30)  # of their forward passes
+    tokens: int | None = whole(None, high=TOKENS)  # tokens predicted by evaluations
+    flops: int | None = whole(None, high=10**30)  # FLOPs of their forward passes
 
 
 @dataclass
 class RerankConfig:
-    """The best of a search, each trained for a short while: the winner is the one that reaches the lowest loss."""
+    """Trains the best candidates of a search briefly; the one that reaches the lowest loss wins."""
 
-    candidates: int = whole(0, low=0, high=10_000)  # how many; 0: the best untrained one wins
+    candidates: int = whole(0, low=0, high=10_000)  # number of candidates; 0: no rerank
     tokens: int = whole(20_480, high=TOKENS)  # training budget of each, with the run's distillation settings
     lr: float | None = real(None, **LEARNING_RATE)  # null: distill.lr
 
@@ -57,26 +57,27 @@ FROM_A_POPULATION = (Strategy.evolution, Strategy.one_plus_lambda, Strategy.loca
 class SearchConfig:
     """Bin-constrained search for the best untrained sub-network."""
 
-    # One of the strategies (docs/extend.md), or the import path of your own class.
+    # One of the strategies (docs/choose-a-search.md), or the import path of your own class.
     strategy: str = Strategy.evolution
     path: str | None = location(None)  # strategy=given: a sub-network's JSON file
-    # Members that a first generation begins with, the rest random.
+    # Rules whose candidates join the first generation; the others are random.
     start: list[Start] = used_by(field(default_factory=list), *FROM_A_POPULATION)
     population: int = used_by(whole(50, high=CANDIDATES), *FROM_A_POPULATION)  # candidates of the first generation
     generations: int = used_by(whole(100, low=0), *FROM_A_POPULATION)  # after the first
-    # Candidates a generation.
+    # Candidates per generation.
     offspring: int = used_by(whole(16, high=CANDIDATES), Strategy.one_plus_lambda, Strategy.local)
+    # The best candidates, from which offspring are made.
     parents: int = used_by(whole(10, high=CANDIDATES), Strategy.evolution)
     crossover: CrossoverConfig = used_by(field(default_factory=CrossoverConfig), Strategy.evolution)
     mutation: MutationConfig = used_by(field(default_factory=MutationConfig), Strategy.evolution)
-    evaluations: int = used_by(whole(100), Strategy.random)  # how many candidates; your own class reads every key
+    evaluations: int = used_by(whole(100), Strategy.random)  # number of candidates
     limit: LimitConfig = used_by(field(default_factory=LimitConfig), *FROM_A_POPULATION, Strategy.random)
     rerank: RerankConfig = field(default_factory=RerankConfig)
-    random_baseline: bool = False  # also score best-of-n random on as many tokens
-    # perplexity; kl: mean forward KL to the teacher, in nats per token; or the import path of your own function.
+    random_baseline: bool = False  # also evaluates random candidates on the same number of tokens
+    # perplexity; kl, the mean forward KL to the teacher in nats per token; or the import path of your own function.
     fitness: str = Fitness.perplexity
-    blocks: int = whole(8, high=BLOCKS)  # calibration blocks a candidate is scored on
-    batch: int = whole(8)  # blocks a forward pass
+    blocks: int = whole(8, high=BLOCKS)  # calibration blocks on which each candidate is evaluated
+    batch: int = whole(8)  # blocks per forward pass
 
     def __post_init__(self) -> None:
         known_or_own("search.strategy", self.strategy, Strategy, "MyStrategy")

@@ -1,4 +1,4 @@
-"""The correlation study: which fitness predicts what training gives."""
+"""The correlation study: which fitness predicts the trained loss."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,19 @@ FEWEST = 3  # sub-networks: two always rank alike or opposite
 
 @dataclass
 class StudyConfig:
-    """Sub-networks of the bin, each measured by every fitness and then trained; without any there is no study."""
+    """Sub-networks in the bin that are measured by every fitness and then trained. Without any, no study is made."""
 
-    random: int = whole(0, low=0, high=10_000)  # sub-networks drawn from the bin
+    random: int = whole(0, low=0, high=10_000)  # random sub-networks in the bin
     searched: int = whole(
         0, low=0, high=10_000
     )  # candidates of the run's search, evenly spaced from its best to its worst
     tokens: int | None = whole(
         None, high=TOKENS
     )  # training budget of each, with the run's distillation settings; null: distill.tokens
-    # Budgets of shorter trainings, each with a schedule of its own: the loss on calibration blocks is one more fitness.
+    # Budgets of shorter trainings, each with its own schedule, whose loss on calibration blocks is one more fitness.
     short: list[int] = whole([], high=TOKENS)
-    resamples: int = whole(1_000, high=100_000)  # of the bootstrap
-    confidence: float = share(0.95, open_low=True, open_high=True)  # of its intervals
+    resamples: int = whole(1_000, high=100_000)  # number of bootstrap resamples
+    confidence: float = share(0.95, open_low=True, open_high=True)  # level of the bootstrap's intervals
 
     def __post_init__(self) -> None:
         require(

@@ -34,18 +34,18 @@ class SpaceConfig:
     """Which sub-networks may be chosen (paper, method 3)."""
 
     granularity: Granularity = Granularity.coarse  # coarse: the first entries; fine: any
-    sharing: Sharing = Sharing.layerwise  # uniform: all layers alike
-    layers: Layers = Layers.prefix  # the first, the most influential, or any
-    head_pairs: HeadPairs = HeadPairs.last  # which RoPE pairs a cut head keeps; plain breaks them, as the paper does
-    attention_scale: AttentionScale = AttentionScale.teacher  # own: 1/sqrt of the cut head's size
-    step: Sizes = field(default_factory=Sizes)  # between the sizes that may be chosen
-    min: Sizes = field(default_factory=Sizes)  # least size
-    max: Sizes = field(default_factory=Sizes)  # largest size
+    sharing: Sharing = Sharing.layerwise  # uniform: the same sizes in all layers
+    layers: Layers = Layers.prefix  # prefix: the first; rank: the most influential; subset: any
+    head_pairs: HeadPairs = HeadPairs.last  # the RoPE pairs a cut head keeps; plain breaks pairs, as the paper does
+    attention_scale: AttentionScale = AttentionScale.teacher  # own: 1/sqrt of the cut head size
+    step: Sizes = field(default_factory=Sizes)  # steps between the sizes that may be chosen
+    min: Sizes = field(default_factory=Sizes)  # smallest sizes
+    max: Sizes = field(default_factory=Sizes)  # largest sizes
     hold: list[str] = field(default_factory=list)  # dimensions kept at the teacher's size
     type: str | None = label(None)  # the import path of your own subclass of pipeline.subnetwork.space.Space
-    exportable: Exportable = Exportable.any  # stock: only shapes that transformers' class of the family can hold
-    max_flops_per_token: int | None = whole(None, high=10**18)  # of a forward pass, over data.block_size tokens
-    max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # of the KV cache, in the run's precision
+    exportable: Exportable = Exportable.any  # stock: only shapes that the family's transformers class can hold
+    max_flops_per_token: int | None = whole(None, high=10**18)  # limit of a forward pass over data.block_size
+    max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # limit of the KV cache in the run's precision
 
     def __post_init__(self) -> None:
         for name in self.hold:
@@ -63,7 +63,7 @@ class BinConfig:
     tolerance: float = share(0.05)  # share of the centre
     low: int | None = whole(None, high=PARAMETERS)  # parameters, instead of a centre
     high: int | None = whole(None, high=PARAMETERS)  # parameters
-    # Which parameters are counted; exported: what transformers counts, for which space.exportable=stock is needed.
+    # Which parameters are counted; exported: what transformers counts, which needs space.exportable=stock.
     count: Count = Count.total
 
     def __post_init__(self) -> None:
@@ -77,13 +77,14 @@ class BinConfig:
 
 @dataclass
 class RecoverConfig:
-    """Closed-form recovery: a cut student's projections refitted to the teacher's activations by ridge regression."""
+    """Closed-form recovery: refits a cut student's projections to the teacher's activations by ridge regression."""
 
-    enabled: bool | None = None  # null: unless the student starts from random weights; true: refused then; false: off
+    # null: on, unless the student starts from random weights; true: on, and an error for random weights; false: off.
+    enabled: bool | None = None
     tokens: int = whole(65_536, high=TOKENS)  # calibration tokens, rounded down to whole blocks
-    # Candidates for the strength of the prior that the cut weights are right, in tokens; held-out blocks choose.
+    # Candidates for the strength of the prior that the cut weights are right, in tokens; held-out blocks decide.
     ridges: list[float] = real([1_500.0], high=1e12, open_low=True)
-    batch: int = whole(8)  # blocks a forward pass
+    batch: int = whole(8)  # blocks per forward pass
 
     def __post_init__(self) -> None:
         require(bool(self.ridges), "recover.ridges=[] has no candidate: name at least one.")
@@ -91,8 +92,8 @@ class RecoverConfig:
 
 @dataclass
 class OrderingConfig:
-    """Which entries count as the first ones."""
+    """How layers and entries are ranked. Coarse spaces keep the first entries of this order."""
 
-    kind: OrderingKind = OrderingKind.importance
-    blocks: int = whole(16, high=BLOCKS)  # calibration blocks that activations are measured on
-    batch: int = whole(8)  # blocks a forward pass
+    kind: OrderingKind = OrderingKind.importance  # none: the teacher's own order; importance: by activations
+    blocks: int = whole(16, high=BLOCKS)  # calibration blocks on which activations are measured
+    batch: int = whole(8)  # blocks per forward pass
