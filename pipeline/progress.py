@@ -10,7 +10,8 @@ from rich.text import Text
 
 from pipeline.ranks import rank
 
-SECONDS_BETWEEN_LINES = 10.0
+# Off a terminal: not before the first, then once a tenth of the whole is done, and after the second in any case.
+SECONDS_BETWEEN_LINES, MOST_SECONDS = 10.0, 30.0
 SECONDS_BETWEEN_BARS = 0.25
 BAR_WIDTH = 24
 
@@ -22,8 +23,9 @@ class Progress:
         progress.advance(50, loss="3.21")
 
     `total` and `start` are in units; `start` is what an earlier process had done, left out of the rate; without a total
-    there is no time left. Off a terminal a line appears every ten seconds, so quick work prints none. Ranks other than
-    0, and work inside work that is already shown, are quiet.
+    there is no time left. Off a terminal a line appears for each tenth of the whole or after 30 seconds, and none
+    within ten seconds, so quick work prints none. Ranks other than 0, and work inside work that is already shown, are
+    quiet.
     """
 
     _shown: ClassVar[bool] = False
@@ -64,10 +66,17 @@ class Progress:
         """`count` more units are done; `fields` are shown after them until they are given again."""
         self.done += count
         self.fields |= fields
-        now, pause = time.monotonic(), SECONDS_BETWEEN_BARS if self._live else SECONDS_BETWEEN_LINES
-        if not self._quiet and now - self._last >= pause:
+        now = time.monotonic()
+        if not self._quiet and now - self._last >= self._pause():
             self._last = now
             self._show()
+
+    def _pause(self) -> float:
+        """Seconds from what was shown last to what is shown next."""
+        if self._live:
+            return SECONDS_BETWEEN_BARS
+        soon = self.total is not None and 10 * (self.done - self._said) >= self.total
+        return SECONDS_BETWEEN_LINES if soon else MOST_SECONDS
 
     def status(self) -> str:
         """For example "tokenise 1,200/10,000 documents, 350/s, 0:25 left, loss 3.21"."""

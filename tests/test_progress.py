@@ -18,7 +18,17 @@ def clock(monkeypatch):
     return Clock
 
 
-def test_lines_off_a_terminal_come_every_ten_seconds(clock, capsys):
+def test_long_work_has_a_line_every_thirty_seconds(clock, capsys):
+    with Progress("train", total=1_000_000, unit="tokens") as bar:
+        for _ in range(70):
+            clock.now += 1
+            bar.advance(1000)
+    assert [line.split()[1] for line in capsys.readouterr().err.splitlines()] == [
+        f"{done},000/1.00M" for done in (30, 60, 70)
+    ]
+
+
+def test_lines_off_a_terminal_come_every_tenth_but_not_within_ten_seconds(clock, capsys):
     with Progress("tokenise", total=4000, unit="documents") as bar:
         for _ in range(34):
             clock.now += 1
