@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 from hand import CURVES, job, make_run, make_sweep
+from matplotlib.figure import Figure
 
+from pipeline.report.sweep import ends, savings, tables
 from pipeline.report.sweep import plots as sweep_plots
-from pipeline.report.sweep import savings, tables
 from pipeline.report.sweep.report import report
 from pipeline.report.sweep.runs import read
 
@@ -64,6 +66,19 @@ def test_a_start_that_ends_above_random_weights_has_an_upper_bound(tmp_path, mon
     folder = made(tmp_path, random_weights={100: 3.0, 400: 2.0}, searched={100: 3.5, 400: 2.5})
     report(folder)
     assert row(folder, "searched", "400")[5] == "< 1.00x" and row(folder, "searched", "400")[8] == "0 of 1"
+
+
+def test_the_plot_shows_where_trainings_end(folder):
+    figure = Figure()
+    ends.draw(figure, read(folder, False))
+    over_tokens, over_flops = figure.axes
+    lines = {line.get_label(): line for line in over_flops.get_lines()}
+    assert lines["init=searched"].get_xdata().tolist() == [350, 1250]
+    assert np.allclose(np.log(lines["init=searched"].get_ydata()), [2.5, 1.5])
+    assert {line.get_label(): line for line in over_tokens.get_lines()}["init=searched"].get_xdata().tolist() == [
+        100,
+        400,
+    ]
 
 
 def test_seeds_on_both_sides_are_a_range():

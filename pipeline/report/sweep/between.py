@@ -44,13 +44,13 @@ def comparisons(sweep: Sweep) -> list[Comparison]:
     """By setting, budget and seed. None without an axis of budgets, or without one of starts."""
     if BUDGET not in sweep.axes or not set(INITS) & set(sweep.axes) or sweep.means_nothing:
         return []
-    trainings, found = _trainings(sweep), []
+    all_trainings, found = trainings(sweep), []
     controls = {
         (_without_start(sweep, setting), seed): runs
-        for (setting, seed), runs in trainings.items()
+        for (setting, seed), runs in all_trainings.items()
         if runs[0].student["init"] == RANDOM_WEIGHTS
     }
-    for (setting, seed), runs in trainings.items():
+    for (setting, seed), runs in all_trainings.items():
         if runs[0].student["init"] != RANDOM_WEIGHTS and len(runs) > 1:
             others = controls.get((_without_start(sweep, setting), seed), [])
             found += [_compared(setting, seed, runs, each) for each in others]
@@ -58,7 +58,7 @@ def comparisons(sweep: Sweep) -> list[Comparison]:
     return sorted(found, key=lambda each: (places[each.setting], each.budget, each.seed))
 
 
-def _trainings(sweep: Sweep) -> dict[Training, list[Run]]:
+def trainings(sweep: Sweep) -> dict[Training, list[Run]]:
     """The runs that differ in their budget alone, by setting and seed, small budgets first."""
     place = list(sweep.axes).index(BUDGET)
     found: dict[Training, list[Run]] = {}

@@ -23,6 +23,7 @@ from pipeline.report.canvas import (
     short,
 )
 from pipeline.report.schema import Anatomy
+from pipeline.report.sweep import ends
 from pipeline.report.sweep import savings as sweep_savings
 from pipeline.report.sweep.runs import INITS, SAVINGS, Cell, Sweep
 from pipeline.report.sweep.savings import Fit, Point
@@ -66,6 +67,9 @@ def of(sweep: Sweep) -> list[Plot]:
             0.9 + 0.3 * len(shown),
         ),
     ]
+    if ends.shown(sweep):
+        says = "Perplexity after training over tokens and total FLOPs, by setting"
+        plots.append(Plot("budgets", "Perplexity against the budget", says, partial(ends.draw, sweep=sweep), 6.5))
     if any(sweep_savings.compared(sweep)):
         says = "What every run saves over its control"
         plots.append(Plot("savings", "Savings", says, partial(savings, sweep=sweep), _savings_height(sweep)))
@@ -207,7 +211,8 @@ def _over_budgets(axes: Axes, sweep: Sweep, setting: str, points: list[Point]) -
         for point in points:
             if point.kind == kind:
                 _dot(axes, point, PALETTE[place], point.budget * aside, _height(sweep, point))
-        axes.plot([], [], "o", color=PALETTE[place], label=title)
+        if any(point.kind == kind for point in points):
+            axes.plot([], [], "o", color=PALETTE[place], label=title)
     for fit in sweep_savings.fits(sweep):
         if fit.setting == setting:
             _fitted(axes, fit)
