@@ -42,7 +42,7 @@ def run(config: Config, overrides: list[str] | None = None) -> Summary | None:
 
     Raises:
         SprigError: the configuration does not fit, or an input is missing or damaged; finished artifacts stay.
-        Interrupted: SIGTERM or SIGUSR1 came (see pipeline.preemption); the same call goes on from there.
+        Interrupted: SIGTERM or SIGUSR1 came (see pipeline.preemption); the same call resumes from there.
     """
     tracker = Tracker()
     context = Context(config, tracker.log)

@@ -19,7 +19,7 @@ from pipeline.errors import SprigError
 from pipeline.ranks import world_size
 from pipeline.training.engine import batching
 
-_FITS = ".micro_batch.json"  # hidden: it is no part of the result
+_FITS = ".micro_batch.json"  # hidden, because it is not part of the result
 
 log = logging.getLogger("sprig")
 
