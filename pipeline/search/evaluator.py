@@ -1,4 +1,4 @@
-"""The losses of untrained sub-networks: the very model that extraction yields, run on calibration blocks."""
+"""The losses of untrained sub-networks on calibration blocks, computed by the models that extraction yields."""
 
 import math
 from collections import deque
@@ -18,13 +18,13 @@ from pipeline.models.student import hidden_states
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.value import SubNetwork
 
-# A fitness of the user's: teacher, candidate and tokens (B, T + 1) to the loss of each block (B,); lower is better.
+# The user's own fitness: maps teacher, candidate and tokens (B, T + 1) to the loss of each block (B,), lower is better.
 OwnFitness = Callable[[GPT, GPT, Tensor], Tensor]
 CPU_CHUNK_TOKENS = 128  # the candidate itself should dominate the memory
 
 
 class Evaluator:
-    """Scores candidates of one teacher on fixed blocks (n, T + 1), of which `batch` run at a time."""
+    """Evaluates candidates of one teacher on fixed blocks (n, T + 1), `batch` blocks at a time."""
 
     def __init__(
         self,
@@ -40,13 +40,14 @@ class Evaluator:
         device = next(teacher.parameters()).device
         self.chunks = blocks.to(device).split(batch)
         self.chunk = chunk_tokens(device, CPU_CHUNK_TOKENS)
-        # A GPU computes while the next candidate is cut. On a CPU that would only delay what is known.
+        # A GPU computes while the next candidate is cut. On a CPU, this would only delay the results.
         self.ahead = 1 if device.type == "cuda" else 0
         self.own: OwnFitness | None = imported("search.fitness", fitness) if is_own(fitness) else None
         self._targets: dict[int, Tensor] = {}
 
     def run(self, subs: list[SubNetwork]) -> Iterator[tuple[int, list[float]]]:
-        """Each candidate's number and its mean loss in nats a token on each block; a loss that is not finite is inf."""
+        """Yields each candidate's number and its mean loss per block, in nats per token; inf if a loss is not
+        finite."""
         begun: deque[tuple[int, Tensor]] = deque()
         for number, sub in enumerate(subs):
             begun.append((number, self._losses(sub)))
@@ -77,7 +78,7 @@ class Evaluator:
         if self.fitness == Fitness.perplexity:
             return token_nll(model, hidden, tokens[:, 1:], self.chunk)
         if chunk not in self._targets:
-            # Hidden states instead of logits: the vocabulary is some eighty times as wide.
+            # Keep hidden states instead of logits, because the vocabulary is about eighty times as wide.
             self._targets[chunk] = hidden_states(self.teacher, tokens[:, :-1])
         return token_kl(self.teacher, self._targets[chunk], model, hidden, self.chunk)
 

@@ -1,4 +1,5 @@
-"""The search itself: ask a strategy, score what it asks for, tell it, until it has nothing more to ask or may not."""
+"""The search loop: asks a strategy for candidates, evaluates them, and reports their fitness, until it or a limit
+ends."""
 
 import logging
 import math
@@ -18,18 +19,18 @@ log = logging.getLogger("sprig")
 
 
 class Scorer(Protocol):
-    """What evaluates: an Evaluator, or many of them at a time."""
+    """Evaluates candidates: one Evaluator, or one on each rank."""
 
     def run(self, candidates: list[SubNetwork]) -> Iterator[tuple[int, list[float]]]:
-        """The number of each candidate and its losses, block by block, as they come."""
+        """Yields the number of each candidate and its losses, one per block, as they become available."""
 
 
 class Search:
-    """One search, from its journal on.
+    """One search, resumed from its journal.
 
-    What the journal already knows is not evaluated again: the strategy is led along the same way up to where it was
-    killed. The search ends before the first evaluation that the budget does not allow, even in the middle of a batch,
-    so that strategies with other batches spend the same.
+    Candidates in the journal are not evaluated again: the strategy receives their recorded fitness, and so proposes the
+    same candidates up to the interruption. The search ends before the first evaluation that the budget does not allow,
+    even in the middle of a generation, so that strategies with other generation sizes spend the same.
 
     Args:
         parameters: the count that the journal notes of a candidate.
@@ -81,7 +82,7 @@ class Search:
         return self.best
 
     def _scored(self, asked: list[SubNetwork]) -> list[Scored]:
-        """What the strategy receives: all that it asked for, or as many as the budget allows."""
+        """The fitness of all candidates that were asked for, or of as many as the budget allows."""
         candidates = []
         for sub in asked:
             self.allowed = self.allowed and self.budget.take(sub, self.config.blocks)
@@ -113,7 +114,7 @@ class Search:
                 done += 1
 
     def _show(self) -> None:
-        """One more candidate is evaluated."""
+        """Shows that one more candidate has been evaluated."""
         if self.resuming:
             self.progress.begin_at(self.progress.done + 1)
             return

@@ -1,4 +1,4 @@
-"""A sub-network in the making, and the random draws that it is made with."""
+"""A sub-network under construction, and the random draws that build it."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ _T = TypeVar("_T")
 
 @dataclass
 class Draft:
-    """A sub-network in the making. `rows` holds the genes of each kept layer in the order of GENES, or one row that all
-    layers share; `seeds` one index seed a row. Seeds are None in coarse spaces."""
+    """A sub-network under construction. `rows` has the genes of each kept layer in the order of GENES, or one row that
+    all layers share; `seeds` has one index seed per row. Seeds are None in coarse spaces."""
 
     layers: list[int]
     n_embd: int
@@ -26,21 +26,21 @@ class Draft:
 
 
 def pick(values: Sequence[_T], rng: np.random.Generator) -> _T:
-    """One of a sequence, uniformly."""
+    """Draws one element of a sequence uniformly."""
     return values[int(rng.random() * len(values))]
 
 
 def split(total: int, rows: int, least: int, most: int, rng: np.random.Generator) -> list[float]:
-    """Random budgets in least..most, one a row, that sum to `total` (within rows * least..rows * most).
+    """Random budgets in least..most, one per row, that sum to `total` (within rows * least..rows * most).
 
-    Uniform draws to a random power are rescaled towards the end of the range that they are short of. The power runs
-    from nearly equal rows to a few rows that take nearly all, because plain uniform draws would never leave a single
-    row a large share of a small total, and so starve the large genes.
+    Uniform draws are raised to a random power and rescaled to the total. The power ranges from nearly equal rows to a
+    few rows that take nearly everything. Plain uniform draws would never give a single row a large share of a small
+    total, so large genes would hardly ever occur.
     """
     if rows == 1 or least == most:
         return [total / rows] * rows
     share = (total - rows * least) / (rows * (most - least))
-    small = min(share, 1 - share)  # below one half: mirrored, so that both ends are treated alike
+    small = min(share, 1 - share)  # at most one half; larger shares are mirrored, so both ends are treated alike
     drawn = rng.random(rows) ** (max(small, 1e-3) ** rng.uniform(-1, 1))
     mean = drawn.mean()
     drawn = drawn * (small / mean) if mean > small else 1 - (1 - drawn) * ((1 - small) / (1 - mean))

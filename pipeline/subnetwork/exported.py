@@ -78,7 +78,8 @@ def _common_head_size(architecture: Architecture, sub: SubNetwork) -> int | None
         return sizes.pop() if len(sizes) == 1 else None
     kept = {size: rotary_run(architecture, size, sub.head_pairs) for size in sizes}
     pairs = architecture.rope_entries // 2
-    if not architecture.rope_adjusted:  # adjusted frequencies do not follow a power law: a stock class has all or none of them
+    # Adjusted frequencies do not follow a power law, so a stock class has all or none of them.
+    if not architecture.rope_adjusted:
         pairs = shortest_run([range(o, o + step * count, step) for o, step, count in kept.values()])[2]
     head_size = 2 * pairs + max(size - 2 * count for size, (_, _, count) in kept.items())
     return None if architecture.qk_norm and sizes != {head_size} else head_size

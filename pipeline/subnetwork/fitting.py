@@ -1,7 +1,8 @@
-"""Genes that bring a model's parameter count into a bin, and its costs within limits, by construction.
+"""Moves genes so that a model's parameter count lies in a bin and its costs within limits, by construction.
 
-A count is affine in every single gene. So the values of one gene that land in the bin, all else fixed, are a run of its
-grid that two divisions find; and a layer whose attention is chosen has one MLP width that meets a budget.
+The count is affine in each single gene. So if all other genes are fixed, the values of one gene that land in the bin
+are a contiguous part of its grid, which two divisions find. And once a layer's attention is chosen, one MLP width meets
+a budget best.
 """
 
 from bisect import bisect_left, bisect_right
@@ -19,15 +20,15 @@ from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.limits import Limit
 from pipeline.subnetwork.stock import splits
 
-TRADES = 9  # times that attention makes room, of 1, 2, 4, ... genes, before a draft is given up
+TRADES = 9  # rounds in which 1, 2, 4, ... attention genes shrink to make room, before a draft is given up
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a layer can cost at one embedding width, in parameters.
+    """The possible costs of a layer at one embedding width, in parameters.
 
-    `options` are the (n_query_groups, heads_per_group, head_size) of `attention`, the costs of a layer without its MLP
-    neurons, ascending; `neuron` is the cost of one neuron.
+    `attention` has the costs of a layer without its MLP neurons, ascending, and `options` the corresponding
+    (n_query_groups, heads_per_group, head_size). `neuron` is the cost of one neuron.
     """
 
     options: list[list[int]]
@@ -40,7 +41,8 @@ class Costs:
 class Fitter:
     """Draws and moves genes so that the count lands in the bin and no limit is exceeded.
 
-    `split` heads share out the width (see stock.py): a layer's attention is then one of few, and only MLPs can move.
+    With `split`, the heads divide the width among them (see stock.py). A layer then has only a few possible attentions,
+    and only MLPs can move.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Fitter:
         self._by_name = grids
         axes = np.meshgrid(*(np.array(grid) for grid in self.grids[:3]), indexing="ij")
         self._options = np.stack([axis.ravel() for axis in axes])
-        # What is kept within bounds: the count first, then every limit. Costs of a layer, by width and genes.
+        # A layer's cost by width and genes, for every quantity with a bound: first the count, then each limit.
         self._layers: list[Callable[..., Count]] = [
             partial(layer_parameters, architecture),
             *(limit.layer for limit in limits),
@@ -102,7 +104,7 @@ class Fitter:
         ]
 
     def places(self, draft: Draft) -> list[Place]:
-        """Row and gene of every gene that has a choice of its own."""
+        """Row and gene of every gene that can take more than one value."""
         return [(row, gene) for row in range(len(draft.rows)) for gene in range(len(GENES)) if self._has_choice(gene)]
 
     def _has_choice(self, gene: int) -> bool:
@@ -111,8 +113,8 @@ class Fitter:
     def draw_rows(self, n_embd: int, depth: int, rows: int, rng: np.random.Generator) -> list[list[int]]:
         """Genes for `rows` rows (depth, or 1 that all layers share) of a model that aims at a random count in the bin.
 
-        Each row takes an attention uniformly among those that its budget allows, then the MLP width that comes nearest
-        to what is left; what a row misses is added to the next one's budget.
+        Each row draws an attention uniformly from those that its budget allows, then takes the MLP width nearest to the
+        rest of the budget. The remainder is added to the next row's budget.
         """
         costs, neurons = self.costs(n_embd), self.grids[3]
         outer = outer_parameters(self.architecture, n_embd, self.bin.count)
@@ -137,10 +139,11 @@ class Fitter:
     def fit(self, draft: Draft, free: list[Place], rng: np.random.Generator) -> bool:
         """Moves genes until the count is in the bin and no limit is exceeded: first the `free` ones, then any.
 
-        Genes come in random order. One that can land in the bin takes any value that does; one that cannot goes a
-        random part of the way, so that many genes share the burden. Where a limit keeps a small model from growing, its
-        attention makes room for MLPs, which cost no limit more for their parameters than attention does, and which from
-        then on move first. Returns False where the last gap is smaller than a step of every gene, or no room is found.
+        Genes are visited in random order. A gene that can land in the bin takes a random value that does. A gene that
+        cannot moves a random part of the way, so that many genes share the change. If a limit keeps a small model from
+        growing, its attention shrinks to make room for MLPs, which use no more of any limit per parameter than
+        attention does; from then on, MLPs move first. Returns False if the last gap is smaller than every gene's step,
+        or if no room is found.
         """
         if self.split:
             self._split_anew(draft, rng)

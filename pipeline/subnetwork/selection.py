@@ -1,4 +1,4 @@
-"""From a sub-network's sizes to the teacher's entries that it keeps."""
+"""Selects the teacher's entries that a sub-network keeps, from its sizes."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 @dataclass(frozen=True)
 class Ordering:
-    """Which entries come first, most important first. Entries name the original teacher's.
+    """The entries of each dimension, most important first. They are numbers of the original teacher's entries.
 
     Shapes: layers (L,), embedding (E,), groups (L, G), heads (L, G, H/G) within each group, values (L, G, H_s) within
     each group, neurons (L, D). q and k entries are not ordered: rotary pairs must stay together (`head_pairs`).
@@ -46,8 +46,8 @@ class Ordering:
 
 @dataclass(frozen=True)
 class LayerSelection:
-    """Kept entries of one layer. Shapes: groups (g,), heads (g, h) within each kept group, rotary (head_size,) q and k
-    entries of a head, values (g, head_size) v entries of each kept group, neurons (d,)."""
+    """The kept entries of one layer. Shapes: groups (g,); heads (g, h), within each kept group; rotary (head_size,),
+    the q and k entries of a head; values (g, head_size), the v entries of each kept group; neurons (d,)."""
 
     groups: np.ndarray
     heads: np.ndarray
@@ -58,17 +58,18 @@ class LayerSelection:
 
 @dataclass(frozen=True)
 class Selection:
-    """Kept entries of the whole model: embedding (e,), and one LayerSelection per kept layer."""
+    """The kept entries of the whole model: embedding (e,), and one LayerSelection per kept layer."""
 
     embedding: np.ndarray
     layers: tuple[LayerSelection, ...]
 
 
 def rotary_run(architecture: Architecture, head_size: int, head_pairs: str) -> tuple[int, int, int]:
-    """The arithmetic run of rotary pairs that a head of this size keeps: (offset, step, number of pairs).
+    """The rotary pairs that a head of this size keeps, as an arithmetic progression (offset, step, number of pairs).
 
-    `head_pairs` is "last", "first" or "strided": every step-th pair, at the widest step that leaves enough of them,
-    counted back from the last pair. Beyond half of the pairs that step is 1 and the run is that of "last".
+    `head_pairs` is "last", "first" or "strided". Strided keeps every step-th pair, counted back from the last pair,
+    with the largest step that leaves enough pairs. If more than half of the pairs are kept, the step is 1, as in
+    "last".
     """
     total = architecture.rope_entries // 2
     kept = int(architecture.rotary_percentage * head_size) // 2
@@ -79,8 +80,8 @@ def rotary_run(architecture: Architecture, head_size: int, head_pairs: str) -> t
 
 
 def _rotary_entries(architecture: Architecture, head_size: int, head_pairs: str) -> np.ndarray:
-    """Kept q and k entries (head_size,): the first ones, pairs broken, where `head_pairs` is "plain"; else pairs, and
-    the entries beyond the rotary ones after the same pattern."""
+    """The kept q and k entries (head_size,). With `head_pairs` "plain", these are the first entries, and pairs are
+    broken; otherwise whole pairs, and non-rotary entries in the same pattern."""
     if head_pairs == "plain":
         return np.arange(head_size)
     rotary, entries = architecture.rope_entries, architecture.head_size
@@ -107,7 +108,7 @@ def _coarse_layer(layer: int, gene: LayerGenes, ordering: Ordering) -> tuple[np.
 
 
 def _fine_layer(architecture: Architecture, gene: LayerGenes, seed: int) -> tuple[np.ndarray, ...]:
-    """Whole permutations are drawn and then cut, so that a gene that changes its size keeps a nested set."""
+    """Draws whole permutations and cuts them, so that changing the size of a gene gives nested sets of entries."""
     groups, heads = architecture.n_query_groups, architecture.heads_per_group
 
     def order(purpose: int, rows: int, entries: int) -> np.ndarray:
@@ -124,7 +125,7 @@ def _fine_layer(architecture: Architecture, gene: LayerGenes, seed: int) -> tupl
 
 
 def select(sub: SubNetwork, architecture: Architecture, ordering: Ordering) -> Selection:
-    """The teacher's entries that a sub-network keeps, every list ascending.
+    """The teacher's entries that a sub-network keeps, each list in ascending order.
 
     Raises:
         SprigError: the sub-network was found under another ordering.

@@ -1,4 +1,4 @@
-"""The refit of one layer after another, on the residual streams of teacher and student."""
+"""Refits one layer after another, on the residual streams of teacher and student."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,10 +20,10 @@ from pipeline.subnetwork.value import SubNetwork
 
 @dataclass(frozen=True)
 class Refit:
-    """What became of one projection, or of several refitted jointly, of the student's layer `layer`.
+    """The result for one projection, or for several refitted jointly, in the student's layer `layer`.
 
-    `ridge` is the chosen one in tokens, None where the cut weights were kept because no ridge lowered the error;
-    `before` and `after` are weighted squared errors of a held-out token.
+    `ridge` is the chosen strength in tokens, or None if the cut weights were kept because no ridge lowered the error.
+    `before` and `after` are the weighted squared errors per held-out token.
     """
 
     layer: int
@@ -35,8 +35,9 @@ class Refit:
 
 @dataclass(frozen=True)
 class _Write:
-    """One addition to the residual stream: which projections write it and which read for it, by their names in the
-    block; `ours` and `theirs` take the student's and the teacher's stream past it."""
+    """One addition to the residual stream, by attention, the MLP, or both in parallel. `writers` are the projections
+    that write it and `readers` those that read its input, by their names in the block. `ours` and `theirs` advance the
+    student's and the teacher's stream past it."""
 
     writers: tuple[str, ...]
     readers: dict[str, tuple[str, ...]]  # by the norm that they read
@@ -47,9 +48,10 @@ class _Write:
 class Layers:
     """Refits a student's layers in order. `chunks` hold the streams that enter the next layer, and advance in place.
 
-    A projection that writes to the stream is refitted towards the teacher's stream past it, on the kept embedding
-    entries, each token weighted by the inverse mean square of that target. One that reads it, where the width is cut,
-    is refitted before, towards the teacher's pre-activations on the kept rows, all tokens alike: a norm made them so.
+    Projections that write to the stream are refitted so that the student's stream matches the teacher's after the
+    addition, on the kept embedding entries. Each token is weighted by the inverse mean square of this target. If the
+    width is cut, projections that read the stream are refitted first, towards the teacher's pre-activations on the kept
+    rows. All tokens then have the same weight, because a norm has already scaled them alike.
     """
 
     def __init__(
@@ -74,14 +76,14 @@ class Layers:
                 chunk.theirs = self._dropped(0, sub.layers[0], chunk.theirs)
 
     def skip(self, number: int) -> None:
-        """Takes both streams through a layer that is refitted already, with the arithmetic of its refit."""
+        """Advances both streams through an already refitted layer, with the same arithmetic as its refit."""
         with self.autocast():
             for write in self._writes(number):
                 for chunk in self.chunks:
                     chunk.theirs, chunk.ours = write.theirs(chunk.theirs), write.ours(chunk.ours)
 
     def refit(self, number: int) -> tuple[Refit, ...]:
-        """Refits a layer and takes both streams through it."""
+        """Refits a layer and advances both streams through it."""
         refits = []
         for write in self._writes(number):
             if self.refit_inputs:
@@ -91,10 +93,10 @@ class Layers:
         return tuple(refits)
 
     def _writes(self, number: int) -> list[_Write]:
-        """A layer's additions to the stream: attention and MLP, or both at once where they are parallel.
+        """A layer's additions to the stream: attention and MLP, or both at once if they are parallel.
 
-        The teacher's last one takes its stream through the dropped layers as well, which the student's thereby takes
-        over.
+        The last one also advances the teacher's stream through the dropped layers that follow, so that the student's
+        layer learns to stand in for them.
         """
         student, teacher, layer = self.student, self.teacher, self.sub.layers[number]
         after = (*self.sub.layers[1:], teacher.config.n_layer)[number]
@@ -124,14 +126,14 @@ class Layers:
         ]
 
     def _dropped(self, first: int, after: int, x: Tensor) -> Tensor:
-        """The teacher's stream through its layers first, ..., after - 1."""
+        """The teacher's stream after its layers first, ..., after - 1."""
         for layer in range(first, after):
             x = through(self.teacher, layer, x)
         return x
 
     def _rows(self, number: int) -> Block:
-        """The teacher's block of a student's layer, its rows cut as the student's but its width whole: what the
-        student's input projections should put out, the attention scale included."""
+        """The teacher's block for a student's layer, with rows cut as in the student but at full width. Its input
+        projections compute what the student's should, including the attention scale."""
         layers, genes = (self.sub.layers[number],), (self.sub.genes[number],)
         width = self.teacher.config.n_embd
         sub = replace(self.sub, layers=layers, genes=genes, n_embd=width)
@@ -156,7 +158,7 @@ class Layers:
         return refit
 
     def _refit_writers(self, number: int, write: _Write) -> Refit:
-        """Refits the projections of one write jointly, towards the teacher's stream past it."""
+        """Refits the projections of one addition jointly, towards the teacher's stream after it."""
         block = self.student.transformer.h[number]
         writers = [block.get_submodule(name) for name in write.writers]
         regression = self._regression(sum(each.in_features for each in writers), self.sub.n_embd, writers[0])
@@ -166,7 +168,8 @@ class Layers:
                     stream = write.ours(chunk.ours)
                 chunk.theirs = write.theirs(chunk.theirs)
             target = at_least_fp32(chunk.theirs[..., self.kept])
-            # What the next norm divides by. It also tames the first token, whose stream may be 100 times larger.
+            # The square of what the next norm divides by. This also tames the first token, whose stream can be 100
+            # times larger than the others'.
             weights = 1 / (target.square().mean(-1) + self.teacher.config.norm_eps)
             regression.add(torch.cat(chunk.features, dim=-1), target - stream, weights, chunk.held_out)
         correction, refit = self._solved(number, "+".join(write.writers), regression)
@@ -191,8 +194,8 @@ class Layers:
 
 @torch.no_grad()
 def _correct(projections: list[nn.Linear], delta: Tensor) -> None:
-    """Adds to weights the rows of delta (features of all projections and perhaps a constant, outputs), and its constant
-    to the bias of the last projection."""
+    """Adds the rows of `delta` (features of all projections and perhaps a constant, outputs) to the weights, and the
+    constant to the bias of the last projection."""
     first = 0
     for each in projections:
         each.weight += delta[first : first + each.in_features].T.to(each.weight.dtype)

@@ -1,4 +1,7 @@
-"""Ridge regression towards zero, from sums over tokens: the correction of one projection."""
+"""Ridge regression of the correction to a projection's weights, from sums over tokens.
+
+The correction shrinks towards zero, so the weights shrink towards the cut weights.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +16,10 @@ Reduce = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Correction:
-    """What to add to a projection's weights.
+    """A correction to add to a projection's weights.
 
-    `delta` is (features, outputs), None where the cut weights are kept; `ridge` is what was chosen, in tokens;
-    `before` and `after` are the weighted squared errors of the held-out tokens, a token.
+    `delta` has the shape (features, outputs), and is None if the cut weights are kept. `ridge` is the chosen strength
+    in tokens. `before` and `after` are the weighted squared errors per held-out token.
     """
 
     delta: Tensor | None
@@ -30,12 +33,12 @@ def at_least_fp32(tensor: Tensor) -> Tensor:
 
 
 class Regression:
-    """Errors (outputs) regressed on features, each token weighted, in sums that ranks can add up.
+    """Regresses errors (outputs) on features with a weight per token, through sums that ranks can add up.
 
     Minimises sum_t w_t |e_t - D' a_t|^2 + (ridge / N) * mean(diag G) * |D|^2 over D, where G = sum_t w_t a_t a_t' and N
-    is the number of tokens: a prior worth `ridge` tokens of isotropic features that says "the cut weights are right".
-    A token is summed in fp32 or better within a chunk, and in fp64 over chunks. With a `constant` a one is appended to
-    the features, for the bias; it is not penalised, because a shift of all outputs costs no variance worth shrinking.
+    is the number of tokens. The penalty is a prior that the cut weights are right, worth `ridge` tokens of isotropic
+    features. Sums are in fp32 or better within a chunk, and in fp64 over chunks. With `constant`, a 1 is appended to
+    the features for the bias. It is not penalised, because a common shift of the outputs adds little variance.
     """
 
     def __init__(self, features: int, outputs: int, constant: bool, device: torch.device, reduce: Reduce | None):
@@ -47,7 +50,7 @@ class Regression:
         self.held_out: list[tuple[Tensor, Tensor]] = []
 
     def add(self, features: Tensor, errors: Tensor, weights: Tensor, held_out: bool) -> None:
-        """Takes in features (..., F), errors (..., O) and weights (...) of some tokens, to fit or to be held out."""
+        """Adds tokens with features (..., F), errors (..., O) and weights (...), to fit or to hold out."""
         root = at_least_fp32(weights).flatten().sqrt()[:, None]
         x, e = (at_least_fp32(each).flatten(0, -2) * root for each in (features, errors))
         if self.constant:
@@ -62,10 +65,10 @@ class Regression:
     def solve(self, ridges: Sequence[float], what: str) -> Correction:
         """The correction under the ridge that errs least on the held-out tokens; `what` names it in errors.
 
-        A ridge under which the Gram matrix is numerically singular is passed over for the larger ones.
+        Skips a ridge with which the Gram matrix is numerically singular; larger ones may still work.
 
         Raises:
-            SprigError: the Gram matrix is singular under every ridge, or activations are not finite.
+            SprigError: the Gram matrix is singular with every ridge, or activations are not finite.
         """
         gram, cross, tokens = self.reduce(self.gram), self.reduce(self.cross), self.reduce(self.tokens).item()
         diagonal = gram.diagonal().clone()

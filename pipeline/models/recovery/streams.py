@@ -1,4 +1,4 @@
-"""One chunk of calibration tokens on its way through teacher and student, layer by layer."""
+"""Chunks of calibration tokens that pass through teacher and student layer by layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +45,7 @@ def through(model: GPT, layer: int, x: Tensor) -> Tensor:
 
 @contextmanager
 def captured(projections: list[nn.Linear]) -> Iterator[list[Tensor]]:
-    """Collects the inputs of these layers, in the order they run."""
+    """Collects the inputs of these projections, in the order in which they run."""
     inputs: list[Tensor] = []
     handles = [each.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for each in projections]
     try:
