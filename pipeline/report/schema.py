@@ -19,6 +19,7 @@ class TeacherSummary(TypedDict):
     random_weights: NotRequired[bool]  # drawn, not trained: nothing that is measured against it means anything
     parameters: int
     perplexity: float | None
+    bits_per_byte: NotRequired[float | None]
     flops_per_token: int
 
 
@@ -92,6 +93,7 @@ class ModelSummary(TypedDict):
     untrained_perplexity: float | None
     recovered_perplexity: NotRequired[float | None]  # after recovery, before training
     final_perplexity: float | None
+    final_bits_per_byte: NotRequired[float | None]
     tokens: int
     lr: float
     flops: ModelFlops
@@ -209,6 +211,7 @@ class Summary(TypedDict):
 class Continuation(TypedDict):
     nll: float
     perplexity: float
+    bits_per_byte: float  # of the targets as UTF-8 text: comparable across tokenizers
     sample: str
 
 
@@ -217,6 +220,7 @@ class Evaluation(TypedDict):
 
     prompt: str
     tokens: int
+    bytes: int  # of those tokens as text, ends of documents left out
     models: dict[str, Continuation]
 
 

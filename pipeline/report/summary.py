@@ -57,9 +57,11 @@ def summarise(
 ) -> Summary:
     """The arguments are as those of pipeline.report.material.Material, `candidates` of the search itself."""
     config, length = context.config, context.config.data.block_size
-    perplexities = {name: each["perplexity"] for name, each in evaluation["models"].items()} if evaluation else {}
+    models = evaluation["models"] if evaluation else {}
+    perplexities = {name: each["perplexity"] for name, each in models.items()}
+    per_byte = {name: each["bits_per_byte"] for name, each in models.items()}
     trained = {
-        role: _model(context, role, done, subnetworks.get(role), curves.get(role, []), perplexities)
+        role: _model(context, role, done, subnetworks.get(role), curves.get(role, []), perplexities, per_byte)
         for role in extract.roles(context)
     }
     student, control = trained["student"], trained.get("control")
@@ -78,6 +80,7 @@ def summarise(
             "random_weights": _random_weights(context),
             "parameters": parameters(context.architecture),
             "perplexity": perplexities.get("teacher"),
+            "bits_per_byte": per_byte.get("teacher"),
             "flops_per_token": flops_per_token(context.architecture, length=length),
         },
         "data": {
@@ -175,6 +178,7 @@ def _model(
     sub: SubNetwork | None,
     curve: Curve,
     perplexities: dict[str, float],
+    per_byte: dict[str, float],
 ) -> ModelSummary:
     config, folder = context.config, done.get(f"distilled_{role}")
     tokens, length = int(curve[-1][0]) if curve else 0, config.data.block_size
@@ -190,6 +194,7 @@ def _model(
         "untrained_perplexity": perplexities.get("untrained") if recovered else start,
         "recovered_perplexity": start if recovered else None,
         "final_perplexity": perplexities.get(role),
+        "final_bits_per_byte": per_byte.get(role),
         "tokens": tokens,
         "lr": distill.learning_rate(context, role),
         "flops": {"student": per_token * tokens, "teacher": cache.teacher_flops(context, tokens)},

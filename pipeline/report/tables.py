@@ -55,9 +55,13 @@ def number(value: float | None, form: str) -> str:
 def note(summary: Summary) -> str:
     """What the closing table's figures are."""
     blocks = summary["data"]["validation_blocks"]
+    models = {"teacher": summary["teacher"].get("bits_per_byte")}
+    models |= {name: model.get("final_bits_per_byte") for name, model in trained_models(summary).items()}
+    per_byte = ", ".join(f"{name} {bits:.3f}" for name, bits in models.items() if bits is not None)
     return (
         f"Perplexity is exp(mean nats per token), on the same {blocks} validation blocks for every model. FLOPs are "
         "of training, the teacher's included, which with a logits cache are those of filling it, once for all readers."
+        f"{f' In bits per byte of text, which models of any tokenizer share: {per_byte}.' if per_byte else ''}"
     )
 
 

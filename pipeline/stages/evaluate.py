@@ -13,7 +13,7 @@ from pipeline.progress import Progress
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 
-STAGE, VERSION = "evaluate", 2
+STAGE, VERSION = "evaluate", 3
 RESULT = "evaluation.json"
 SPEED_VERSION, SPEED = 1, "speed.json"
 
@@ -34,6 +34,9 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, models: d
     blocks = context.evenly(roots.tokens, "validation", config.blocks, "evaluate.blocks")
     tokenizer = context.tokenizer(roots.teacher)
     prompt = tokenizer.encode(config.prompt)
+    targets = blocks[:, 1:]
+    texts = ([token for token in row if token != tokenizer.eos_id] for row in targets.tolist())
+    size = sum(len(tokenizer.decode(row).encode()) for row in texts)
     result = {}
     with Progress("evaluate", total=1 + len(models), unit="models") as progress:
         for name in ("teacher", *models):
@@ -43,9 +46,14 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, models: d
                 model = context.student(models[name], context.device)
             nll = mean_nll(model, blocks, config.batch, context.precision)
             new = continue_text(model, prompt, config.sample_tokens, tokenizer.eos_id, context.precision)
-            result[name] = {"nll": nll, "perplexity": math.exp(nll), "sample": tokenizer.decode(new)}
+            result[name] = {
+                "nll": nll,
+                "perplexity": math.exp(nll),
+                "bits_per_byte": nll * targets.numel() / (math.log(2) * size),
+                "sample": tokenizer.decode(new),
+            }
             progress.advance(1)
-    write_json(folder / RESULT, {"prompt": config.prompt, "tokens": blocks[:, 1:].numel(), "models": result})
+    write_json(folder / RESULT, {"prompt": config.prompt, "tokens": targets.numel(), "bytes": size, "models": result})
 
 
 def prefill(context: Context) -> int:

@@ -70,6 +70,9 @@ def test_perplexity_is_what_a_dense_loss_on_the_same_blocks_gives(folder, summar
         logits = model(tokens[:, :-1])[..., :257].double()
     nll = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
     assert summary[role]["final_perplexity"] == pytest.approx(math.exp(nll), rel=1e-5)
+    written = (tokens[:, 1:] < 256).sum()  # the teacher's other tokens are bytes, 256 ends a document
+    bits = nll * tokens[:, 1:].numel() / math.log(2) / written
+    assert summary[role]["final_bits_per_byte"] == pytest.approx(bits.item(), rel=1e-5)
     assert sum(parameter.numel() for parameter in model.parameters()) == summary[role]["parameters"]
 
 
