@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from rich.logging import RichHandler
@@ -97,7 +98,7 @@ def _report(words: list[str]) -> None:
 def _help(words: list[str]) -> None:
     with session([word for word in words if "=" in word]) as opened:
         config = opened.compose()
-        print(opened.hydra.get_help(config.hydra.help, config, get_args_parser(), resolve=False))
+        print(Hydra("sprig", opened.loader).get_help(config.hydra.help, config, get_args_parser(), resolve=False))
 
 
 def _show(command: Command) -> None:

@@ -9,28 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
-from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline import groups
 from pipeline.config import Cluster, Config, keys, register, to_objects
 from pipeline.config.values import read_as_written
 from pipeline.errors import SprigError
-from pipeline.overrides import NULLABLE, SEARCHED, SEARCHPATH, Words, refuse_hydra
+from pipeline.groups import CONF, Files
+from pipeline.overrides import NULLABLE, SEARCHPATH, Words, refuse_hydra
 
 # What a reopened run does not take over.
 OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export", "prompt", "sample")
-CONF = Path(__file__).resolve().parent.parent / "conf"
 OWN_CONF = "conf"  # a project's own choices, in the working directory
 PRESETS = ("experiment", "size")  # the groups that decide which others a command uses
 OPTIONAL = ("size/axes",)  # a size has axes for some presets only
@@ -47,13 +41,17 @@ class Session:
     """Hydra over Sprig's and the project's configuration files. `words` are checked; `searched` are the words by which
     another process finds the same files."""
 
-    hydra: Hydra
+    files: Files
     words: list[str]
     searched: list[str]
     checker: Words
 
+    @property
+    def loader(self) -> ConfigLoaderImpl:
+        return groups.loader(self.files)
+
     def compose(self, mode: RunMode = RunMode.RUN) -> DictConfig:
-        composed = self.hydra.compose_config("config", self.words, mode, with_log_configuration=False)
+        composed = groups.compose(self.files, self.words, mode)
         self._check(composed)
         return composed
 
@@ -67,22 +65,6 @@ class Session:
         for key, unused in UNUSED.items():
             if OmegaConf.select(composed, key) != unused:
                 refuse_hydra(key)
-
-
-class _ReadOnce(CachingConfigRepository):
-    """Hydra reads every file again for each pass over them; here what the pass over the defaults read is handed to the
-    one that composes. Hydra copies its repository, with the whole schema, before each pass and each listing of choices,
-    as a primary configuration may add places to search; Sprig's does not (see `_places`)."""
-
-    def __deepcopy__(self, memo: object) -> "_ReadOnce":
-        return self
-
-    def load_config(self, config_path: str) -> ConfigResult | None:
-        read_before = f"config_path={config_path}" in self.cache
-        loaded = super().load_config(config_path)
-        if read_before:  # Hydra changes what it composes
-            del self.cache[f"config_path={config_path}"]
-        return loaded
 
 
 def compose(overrides: list[str]) -> Config:
@@ -161,41 +143,26 @@ def session(overrides: Sequence[str], sweeps: bool = False) -> Iterator[Session]
     """
     register()
     setbase("1.3")
-    before = Singleton._instances.get(GlobalHydra)
     try:
         with read_as_written():
             yield _open(overrides, sweeps)
     except (HydraException, OmegaConfBaseException) as error:
         raise SprigError(_sentence(error)) from None
-    finally:
-        if before is None:
-            Singleton._instances.pop(GlobalHydra, None)
-        else:
-            Singleton._instances[GlobalHydra] = before
 
 
 def _open(overrides: Sequence[str], sweeps: bool) -> Session:
     others = [override for override in overrides if not override.startswith(f"{SEARCHPATH}=")]
     places = _places(overrides)
-    searchpath = create_config_search_path(str(CONF))
-    for place in places:
-        searchpath.prepend(SEARCHED, place, anchor=SearchPathQuery(provider="schema"))
-    GlobalHydra.instance().clear()
-    hydra = Hydra.create_main_hydra2(task_name="sprig", config_search_path=searchpath)
-    loader = hydra.config_loader
-    assert isinstance(loader, ConfigLoaderImpl)  # the only one that Hydra has
-    vars(loader)["repository"] = _ReadOnce(loader.repository)  # typed as the class that it delegates to
-    parser = OverridesParser.create(config_loader=loader)
+    found = groups.files(tuple(places))
+    repository = groups.loader(found).repository
     # Which groups a command uses depends on its preset: that one first.
-    checker = Words(loader.repository, parser, PRESETS, sweeps)
+    checker = Words(repository, OverridesParser.create(groups.loader(found)), PRESETS, sweeps)
     presets = checker.checked([word for word in others if word.lstrip("+").partition("=")[0] in PRESETS])
-    defaults = loader.compute_defaults_list("config", presets, RunMode.MULTIRUN)
-    checker.known_groups = list(defaults.overrides.known_choices)
-    chosen = [word for word in others if word.lstrip("+").startswith(f"{NULLABLE}=")] or [
-        f"={defaults.overrides.known_choices.get(NULLABLE)}"
-    ]
+    known = groups.known(found, tuple(presets))
+    checker.known_groups = list(known)
+    chosen = [word for word in others if word.lstrip("+").startswith(f"{NULLABLE}=")] or [f"={known.get(NULLABLE)}"]
     checker.kd_teacher = chosen[-1].partition("=")[2] not in ("null", "None")
-    return Session(hydra, checker.checked(others), _searching(places), checker)
+    return Session(found, checker.checked(others), _searching(places), checker)
 
 
 def anywhere(overrides: Sequence[str]) -> list[str]:

@@ -56,7 +56,7 @@ def refused(monkeypatch, *arguments: str) -> str:
     [
         ("distill.tokns=5", "no configuration key distill.tokns: did you mean distill.tokens?"),
         ("nonsense=5", "no configuration key nonsense"),
-        ("teacher=nonsense", "There is no teacher=nonsense: the choices are llama-3.2-1b"),
+        ("teacher=nonsense", "There is no teacher=nonsense: the choices are lab-l-shape"),
         ("distill.lr=fast", "distill.lr=fast: Value 'fast' of type 'str' could not be converted to Float"),
         ("space.layers=some", "expected one of [prefix, rank, subset]"),
         ("stages=[search,nonsense]", "stages names 'nonsense'; the stages are prepare, order"),

@@ -39,7 +39,7 @@ def start(overrides: list[str]) -> None:
     """
     with session(overrides, sweeps=True) as opened:
         config = opened.compose(RunMode.MULTIRUN)
-        context = HydraContext(opened.hydra.config_loader, Callbacks(config))
+        context = HydraContext(opened.loader, Callbacks(config))
         # Hydra itself would only make launchers of a package `hydra_plugins`, which it imports at every command.
         launcher = SweepLauncher(opened.searched)
         launcher.setup(hydra_context=context, task_function=None, config=config)

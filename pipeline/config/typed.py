@@ -14,6 +14,8 @@ from pipeline.errors import SprigError
 
 Section = TypeVar("Section")
 
+_schemas: dict[type, DictConfig] = {}
+
 
 def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Section:
     """`composed` as an object of the schema's dataclass `kind`, whose keys are called `prefix` and their name.
@@ -23,7 +25,7 @@ def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Sec
     """
     try:
         with read_as_written():
-            merged = OmegaConf.merge(OmegaConf.structured(kind), composed)
+            merged = OmegaConf.merge(_schema(kind), composed)
             assert isinstance(merged, DictConfig)
             _check(kind, merged, prefix)
             made = OmegaConf.to_object(merged)
@@ -37,6 +39,13 @@ def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Sec
         if (own := _own_error(error)) is not None:
             raise own from None
         raise SprigError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}.") from None
+
+
+def _schema(kind: type) -> DictConfig:
+    """The defaults of a dataclass, made once; a merge copies them."""
+    if kind not in _schemas:
+        _schemas[kind] = OmegaConf.structured(kind)
+    return _schemas[kind]
 
 
 def _own_error(error: BaseException | None) -> SprigError | None:
