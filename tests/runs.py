@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import torch
+
 import pipeline
+from pipeline.models.tokenizer import write_bytes
 
 
 def smoke(outputs: Path, *overrides: str) -> pipeline.config.Config:
@@ -21,3 +24,32 @@ def half_trained(artifact: Path) -> Path:
     kept = [line for line in lines if json.loads(line)["tokens"] <= 2_048]
     (partial / "metrics.jsonl").write_text("".join(kept) + lines[len(kept)][:9])
     return partial
+
+
+def write_llama(folder: Path) -> None:
+    """A random Llama of 291,776 parameters over bytes, as transformers saves it."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=257,
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=False,
+            eos_token_id=256,
+        )
+    ).save_pretrained(folder)
+    write_bytes(folder)
+
+
+def write_texts(folder: Path) -> None:
+    """40 documents."""
+    folder.mkdir()
+    for number in range(40):
+        sentence = f"The house on hill number {number} is old, and the sea is far away. "
+        (folder / f"{number}.txt").write_text(sentence * 40)

@@ -1,5 +1,6 @@
 """README and docs: their commands work, their links lead somewhere, and the configuration's page is the schema's."""
 
+import json
 import re
 import runpy
 import shlex
@@ -9,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from runs import write_llama, write_texts
 
 from pipeline import cli, commands, compose
 from pipeline.arguments import parse
@@ -129,6 +131,24 @@ def test_every_command_runs_at_the_size_of_the_smoke_preset(command, smoke_outpu
         command += " evaluate.limit=10"
     done = subprocess.run(shlex.split(command), cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_transcripts_run_as_they_stand(tmp_path, monkeypatch):
+    """In their order, in one folder. A chat gets two lines."""
+    write_llama(tmp_path / "my-model")
+    write_texts(tmp_path / "my-texts")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    commands = re.findall(r"^\$ sprig (.+)$", (ROOT / "docs/transcripts.md").read_text(), re.MULTILINE)
+    assert len(commands) >= 6
+    for command in commands:
+        words = [sys.executable, "-m", "pipeline", *shlex.split(command)]
+        run = subprocess.run(
+            words, cwd=tmp_path, input="The house\n/exit\n", capture_output=True, text=True, timeout=900
+        )
+        assert run.returncode == 0, (command, run.stderr[-2000:])
+    model = json.loads((tmp_path / "my-student/config.json").read_text())
+    assert model["architectures"] == ["LlamaForCausalLM"]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

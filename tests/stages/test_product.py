@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from runs import smoke
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from runs import smoke, write_llama, write_texts
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import pipeline
 from pipeline.config import Device
 from pipeline.errors import SprigError
-from pipeline.models.tokenizer import write_bytes
 from pipeline.plan import costs, outlook
 from pipeline.plan.table import table
 from pipeline.stages import budget, graph
@@ -30,25 +28,8 @@ CENTER = 150_000
 def mine(tmp_path_factory) -> Path:
     """A user's folder: `llama`, a model of 291,776 parameters, and `texts`."""
     folder = tmp_path_factory.mktemp("mine")
-    torch.manual_seed(0)
-    LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=257,
-            hidden_size=64,
-            intermediate_size=160,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            tie_word_embeddings=False,
-            eos_token_id=256,
-        )
-    ).save_pretrained(folder / "llama")
-    write_bytes(folder / "llama")
-    (folder / "texts").mkdir()
-    for number in range(40):
-        sentence = f"The house on hill number {number} is old, and the sea is far away. "
-        (folder / "texts" / f"{number}.txt").write_text(sentence * 40)
+    write_llama(folder / "llama")
+    write_texts(folder / "texts")
     return folder
 
 
