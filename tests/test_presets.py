@@ -15,6 +15,9 @@ from pipeline.models import sources
 
 PRESETS = sorted(f"{path.parent.name}/{path.stem}" for path in (CONF / "experiment").glob("*/*.yaml"))
 TWINS = [preset for preset in PRESETS if preset.startswith("twin/")]
+# The others have many jobs: `make test-all` plans them.
+QUICK = [preset for preset in PRESETS if preset.split("/")[1].startswith(("p0", "p8", "teacher"))]
+AT_LENGTH = [pytest.param(preset, marks=pytest.mark.slow) for preset in PRESETS if preset not in QUICK]
 SIZED = [[f"experiment={preset}", f"size={size}"] for preset in TWINS for size in ("smoke", "gpu")]
 
 
@@ -74,6 +77,11 @@ def test_a_preset_says_what_it_is(preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+def test_the_first_job_is_planned(capsys, preset):
+    plan(capsys, f"experiment={preset}", *jobs(f"experiment={preset}")[0])
+
+
+@pytest.mark.parametrize("preset", [*QUICK, *AT_LENGTH])
 def test_every_value_of_every_axis_is_planned(capsys, preset):
     for job in touching(f"experiment={preset}"):
         plan(capsys, f"experiment={preset}", *job)

@@ -226,6 +226,7 @@ def test_the_own_file_needs_only_torch_and_transformers():
     assert imported == {"torch", "transformers"}
 
 
+@pytest.mark.slow
 def test_the_next_export_removes_what_a_killed_one_left(tokenizer):
     """And neither what another still works in, nor folders that only look alike."""
     parent = tokenizer.parent / "exports"
