@@ -2,7 +2,19 @@
 
 from enum import Enum, StrEnum
 
-STAGES = ("prepare", "order", "search", "rerank", "extract", "recover", "distill", "evaluate", "study", "report")
+STAGES = (
+    "prepare",
+    "order",
+    "reconstruct",
+    "search",
+    "rerank",
+    "extract",
+    "recover",
+    "distill",
+    "evaluate",
+    "study",
+    "report",
+)
 ON_REQUEST = ("cache", "export", "sample", "chat", "score")  # stages that only run when they are named
 
 
@@ -94,6 +106,7 @@ class Strategy(StrEnum):
     uniform = "uniform"
     first_layers = "first_layers"
     importance = "importance"
+    allocation = "allocation"
     given = "given"
 
 
@@ -106,6 +119,7 @@ class Start(StrEnum):
     uniform = "uniform"
     first_layers = "first_layers"
     importance = "importance"
+    allocation = "allocation"
 
 
 class Init(StrEnum):

@@ -54,6 +54,7 @@ def flops(context: Context, students: Typical | None = None) -> dict[str, int]:
     trained = 3 * forward * budget(context) + cache.teacher_flops(context, budget(context))
     return {
         "ordering": ordered if config.ordering.kind != OrderingKind.none else 0,
+        "errors": search.errors_flops(context, config.search),
         "search": searched,
         "random_search": searched,
         "rerank": rerank.expected(context) * rerank.flops(context, forward) if config.search.rerank.candidates else 0,

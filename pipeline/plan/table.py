@@ -4,7 +4,7 @@ from pipeline.config import OrderingKind
 from pipeline.plan import costs as prices
 from pipeline.plan import memory, outlook
 from pipeline.search import forecast
-from pipeline.stages import cache, distill, extract, recover, rerank, search, study
+from pipeline.stages import cache, distill, extract, reconstruct, recover, rerank, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
@@ -60,6 +60,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         outlook.leaves(context, typical.students),
         ("FLOPs a token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
         ("order", f"{ordered:,} tokens, {costs['ordering']:.3g} FLOPs"),
+        *_errors(context, costs["errors"]),
         (
             "search",
             f"{searched.evaluations:,} evaluations, {searched.tokens:,} tokens, {costs['search']:.3g} FLOPs{baseline}",
@@ -87,6 +88,13 @@ def table(context: Context) -> list[tuple[str, str]]:
             f"{_bytes(2 * runs * 4 * size)}, checkpoints {_bytes(checkpoints * CHECKPOINT_BYTES * size)}",
         ),
     ]
+
+
+def _errors(context: Context, flops: int) -> list[tuple[str, str]]:
+    if not reconstruct.applies(context.config.search):
+        return []
+    tokens = context.config.ordering.blocks * context.config.data.block_size
+    return [("reconstruct", f"{tokens:,} tokens, {flops:.3g} FLOPs")]
 
 
 def _cache(context: Context) -> list[tuple[str, str]]:

@@ -11,7 +11,19 @@ from dataclasses import replace
 from functools import partial
 
 from pipeline.artifacts import Recipe
-from pipeline.stages import distill, downstream, evaluate, extract, order, prepare, recover, rerank, search, study
+from pipeline.stages import (
+    distill,
+    downstream,
+    evaluate,
+    extract,
+    order,
+    prepare,
+    reconstruct,
+    recover,
+    rerank,
+    search,
+    study,
+)
 from pipeline.stages.context import Context, Step, Steps
 from pipeline.stages.roots import Roots
 from pipeline.stages.roots import roots as roots_of
@@ -66,8 +78,12 @@ def _prepare(graph: _Graph) -> None:
 
 
 def _search(graph: _Graph) -> Recipe:
-    """The search, and if search.random_baseline is set, a random search of the same cost."""
+    """The error table if the search reads one, the search, and a random search of the same cost if
+    search.random_baseline is set."""
     context, roots, config = graph.context, graph.roots, graph.context.config.search
+    if roots.errors is not None:
+        inputs = {"teacher": roots.teacher, "tokens": roots.tokens, "ordering": roots.ordering}
+        graph.add("errors", roots.errors, reconstruct.make, **inputs)
     recipe = search.recipe(context, config, roots)
     graph.add("search", recipe, search.make, role="search", config=config, roots=roots, model=None)
     graph.together("search")

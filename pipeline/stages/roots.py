@@ -1,22 +1,24 @@
-"""What every later stage of a run starts from: teacher, KD teacher, text and ordering."""
+"""What every later stage of a run starts from: teacher, KD teacher, text, ordering and errors."""
 
 from dataclasses import dataclass
 
 from pipeline.artifacts import Recipe
 from pipeline.config import OrderingKind
-from pipeline.stages import order, prepare
+from pipeline.stages import order, prepare, reconstruct
 from pipeline.stages.context import Context
 
 
 @dataclass(frozen=True)
 class Roots:
     """`kd_teacher` is the teacher itself unless the run has another one for the distillation; `ordering` is None with
-    ordering.kind=none, where the teacher's own order needs no artifact."""
+    ordering.kind=none, where the teacher's own order needs no artifact; `errors`, of reconstruction, are None where the
+    search does not read them."""
 
     teacher: Recipe
     kd_teacher: Recipe
     tokens: Recipe
     ordering: Recipe | None
+    errors: Recipe | None
 
     @property
     def ordering_fingerprint(self) -> str:
@@ -37,9 +39,11 @@ def roots(context: Context) -> Roots:
     config = context.config
     teacher = prepare.teacher_recipe(context, config.teacher)
     tokens = prepare.tokens_recipe(context)
+    ordering = None if config.ordering.kind == OrderingKind.none else order.recipe(context, teacher, tokens)
     return Roots(
         teacher,
         prepare.teacher_recipe(context, config.kd_teacher) if config.kd_teacher else teacher,
         tokens,
-        None if config.ordering.kind == OrderingKind.none else order.recipe(context, teacher, tokens),
+        ordering,
+        reconstruct.recipe(context, teacher, tokens, ordering) if reconstruct.applies(config.search) else None,
     )

@@ -20,10 +20,11 @@ from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.registry import make as make_strategy
-from pipeline.stages import order, scoring
+from pipeline.stages import order, reconstruct, scoring
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.about import FoundFitness, about
+from pipeline.subnetwork.allocation import Errors
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.exported import counted
 from pipeline.subnetwork.limits import check_limits, make_limits
@@ -49,7 +50,7 @@ def check_strategy(context: Context, space: Space) -> None:
             "search importance needs a ranking, but ordering.kind=none has none: use "
             "ordering=importance, or another search.strategy or search.start."
         )
-    make_strategy(config, space, context.config.seed)
+    make_strategy(config, space, context.config.seed, Errors.none(context.architecture))
     if is_own(config.fitness):
         imported("search.fitness", config.fitness)
 
@@ -62,6 +63,7 @@ def check_limit(context: Context, flops: int) -> None:
     """
     config, length = context.config.search, context.config.data.block_size
     once, head = teacher_flops(context, config)
+    once += errors_flops(context, config)
     tokens = config.blocks * length
     for name, amount in {"tokens": tokens, "flops": once + tokens * (flops + head)}.items():
         most = getattr(config.limit, name)
@@ -109,6 +111,8 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
 def recipe(context: Context, config: SearchConfig, roots: Roots, model: Recipe | None = None) -> Recipe:
     """`model` is a search whose evaluated tokens this one spends, instead of a number of its own."""
     inputs, own = roots.inputs, walk(config)
+    if reconstruct.applies(config) and roots.errors is not None:
+        inputs["errors"] = roots.errors.fingerprint
     if model is not None:
         inputs["search"] = model.fingerprint
         del own["evaluations"]
@@ -203,7 +207,10 @@ def write_winner(context: Context, folder: Path, sub: SubNetwork, fitness: Found
 def _strategy(context: Context, config: SearchConfig, roots: Roots) -> Strategy:
     if config.strategy == Kind.given:
         return Given(read_given(context, roots))
-    return make_strategy(config, context.space(order.load(context, roots.ordering)), context.config.seed)
+    errors = (
+        reconstruct.load(context, roots.errors) if roots.errors is not None and reconstruct.applies(config) else None
+    )
+    return make_strategy(config, context.space(order.load(context, roots.ordering)), context.config.seed, errors)
 
 
 def _spending(context: Context, config: SearchConfig, model: Recipe) -> SearchConfig:
@@ -219,7 +226,7 @@ def _budget(context: Context, config: SearchConfig) -> Budget:
         config.limit,
         length,
         lambda sub: flops_per_token(architecture, sub, length=length) + head,
-        Spent(flops=once),
+        Spent(flops=once + errors_flops(context, config)),
     )
 
 
@@ -230,6 +237,11 @@ def teacher_flops(context: Context, config: SearchConfig) -> tuple[int, int]:
     architecture, length = context.architecture, context.config.data.block_size
     head = 2 * architecture.padded_vocab_size * architecture.n_embd
     return (flops_per_token(architecture, length=length) - head) * config.blocks * length, head
+
+
+def errors_flops(context: Context, config: SearchConfig) -> int:
+    """Of measuring the errors that a search reads, which count as the search's."""
+    return reconstruct.flops(context) if reconstruct.applies(config) else 0
 
 
 class _Timed:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pipeline.config import SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.config.own import imported, is_own
+from pipeline.errors import SprigError
 from pipeline.search.strategies.evolution import Evolution
 from pipeline.search.strategies.first_layers import first_layers
 from pipeline.search.strategies.given import Given
@@ -14,6 +15,7 @@ from pipeline.search.strategies.one_plus_lambda import OnePlusLambda
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.random import RandomSearch
 from pipeline.search.strategies.uniform import uniform
+from pipeline.subnetwork.allocation import Errors, allocate
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
@@ -25,8 +27,8 @@ POPULATIONS: dict[Kind, Callable[[Space, SearchConfig, int, list[SubNetwork]], S
 }
 
 
-def make(config: SearchConfig, space: Space, seed: int) -> Strategy:
-    """The configured strategy, of all but `given`.
+def make(config: SearchConfig, space: Space, seed: int, errors: Errors | None = None) -> Strategy:
+    """The configured strategy, of all but `given`; `allocation` chooses by the `errors`.
 
     Raises:
         SprigError: the space has no member that a one-candidate strategy, or a start, would choose; or the user's class
@@ -35,13 +37,23 @@ def make(config: SearchConfig, space: Space, seed: int) -> Strategy:
     if is_own(config.strategy):
         own: type[Strategy] = imported("search.strategy", config.strategy)
         return own(space, config, seed)
-    if config.strategy in RULES:
-        return Given(RULES[Kind(config.strategy)](space))
+    if config.strategy in (*RULES, Kind.allocation):
+        return Given(_chosen(config.strategy, space, errors))
     if config.strategy == Kind.random:
         return RandomSearch(space, config, seed)
-    return POPULATIONS[Kind(config.strategy)](space, config, seed, starts(config, space))
+    return POPULATIONS[Kind(config.strategy)](space, config, seed, starts(config, space, errors))
 
 
-def starts(config: SearchConfig, space: Space) -> list[SubNetwork]:
+def starts(config: SearchConfig, space: Space, errors: Errors | None = None) -> list[SubNetwork]:
     """The members that a first generation begins with. Raises SprigError as `make`."""
-    return [RULES[Kind(start)](space) for start in config.start]
+    return [_chosen(start, space, errors) for start in config.start]
+
+
+def _chosen(rule: str, space: Space, errors: Errors | None) -> SubNetwork:
+    if rule != Kind.allocation:
+        return RULES[Kind(rule)](space)
+    if errors is None:
+        raise SprigError(
+            "search allocation needs a teacher's reconstruction errors: run it as a stage, search=allocation."
+        )
+    return allocate(space, errors)

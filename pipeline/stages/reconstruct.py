@@ -1,0 +1,67 @@
+"""Stage reconstruct: what each cut of a layer's heads and neurons would cost the loss, for searches that read it."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.artifacts import Recipe, write_json
+from pipeline.config import SearchConfig, material
+from pipeline.config import Strategy as Kind
+from pipeline.errors import SprigError
+from pipeline.models import reconstruction
+from pipeline.stages import order
+from pipeline.stages.context import Context
+from pipeline.subnetwork.allocation import Errors
+from pipeline.subnetwork.counting import flops_per_token
+
+STAGE, VERSION = "reconstruct", 1
+ERRORS, COSTS = "errors.npz", "costs.json"
+
+
+def applies(config: SearchConfig) -> bool:
+    """Whether a search reads the errors."""
+    return Kind.allocation in (config.strategy, *config.start)
+
+
+def recipe(context: Context, teacher: Recipe, tokens: Recipe, ordering: Recipe | None) -> Recipe:
+    """On the blocks that the ordering is measured on, in as large batches."""
+    own = material(context.config.ordering, "kind") | {"precision": context.precision}
+    inputs = {"teacher": teacher, "tokens": tokens} | ({"ordering": ordering} if ordering else {})
+    return Recipe(STAGE, VERSION, own, {name: each.fingerprint for name, each in inputs.items()})
+
+
+def make(
+    context: Context, recipe: Recipe, folder: Path, teacher: Recipe, tokens: Recipe, ordering: Recipe | None
+) -> None:
+    config = context.config
+    blocks = context.evenly(tokens, "calibration", config.ordering.blocks, "ordering.blocks")
+    model = context.teacher(teacher, config.teacher)
+    errors = reconstruction.measure(
+        model, order.load(context, ordering), blocks, context.precision, config.ordering.batch
+    )
+    np.savez(folder / ERRORS, allow_pickle=False, **vars(errors))
+    write_json(folder / COSTS, {"tokens": blocks[:, 1:].numel(), "flops": flops(context)})
+
+
+def flops(context: Context) -> int:
+    """FLOPs of the stage: forward passes with the head and then of each layer, a backward pass of activations, Gram
+    matrices and Cholesky factors."""
+    a, length = context.architecture, context.config.data.block_size
+    tokens = context.config.ordering.blocks * length
+    queries, neurons = a.n_head * a.head_size, a.intermediate_size
+    grams = 2 * a.n_layer * (queries**2 + neurons**2)
+    factors = a.n_layer * (a.heads_per_group * queries**3 + neurons**3) // 3
+    products = 2 * a.n_layer * a.n_embd * (a.heads_per_group * queries**2 + neurons**2)
+    again = order.flops_of_a_token(context)  # without the head
+    return tokens * (2 * flops_per_token(a, length=length) + again + grams) + factors + products
+
+
+def load(context: Context, recipe: Recipe) -> Errors:
+    """Raises SprigError where the file cannot be read, or as Context.made."""
+    path = context.made(recipe) / ERRORS
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Errors(file["attention"], file["mlp"], file["dropped"])
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SprigError(f"{path} cannot be read as reconstruction errors: {error}. Make it again.") from error
