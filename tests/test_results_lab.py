@@ -1,0 +1,134 @@
+"""The laboratory's headline numbers, computed again from the kept records: results/lab/README.md has the same rows."""
+
+import csv
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+from scipy import stats
+
+LAB = Path(__file__).parent.parent / "results/lab"
+BUDGETS = (110_592, 442_368, 1_769_472, 3_538_944)
+STARTS = {  # search, init, recover
+    "random weights": ("importance", "random_weights", "auto"),
+    "importance, plain cut": ("importance", "searched", "off"),
+    "importance, recovered": ("importance", "searched", "auto"),
+    "evolution, recovered": ("evolution", "searched", "auto"),
+}
+LOSSES = {"KD": "sampled", "cross-entropy": "off"}
+Runs = dict[tuple[str, str, int], dict[int, dict[str, float]]]  # by start, loss and budget; by seed
+
+
+def runs() -> Runs:
+    found: Runs = {}
+    for line in csv.DictReader((LAB / "p0-initialisation/runs.csv").open()):
+        for start, axes in STARTS.items():
+            for loss, kd in LOSSES.items():
+                if line["state"] == "completed" and (line["search"], line["init"], line["recover"], line["kd"]) == (
+                    *axes,
+                    kd,
+                ):
+                    numbers = {
+                        "nll": float(np.log(float(line["student.final_perplexity"]))),
+                        "flops": float(line["total_flops"]),
+                    }
+                    tokens = int(line["student.tokens"])
+                    found.setdefault((start, loss, tokens), {})[int(line["seed"])] = numbers
+    return found
+
+
+def perplexities(found: Runs) -> list[str]:
+    """A row for each start and loss: a budget's perplexity as mean ± standard deviation over seeds."""
+    rows = []
+    for start in STARTS:
+        for loss in LOSSES:
+            cells = []
+            for budget in BUDGETS:
+                values = [float(np.exp(each["nll"])) for each in found.get((start, loss, budget), {}).values()]
+                spread = f" ± {stdev(values):.2f}" if len(values) > 1 else " (one seed)"
+                cells.append(f"{mean(values):.2f}{spread}" if values else "not run")
+            if set(cells) != {"not run"}:
+                rows.append(f"| {' | '.join([start, loss, *cells])} |")
+    return rows
+
+
+def saving(found: Runs, start: str, loss: str, budget: int, seed: int, cost: str) -> tuple[float, str]:
+    """What random weights cost at `budget` over what the start costs where its trainings end at the same loss; ">": its
+    smallest budget already does; "<": none does."""
+    own = sorted(
+        (at, each[seed]) for (name, by, at), each in found.items() if (name, by) == (start, loss) and seed in each
+    )
+    control = found["random weights", loss, budget][seed]
+    budgets = np.log([at for at, _ in own])
+    losses = [each["nll"] for _, each in own]
+    if losses[0] <= control["nll"]:
+        tokens, sign = own[0][0], ">"
+    elif min(losses) > control["nll"]:
+        tokens, sign = own[-1][0], "<"
+    else:  # losses fall from budget to budget
+        tokens, sign = float(np.exp(np.interp(-control["nll"], [-each for each in losses], budgets))), ""
+    if cost == "tokens":
+        return budget / tokens, sign
+    return control["flops"] / float(np.interp(tokens, [at for at, _ in own], [each["flops"] for _, each in own])), sign
+
+
+def savings(found: Runs) -> list[str]:
+    """A row for each start and loss: savings in tokens and in total FLOPs at each budget, with 95 % intervals."""
+    rows = []
+    for start in list(STARTS)[1:]:
+        for loss in LOSSES:
+            cells = []
+            for budget in BUDGETS:
+                seeds = set(found.get(("random weights", loss, budget), {})) & set(
+                    found.get((start, loss, BUDGETS[-1]), {})
+                )
+                for cost in ("tokens", "flops"):
+                    cells.append(shown([saving(found, start, loss, budget, seed, cost) for seed in sorted(seeds)]))
+            if set(cells) != {"not run"}:
+                rows.append(f"| {' | '.join([start, loss, *cells])} |")
+    return rows
+
+
+def shown(values: list[tuple[float, str]]) -> str:
+    if not values:
+        return "not run"
+    if signs := {sign for _, sign in values} - {""}:
+        bound = min(value for value, _ in values) if signs == {">"} else max(value for value, _ in values)
+        return f"{signs.pop()} {bound:.2f}x"
+    logs = np.log([value for value, _ in values])
+    if len(logs) == 1:
+        return f"{float(np.exp(logs[0])):.2f}x (one seed)"
+    half = float(stats.t.ppf(0.975, len(logs) - 1)) * float(np.std(logs, ddof=1)) / len(logs) ** 0.5
+    low, high = np.exp(logs.mean() - half), np.exp(logs.mean() + half)
+    return f"{float(np.exp(logs.mean())):.2f}x [{low:.2f}, {high:.2f}]"
+
+
+def converged(found: Runs) -> str:
+    """How far random weights with KD are at the largest budget from half of it, in loss."""
+    losses = [mean(each["nll"] for each in found["random weights", "KD", at].values()) for at in BUDGETS[-2:]]
+    return f"{losses[0]:.3f} to {losses[1]:.3f} nats, {1 - losses[1] / losses[0]:.1%}"
+
+
+def cells(rows: list[str], start: str) -> list[str]:
+    """Of the start's row with KD."""
+    return next(row for row in rows if row.startswith(f"| {start} | KD | ")).strip("| ").split(" | ")[2:]
+
+
+def summary(found: Runs) -> list[str]:
+    """The rows of results/README.md: a budget's perplexities and savings."""
+    control, start = (cells(perplexities(found), name) for name in ("random weights", "importance, recovered"))
+    saved = cells(savings(found), "importance, recovered")
+    return [
+        f"| {' | '.join([f'{budget:,}', control[at], start[at], *saved[2 * at : 2 * at + 2]])} |"
+        for at, budget in enumerate(BUDGETS)
+    ][1:]
+
+
+def test_every_headline_number_is_in_the_records():
+    found, text = runs(), (LAB / "README.md").read_text()
+    rows = [*perplexities(found), *savings(found)]
+    assert len(rows) >= 3
+    assert [row for row in rows if row not in text] == []
+    assert converged(found) in text
+    overview = (LAB.parent / "README.md").read_text()
+    assert [row for row in summary(found) if row not in overview] == []
