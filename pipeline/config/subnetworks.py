@@ -81,9 +81,9 @@ class RecoverConfig:
 
     # null: on, unless the student starts from random weights; true: on, and an error for random weights; false: off.
     enabled: bool | None = None
-    tokens: int = whole(65_536, high=TOKENS)  # calibration tokens, rounded down to whole blocks
+    tokens: int = whole(65_536, high=TOKENS)  # training tokens that it reads, rounded down to whole blocks
     # Candidates for the strength of the prior that the cut weights are right, in tokens; held-out blocks decide.
-    ridges: list[float] = real([1_500.0], high=1e12, open_low=True)
+    ridges: list[float] = real([3_000.0], high=1e12, open_low=True)
     batch: int = whole(8)  # blocks per forward pass
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from pipeline.subnetwork.allocation import Errors
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.selection import Ordering
 
-RIDGE = 1_500.0  # strength of the prior that the cut weights are right, in tokens: recovery's
+RIDGE = 1_500.0  # strength of the prior that the cut weights are right, in tokens
 CHUNK_TOKENS = 512  # tokens whose logits, and their gradients, exist at one time
 
 

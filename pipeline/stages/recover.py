@@ -24,7 +24,7 @@ from pipeline.subnetwork.selection import select
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training import distributed
 
-STAGE, VERSION = "recover", 1
+STAGE, VERSION = "recover", 2
 RESULT = "recovery.json"
 
 
@@ -127,18 +127,19 @@ def refit(context: Context, roots: Roots, student: GPT, sub: SubNetwork, layers:
 
 
 def calibration(context: Context, roots: Roots) -> Tensor:
-    """The blocks (n, T + 1) that recovery reads.
+    """The blocks (n, T + 1) that recovery reads, evenly spread over the training split: the few documents of the
+    calibration split are not enough to fit so many weights (benchmarks/RESULTS.md).
 
     Raises:
         SprigError: the text has fewer.
     """
-    there = context.blocks(roots.tokens, "calibration")
+    there = context.blocks(roots.tokens, "train")
     if blocks(context) > len(there):
         config = context.config
         raise SprigError(
-            f"recover.tokens={config.recover.tokens:,} asks for {blocks(context)} blocks, but the calibration split of "
+            f"recover.tokens={config.recover.tokens:,} asks for {blocks(context)} blocks, but the training split of "
             f"data {config.data.name} has {len(there)} of {there.block_size} tokens: lower recover.tokens to "
-            f"{len(there) * there.block_size:,}, raise data.calibration, or give more text."
+            f"{len(there) * there.block_size:,}, or give more text."
         )
     return there.evenly(blocks(context))
 

@@ -110,7 +110,7 @@ def test_what_cannot_be_is_refused_in_the_plan(tmp_path, overrides, sentence):
 
 
 def test_more_tokens_than_the_text_has_are_refused_before_the_search(outputs):
-    with pytest.raises(SprigError, match=r"recover.tokens=9,999,999 asks for 312499 blocks, but the calibration split"):
+    with pytest.raises(SprigError, match=r"recover.tokens=9,999,999 asks for 312499 blocks, but the training split"):
         pipeline.run(smoke(outputs, *SHORT, "recover.tokens=9_999_999"))
 
 

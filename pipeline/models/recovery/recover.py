@@ -30,7 +30,7 @@ class Settings:
     is in blocks per forward pass.
     """
 
-    ridges: tuple[float, ...] = (1_500.0,)
+    ridges: tuple[float, ...] = (3_000.0,)
     held_out: float = 0.125
     batch: int = 8
     precision: str = "fp32"
