@@ -8,7 +8,6 @@ from pipeline import cli
 from pipeline.composition import CONF
 
 PRESETS = sorted(path.stem for path in (CONF / "experiment/lab").glob("p*.yaml"))
-QUICK = "p0-initialisation"
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +16,8 @@ def outputs(tmp_path_factory):
     return tmp_path_factory.mktemp("lab")
 
 
-@pytest.mark.parametrize(
-    "preset", [pytest.param(each, marks=[] if each == QUICK else pytest.mark.slow) for each in PRESETS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_runs_at_its_smoke_size(preset, outputs, in_process):
     cli.main([f"experiment=lab/{preset}", "size=smoke", f"outputs={outputs}"])
     lines = list(csv.DictReader((outputs / "sweeps" / f"lab-{preset}-smoke" / "runs.csv").open()))
