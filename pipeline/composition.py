@@ -70,8 +70,9 @@ class Session:
 def compose(overrides: list[str]) -> Config:
     """The configuration of a command line, such as ["experiment=quickstart", "distill.tokens=50k"].
 
-    `run=FOLDER` reopens that run with its own configuration; other overrides can then change single values, but not
-    groups. Texts and paths are taken literally: commas, colons and brackets have no special meaning in them.
+    `run` names the folder of a run and reopens it with its own configuration; other overrides can then change single
+    values, but not groups. Texts and paths are taken literally: commas, colons and brackets have no special meaning in
+    them.
 
     Raises:
         SprigError: a key is unknown, misspelled or missing, a value has the wrong type or is out of range, or a group
