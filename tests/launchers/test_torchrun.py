@@ -11,6 +11,7 @@ from torch.distributed.run import parse_args
 from launchers.torchrun import check, command
 from pipeline import cli
 from pipeline.errors import SprigError
+from pipeline.plan import memory
 from pipeline.stages import budget
 
 
@@ -20,7 +21,8 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU of the test")
-    monkeypatch.setattr(budget, "device_memory", lambda device: 80 << 30)
+    for module in (budget, memory):
+        monkeypatch.setattr(module, "device_memory", lambda device: 80 << 30)
 
 
 def test_gpu_processes_must_have_a_gpu_each(two_gpus):

@@ -51,7 +51,7 @@ def test_the_result_is_that_of_the_smaller_micro_batch(tmp_path, device_of, capl
     with caplog.at_level(logging.WARNING, "sprig"):
         trained, size = fitted(whole, WHOLE, lambda layout: train(whole, config=layout))
     assert size == 1 and tried[from_step - 1 : from_step + 1] == [4, 2] and set(tried[from_step + 1 :]) == {1}
-    assert "Out of memory with distill.micro_batch=4: training resumes with 2." in caplog.messages[0]
+    assert "Out of memory with distill.micro_batch=4: training resumes with 2." in caplog.text
     assert losses(whole) == pytest.approx(losses(one), abs=1e-5)
     for ours, theirs in zip(trained.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
