@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.precision import autocast
-from pipeline.models.recovery.ridge import at_least_fp32
+from pipeline.models.recovery.ridge import at_least_fp32, token_weights
 from pipeline.models.recovery.streams import attention, captured, mlp, through
 from pipeline.progress import Progress
 from pipeline.subnetwork.allocation import Errors
@@ -150,7 +150,7 @@ def _at_the_end(teacher: GPT, stream: Tensor, targets: Tensor, device: torch.dev
 def _back(teacher: GPT, number: int, streams: list[Tensor], gradients: list[Tensor], device: torch.device) -> _Layer:
     """Sums up one layer; `gradients`, of its outputs, become those of its inputs, in place."""
     block = teacher.transformer.h[number]
-    projections = [block.attn.proj, block.mlp.proj]
+    projections, eps = [block.attn.proj, block.mlp.proj], teacher.config.norm_eps
     written = torch.zeros((), dtype=torch.float64, device=device)
     layer = _Layer(_Part(projections[0]), _Part(projections[1]), written)
     for each, x in enumerate(streams):
@@ -160,12 +160,12 @@ def _back(teacher: GPT, number: int, streams: list[Tensor], gradients: list[Tens
         inside, before = torch.autograd.grad(output, [middle, x], after)
         gradients[each] = before.cpu()
         with torch.no_grad():
-            weights = _inverse_square(teacher, output)
+            weights = token_weights(output, eps)
             layer.mlp.add(features[1], weights, after)
             if teacher.config.parallel_residual:
                 layer.attention.add(features[0], weights, after)
             else:
-                layer.attention.add(features[0], _inverse_square(teacher, middle), inside)
+                layer.attention.add(features[0], token_weights(middle, eps), inside)
             layer.written += (at_least_fp32(output - x).square().sum(-1) * weights).sum(dtype=torch.float64)
     return layer
 
@@ -176,11 +176,6 @@ def _halves(teacher: GPT, number: int, x: Tensor) -> tuple[Tensor, Tensor]:
     if teacher.config.parallel_residual:
         return middle, middle + mlp(teacher, number, x)
     return middle, middle + mlp(teacher, number, middle)
-
-
-def _inverse_square(teacher: GPT, stream: Tensor) -> Tensor:
-    """The weights (B, T) of errors in a stream: what the next norm divides by, as in recovery."""
-    return 1 / (at_least_fp32(stream).square().mean(-1) + teacher.config.norm_eps)
 
 
 def _note(errors: Errors, a: Architecture, ordering: Ordering, number: int, layer: _Layer) -> None:

@@ -31,7 +31,7 @@ def memory(
     size: int | None = None,
 ) -> Need:
     """Of training a student, of `size` parameters if that is given instead of its own; `distill` has a micro-batch."""
-    config, a = context.config, context.architecture
+    config, a, layout = context.config, context.architecture, deepspeed or context.config.deepspeed
     online = None
     if distill.distils and not distill.cached:
         kd = context.kd_architecture
@@ -45,8 +45,8 @@ def memory(
         size or parameters(a, sub),
         online,
         distill,
-        deepspeed or config.deepspeed,
-        ranks=(deepspeed or config.deepspeed).world_size or world_size(),
+        layout,
+        ranks=layout.world_size or world_size(),
         block_size=config.data.block_size,
         precision=context.precision,
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.models.extraction import cut
 from pipeline.models.precision import autocast
-from pipeline.models.recovery.ridge import Reduce, Regression, at_least_fp32
+from pipeline.models.recovery.ridge import Reduce, Regression, at_least_fp32, token_weights
 from pipeline.models.recovery.streams import Chunk, attention, captured, mlp, through
 from pipeline.subnetwork.selection import Selection
 from pipeline.subnetwork.value import SubNetwork
@@ -168,9 +168,7 @@ class Layers:
                     stream = write.ours(chunk.ours)
                 chunk.theirs = write.theirs(chunk.theirs)
             target = at_least_fp32(chunk.theirs[..., self.kept])
-            # The square of what the next norm divides by. This also tames the first token, whose stream can be 100
-            # times larger than the others'.
-            weights = 1 / (target.square().mean(-1) + self.teacher.config.norm_eps)
+            weights = token_weights(target, self.teacher.config.norm_eps)
             regression.add(torch.cat(chunk.features, dim=-1), target - stream, weights, chunk.held_out)
         correction, refit = self._solved(number, "+".join(write.writers), regression)
         if correction is not None:

@@ -32,6 +32,14 @@ def at_least_fp32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
+def token_weights(stream: Tensor, eps: float) -> Tensor:
+    """The weights (B, T) of errors in a stream (B, T, E): one over the square of what the next norm divides by.
+
+    This also tames the first token, whose stream can be 100 times larger than the others'.
+    """
+    return 1 / (at_least_fp32(stream).square().mean(-1) + eps)
+
+
 class Regression:
     """Regresses errors (outputs) on features with a weight per token, through sums that ranks can add up.
 

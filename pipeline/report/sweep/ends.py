@@ -37,10 +37,11 @@ def draw(figure: Figure, sweep: Sweep) -> None:
 def _by_name(sweep: Sweep) -> dict[str, list[Run]]:
     """The runs of each setting, named by the axes on which settings differ."""
     axes = [axis for axis in sweep.axes if axis != BUDGET]
-    settings = dict.fromkeys(setting for setting, _ in trainings(sweep))
+    by_setting = trainings(sweep)
+    settings = dict.fromkeys(setting for setting, _ in by_setting)
     differ = [place for place in range(len(axes)) if len({setting[place] for setting in settings}) > 1]
     found: dict[str, list[Run]] = {}
-    for (setting, _), runs in trainings(sweep).items():
+    for (setting, _), runs in by_setting.items():
         name = " ".join(f"{axes[place]}={setting[place]}" for place in differ) or sweep.name
         found.setdefault(name, []).extend(runs)
     return found
