@@ -9,11 +9,12 @@ times are lower bounds and the utilisation (MFU) an upper one. That takes a minu
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from time import perf_counter
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -36,7 +37,7 @@ from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.selection import Ordering, select
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork, whole
-from pipeline.training import engine
+from pipeline.training import engine, losses
 from pipeline.training.cached import Sampled
 from pipeline.training.losses import Reference, chunked_loss, teacher_reference
 from pipeline.training.throughput import peak_flops
@@ -143,7 +144,18 @@ def blocks_compiled(model: GPT, counter: Counter) -> Iterator[None]:
 
 
 def counted_step(step: Step, card: Card) -> Counter:
-    with Counter(card) as counter, blocks_compiled(step.student, counter) if step.config.compile else nullcontext():
+    with Counter(card) as counter, ExitStack() as stack:
+
+        def chunk_compiled(*arguments: Any) -> Any:
+            counter.compiled(True)
+            result = losses._chunk(*arguments)
+            counter.compiled(False)
+            return result
+
+        if step.config.compile:
+            for model in filter(None, (step.student, step.teacher)):
+                stack.enter_context(blocks_compiled(model, counter))
+            stack.enter_context(mock.patch.object(losses, "_compiled_chunk", lambda: chunk_compiled))
         step(counter.phase)
     return counter
 
@@ -227,7 +239,8 @@ def measured(device: torch.device) -> tuple[list[list[str]], dict[str, float]]:
     for compiled, kind in product((False, True), KINDS):
         step = step_of(kind, teacher, compiled, device)
         if compiled:
-            engine._compile(step.student)
+            engine.compile_blocks(step.student)
+            engine.compile_blocks(teacher)
         work = partial(step, lambda name, compiled: nullcontext())
         add(f"{kind}, compiled" if compiled else kind, work, step.flops, BLOCKS * LENGTH, "tokens")
         del step, work

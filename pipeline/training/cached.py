@@ -118,10 +118,12 @@ class Sampled:
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "Sampled":
         return Sampled(function(self.ids), function(self.weights), function(self.entropy))
 
-    def __call__(self, part: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        ids, weights = self.ids[part], self.weights[part]
-        value = -(weights * log_q.gather(1, ids)).sum(1) - self.entropy[part]
-        return value, log_q.exp_().scatter_add_(1, ids, -weights)
+    def part(self, part: slice) -> "Sampled":
+        return self.mapped(lambda tensor: tensor[part])
+
+    def against(self, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        value = -(self.weights * log_q.gather(1, self.ids)).sum(1) - self.entropy
+        return value, log_q.exp_().scatter_add_(1, self.ids, -self.weights)
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,15 @@ class TopK:
     def mapped(self, function: Callable[[Tensor], Tensor]) -> "TopK":
         return TopK(function(self.ids), function(self.log_p), self.divergence)
 
-    def __call__(self, part: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        ids = self.ids[part]
+    def part(self, part: slice) -> "TopK":
+        return self.mapped(lambda tensor: tensor[part])
+
+    def against(self, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        ids = self.ids
         kept = log_q.gather(1, ids)
         q = log_q.exp_().scatter_(1, ids, 0)
         tail = q.sum(1, keepdim=True).clamp_(min=_TINY)
-        value, gradient = self.divergence(torch.cat([kept, tail.log()], dim=1), self.log_p[part].clone())
+        value, gradient = self.divergence(torch.cat([kept, tail.log()], dim=1), self.log_p.clone())
         # The tail's logit is the logsumexp of its ids' logits, so they share its gradient by their shares of its mass.
         q.mul_(gradient[:, -1:] / tail)
         return value, q.scatter_(1, ids, gradient[:, :-1])

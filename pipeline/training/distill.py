@@ -21,7 +21,7 @@ from pipeline.training.batch import Batch
 from pipeline.training.cache import LogitsCache
 from pipeline.training.checkpoints import Position
 from pipeline.training.distributed import any_rank, start
-from pipeline.training.engine import Engine, batching
+from pipeline.training.engine import Engine, batching, compile_blocks
 from pipeline.training.losses import check_vocabularies, distillation_loss
 from pipeline.training.metrics import Metrics
 from pipeline.training.order import block_numbers
@@ -125,6 +125,8 @@ def distill(
         assert teacher is not None
         check_vocabularies(student, teacher)
         teacher = frozen(teacher.to(device).eval().requires_grad_(False), precision)
+        if config.compile:
+            compile_blocks(teacher)
     student = student.to("cpu")
     engine = Engine(copy.deepcopy(student).to(device), config, deepspeed, batches, precision, device)
     begun = checkpoints.resume(engine, folder, run, begin)

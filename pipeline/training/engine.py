@@ -119,10 +119,10 @@ def _recompute(student: GPT) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
-def _compile(student: GPT) -> None:
+def compile_blocks(model: GPT) -> None:
     """Compiles the blocks one by one; blocks of the same sizes share what is compiled."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(student.transformer.h))
-    for block in student.transformer.h:
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(model.transformer.h))
+    for block in model.transformer.h:
         block.compile(dynamic=False)
 
 
@@ -147,7 +147,7 @@ class Engine:
         if config.activation_checkpointing:
             _recompute(student)
         if config.compile:
-            _compile(student)
+            compile_blocks(student)
         rope = student.cos, student.sin
         self.student, self.device, self.batches, self.stage = student, device, batches, deepspeed.zero_stage
         self.skip = False

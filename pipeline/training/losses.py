@@ -9,8 +9,9 @@ The gradients of the hidden states and the head are computed together with the l
 logits are kept for the backward pass, and none are computed twice.
 """
 
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
 
 import torch
 from litgpt import GPT
@@ -21,12 +22,21 @@ from pipeline.config import DistillConfig
 from pipeline.errors import SprigError
 from pipeline.models.student import hidden_states
 from pipeline.training.batch import Batch
-from pipeline.training.divergences import divergence_of, log_probabilities
+from pipeline.training.divergences import Divergence, divergence_of, log_probabilities
 
-# A divergence from fixed teacher outputs. Takes the tokens of a chunk and the student's log-probabilities (n, V) at the
-# temperature, which it overwrites. Returns the divergence (n,), and its gradient (n, V) with respect to the student's
-# logits divided by the temperature.
-Reference = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
+
+class Comparison(Protocol):
+    """What is known of the teacher at the n tokens of a chunk."""
+
+    def against(self, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's log-probabilities (n, V) at the temperature, used up, to a divergence's value (n,) and its
+        gradient (n, V) with respect to the student's logits divided by the temperature."""
+
+
+class Reference(Protocol):
+    """What is known of the teacher at all tokens."""
+
+    def part(self, part: slice) -> Comparison: ...
 
 
 def check_vocabularies(student: GPT, teacher: GPT) -> None:
@@ -65,14 +75,30 @@ def teacher_reference(teacher: GPT, inputs: Tensor, config: DistillConfig) -> Re
 
 
 def head_reference(head: nn.Module, hidden: Tensor, vocab_size: int, config: DistillConfig) -> Reference:
-    """The divergence from a teacher, given its final hidden states (N, E) and its head."""
-    divergence = divergence_of(config)
+    """The divergence from a teacher's final hidden states (N, E) under its head."""
+    return _Head(head, hidden, vocab_size, config.temperature, divergence_of(config))
 
-    def reference(part: slice, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        logits = head(hidden[part])[:, :vocab_size].float()
-        return divergence(log_q, log_probabilities(logits, config.temperature))
 
-    return reference
+@dataclass(frozen=True)
+class _Head:
+    head: nn.Module
+    hidden: Tensor
+    vocab_size: int
+    temperature: float
+    divergence: Divergence
+
+    def part(self, part: slice) -> "_Logits":
+        return _Logits(self.head(self.hidden[part])[:, : self.vocab_size], self.temperature, self.divergence)
+
+
+@dataclass(frozen=True)
+class _Logits:
+    logits: Tensor
+    temperature: float
+    divergence: Divergence
+
+    def against(self, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        return self.divergence(log_q, log_probabilities(self.logits.float(), self.temperature))
 
 
 def chunked_loss(
@@ -120,23 +146,24 @@ class _HeadLoss(torch.autograd.Function):
         d_weight = torch.zeros_like(weight, dtype=torch.float32)  # a sum over chunks, too long for bf16
         d_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         sums = torch.zeros(2, dtype=torch.float64, device=hidden.device)
+        chunk = _compiled_chunk() if config.compile else _chunk
         for start in range(0, len(targets), config.chunk_tokens):
             part = slice(start, start + config.chunk_tokens)
             states = hidden[part].to(dtype)
             logits = states @ rows.T
             if bias is not None:
                 logits += bias[:vocab_size].to(dtype)
-            values, gradient = _chunk(logits.float(), targets[part], part, config, reference)
+            comparison = None if reference is None else reference.part(part)
+            values, gradient, column_sums = chunk(logits, targets[part], config, comparison, d_bias is not None)
             sums += values
             if d_bias is not None:
-                d_bias[:vocab_size] += gradient.sum(0)
-            gradient = gradient.to(dtype)
+                d_bias[:vocab_size] += column_sums
             d_hidden[part] = gradient @ rows
             if dtype == torch.float32:
                 d_weight[:vocab_size].addmm_(gradient.T, states)
             else:
                 d_weight[:vocab_size] += gradient.T @ states
-            del logits, gradient  # before the next chunk allocates its own
+            del logits, comparison, gradient  # before the next chunk's are made
         ctx.gradients, ctx.tokens = (d_hidden, d_weight, d_bias), len(targets)
         ctx.dtypes = hidden.dtype, weight.dtype
         ce, divergence = (sums / len(targets)).float().unbind()
@@ -156,22 +183,37 @@ class _HeadLoss(torch.autograd.Function):
         return d_hidden.mul_(scale), d_weight.mul_(scale).to(ctx.dtypes[1]), d_bias, None, None, None, None
 
 
+@cache
+def _compiled_chunk() -> Any:
+    """`_chunk` in a few kernels: by itself each of its operators reads and writes the largest tensor of a training."""
+    return torch.compile(_chunk, dynamic=False)
+
+
 def _chunk(
-    logits: Tensor, targets: Tensor, part: slice, config: DistillConfig, reference: Reference | None
+    logits: Tensor, targets: Tensor, config: DistillConfig, comparison: Comparison | None, biased: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums of CE and D over a chunk (2,); the loss' gradient with respect to its logits, which are used up, in
+    their dtype; the sum of that over the tokens (V,), if `biased`, and else nothing (0,)."""
+    values, gradient = _loss_and_gradient(logits.float(), targets, config, comparison)
+    return values, gradient.to(logits.dtype), gradient.sum(0) if biased else gradient.new_empty(0)
+
+
+def _loss_and_gradient(
+    logits: Tensor, targets: Tensor, config: DistillConfig, comparison: Comparison | None
 ) -> tuple[Tensor, Tensor]:
     """The sums of CE and D over a chunk (2,), and the loss's gradient with respect to its logits (overwritten)."""
     normaliser = logits.logsumexp(1, keepdim=True)
     ce = (normaliser - logits.gather(1, targets[:, None])).sum()
     ce_gradient = None
     if config.ce_weight > 0:
-        ce_gradient = logits.sub(normaliser).exp_() if reference else logits.sub_(normaliser).exp_()
+        ce_gradient = logits.sub(normaliser).exp_() if comparison else logits.sub_(normaliser).exp_()
         ce_gradient.scatter_add_(1, targets[:, None], ce_gradient.new_full((len(targets), 1), -1))
         _scale(ce_gradient, config.ce_weight)
-    if reference is None:
-        assert ce_gradient is not None  # a loss has CE or a reference, or both
+    if comparison is None:
+        assert ce_gradient is not None  # a loss has CE, a reference, or both
         return torch.stack([ce, torch.zeros_like(ce)]), ce_gradient
     log_q = logits.sub_(normaliser) if config.temperature == 1 else log_probabilities(logits, config.temperature)
-    values, gradient = reference(part, log_q)
+    values, gradient = comparison.against(log_q)
     _scale(gradient, config.beta * config.temperature)  # T^2 of the loss, 1/T of the softmax
     if ce_gradient is not None:
         gradient.add_(ce_gradient)

@@ -151,7 +151,7 @@ def test_a_teacher_without_doubt_has_no_tail():
     logits[0, 17] = 0
     dtype = token_dtype(settings.cache, [1.0], VOCABULARY)
     reference = decode(encode(logits, dtype, [1.0], torch.zeros(1, 2)), [1.0], settings)
-    value, gradient = reference(slice(0, 1), torch.randn(1, VOCABULARY).log_softmax(1))
+    value, gradient = reference.part(slice(0, 1)).against(torch.randn(1, VOCABULARY).log_softmax(1))
     assert value.isfinite() and gradient.isfinite().all()
 
 

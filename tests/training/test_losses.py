@@ -9,14 +9,15 @@ from torch import nn
 
 from pipeline.config import DistillConfig
 from pipeline.errors import SprigError
+from pipeline.training import losses
 from pipeline.training.batch import Batch
 from pipeline.training.losses import check_vocabularies, chunked_loss, distillation_loss, head_reference
 
 VOCABULARY, WIDTH, TEACHER_WIDTH = 167, 24, 40
 
 
-def case(tokens=423, rows=176, bias=False):
-    generator = torch.Generator().manual_seed(0)
+def case(tokens=423, rows=176, bias=False, seed=0):
+    generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator)
@@ -182,3 +183,21 @@ def test_a_student_equal_to_its_teacher_has_no_divergence():
 def test_vocabularies_must_agree():
     with pytest.raises(SprigError, match=r"90 tokens but the distillation teacher 80: set kd_teacher to a model"):
         check_vocabularies(student(), teacher(vocab_size=80))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"loss": "forward_kl", "alpha": 0.5}, pytest.param({"loss": "js", "temperature": 2.0}, marks=pytest.mark.slow)],
+)
+def test_a_compiled_chunk_gives_the_same_and_is_compiled_once(values, monkeypatch):
+    """The values stay the dense formula's; no chunk and no step compiles again, and nothing falls out of the graph."""
+    compiled = torch.compile(losses._chunk, dynamic=False, fullgraph=True, backend="eager")
+    monkeypatch.setattr(losses, "_compiled_chunk", lambda: compiled)
+    settings = config(chunk_tokens=16, compile=True, **values)
+    for step in range(2):
+        inputs = case(32, seed=step)
+        with torch._dynamo.config.patch(error_on_recompile=step == 1):
+            found, gradients = chunked(*inputs, settings)
+        wanted, dense_gradients = dense(*inputs, settings)
+        for ours, theirs in zip((*found, *gradients), (*wanted, *dense_gradients), strict=True):
+            assert torch.allclose(ours.double(), theirs, atol=1e-5, rtol=1e-4)
