@@ -35,7 +35,7 @@ from pipeline.config import (
 )
 from pipeline.config.typed import to_typed
 from pipeline.data.blocks import Blocks
-from pipeline.models import checkpoint, extraction, ordering
+from pipeline.models import checkpoint, extraction, ordering, reconstruction
 from pipeline.models.export import folder as export_folder
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.perplexity import mean_nll
@@ -50,7 +50,7 @@ from pipeline.search.forecast import expected
 from pipeline.search.journal import Journal
 from pipeline.search.loop import Search
 from pipeline.search.strategies.registry import make as make_strategy
-from pipeline.stages import prepare
+from pipeline.stages import prepare, reconstruct
 from pipeline.stages.context import Context
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.counting import flops_per_token, parameters
@@ -161,18 +161,21 @@ class SearchSpace(Space):
 
 def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **settings: Any) -> Found:
     """Searches the space for the sub-network with the lowest loss on `blocks` before any training. Keywords are the
-    keys of `search` in the configuration, such as strategy="evolution", population=12, generations=3."""
+    keys of `search` in the configuration, such as strategy="evolution", population=12, generations=3. "allocation" also
+    measures its errors on `blocks`."""
     given = {"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings}
     config = to_typed(SearchConfig, OmegaConf.create(given), "search.")
     length = blocks.size(1) - 1
-    known = space.ordering
+    known, errors = space.ordering, None
+    if reconstruct.applies(config):
+        errors = reconstruction.measure(teacher, known, blocks, _precision(teacher), config.batch)
     evaluator = Evaluator(teacher, known, blocks, _precision(teacher), config.batch, fitness=config.fitness)
     budget = Budget(config.limit, length, lambda sub: flops_per_token(space.architecture, sub, length=length))
     with TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl", "search")
         best = Search(
             config,
-            make_strategy(config, space, seed),
+            make_strategy(config, space, seed, errors),
             evaluator,
             journal,
             budget,

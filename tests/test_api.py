@@ -56,6 +56,15 @@ def test_a_cut_of_a_model_in_memory_lies_in_the_bin_and_keeps_the_fitness(teache
     assert found.fitness == expected and pipeline.perplexity(student, blocks) == expected
 
 
+def test_an_allocation_is_found_and_starts_an_evolution(teacher, blocks):
+    space = pipeline.SearchSpace(teacher.model, 70_000, 90_000, hold=["n_embd", "head_size"])
+    allocated = pipeline.find(teacher.model, space, blocks, strategy="allocation")
+    assert space.contains(allocated.subnetwork) and allocated.evaluated == 1
+    few = {"population": 2, "parents": 1, "generations": 0}
+    started = pipeline.find(teacher.model, space, blocks, strategy="evolution", start=["allocation"], **few)
+    assert started.fitness <= allocated.fitness and started.evaluated == 2
+
+
 def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
     space = pipeline.SearchSpace(teacher.model, 70_000, 90_000)
     with pytest.raises(pipeline.SprigError, match=r"search\.population=0"):

@@ -1,5 +1,6 @@
 """What each cut of a teacher's heads, neurons or layers would cost the loss, in closed form, from one backward pass."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,11 +100,34 @@ class _Layer:
         return float(self.mlp.sensitivity * self.written)
 
 
-def measure(teacher: GPT, ordering: Ordering, blocks: Tensor, precision: str, batch: int) -> Errors:
+@dataclass(frozen=True)
+class Passed:
+    """What the backward pass has found of the layers from `number` to the last one: their errors, and the gradients (B,
+    T, E) of the stream that enters layer `number`, batch by batch."""
+
+    number: int
+    errors: Errors
+    gradients: list[Tensor]
+
+
+def measure(
+    teacher: GPT,
+    ordering: Ordering,
+    blocks: Tensor,
+    precision: str,
+    batch: int,
+    *,
+    begun: Passed | None = None,
+    on_layer: Callable[[Passed], None] = lambda passed: None,
+) -> Errors:
     """The errors of all cuts on calibration `blocks` (n, T + 1), `batch` blocks at a time.
 
     An error in the stream is weighted by how much the loss feels one there: the mean squared gradient of the
     cross-entropy over the mean of the token weights. One layer's sums exist at a time; streams wait in host memory.
+
+    Args:
+        begun: what `on_layer` received last of an interrupted measurement, to resume it with bit-identical results.
+        on_layer: receives what is known after each layer; valid during the call.
 
     Raises:
         SprigError: activations are not finite.
@@ -111,24 +135,28 @@ def measure(teacher: GPT, ordering: Ordering, blocks: Tensor, precision: str, ba
     a = architecture_of(teacher.config, is_tied(teacher))
     device, training = teacher.transformer.wte.weight.device, teacher.training
     teacher.eval()
-    errors = Errors.none(a)
-    with Progress("reconstruct", total=a.n_layer, unit="layers") as progress, autocast(precision, device):
-        streams = _streams(teacher, blocks[:, :-1].split(batch), device)
-        targets = blocks[:, 1:].split(batch)
-        gradients = [_at_the_end(teacher, x, y, device) for x, y in zip(streams.pop(), targets, strict=True)]
-        for number in reversed(range(a.n_layer)):
-            layer = _back(teacher, number, streams.pop(), gradients, device)
-            _note(errors, a, ordering, number, layer)
+    left = a.n_layer if begun is None else begun.number
+    with Progress("reconstruct", a.n_layer, "layers", start=a.n_layer - left) as progress, autocast(precision, device):
+        streams = _streams(teacher, blocks[:, :-1].split(batch), left, device)
+        last = streams.pop()
+        if begun is None:
+            targets = blocks[:, 1:].split(batch)
+            gradients = [_at_the_end(teacher, x, y, device) for x, y in zip(last, targets, strict=True)]
+            begun = Passed(a.n_layer, Errors.none(a), gradients)
+        for number in reversed(range(left)):
+            layer = _back(teacher, number, streams.pop(), begun.gradients, device)
+            _note(begun.errors, a, ordering, number, layer)
+            on_layer(Passed(number, begun.errors, begun.gradients))
             progress.advance()
     teacher.train(training)
-    return errors
+    return begun.errors
 
 
 @torch.no_grad()
-def _streams(teacher: GPT, batches: tuple[Tensor, ...], device: torch.device) -> list[list[Tensor]]:
-    """The stream before each layer and after the last one, batch by batch, in host memory."""
+def _streams(teacher: GPT, batches: tuple[Tensor, ...], layers: int, device: torch.device) -> list[list[Tensor]]:
+    """The stream before each of the first `layers` layers and after them, batch by batch, in host memory."""
     streams = [[teacher.transformer.wte(tokens.to(device)).cpu() for tokens in batches]]
-    for number in range(teacher.config.n_layer):
+    for number in range(layers):
         streams.append([through(teacher, number, x.to(device)).cpu() for x in streams[-1]])
     return streams
 

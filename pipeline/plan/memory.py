@@ -1,13 +1,14 @@
-"""What one process holds on its device in search, recovery and training, and whether that fits."""
+"""What one process holds on its device in reconstruction, search, recovery and training, and whether that fits."""
 
 from dataclasses import replace
 
 from pipeline.config import DeepSpeedConfig, DistillConfig, Fitness
 from pipeline.errors import SprigError
 from pipeline.models.head import chunk_tokens
+from pipeline.models.reconstruction import CHUNK_TOKENS
 from pipeline.ranks import world_size
 from pipeline.search.evaluator import CPU_CHUNK_TOKENS
-from pipeline.stages import budget, recover
+from pipeline.stages import budget, reconstruct, recover
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.value import SubNetwork, whole
@@ -48,6 +49,21 @@ def search(context: Context, sub: SubNetwork) -> Need:
     )
 
 
+def reconstruction(context: Context) -> Need:
+    """Of measuring what cuts cost, one layer's backward pass at a time; streams wait in host memory."""
+    a, config = context.architecture, context.config
+    streams = 4 * (a.n_layer + 1) * config.ordering.blocks * config.data.block_size * a.n_embd
+    return Need(
+        {
+            "teacher": WEIGHT_BYTES[config.teacher.dtype] * parameters(a),
+            "Gram matrices and factors": reconstruct.memory(context),
+            "a layer's activations": 2 * _forward(context, whole(a), config.ordering.batch),
+            "logits": 3 * 4 * CHUNK_TOKENS * a.vocab_size,
+            "streams": streams if context.device.type == "cpu" else 0,
+        }
+    )
+
+
 def recovery(context: Context, sub: SubNetwork) -> Need:
     """Of refitting one student."""
     a = context.architecture
@@ -63,9 +79,12 @@ def recovery(context: Context, sub: SubNetwork) -> Need:
 
 def rows(context: Context, sub: SubNetwork) -> list[tuple[str, str]]:
     """For a plan: what each stage needs for a student like this, and what there is."""
+    reads = reconstruct.applies(context.config.search)
+    reconstructs = [("memory a process, reconstruct", str(reconstruction(context)))] if reads else []
     recovers = [("memory a process, recover", str(recovery(context, sub)))] if recover.roles(context) else []
     held = f" of {gib(device_memory(context.device))} on {device_name()}"
     return [
+        *reconstructs,
         ("memory a process, search", str(search(context, sub))),
         *recovers,
         ("memory a process, distill", f"{of_training(context, sub)}{held if context.device.type == 'cuda' else ''}"),
@@ -90,6 +109,8 @@ def check(context: Context, sub: SubNetwork) -> None:
         raise SprigError(
             f"The search needs {need} on {source} of {gib(held)}: lower search.batch, or set teacher.dtype=bf16."
         )
+    if reconstruct.applies(context.config.search) and (need := reconstruction(context)).total > held:
+        raise SprigError(f"Reconstruction needs {need} on {source} of {gib(held)}: lower ordering.batch.")
     if recover.roles(context) and (need := recovery(context, sub)).total > held:
         raise SprigError(f"Recovery needs {need} on {source} of {gib(held)}: lower recover.tokens or recover.batch.")
 

@@ -1,15 +1,18 @@
 """Stage reconstruct: what each cut of a layer's heads and neurons would cost the loss, for searches that read it."""
 
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from pipeline.artifacts import Recipe, write_json
+from pipeline.artifacts import CHECKPOINTS, Recipe, write_json
 from pipeline.config import SearchConfig, material
 from pipeline.config import Strategy as Kind
 from pipeline.errors import SprigError
 from pipeline.models import reconstruction
+from pipeline.models.reconstruction import Passed
 from pipeline.stages import order
 from pipeline.stages.context import Context
 from pipeline.subnetwork.allocation import Errors
@@ -36,12 +39,42 @@ def make(
 ) -> None:
     config = context.config
     blocks = context.evenly(tokens, "calibration", config.ordering.blocks, "ordering.blocks")
-    model = context.teacher(teacher, config.teacher)
+    model, state = context.teacher(teacher, config.teacher), folder / CHECKPOINTS / "passed.pt"
     errors = reconstruction.measure(
-        model, order.load(context, ordering), blocks, context.precision, config.ordering.batch
+        model,
+        order.load(context, ordering),
+        blocks,
+        context.precision,
+        config.ordering.batch,
+        begun=_resumed(state) if state.exists() else None,
+        on_layer=partial(_keep, state),
     )
     np.savez(folder / ERRORS, allow_pickle=False, **vars(errors))
     write_json(folder / COSTS, {"tokens": blocks[:, 1:].numel(), "flops": flops(context)})
+
+
+def _keep(state: Path, passed: Passed) -> None:
+    """One file, which each layer replaces: an interrupted pass resumes from there."""
+    state.parent.mkdir(exist_ok=True)
+    written = state.with_suffix(".partial")
+    errors = {name: torch.from_numpy(value) for name, value in vars(passed.errors).items()}
+    torch.save({"number": passed.number, "errors": errors, "gradients": passed.gradients}, written)
+    written.replace(state)
+
+
+def _resumed(state: Path) -> Passed:
+    saved = torch.load(state, map_location="cpu", weights_only=True)
+    errors = Errors(**{name: value.numpy() for name, value in saved["errors"].items()})
+    return Passed(saved["number"], errors, saved["gradients"])
+
+
+def memory(context: Context) -> int:
+    """Bytes of one layer's sums, in addition to the teacher and its passes, at their most: the Gram matrices of both
+    projections; of the larger one three copies, reordered, ridged and factored; and its weights twice. All in fp64."""
+    a = context.architecture
+    queries, neurons = a.n_head * a.head_size, a.intermediate_size
+    largest = max(queries, neurons)
+    return 8 * (queries**2 + neurons**2 + 3 * largest**2 + 2 * a.n_embd * largest)
 
 
 def flops(context: Context) -> int:

@@ -145,3 +145,17 @@ def test_two_ranks_come_to_the_same_journal_and_winner(prepared, whole):
         command(2, overrides), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=LIMIT
     )
     assert results(prepared) == results(whole)
+
+
+def test_two_ranks_allocate_as_one_process_does(prepared, processes, tmp_path_factory):
+    alone = tmp_path_factory.mktemp("alone")
+    for stage in ("prepare", "order"):
+        shutil.copytree(prepared / "artifacts" / stage, alone / "artifacts" / stage)
+    allocation = [*SEARCH, "search=allocation", "space.hold=[n_embd,head_size]"]
+    allocation.append("stages=[prepare,order,reconstruct,search]")
+    finish(processes, alone, *allocation)
+    overrides = ["experiment=smoke", "precision=fp32", f"outputs={prepared}", *allocation]
+    subprocess.run(
+        command(2, overrides), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=LIMIT
+    )
+    assert results(prepared) == results(alone)
