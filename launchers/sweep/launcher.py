@@ -67,6 +67,8 @@ class SweepLauncher(Launcher):
         self.settings = to_typed(LauncherConfig, config.hydra.launcher, "hydra.launcher.")
         self.sweeper = sweepers.chosen(config)
         self.command = ["sprig", "-m", *config.hydra.overrides.hydra, *config.hydra.overrides.task]
+        if config.plan == "measure":
+            raise SprigError("plan=measure times one run, and this is a sweep: use plan=true, or plan one of its jobs.")
         self.planned = config.plan
         declared = config.hydra.sweeper.get("params") or {}
         parser = OverridesParser.create(config_loader=hydra_context.config_loader)

@@ -107,7 +107,8 @@ class Config:
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # every random draw depends on it; the split of the text does not
     device: Device = immaterial(Device.auto)  # auto: a GPU if there is one
     precision: Precision = Precision.auto  # auto: bf16-mixed if the device supports bf16, else fp32
-    plan: bool = immaterial(False)  # prints what the run would do and cost, and runs nothing
+    # true: prints what the run would do and cost, and runs nothing; measure: also times a few steps on this device
+    plan: bool | str = immaterial(False)
     debug: bool = immaterial(False)  # shows tracebacks
     outputs: str = immaterial(location("outputs"))  # the folder of artifacts and runs
     teacher: TeacherConfig = MISSING
@@ -130,6 +131,9 @@ class Config:
         folder_name("preset", self.preset)
         if self.run_name is not None:
             folder_name("run_name", self.run_name)
+        require(
+            isinstance(self.plan, bool) or self.plan == "measure", f"plan={self.plan} must be true, false or measure."
+        )
         known = STAGES + ON_REQUEST
         for stage in self.stages:
             require(stage in known, f"stages names {stage!r}; the stages are {', '.join(known)}.")

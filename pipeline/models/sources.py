@@ -70,8 +70,18 @@ class Named:
 
 
 def describe(teacher: TeacherConfig) -> Architecture:
-    """The architecture that `convert` will write, from metadata alone. A hub model with `teacher.litgpt` needs neither
-    its weights nor a network; only its `vocab_size` is then what litgpt says instead of the tokenizer.
+    """The architecture of `shape`.
+
+    Raises:
+        SprigError: as `shape`, or the family is not supported.
+    """
+    return architecture_of(*shape(teacher))
+
+
+def shape(teacher: TeacherConfig) -> tuple[Config, bool]:
+    """The litgpt configuration that `convert` will write, and whether head and embedding share weights, from metadata
+    alone. A hub model with `teacher.litgpt` needs neither its weights nor a network; only its `vocab_size` is then what
+    litgpt says instead of the tokenizer.
 
     Raises:
         SprigError: the source is missing, unreadable or unsupported, or contradicts the configuration.
@@ -88,7 +98,7 @@ def describe(teacher: TeacherConfig) -> Architecture:
         if brought:
             _write_tokenizer(teacher, original, Path(folder))
         config = _settled(teacher, original.config, Tokenizer(Path(folder)) if brought else None)
-    return architecture_of(config, _tied(teacher, original))
+    return config, _tied(teacher, original)
 
 
 def identify(teacher: TeacherConfig) -> dict[str, Any]:

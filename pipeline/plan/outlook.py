@@ -6,9 +6,10 @@ import torch
 
 from pipeline.config import ExportForm
 from pipeline.plan import costs as prices
-from pipeline.plan import epochs
+from pipeline.plan import epochs, measured
+from pipeline.progress import short
 from pipeline.stages import distill, prepare
-from pipeline.stages.budget import batch_tokens, budget
+from pipeline.stages.budget import batch_tokens, budget, token_flops
 from pipeline.stages.context import Context, Step
 from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import SubNetwork
@@ -60,12 +61,22 @@ def leaves(context: Context, students: list[SubNetwork]) -> Row:
     return "parameters as exported", f"{f'{low:,}' if low == high else f'{low:,} to {high:,}'} ({forms}{padded})"
 
 
-def hours(context: Context, flops: int, ranks: int) -> Row:
-    """Hours of all stages together, with what that assumes."""
-    rate, of = _rate(context)
+def hours(context: Context, flops: int, ranks: int, student: SubNetwork) -> Row:
+    """Hours of all stages together, with what that assumes or what was measured."""
     kind = context.device.type
+    if context.config.plan == "measure":
+        tokens, of_a_token = measured.tokens_per_second(context, student), token_flops(context, student)
+        took = _clock(flops / (tokens * (of_a_token.student + of_a_token.teacher) * ranks))
+        return "time", (
+            f"about {took} at the measured {tokens:,.0f} tokens/s of training per process; in an hour, {ranks} x "
+            f"{kind} train on {short(round(3600 * tokens * ranks))} tokens, communication not counted"
+        )
+    rate, of = _rate(context)
     took = _clock(flops / (rate * UTILISATION[kind] * ranks))
-    return "time", f"about {took}, if {ranks} x {kind} reach {UTILISATION[kind]:.0%} {of}"
+    return (
+        "time",
+        f"about {took}, if {ranks} x {kind} reach {UTILISATION[kind]:.0%} {of}; plan=measure times a few steps",
+    )
 
 
 def header(context: Context, steps: list[Step], ranks: int) -> str:

@@ -79,7 +79,7 @@ def table(context: Context) -> list[tuple[str, str]]:
             f"{batches.global_batch} blocks of {length:,} tokens: {ranks} processes x {batches.micro_batch} at a time "
             f"x {batches.accumulation} times",
         ),
-        outlook.hours(context, total, ranks),
+        outlook.hours(context, total, ranks, typical.middle),
         ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
         *memory.rows(context, typical.middle),
         (

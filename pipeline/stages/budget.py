@@ -5,10 +5,11 @@ from dataclasses import replace
 from pipeline.config import DeepSpeedConfig, DistillConfig
 from pipeline.ranks import world_size
 from pipeline.stages.context import Context
-from pipeline.subnetwork.counting import outer_parameters, parameters
+from pipeline.subnetwork.counting import flops_per_token, outer_parameters, parameters
 from pipeline.subnetwork.value import SubNetwork, whole
 from pipeline.training.distill import steps_of
 from pipeline.training.memory import WEIGHT_BYTES, Need, Online, device_memory, training
+from pipeline.training.throughput import Flops
 
 SHARE = 0.8  # of the device's memory: the rest is for what the count leaves out
 MOST_TOKENS = {"cuda": 1 << 16, "cpu": 1 << 13}  # of a forward pass: beyond this, nothing is faster
@@ -21,6 +22,16 @@ def batch_tokens(context: Context) -> int:
 def budget(context: Context) -> int:
     """Tokens that a student is trained on."""
     return steps_of(context.config.distill, context.config.data.block_size) * batch_tokens(context)
+
+
+def token_flops(context: Context, sub: SubNetwork) -> Flops:
+    """Of training a student on one token."""
+    length, distill = context.config.data.block_size, context.config.distill
+    online = distill.distils and not distill.cached
+    return Flops(
+        3 * flops_per_token(context.architecture, sub, length=length),
+        flops_per_token(context.kd_architecture, length=length) if online else 0,
+    )
 
 
 def memory(

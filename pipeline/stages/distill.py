@@ -16,17 +16,15 @@ from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
 from pipeline.stages import cache, extract, stable
-from pipeline.stages.budget import batch_tokens, budget, settings
+from pipeline.stages.budget import batch_tokens, budget, settings, token_flops
 from pipeline.stages.context import Context, Step
 from pipeline.stages.roots import Roots
-from pipeline.subnetwork.counting import flops_per_token
 from pipeline.training import checkpoints
 from pipeline.training.distill import distill, validation_steps
 from pipeline.training.engine import Batching, batching
 from pipeline.training.fitting import fitted
 from pipeline.training.metrics import METRICS
 from pipeline.training.schedules import check_schedule, warmup_tokens
-from pipeline.training.throughput import Flops
 
 STAGE, VERSION = "distill", 2
 OF_BUDGET = ("tokens", "schedule", "validation_tokens")  # what of a recipe follows from the token budget
@@ -174,10 +172,7 @@ def _train(
     logits = cache.complete(context, roots) if config.distill.cached else None
     if not online:
         context.forget_teacher()
-    flops = Flops(
-        3 * flops_per_token(context.architecture, extract.subnetwork(context, start), length=config.data.block_size),
-        flops_per_token(context.kd_architecture, length=config.data.block_size) if online else 0,
-    )
+    flops = token_flops(context, extract.subnetwork(context, start))
     total = budget(context) if until is None else until * batch_tokens(context)
 
     def train(layout: DistillConfig) -> GPT:

@@ -45,6 +45,7 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ("seed=0,1 distill.tokens=4096,100", "Job seed=0 distill.tokens=100: distill.tokens=100 is below one batch"),
         ("teacher=tiny-random,nonsense", "There is no teacher=nonsense: the choices are"),
         ("distill.temperature=1", "The sweep has no axes"),
+        ("seed=0,1 plan=measure", "plan=measure times one run, and this is a sweep: use plan=true"),
         ("seed=range(3,3)", "Axis seed of the sweep has no values"),
         ("data=glob(nonsense*)", "Axis data of the sweep has no values"),
         ("seed=0,1 data.workers=1,2", "Axis data.workers=1,2 changes no result of smoke"),
