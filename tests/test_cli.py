@@ -4,7 +4,6 @@ import errno
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -201,30 +200,3 @@ def test_the_four_choices_of_the_mission_are_on_the_command_line():
         0.3,
         50_000,
     )
-
-
-def test_help_is_a_page_for_newcomers():
-    printed = subprocess.run(
-        [sys.executable, "-m", "pipeline", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
-    ).stdout
-    for word in ("experiment=quickstart", "stages=", "plan=true", "teacher=", "smollm2-135m", "bin=", "--multirun"):
-        assert word in printed
-
-
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (
-            ["teacher=local", "data=sotu", "teacher.source=hf", "teacher.path=/no/where"],
-            "teacher.path=/no/where does not exist",
-        ),
-        (["teacher=local", "data=sotu", "teacher.source=gguf", "teacher.path=no.gguf"], "/no.gguf does not exist"),
-        (["teacher@kd_teacher=local", "kd_teacher.source=litgpt", "kd_teacher.path=no"], "/no does not exist"),
-    ],
-)
-def test_a_wrong_path_is_refused_before_torch_is_imported(overrides, said, tmp_path):
-    """A process of its own, in which torch cannot be imported."""
-    code = "import sys; sys.modules['torch'] = None; from pipeline.cli import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", code, *SMOKE, f"outputs={tmp_path}", *overrides]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr

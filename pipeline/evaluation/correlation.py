@@ -5,9 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
-
-COEFFICIENTS: dict[str, Callable[..., Any]] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
 
 
 def correlations(
@@ -19,10 +16,13 @@ def correlations(
     1993, 13.3): of `resamples` draws of n pairs with replacement. Draws in which a measure is constant have no
     coefficient and are left out; where nothing is left, or a measure is constant, all three are None.
     """
+    from scipy import stats  # imported here: it takes a second, and few runs need it
+
     pairs = np.array([first, second])
     draws = rng.integers(pairs.shape[1], size=(resamples, pairs.shape[1]))
     found = {}
-    for name, coefficient in COEFFICIENTS.items():
+    coefficients: dict[str, Callable[..., Any]] = {"spearman": stats.spearmanr, "kendall": stats.kendalltau}
+    for name, coefficient in coefficients.items():
         spread = [value for draw in draws if (value := _value(coefficient, pairs[:, draw])) is not None]
         if spread:
             tail = (1 - confidence) / 2

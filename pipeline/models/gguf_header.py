@@ -4,17 +4,21 @@ The gguf package's own reader makes numpy views of each of a vocabulary's 100,00
 run; this follows the format's specification (ggml's docs/gguf.md) instead, and the tests hold it to the package's.
 """
 
+from __future__ import annotations
+
 import math
 import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gguf
 import numpy as np
 
 from pipeline.errors import SprigError
+
+if TYPE_CHECKING:  # imported where a file is read: few runs have one
+    import gguf
 
 _SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -37,6 +41,8 @@ class StoredTensor:
         Raises:
             SprigError: the gguf package cannot dequantise this kind.
         """
+        import gguf
+
         stored = np.memmap(self.path, np.uint8, "r", self.start, gguf.quant_shape_to_byte_shape(self.shape, self.kind))
         try:
             return gguf.dequantize(stored, self.kind)
@@ -103,6 +109,8 @@ class _Cursor:
         self.position = 4
         if (version := self.scalar("I")) not in (2, 3):
             raise ValueError(f"its version is {version}")
+        import gguf
+
         tensor_count, entry_count = self.scalar("Q"), self.scalar("Q")
         metadata = {}
         for _ in range(entry_count):
@@ -129,6 +137,8 @@ class _Cursor:
         return name, shape, self.scalar("I"), self.scalar("Q")
 
     def _tensor(self, name: str, shape: tuple[int, ...], number: int, start: int) -> StoredTensor:
+        import gguf
+
         kind = gguf.GGMLQuantizationType(number)
         entries, bytes_each = gguf.GGML_QUANT_SIZES[kind]
         if not shape or min(shape) < 1 or shape[-1] % entries:

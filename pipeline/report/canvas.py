@@ -4,21 +4,22 @@ The same numbers give the same bytes. Text stays text. Everything drawn in `INK`
 so that a page can switch to dark.
 """
 
+from __future__ import annotations
+
 import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from typing import TYPE_CHECKING, Any
 
 from pipeline.artifacts import write_atomically
+
+if TYPE_CHECKING:  # matplotlib takes a second to import, and most commands draw nothing
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 WIDTH = 5.0  # inches: 360 units of the SVG, so that a phone shows text at about its own size
 INK, OUTLINE = "#1c2321", "#8a8f98"
@@ -56,13 +57,17 @@ class Plot:
         return f"{self.name}.svg"
 
     def figure(self) -> Figure:
-        # Figure without pyplot: no global state, no display.
+        import matplotlib
+        from matplotlib.figure import Figure  # without pyplot: no global state, no display
+
         with matplotlib.rc_context(SETTINGS):
             figure = Figure(figsize=(WIDTH, self.height), layout="constrained")
             self.draw(figure)
         return figure
 
     def svg(self) -> str:
+        import matplotlib
+
         text, figure = io.StringIO(), self.figure()
         with matplotlib.rc_context(SETTINGS):
             figure.savefig(text, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -98,12 +103,16 @@ def scientific(value: float, _: object = None) -> str:
 
 def counted(axis: Axis, form: Callable[[float, object], str] = short, integer: bool = False) -> None:
     """A linear axis of counts, with few ticks."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     axis.set_major_locator(MaxNLocator(5, integer=integer))
     axis.set_major_formatter(FuncFormatter(form))
 
 
 def logarithmic(axes: Axes, which: str, form: Callable[[float, object], str] = short) -> None:
     """Makes axis "x" or "y" logarithmic, without powers of ten and with some ticks in every decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -114,6 +123,8 @@ def logarithmic(axes: Axes, which: str, form: Callable[[float, object], str] = s
 def scaled(axes: Axes) -> None:
     """Makes y logarithmic, or linear where its values span less than a decade, in which a logarithmic axis may have no
     tick."""
+    from matplotlib.ticker import FuncFormatter
+
     low, high = axes.dataLim.intervaly
     if high >= 10 * low > 0:
         logarithmic(axes, "y")

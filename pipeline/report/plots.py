@@ -1,13 +1,13 @@
 """The figures of a run's report."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pipeline.evaluation.savings import Curves
 from pipeline.report.canvas import COLOURS, INK, OUTLINE, Plot, counted, legend, scaled, scientific
@@ -15,13 +15,16 @@ from pipeline.report.schema import Anatomy, BinSummary, Candidate, Summary
 from pipeline.report.study import plot as study_plot
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from pipeline.report.material import Material
 
 ANATOMY = "anatomy"
 LABELS = {"search": "search", "random_search": "best of random"}
 
 
-def of(material: "Material") -> list[Plot]:
+def of(material: Material) -> list[Plot]:
     """Those that the run has numbers for: one that is still going may have none."""
     summary, plots = material.summary, []
     if material.curves:

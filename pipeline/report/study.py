@@ -1,13 +1,16 @@
 """The study in a report: how each fitness ranks sub-networks as training does, in a table and in scatter plots."""
 
-from typing import Any
+from __future__ import annotations
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from pipeline.report.canvas import COLOURS, Plot, counted, legend, logarithmic
 from pipeline.report.schema import Coefficient, StudySummary
 from pipeline.stages.study import POINTS, REACHED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TITLE = "Which fitness predicts training"
 HEADER = ["fitness", "among", "n", "Spearman", "Kendall"]

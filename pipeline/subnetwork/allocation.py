@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from pipeline.config import Layers
 from pipeline.errors import SprigError
@@ -139,6 +137,9 @@ def _uniform(space: Space, errors: Errors, menu: _Menu) -> Draft | None:
 
 def _layerwise(space: Space, errors: Errors, menu: _Menu) -> Draft | None:
     """One binary variable for each attention and each MLP width of each layer, and one for each depth."""
+    from scipy import sparse  # imported here: it takes a second, and few runs need it
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     layers, depths = space.architecture.n_layer, space.grids["n_layer"]
     groups, heads, _ = menu.attentions.T
     attention = errors.attention[:, groups, heads] - errors.dropped[:, None]

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -119,14 +117,6 @@ def test_bad_input_gets_one_sentence(arguments, said, tmp_path, monkeypatch):
 def test_only_finished_runs_are_compared(outputs):
     assert "second/cccc not finished" in refused("compare", "first/bbbb", "second/cccc", f"outputs={outputs}")
     assert "alone cannot be compared" in refused("compare", "first/bbbb", "first/latest", f"outputs={outputs}")
-
-
-@pytest.mark.parametrize("command", ["runs", "rm", "describe"])
-def test_they_start_without_torch(command, outputs):
-    code = "import sys; sys.modules['torch'] = None; from pipeline.cli import main; main(sys.argv[1:])"
-    arguments = {"runs": [], "rm": ["first/aaaa"], "describe": ["--help"]}[command]
-    words = [*arguments, *([] if command == "describe" else [f"outputs={outputs}"])]
-    subprocess.run([sys.executable, "-c", code, command, *words], cwd=ROOT, check=True, timeout=60)
 
 
 SIZES = {"n_query_groups": 1, "heads_per_group": 2, "head_size": 8, "intermediate_size": 32, "index_seed": None}

@@ -1,10 +1,11 @@
 """A stock Llama student as one GGUF file, for llama.cpp and what is built on it."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gguf
 import numpy as np
 import tokenizers
 from torch import Tensor
@@ -14,6 +15,9 @@ from pipeline.errors import SprigError
 from pipeline.models.bpe import PRE_TOKENIZERS
 from pipeline.models.tokenizer import Tokenizer, read_json
 from pipeline.subnetwork.architecture import Architecture
+
+if TYPE_CHECKING:  # imported where a file is written: few runs write one
+    import gguf
 
 CURE = "leave export.gguf=none"
 
@@ -59,6 +63,8 @@ def write(file: Path, name: str, config: dict, state: dict[str, Tensor], tokeniz
     Raises:
         SprigError: llama.cpp has no name for this tokenizer.
     """
+    import gguf
+
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_name(name)
     f16 = kind == GGUFKind.f16
@@ -116,11 +122,13 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
             f"llama.cpp loads no tokenizer without merges, and that of {folder} has {len(model['vocab'])} entries and "
             f"no merge: {CURE}."
         )
-    tokens, kinds = [f"[PAD{number}]" for number in range(size)], [gguf.TokenType.UNUSED] * size
+    from gguf import TokenType
+
+    tokens, kinds = [f"[PAD{number}]" for number in range(size)], [TokenType.UNUSED] * size
     for token, number in model["vocab"].items():
-        tokens[number], kinds[number] = token, gguf.TokenType.NORMAL
+        tokens[number], kinds[number] = token, TokenType.NORMAL
     for token in plain["added_tokens"]:
-        kind = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
+        kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
         tokens[token["id"]], kinds[token["id"]] = token["content"], kind
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)

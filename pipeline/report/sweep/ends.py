@@ -1,12 +1,18 @@
 """The figure of a sweep of budgets: where its trainings end, over tokens and over total FLOPs."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pipeline.report.canvas import OUTLINE, PALETTE, legend, logarithmic, scientific, short
 from pipeline.report.sweep.between import BUDGET, trainings
 from pipeline.report.sweep.runs import Run, Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def shown(sweep: Sweep) -> bool:

@@ -1,12 +1,13 @@
 """The figures of a sweep's report."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pipeline.report import plots as run_plots
 from pipeline.report.canvas import (
@@ -27,6 +28,10 @@ from pipeline.report.sweep import ends
 from pipeline.report.sweep import savings as sweep_savings
 from pipeline.report.sweep.runs import INITS, SAVINGS, Cell, Sweep
 from pipeline.report.sweep.savings import Fit, Point
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BEST = "best"
 OF_INITS = {"searched": COLOURS["student"], "random_weights": COLOURS["control"], "random_subnetwork": "#e08214"}

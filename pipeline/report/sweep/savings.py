@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 import numpy as np
-from scipy import stats
 
 from pipeline.evaluation.savings import Saving
 from pipeline.report.sweep.between import BUDGET, Comparison, comparisons
@@ -70,6 +69,8 @@ def interval(logarithms: list[float]) -> tuple[float, float] | None:
     count = len(logarithms)
     if count < 2:
         return None
+    from scipy import stats  # imported here: it takes a second, and few runs need it
+
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * stdev(logarithms) / math.sqrt(count)
     return math.exp(mean(logarithms) - half), math.exp(mean(logarithms) + half)
 
