@@ -16,11 +16,18 @@ def mean_nll(model: nn.Module, blocks: torch.Tensor, batch: int, precision: str)
 
     Summed in float64, so that it does not depend on the order of batches beyond a forward pass' own rounding.
     """
-    device = next(model.parameters()).device
-    total, rows = 0.0, chunk_tokens(device, CPU_CHUNK_TOKENS)
+    total = 0.0
     for chunk in blocks.split(batch):
-        tokens = chunk.to(device)
-        with autocast(precision, device):
-            hidden = hidden_states(model, tokens[:, :-1])
-            total += token_nll(model, hidden, tokens[:, 1:], rows).double().sum().item()
+        total += summed_nll(model, chunk, precision).item()
     return total / blocks[:, 1:].numel()
+
+
+@torch.no_grad()
+def summed_nll(model: nn.Module, blocks: torch.Tensor, precision: str) -> torch.Tensor:
+    """The sum over blocks (n, T + 1) that run together, a scalar in float64 on the model's device."""
+    device = next(model.parameters()).device
+    tokens = blocks.to(device)
+    with autocast(precision, device):
+        hidden = hidden_states(model, tokens[:, :-1])
+        losses = token_nll(model, hidden, tokens[:, 1:], chunk_tokens(device, CPU_CHUNK_TOKENS))
+    return losses.double().sum()

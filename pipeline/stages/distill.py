@@ -12,7 +12,6 @@ from litgpt import GPT
 from pipeline.artifacts import Recipe
 from pipeline.config import DistillConfig, ScheduleKind, material
 from pipeline.errors import SprigError
-from pipeline.models.perplexity import mean_nll
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
 from pipeline.stages import cache, extract, stable
@@ -25,6 +24,7 @@ from pipeline.training.engine import Batching, batching
 from pipeline.training.fitting import fitted
 from pipeline.training.metrics import METRICS
 from pipeline.training.schedules import check_schedule, warmup_tokens
+from pipeline.training.validation import shared_nll
 
 STAGE, VERSION = "distill", 2
 OF_BUDGET = ("tokens", "schedule", "validation_tokens")  # what of a recipe follows from the token budget
@@ -190,7 +190,7 @@ def _train(
             folder=folder,
             run=run,
             flops=flops,
-            validate=partial(mean_nll, blocks=validation, batch=config.evaluate.batch, precision=context.precision),
+            validate=partial(shared_nll, blocks=validation, batch=config.evaluate.batch, precision=context.precision),
             log=_Log(context, role, progress),
             begin=begin,
             until=until,

@@ -14,7 +14,6 @@ from litgpt import GPT
 from pipeline.config import CacheConfig, CheckpointConfig, DistillConfig, material
 from pipeline.errors import NotFinite, SprigError
 from pipeline.models.extraction import extract
-from pipeline.models.perplexity import mean_nll
 from pipeline.ranks import world_size
 from pipeline.stages import budget, order, recover
 from pipeline.stages.context import Context
@@ -26,6 +25,7 @@ from pipeline.training.fitting import fitted
 from pipeline.training.metrics import METRICS
 from pipeline.training.schedules import check_schedule
 from pipeline.training.throughput import Flops
+from pipeline.training.validation import shared_nll
 
 # What a short training has of its own.
 OWN = ("init", "control", "cache", "validations", "validation_tokens")
@@ -111,7 +111,7 @@ def train(
                 flops_per_token(context.kd_architecture, length=data.block_size) if config.distils else 0,
             ),
             validate=partial(
-                mean_nll, blocks=held_out, batch=context.config.evaluate.batch, precision=context.precision
+                shared_nll, blocks=held_out, batch=context.config.evaluate.batch, precision=context.precision
             ),
             log=lambda line: None,
         )
