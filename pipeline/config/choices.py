@@ -126,6 +126,7 @@ class Init(StrEnum):
     searched = "searched"
     random_subnetwork = "random_subnetwork"
     random_weights = "random_weights"
+    trained = "trained"
 
 
 class Loss(StrEnum):

@@ -30,8 +30,13 @@ class ControlConfig:
     """The control: the same shape, budget, loss and schedule, but another start and its own learning rate."""
 
     enabled: bool = True
-    init: Init = Init.random_weights
+    init: Init = Init.random_weights  # not trained
     lr: float = real(1e-3, **LEARNING_RATE)  # its peak learning rate
+
+    def __post_init__(self) -> None:
+        require(
+            self.init != Init.trained, "distill.control.init=trained, but a control begins a training: choose another."
+        )
 
 
 @dataclass
@@ -73,7 +78,8 @@ class CacheConfig:
 class DistillConfig:
     """Pretraining with knowledge distillation: loss = alpha * CE + beta * T^2 * D(teacher, student)."""
 
-    init: Init = Init.searched  # what the student starts as
+    init: Init = Init.searched  # what the student starts as; trained: the student of the finished run `from_run`
+    from_run: str | None = location(None)  # the folder of a finished run, whose student is trained further
     tokens: int = whole(MISSING, high=TOKENS)  # token budget, rounded down to whole batches
     lr: float = real(3e-4, **LEARNING_RATE)  # the student's peak learning rate
     # D: forward_kl, KL(teacher || student); reverse_kl, KL(student || teacher); js, the generalised Jensen-Shannon
@@ -113,6 +119,15 @@ class DistillConfig:
         require(
             self.alpha + self.beta > 0,
             f"distill.alpha={self.alpha} and distill.beta={self.beta} must not both be 0: nothing would be learned.",
+        )
+        require(
+            (self.init == Init.trained) == (self.from_run is not None),
+            f"distill.init={self.init} with distill.from_run={self.from_run}: to train the student of a finished run "
+            "further, set init=trained and distill.from_run=RUN, and otherwise neither.",
+        )
+        require(
+            self.init != Init.trained or not self.control.enabled,
+            "distill.init=trained continues a training, and a control begins one: set distill.control.enabled=false.",
         )
         require(len(self.betas) == 2, f"distill.betas={list(self.betas)} must be AdamW's two.")
         self._check_cache()

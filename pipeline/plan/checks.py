@@ -7,7 +7,7 @@ from pipeline.errors import SprigError
 from pipeline.evaluation import tasks
 from pipeline.plan import costs, epochs, memory
 from pipeline.ranks import local_world_size
-from pipeline.stages import cache, distill, evaluate, recover, rerank, search, study
+from pipeline.stages import cache, distill, evaluate, extract, recover, rerank, search, study
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots, roots
 from pipeline.subnetwork.counting import flops_per_token
@@ -42,6 +42,7 @@ def check(context: Context) -> None:
     if config.distill.distils:
         _check_kd(context)
         cache.check(context)
+    extract.check(context, roots(context))
     distill.check(context)
     recover.check(context)
     epochs.check(context)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config import OrderingKind, Strategy
+from pipeline.config import Init, OrderingKind, Strategy
 from pipeline.search import forecast
 from pipeline.stages import cache, extract, order, recover, rerank, search, study
 from pipeline.stages.budget import budget
@@ -30,7 +30,9 @@ class Typical:
 
 def typical(context: Context) -> Typical:
     config, teacher = context.config, context.architecture
-    if config.search.strategy == Strategy.given:
+    if config.distill.init == Init.trained:
+        students = [extract.finished(context).sub]
+    elif config.search.strategy == Strategy.given:
         students = [search.read_given(context, roots(context))]
     else:
         space = context.space(Ordering.identity(teacher))
@@ -50,14 +52,18 @@ def flops(context: Context, students: Typical | None = None) -> dict[str, int]:
     once, head = search.teacher_flops(context, config.search)
     searched = once + (forward + head) * forecast.expected(config.search, length, forward + head).tokens
     searched = min(searched, config.search.limit.flops or searched)
+    reranked = rerank.expected(context) * rerank.flops(context, forward) if config.search.rerank.candidates else 0
     ordered = config.ordering.blocks * length * order.flops_of_a_token(context)
     trained = 3 * forward * budget(context) + cache.teacher_flops(context, budget(context))
-    return {
-        "ordering": ordered if config.ordering.kind != OrderingKind.none else 0,
+    shaping = {
         "errors": search.errors_flops(context, config.search),
         "search": searched,
         "random_search": searched,
-        "rerank": rerank.expected(context) * rerank.flops(context, forward) if config.search.rerank.candidates else 0,
+        "rerank": reranked,
+    }
+    return {
+        "ordering": ordered if config.ordering.kind != OrderingKind.none else 0,
+        **(shaping if extract.searches(context) else dict.fromkeys(shaping, 0)),
         **{f"recovered_{role}": recover.flops(context, students.middle) for role in recover.roles(context)},
         **{f"distilled_{role}": trained for role in extract.roles(context)},
         "study": config.study.subnetworks * study.flops(context, forward) if config.study.subnetworks else 0,

@@ -31,16 +31,10 @@ def table(context: Context) -> list[tuple[str, str]]:
     kd_forward = flops_per_token(kd, length=length) if kd else 0
 
     costs = prices.flops(context, typical)
-    scoring = forward + search.teacher_flops(context, config.search)[1]
-    searched = forecast.expected(config.search, length, scoring)
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
     trained, runs = budget(context), len(extract.roles(context))
     stable = distill.stable_tokens(context)
     training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
-    baseline = ""
-    if config.search.random_baseline:
-        baseline = f", and random ones on as many ({costs['random_search']:.3g} FLOPs)"
-
     total = sum(costs.values()) - (0 if config.search.random_baseline else costs["random_search"])
     teacher_bytes = parameters(teacher) * WEIGHT_BYTES[config.teacher.dtype]
     batches, stage = distill.layout(context), config.deepspeed.zero_stage
@@ -60,13 +54,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         outlook.leaves(context, typical.students),
         ("FLOPs a token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
         ("order", f"{ordered:,} tokens, {costs['ordering']:.3g} FLOPs"),
-        *_errors(context, costs["errors"]),
-        (
-            "search",
-            f"{searched.evaluations:,} evaluations, {searched.tokens:,} tokens, {costs['search']:.3g} FLOPs{baseline}",
-        ),
-        *([("search's limit", unspent)] if (unspent := forecast.unspent(config.search, length, scoring)) else []),
-        *_rerank(context, costs["rerank"]),
+        *_search(context, costs, forward),
         *_recover(context, typical.middle),
         ("distill", f"{trained:,} tokens, {training}"),
         outlook.schedule(context),
@@ -87,6 +75,25 @@ def table(context: Context) -> list[tuple[str, str]]:
             f"teacher {_bytes(teacher_bytes)}, tokens at least {_bytes(token_bytes)}, students "
             f"{_bytes(2 * runs * 4 * size)}, checkpoints {_bytes(checkpoints * CHECKPOINT_BYTES * size)}",
         ),
+    ]
+
+
+def _search(context: Context, costs: dict[str, int], forward: int) -> list[tuple[str, str]]:
+    """What finds the student's shape."""
+    if not extract.searches(context):
+        return [("search", "none")]
+    config, length = context.config.search, context.config.data.block_size
+    scoring = forward + search.teacher_flops(context, config)[1]
+    expected, baseline = forecast.expected(config, length, scoring), ""
+    if config.random_baseline:
+        baseline = f", and random ones on as many ({costs['random_search']:.3g} FLOPs)"
+    found = f"{expected.evaluations:,} evaluations, {expected.tokens:,} tokens, {costs['search']:.3g} FLOPs{baseline}"
+    unspent = forecast.unspent(config, length, scoring)
+    return [
+        *_errors(context, costs["errors"]),
+        ("search", found),
+        *([("search's limit", unspent)] if unspent else []),
+        *_rerank(context, costs["rerank"]),
     ]
 
 

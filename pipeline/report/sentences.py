@@ -1,10 +1,12 @@
 """The results of a run in sentences."""
 
+from pipeline.config import Init
 from pipeline.evaluation.savings import EqualFlops, Saving
 from pipeline.report.schema import RUNNING, Summary, random_weights
 
 NOT_BEGUN = "not begun"  # what a summary says of an artifact that is not even half there
 RANDOM_WEIGHTS = "The teacher has random weights: the numbers mean nothing."
+CONTINUED = "The student had been trained before, and that training is in none of these totals."
 NO_CONTROL = "There is no control, so there is no saving."
 
 
@@ -16,7 +18,7 @@ def result(summary: Summary) -> str:
     if random_weights(summary):
         return RANDOM_WEIGHTS
     if summary["saving"] is None:
-        return NO_CONTROL
+        return CONTINUED if summary["student"]["init"] == Init.trained else NO_CONTROL
     compared = summary.get("equal_flops")
     return " ".join([saving(summary["saving"]), *([crossing(compared)] if compared else [])])
 

@@ -29,7 +29,7 @@ from pipeline.training.validation import shared_nll
 STAGE, VERSION = "distill", 2
 OF_BUDGET = ("tokens", "schedule", "validation_tokens")  # what of a recipe follows from the token budget
 # What the start, the cache or the recipe itself states in another form.
-STATED = ("init", "control", "lr", "tokens", "validations", "cache")
+STATED = ("init", "from_run", "control", "lr", "tokens", "validations", "cache")
 
 log = logging.getLogger("sprig")
 
@@ -118,7 +118,8 @@ def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots
     if rank() == 0 and (finished := _finished_budgets(context, recipe)):
         log.info(
             "%s: a %s schedule ends with its budget, so %s tokens are trained from the start, although a training of "
-            "%s is finished. With distill=wsd, a larger budget resumes from a smaller one.",
+            "%s is finished. init=trained distill.from_run=RUN trains a finished run's student further; with "
+            "distill=wsd, a larger budget resumes from a smaller one.",
             role,
             recipe.config["schedule"]["kind"],
             f"{budget(context):,}",

@@ -1,13 +1,17 @@
-"""Stage extract: a sub-network's weights, or fresh ones in its shape, as a model of its own."""
+"""Stage extract: the weights of a sub-network, fresh ones in its shape, or those of a finished run, as a model."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from litgpt import GPT
 
-from pipeline.artifacts import Recipe
+from pipeline.artifacts import LINKS, MANIFEST, Recipe, read_manifest
+from pipeline.artifacts import check as check_files
 from pipeline.config import Init
+from pipeline.errors import SprigError
 from pipeline.models import checkpoint
 from pipeline.models.extraction import extract
 from pipeline.models.student import initialize
@@ -20,6 +24,7 @@ from pipeline.subnetwork.value import ABOUT, SubNetwork
 
 STAGE, VERSION = "extract", 1
 RANDOM_SUBNETWORK, RANDOM_WEIGHTS = 3, 4  # purposes of the generators
+TRAINED, TEACHER = "distilled_student", "teacher"  # roles of a run
 
 
 def roles(context: Context) -> list[str]:
@@ -32,17 +37,25 @@ def init_of(context: Context, role: str) -> Init:
     return distill.init if role == "student" else distill.control.init
 
 
-def is_drawn(context: Context, role: str) -> bool:
-    """Whether the shape is a random member of the bin, instead of what the search found. A control with random weights
-    has the student's shape."""
+def needs_search(context: Context, role: str) -> bool:
+    """Whether the shape is what the search found, instead of a random member of the bin or that of a finished run. A
+    control with random weights has the student's shape."""
     init = init_of(context, role)
-    return Init.random_subnetwork in (init, context.config.distill.init) and init != Init.searched
+    return init == Init.searched or not {Init.random_subnetwork, Init.trained} & {init, context.config.distill.init}
+
+
+def searches(context: Context) -> bool:
+    """Whether a run searches: whether a student, a control or the study uses what a search finds."""
+    return context.config.study.searched > 0 or any(needs_search(context, role) for role in roles(context))
 
 
 def recipe(context: Context, role: str, roots: Roots, found: Recipe | None) -> Recipe:
     """`found` is the search, or its rerank, that the shape comes from; None where it is drawn."""
     init = init_of(context, role)
     inputs = {"teacher": roots.teacher.fingerprint, "ordering": roots.ordering_fingerprint}
+    if init == Init.trained:
+        inputs = {"teacher": roots.teacher.fingerprint, "student": finished(context).student}
+        return Recipe(STAGE, VERSION, {"init": init}, inputs)
     own: dict = {"init": init, "shape": "drawn" if found is None else "searched"}
     if found is None:
         own |= {"space": search.space_part(context), "bin": search.edges(context)}
@@ -54,7 +67,11 @@ def recipe(context: Context, role: str, roots: Roots, found: Recipe | None) -> R
 
 
 def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots, found: Recipe | None) -> None:
-    config, ordering = context.config, order.load(context, roots.ordering)
+    config = context.config
+    if init_of(context, role) == Init.trained:
+        _copy(context, folder)
+        return
+    ordering = order.load(context, roots.ordering)
     sub = _draw(context, ordering) if found is None else rerank.winner(context, found)
     drawn = about(config.teacher.name, context.architecture, sub, None)
     noted = drawn if found is None else _noted(context.made(found) / search.WINNER)
@@ -63,6 +80,65 @@ def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots
         seed = int(np.random.SeedSequence([config.seed, RANDOM_WEIGHTS]).generate_state(1)[0])
         initialize(model, seed)
     checkpoint.save(model, folder, sub, context.made(roots.teacher), noted)
+
+
+def check(context: Context, roots: Roots) -> None:
+    """Before anything runs.
+
+    Raises:
+        SprigError: distill.from_run is not a finished run, or cut its student out of another teacher.
+    """
+    if context.config.distill.init == Init.trained and finished(context).teacher != roots.teacher.fingerprint:
+        raise SprigError(
+            f"The student of distill.from_run={context.config.distill.from_run} was cut out of teacher "
+            f"{finished(context).teacher}, but this run has {roots.teacher.fingerprint}: give it the same teacher."
+        )
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The trained student of distill.from_run: the fingerprints of itself and its teacher, and its sub-network."""
+
+    student: str
+    teacher: str
+    sub: SubNetwork
+
+
+def finished(context: Context) -> Finished:
+    """
+    Raises:
+        SprigError: there is no trained student.
+    """
+    links = _links(context)
+
+    def read() -> dict[str, Any]:
+        if not (links / TRAINED / MANIFEST).is_file():
+            raise SprigError(
+                f"distill.from_run={links.parent} has no trained student: name the folder of a finished run."
+            )
+        found = {name: read_manifest((links / name).resolve())["fingerprint"] for name in (TRAINED, TEACHER)}
+        return found | {"sub": json.loads((links / TRAINED / checkpoint.SUBNETWORK).read_text(encoding="utf-8"))}
+
+    found = context.facts.get(f"student of {links.parent}", read)
+    return Finished(found[TRAINED], found[TEACHER], SubNetwork.from_dict(found["sub"]))
+
+
+def _links(context: Context) -> Path:
+    assert context.config.distill.from_run is not None  # the schema asks `trained` for it
+    return Path(context.config.distill.from_run) / LINKS
+
+
+def _copy(context: Context, folder: Path) -> None:
+    """The finished student itself, so that this run does not need the other one any more."""
+    student, wanted = (_links(context) / TRAINED).resolve(), finished(context)
+    check_files(student)
+    if (found := read_manifest(student)["fingerprint"]) != wanted.student:
+        raise SprigError(
+            f"The student of distill.from_run={context.config.distill.from_run} was {wanted.student} when this run "
+            f"began, and is {found} now: start a new run, with another run_name."
+        )
+    noted = _noted(student / checkpoint.SUBNETWORK)
+    checkpoint.save(checkpoint.load(student, "cpu"), folder, wanted.sub, student, noted)
 
 
 def subnetwork(context: Context, start: Recipe) -> SubNetwork:

@@ -49,10 +49,10 @@ def build(context: Context) -> Steps:
     config = context.config
     graph = _Graph(context, roots := roots_of(context))
     roles = extract.roles(context)
-    of_the_search = [role for role in roles if not extract.is_drawn(context, role)]
+    of_the_search = [role for role in roles if extract.needs_search(context, role)]
 
     _prepare(graph)
-    searched = _search(graph) if of_the_search or config.study.searched else None
+    searched = _search(graph) if extract.searches(context) else None
     found = searched
     if searched is not None and of_the_search and config.search.rerank.candidates:
         found = _rerank(graph, searched)

@@ -29,8 +29,9 @@ RESULT = "recovery.json"
 
 
 def applies(context: Context, role: str) -> bool:
-    """Whether a role's model is recovered: random weights have nothing to recover."""
-    return context.config.recover.enabled is not False and extract.init_of(context, role) != Init.random_weights
+    """Whether a role's model is recovered: neither random weights nor trained ones have lost anything by a cut."""
+    cut = extract.init_of(context, role) in (Init.searched, Init.random_subnetwork)
+    return context.config.recover.enabled is not False and cut
 
 
 def roles(context: Context) -> list[str]:

@@ -28,7 +28,7 @@ from pipeline.training.throughput import Flops
 from pipeline.training.validation import shared_nll
 
 # What a short training has of its own.
-OWN = ("init", "control", "cache", "validations", "validation_tokens")
+OWN = ("init", "from_run", "control", "cache", "validations", "validation_tokens")
 
 
 def settings(context: Context, tokens: int, lr: float) -> DistillConfig:
