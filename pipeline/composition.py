@@ -239,5 +239,6 @@ def _sentence(error: Exception) -> str:
         return keys.unknown(full[1] if full else match[1])
     text = re.split(r" full_key:| Config search path:| See https?:", text)[0]
     text = text.removeprefix("Error merging override ").removeprefix("In 'config': ")
+    text = re.sub(r"of type '\w+' is incompatible with type hint 'Union\[bool, str\]'", "is not true or false", text)
     text = re.sub(r"^(\S+=.*?) (?=Value '|Invalid |Cannot )", r"\1: ", text)
     return f"{text.strip().rstrip('.')}. `sprig --help` lists the choices."

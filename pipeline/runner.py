@@ -6,6 +6,7 @@ Rerank and study are part of it where they are asked for. Export, sample, score 
 import json
 import logging
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pipeline.config import Config
 from pipeline.layout import COMPLETED
 from pipeline.on_request import chat, export, sample, score
 from pipeline.plan import checks, outlook
+from pipeline.plan.outlook import Outlook
 from pipeline.plan.table import table
 from pipeline.ranks import rank, world_size
 from pipeline.report import ending, material
@@ -64,17 +66,17 @@ def run(config: Config, overrides: list[str] | None = None) -> Summary | None:
             _claim(context, [*steps.values(), last], folder)
             tracker.start(config, folder)
         wanted = [step for step in (*steps.values(), last) if step.stage in config.stages]
-        _announce(context, wanted)
+        left = _announce(context, wanted)
         for number, step in enumerate(wanted, start=1):
             if step is not last:
-                _make(context, step, steps, folder, tracker, f"{number}/{len(wanted)}")
+                _make(context, step, steps, folder, tracker, f"{number}/{len(wanted)}", left)
                 _collect_metrics(context, steps, folder)
                 preemption.check()
         if cache.STAGE in config.stages and config.distill.cached:
             cache.complete(context, roots(context))
         if last.stage in config.stages:
             if opened.writable and all(context.store.find(step.recipe) for step in steps.values()):
-                _make(context, last, steps, folder, tracker, f"{len(wanted)}/{len(wanted)}")
+                _make(context, last, steps, folder, tracker, f"{len(wanted)}/{len(wanted)}", left)
             shown = _close(context, steps, last, opened)
             tracker.report(shown, folder)
         for stage in (export, sample, score, chat):
@@ -86,21 +88,26 @@ def run(config: Config, overrides: list[str] | None = None) -> Summary | None:
     return shown.summary if shown else None
 
 
-def _announce(context: Context, wanted: list[Step]) -> None:
+def _announce(context: Context, wanted: list[Step]) -> Outlook:
     """The header of a run: its steps with their estimated time, and how many of them are made already."""
     cached = sum(context.store.find(step.recipe) is not None for step in wanted)
+    expected = outlook.expected(context, wanted, world_size())
     if wanted:
-        stages = outlook.header(context, wanted, world_size())
+        stages = outlook.header(wanted, expected)
         count = "1 step" if len(wanted) == 1 else f"{len(wanted)} steps"
         log.info("%s, %d of them cached: %s", count, cached, stages)
+    return expected
 
 
-def _make(context: Context, step: Step, steps: Steps, folder: Path, tracker: Tracker, place: str) -> None:
+def _make(
+    context: Context, step: Step, steps: Steps, folder: Path, tracker: Tracker, place: str, left: Outlook
+) -> None:
     """`place` is the step's among all of this command, such as 4/9."""
-    found = context.store.find(step.recipe)
-    state = "cached" if found else "starting"
+    found, started = context.store.find(step.recipe), time.monotonic()
+    state = "cached" if found else f"starting{left.left()}"
     log.info("%s %s %s (%s): %s", place, step.stage, step.role, step.recipe.fingerprint, state)
     context.store.obtain(step.recipe, step.make, step.agree)
+    left.finish(step.role, time.monotonic() - started)
     if step.role == "tokens":
         checks.check_prepared(context, roots(context))
     if step.role == "search":

@@ -1,6 +1,7 @@
 """What a user wants to know before a run: which text, how often, how many steps, how long, and which model leaves."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 
@@ -79,14 +80,41 @@ def hours(context: Context, flops: int, ranks: int, student: SubNetwork) -> Row:
     )
 
 
-def header(context: Context, steps: list[Step], ranks: int) -> str:
-    """The stages of these steps, with about how long each takes under the assumptions of `hours`."""
+@dataclass
+class Outlook:
+    """The seconds that each step of a run is expected to take, by role, and what is left of them.
+
+    As steps finish, the expectation of the rest is scaled by how long they took.
+    """
+
+    expected: dict[str, float]
+    took: float = 0.0
+    done: float = 0.0  # expected seconds of the steps that are finished
+
+    def finish(self, role: str, seconds: float) -> None:
+        if expected := self.expected.pop(role, 0.0):
+            self.took, self.done = self.took + seconds, self.done + expected
+
+    def left(self) -> str:
+        """For a log line; empty below a minute."""
+        seconds = sum(self.expected.values()) * (self.took / self.done if self.done else 1)
+        return f", about {_clock(seconds)} left in all" if seconds >= 60 else ""
+
+
+def expected(context: Context, steps: list[Step], ranks: int) -> Outlook:
+    """Of steps that are not made yet, under the assumptions of `hours`; a step that costs next to nothing takes 0."""
+    missing = [step.role for step in steps if context.store.find(step.recipe) is None]
+    if not missing:
+        return Outlook({})
+    rate, costs = _rate(context)[0] * UTILISATION[context.device.type] * ranks, prices.flops(context)
+    return Outlook({role: costs.get(role, 0) / rate for role in missing})
+
+
+def header(steps: list[Step], outlook: Outlook) -> str:
+    """The stages of these steps, with about how long each takes."""
     stages = dict.fromkeys((step.stage for step in steps), 0.0)
-    if not all(context.store.find(step.recipe) for step in steps):
-        rate, costs = _rate(context)[0] * UTILISATION[context.device.type] * ranks, prices.flops(context)
-        for step in steps:
-            if context.store.find(step.recipe) is None:
-                stages[step.stage] += costs.get(step.role, 0) / rate
+    for step in steps:
+        stages[step.stage] += outlook.expected.get(step.role, 0.0)
     return ", ".join(f"{stage} {_clock(took)}" if took >= 60 else stage for stage, took in stages.items())
 
 

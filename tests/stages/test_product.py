@@ -78,12 +78,23 @@ def test_the_header_says_how_long_each_stage_takes(mine, monkeypatch):
     context = Context(product(mine, "device=cpu", f"outputs={mine / 'none'}"), print)
     steps, price = [*graph.build(context).values()], costs.flops(context)
     monkeypatch.setattr(outlook, "matrix_flops", lambda *_: price["distilled_student"] / 3600)
-    header = outlook.header(context, steps, ranks=1)
+    header = outlook.header(steps, outlook.expected(context, steps, ranks=1))
     minutes = {name: float(words) for name, words in re.findall(r"(\w+) ([\d.]+) (?:min|h)", header)}
     assert minutes["distill"] == 2.0 and "distill 2 h" in header  # at half of that speed
     rate = price["distilled_student"] / 7200
     assert minutes["recover"] == math.ceil(price["recovered_student"] / rate / 60)
-    assert "min" in outlook.header(context, steps, ranks=4).partition("distill")[2]
+    assert "min" in outlook.header(steps, outlook.expected(context, steps, ranks=4)).partition("distill")[2]
+
+
+def test_the_time_left_follows_the_pace_of_the_run():
+    left = outlook.Outlook({"search": 600.0, "distilled_student": 1200.0, "speed": 0.0})
+    assert left.left() == ", about 30 min left in all"
+    left.finish("speed", 50.0)  # it was not priced, so it says nothing about the rest
+    assert left.left() == ", about 30 min left in all"
+    left.finish("search", 1800.0)  # three times slower than expected
+    assert left.left() == ", about 1 h left in all"
+    left.finish("distilled_student", 3000.0)
+    assert left.left() == ""
 
 
 def test_a_bin_alone_decides_on_tokens_and_batch(mine):
