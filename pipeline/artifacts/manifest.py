@@ -6,7 +6,7 @@ import os
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ def write_manifest(folder: Path, recipe: Recipe, started: float, grows: dict[str
     return stamps
 
 
+@cache
 def _versions() -> dict[str, str]:
     versions = {}
     for library in LIBRARIES:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
+from covering import grid
 from prepared import config, texts
 
 from pipeline.data.files import local_files
@@ -118,11 +119,10 @@ COMPRESS = {
 }
 
 
-@pytest.mark.parametrize("kind", COMPRESS)
-@pytest.mark.parametrize("path", ["texts", "texts/**/*.txt.*"])
+@pytest.mark.parametrize(("kind", "path"), grid(COMPRESS, ["texts", "texts/**/*.txt.*"]))
 def test_compressed_files_are_found_and_decompressed(tokenizer, tmp_path, kind, path):
     wanted = [f"text number {number}, wörds\n" for number in range(20)]
-    frame_larger_than_a_portion = "wörd " * 400_000
+    frame_larger_than_a_portion = "wörd " * 250_000
     wanted.append(frame_larger_than_a_portion)
     folder = tmp_path / "texts" / "sub"
     folder.mkdir(parents=True)

@@ -49,6 +49,7 @@ def uninterrupted(tokenizer, tmp_path) -> dict[str, bytes]:
     return contents(tmp_path / "expected")
 
 
+@pytest.mark.slow
 def test_a_killed_tokenisation_resumes(tokenizer, tmp_path, uninterrupted):
     """SIGKILL in the middle: no finished shard is encoded again, the workers end, the files are the same."""
     folder, record = tmp_path / "out", tmp_path / "record"

@@ -6,6 +6,7 @@ from pathlib import Path
 import exports
 import pytest
 import torch
+from covering import grid
 from litgpt import GPT
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -63,10 +64,10 @@ def foreseen(sub: SubNetwork, student: GPT) -> tuple[ExportForm, int]:
     return found.form, found.parameters
 
 
-@pytest.mark.parametrize("cut_head", [False, True], ids=["full head", "cut head"])
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("shape", ["uniform", "padded", "own"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "shape", "tied", "cut_head"),
+    grid(FAMILIES, ["uniform", "padded", "own"], [False, True], [False, True], times=2),
+)
 def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied, cut_head, tokenizer):
     sub = (exports.uniform if shape == "uniform" else exports.layerwise)(family, cut_head)
     student = exports.student(family, sub, tied)
@@ -90,9 +91,10 @@ def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied
         assert sum(parameter.numel() for parameter in model.parameters()) == ours
 
 
-@pytest.mark.parametrize("scale", ["teacher", "own"])
-@pytest.mark.parametrize("pairs", ["last", "strided", "first"])
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "llama3"])
+@pytest.mark.parametrize(
+    ("family", "pairs", "scale"),
+    grid(["gpt_neox", "llama", "llama3"], ["last", "strided", "first"], ["teacher", "own"], times=2),
+)
 def test_every_run_of_pairs_fits_a_stock_class(family, pairs, scale, tokenizer):
     """Head sizes of 3, 2 and 1 pairs of GPT-NeoX's 4; of 5, 2 and 7 of Llama's 8."""
     sub = exports.layerwise(family, True, head_pairs=pairs, attention_scale=scale)

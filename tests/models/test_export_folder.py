@@ -10,6 +10,7 @@ import exports
 import pytest
 import torch
 import transformers
+from covering import grid
 from filelock import FileLock
 from litgpt import GPT
 from safetensors.torch import load_file, save_file
@@ -93,9 +94,10 @@ def assert_comes_back(student: GPT, to: Path, place: Path) -> GPT:
     return model
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-@pytest.mark.parametrize("form", ["stock", "own"])
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "llama3", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    ("family", "form", "tied"),
+    grid(["gpt_neox", "llama", "llama3", "qwen2", "qwen3"], ["stock", "own"], [False, True]),
+)
 def test_an_export_comes_back_as_a_teacher(family, form, tied, tokenizer):
     """Nothing of it is lost on the way out and in."""
     # A stock class cannot hold cut heads of Llama 3.1's frequencies.

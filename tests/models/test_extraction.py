@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from covering import grid
 
 from pipeline.errors import SprigError
 from pipeline.models.extraction import cut, extract
@@ -18,6 +19,7 @@ from pipeline.models.student import LayerwiseGPT
 from pipeline.subnetwork.selection import LayerSelection, Ordering, Selection, select
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, head_size_unit, whole
 
+PAIRS = ["last", "strided", "first", "plain"]
 families = pytest.mark.parametrize("family", tiny.CONFIGS)
 
 
@@ -197,10 +199,9 @@ def random_cut(arch, seed, pairs, scale, uniform):
     return sub, Selection(some(arch.n_embd, sub.n_embd), layers)
 
 
-@families
-@pytest.mark.parametrize("pairs", ["last", "strided", "first", "plain"])
-@pytest.mark.parametrize("scale", ["teacher", "own"])
-@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize(
+    ("family", "pairs", "scale", "uniform"), grid(tiny.CONFIGS, PAIRS, ["teacher", "own"], [True, False], times=2)
+)
 def test_any_cut_is_the_dense_formula(family, pairs, scale, uniform):
     teacher = tiny.teacher(family)
     double = copy.deepcopy(teacher).double()

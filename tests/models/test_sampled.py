@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from covering import grid
 
 from pipeline.config import AttentionScale, Granularity, HeadPairs, Layers, Sharing, SpaceConfig
 from pipeline.models.extraction import extract
@@ -20,10 +21,9 @@ from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import whole
 
 
-@pytest.mark.parametrize("pairs", HeadPairs)
-@pytest.mark.parametrize("sharing", Sharing)
-@pytest.mark.parametrize("granularity", Granularity)
-@pytest.mark.parametrize("family", tiny.CONFIGS)
+@pytest.mark.parametrize(
+    ("family", "granularity", "sharing", "pairs"), grid(tiny.CONFIGS, Granularity, Sharing, HeadPairs, times=2)
+)
 def test_a_sample_is_the_dense_formula(family, granularity, sharing, pairs):
     teacher = tiny.teacher(family)
     double = copy.deepcopy(teacher).double()

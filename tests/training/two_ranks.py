@@ -1,6 +1,11 @@
-"""Run by torchrun as two processes: `two_ranks.py FOLDER`. Every check that needs two ranks, over one process group."""
+"""Every check that needs two ranks, over one process group: `two_ranks.py FOLDER`.
+
+The second rank is forked off after the imports, which take longer than the trainings.
+"""
 
 import contextlib
+import os
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +16,7 @@ from tiny_training import budget, settings, spiking, stable_phase, train
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
 from pipeline.training import distill
+from pipeline.training.distributed import import_deepspeed
 
 
 def main(folder: Path) -> None:
@@ -40,4 +46,18 @@ def main(folder: Path) -> None:
         (folder / f"refused{rank()}.txt").write_text(str(error))
 
 
+def start() -> int:
+    """The process id of the second rank in the first, and 0 in the second."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    import_deepspeed(torch.device("cpu"))
+    second = os.fork()
+    os.environ |= dict.fromkeys(("RANK", "LOCAL_RANK"), "0" if second else "1")
+    return second
+
+
+second = start()
 main(Path(sys.argv[1]))
+if second:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
