@@ -19,6 +19,7 @@ from rich.table import Table
 from benchmarks.harness import arguments, machine
 
 REPETITIONS = 3
+LIMIT = 300  # seconds of one command, on a machine however busy
 COMMANDS = {
     "import torch": ["-c", "import torch"],
     "sprig --help": ["-m", "pipeline", "--help"],
@@ -30,7 +31,8 @@ def measure(command: list[str], folder: Path) -> tuple[float, float]:
     """CPU and wall-clock seconds of a Python process and its children."""
     before, start = os.times(), time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run([sys.executable, *command], cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    run = [sys.executable, *command]
+    subprocess.run(run, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=LIMIT)
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return cpu, time.perf_counter() - start

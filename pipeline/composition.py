@@ -217,10 +217,11 @@ def _reopen(overrides: list[str]) -> DictConfig:
             raise SprigError(
                 f"run={folder} is not a run folder, as it has no {saved}: name one of outputs/<preset>/<id>."
             )
-        config = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(saved))
+        defaults = OmegaConf.structured(Config)
+        config = OmegaConf.merge(defaults, OmegaConf.load(saved))
         assert isinstance(config, DictConfig)
         for key in OF_ONE_COMMAND:
-            config[key] = OmegaConf.structured(Config)[key]
+            config[key] = defaults[key]
         config.run, config.outputs = str(folder.resolve()), str(folder.resolve().parents[1])
         others = [override for override in overrides if override not in named]
         opened.checker.kd_teacher = config.kd_teacher is not None

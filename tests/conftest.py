@@ -1,20 +1,26 @@
-"""What tests of whole runs share."""
+"""What tests of whole runs share. Fixtures import what they need: the controller of xdist runs none."""
 
+import gc
 import pickle
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from runs import smoke
 
-import pipeline
-from launchers.sweep import clusters, task
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: garbage collections need not walk through it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def smoke_outputs(tmp_path_factory) -> Path:
     """The outputs folder of one finished smoke run, made once; tests that change it must work on a copy."""
+    from runs import smoke
+
+    import pipeline
+
     outputs = tmp_path_factory.mktemp("smoke") / "outputs"
     pipeline.run(smoke(outputs))
     return outputs
@@ -26,10 +32,12 @@ class InProcess:
     def __init__(self, folder: Path):
         self.folder, self.ran = folder, []
 
-    def submit_array(self, tasks: list[task.Task]) -> list:
+    def submit_array(self, tasks: list) -> list:
         return [self._run(each) for each in tasks]
 
-    def _run(self, each: task.Task) -> SimpleNamespace:
+    def _run(self, each) -> SimpleNamespace:
+        from launchers.sweep import task
+
         self.ran.append(each.overrides)
         said = task._alone([*each.overrides, "hydra.mode=RUN"])
         result = self.folder / f"{len(self.ran)}.pkl"
@@ -42,6 +50,8 @@ class InProcess:
 @pytest.fixture
 def in_process(monkeypatch, tmp_path) -> InProcess:
     """Sweeps of this test have no processes of their own: a whole one costs seconds, not the imports of each job."""
+    from launchers.sweep import clusters
+
     executor = InProcess(tmp_path)
 
     @contextmanager

@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import sys
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -29,11 +30,13 @@ NEEDED = {  # what an option cannot be composed without
     "experiment=product": ["teacher.path=x", "data.path=x", "bin.center=60M"],
     "search=given": ["search.path=x"],
 }
-OPTIONS = sorted(
-    f"{path.parent.name}={path.stem}"
-    for path in (ROOT / "conf").glob("*/*.yaml")
-    if path.parent.name not in GROUPS_OF_PRESETS
-)
+CHOICES = {
+    group.name: sorted(f"{group.name}={path.stem}" for path in group.glob("*.yaml"))
+    for group in sorted((ROOT / "conf").iterdir())
+    if group.is_dir() and group.name not in GROUPS_OF_PRESETS
+}
+# The first choice of every group together, the second, and so on: each of them once.
+OPTIONS = [[option for option in row if option] for row in zip_longest(*CHOICES.values())]
 
 
 def sprig(monkeypatch, *arguments: str) -> None:
@@ -177,9 +180,11 @@ def test_every_preset_is_planned(monkeypatch, capsys, tmp_path, preset):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes(option):
-    config = compose([option, "distill.tokens=1_000_000", *NEEDED.get(option, [])])
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_every_option_composes(options):
+    chosen = {option.partition("=")[0] for option in options}
+    needed = [word for option in options for word in NEEDED.get(option, []) if word.partition("=")[0] not in chosen]
+    config = compose([*options, "distill.tokens=1_000_000", *needed])
     assert to_plain(config) == OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
 
 

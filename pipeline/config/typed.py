@@ -25,10 +25,11 @@ def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Sec
     """
     try:
         with read_as_written():
-            merged = OmegaConf.merge(_schema(kind), composed)
-            assert isinstance(merged, DictConfig)
-            _check(kind, merged, prefix)
-            made = OmegaConf.to_object(merged)
+            is_typed = OmegaConf.get_type(composed) is kind  # by Hydra, which composes over the schema
+            typed = composed if is_typed else OmegaConf.merge(_schema(kind), composed)
+            assert isinstance(typed, DictConfig)
+            _check(kind, typed, prefix)
+            made = OmegaConf.to_object(typed)
             assert isinstance(made, kind)  # so OmegaConf documents it for a structured configuration
             return made
     except MissingMandatoryValue as error:
