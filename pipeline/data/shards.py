@@ -124,7 +124,8 @@ class _Queue:
         self.tokens += future.result()
         self.taken += 1
         self.worked |= portion.texts is not None
-        before, self.done = self.done, self.tokens if self.limited else portion.extent.done
+        # The last shard is whole, and may hold far more than is wanted.
+        before, self.done = self.done, min(self.tokens, int(self.wanted)) if self.limited else portion.extent.done
         if self.worked:
             self.progress.advance(self.done - before, tokens=f"{self.tokens:,}")
         else:
