@@ -1,12 +1,12 @@
 """Models on a fake card: built, cut, scored, sampled from, ordered and recovered there, in every family and dtype."""
 
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from covering import grid
 
 from pipeline.config import AttentionScale, Fitness, HeadPairs, Sharing, SpaceConfig
 from pipeline.evaluation.sampling import continue_text
@@ -25,12 +25,6 @@ from pipeline.subnetwork.space import Space
 FAMILIES = sorted(tiny.CONFIGS)
 PRECISIONS = [("fp32", torch.float32), ("bf16-mixed", torch.float32), ("bf16-mixed", torch.bfloat16)]
 BLOCKS = tiny.tokens(4, 9)
-
-
-def covering(*axes):
-    """All combinations of these values. Enough of them to meet every value are fast, and the others are slow tests."""
-    fast = {tuple(axis[number % len(axis)] for axis in axes) for number in range(max(map(len, axes)))}
-    return [pytest.param(*each, marks=() if each in fast else pytest.mark.slow) for each in product(*map(tuple, axes))]
 
 
 def config_of(family):
@@ -62,7 +56,7 @@ def assert_on(model, device, dtype):
 
 
 @pytest.mark.parametrize(
-    ("family", "sharing", "arithmetic", "fitness"), covering(FAMILIES, list(Sharing), PRECISIONS, list(Fitness)[::-1])
+    ("family", "sharing", "arithmetic", "fitness"), grid(FAMILIES, list(Sharing), PRECISIONS, list(Fitness)[::-1])
 )
 def test_a_candidate_is_cut_and_scored_there(cuda, family, sharing, arithmetic, fitness):
     precision, dtype = arithmetic
@@ -83,7 +77,7 @@ def test_perplexity_is_measured_there(cuda, precision):
 
 @pytest.mark.parametrize(
     ("pairs", "scale", "family", "sharing"),
-    covering(list(HeadPairs), list(AttentionScale), ["llama3", "qwen3", "gpt_neox"], list(Sharing)[::-1]),
+    grid(list(HeadPairs), list(AttentionScale), ["llama3", "qwen3", "gpt_neox"], list(Sharing)[::-1]),
 )
 def test_every_choice_of_pairs_and_scale_is_cut_there(cuda, pairs, scale, family, sharing):
     sub, ordering = cut_of(family, sharing, head_pairs=pairs, attention_scale=scale)
@@ -91,7 +85,7 @@ def test_every_choice_of_pairs_and_scale_is_cut_there(cuda, pairs, scale, family
     assert hidden_states(student, BLOCKS[:, :-1].to(cuda)).device.type == "cuda"
 
 
-@pytest.mark.parametrize(("family", "sharing"), covering(FAMILIES, list(Sharing)))
+@pytest.mark.parametrize(("family", "sharing"), grid(FAMILIES, list(Sharing)))
 def test_a_student_starts_from_random_weights_there(cuda, family, sharing):
     sub, _ = cut_of(family, sharing)
     student = build(config_of(family), sub, family in tiny.TIED, cuda)
@@ -99,15 +93,13 @@ def test_a_student_starts_from_random_weights_there(cuda, family, sharing):
     assert_on(student, cuda, torch.float32)
 
 
-@pytest.mark.parametrize(("precision", "family"), covering(["fp32", "bf16-mixed"], ["gpt_neox", "qwen3"]))
+@pytest.mark.parametrize(("precision", "family"), grid(["fp32", "bf16-mixed"], ["gpt_neox", "qwen3"]))
 def test_importance_is_measured_there(cuda, family, precision):
     found = importance(model_of(family, cuda), BLOCKS, precision, batch=4, fingerprint="x")
     assert sorted(found.layers) == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("temperature", "sharing", "family"), covering([0.0, 0.7], list(Sharing), ["gpt_neox", "qwen3"])
-)
+@pytest.mark.parametrize(("temperature", "sharing", "family"), grid([0.0, 0.7], list(Sharing), ["gpt_neox", "qwen3"]))
 def test_text_is_sampled_there_within_the_context_and_beyond(cuda, family, sharing, temperature):
     sub, ordering = cut_of(family, sharing)
     student = extract(model_of(family, cuda, torch.bfloat16), sub, ordering)
@@ -117,7 +109,7 @@ def test_text_is_sampled_there_within_the_context_and_beyond(cuda, family, shari
 
 
 @pytest.mark.parametrize(
-    ("family", "sharing", "arithmetic"), covering(["gpt_neox", "qwen2", "qwen3"], list(Sharing), PRECISIONS)
+    ("family", "sharing", "arithmetic"), grid(["gpt_neox", "qwen2", "qwen3"], list(Sharing), PRECISIONS)
 )
 def test_a_cut_student_is_recovered_there(cuda, family, sharing, arithmetic):
     precision, dtype = arithmetic

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from covering import grid
 
 sys.path.append(str(Path(__file__).parent))
-from test_device_models import BLOCKS, covering, cut_of, model_of
+from test_device_models import BLOCKS, cut_of, model_of
 
 from pipeline.config import CacheConfig, CacheKind, DistillConfig, Loss, Sharing
 from pipeline.models.extraction import extract
@@ -59,14 +60,14 @@ def train(student, teacher, batch, config, precision, device):
     optimizer.step()
 
 
-@pytest.mark.parametrize(("loss", "precision", "temperature"), covering(list(Loss), ["fp32", "bf16-mixed"], [1.0, 2.0]))
+@pytest.mark.parametrize(("loss", "precision", "temperature"), grid(list(Loss), ["fp32", "bf16-mixed"], [1.0, 2.0]))
 def test_every_loss_trains_there(cuda, loss, precision, temperature):
     teacher = model_of("qwen2", cuda, torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
     student = student_of("qwen2", Sharing.uniform, cuda)
     train(student, teacher, Batch(BLOCKS), settings(loss, temperature=temperature), precision, cuda)
 
 
-@pytest.mark.parametrize(("family", "sharing", "checkpointing"), covering(TRAINED, list(Sharing), [True, False]))
+@pytest.mark.parametrize(("family", "sharing", "checkpointing"), grid(TRAINED, list(Sharing), [True, False]))
 def test_every_family_trains_there(cuda, family, sharing, checkpointing):
     student = student_of(family, sharing, cuda)
     if checkpointing:

@@ -84,16 +84,17 @@ def sources_gone(made: Path, copied: bool = False) -> Iterator[None]:
         aside.rmdir()
 
 
-def use(run: Path, world: Path) -> None:
-    """Report, sample and export, with what they show checked."""
+def use(run: Path, world: Path, on_request: bool = True) -> None:
+    """Report, sample and export, with what they show checked; without `on_request`, report alone."""
     before, latest = state(world), os.readlink(run.parent / LATEST)
     summary = pipeline.run(pipeline.compose([f"run={run}", "stages=[report]"]))
     assert summary["status"] == "completed" and summary == json.loads((run / "summary.json").read_text())
-    pipeline.run(pipeline.compose([f"run={run}", "stages=[sample]", "prompt=We, the", "sample.tokens=2"]))
-    to = world / "exported"
-    pipeline.run(pipeline.compose([f"run={run}", "stages=[export]", f"export.to={to}"]))
-    assert (to / "config.json").exists()
-    shutil.rmtree(to)
+    if on_request:
+        pipeline.run(pipeline.compose([f"run={run}", "stages=[sample]", "prompt=We, the", "sample.tokens=2"]))
+        to = world / "exported"
+        pipeline.run(pipeline.compose([f"run={run}", "stages=[export]", f"export.to={to}"]))
+        assert (to / "config.json").exists()
+        shutil.rmtree(to)
     assert state(world) == before and os.readlink(run.parent / LATEST) == latest
 
 
@@ -172,7 +173,7 @@ def test_after_its_sources_changed(made, world, change):
             (made / "teacher/lit_model.pth").write_bytes(b"none")
         else:
             (made / "teacher/tokenizer.json").write_text("{}")
-        use(the_run(world), world)
+        use(the_run(world), world, on_request=False)
 
 
 def test_on_a_machine_with_other_arithmetic(world, monkeypatch):
@@ -184,7 +185,7 @@ def test_on_a_machine_with_other_arithmetic(world, monkeypatch):
     known["facts"]["precision auto"] = known["facts"].pop("precision fp32")
     (run / facts.FILE).write_text(json.dumps(known))
     monkeypatch.setattr("pipeline.stages.context.resolve_precision", lambda *_: "bf16-mixed")
-    use(run, world)
+    use(run, world, on_request=False)
 
 
 @pytest.mark.parametrize("what", ["run folder", "all outputs"])
@@ -228,7 +229,7 @@ def test_work_that_needs_no_source_is_done_without(made, world):
         shutil.rmtree((run / "artifacts" / role).resolve())
     with sources_gone(made):
         pipeline.run(pipeline.compose([f"run={run}"]))
-        use(run, world)
+        use(run, world, on_request=False)
 
 
 @pytest.mark.parametrize("gone", ["texts", "teacher"])
@@ -291,7 +292,7 @@ def test_torn_facts_are_one_sentence(world, torn):
 def test_a_run_without_facts_is_opened_from_its_sources(made, world):
     run = the_run(world)
     (run / facts.FILE).unlink()
-    use(run, world)
+    use(run, world, on_request=False)
     assert facts.read(run)["steps"]["tokens"][0] == prepare.STAGE
     (run / facts.FILE).unlink()
     with sources_gone(made, copied=True):

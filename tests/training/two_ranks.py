@@ -1,4 +1,4 @@
-"""Every check that needs two ranks, over one process group: `two_ranks.py FOLDER`.
+"""Checks that need two ranks, over one process group: `two_ranks.py FOLDER few` or `two_ranks.py FOLDER more`.
 
 The second rank is forked off after the imports, which take longer than the trainings.
 """
@@ -19,31 +19,38 @@ from pipeline.training import distill
 from pipeline.training.distributed import import_deepspeed
 
 
-def main(folder: Path) -> None:
+def few(folder: Path) -> None:
     for stage in range(4):
         trained = train(folder / f"stage{stage}", config=settings(micro_batch=1), stage=stage)
         if rank() == 1:
             torch.save(trained.state_dict(), folder / f"stage{stage}.pth")
-    # The test left a checkpoint of one rank at ZeRO 0 here.
-    train(folder / "one_to_two", config=settings(micro_batch=1), stage=3)
-    with contextlib.suppress(KeyboardInterrupt):
-        train(folder / "two_to_one", config=settings(micro_batch=1), stage=2, lives=9)
     # From one rank at ZeRO 0, for the test to take to one rank at ZeRO 3.
     with contextlib.suppress(KeyboardInterrupt):
         train(folder / "one_two_one", config=settings(micro_batch=1), stage=2, lives=5)
-    # From the stable phase of the test, of one rank at ZeRO 0, and from one of both ranks that goes on from it.
-    longer = replace(budget(8), micro_batch=1)
-    stable = stable_phase(folder / "stable6", 6, longer, begin=folder / "stable3", stage=2)
-    train(folder / "extended", config=longer, begin=stable, stage=2)
-    honest = distill.distillation_loss
-    for stage in (0, 2):
-        distill.distillation_loss = spiking("gradient", at=3) if rank() == 1 else honest
-        train(folder / f"spike{stage}", config=settings(micro_batch=1, skip_nonfinite=1), stage=stage)
-    distill.distillation_loss = honest
+    spike(folder, 2)
     try:
         train(folder / "refused", config=settings(micro_batch=4))
     except SprigError as error:
         (folder / f"refused{rank()}.txt").write_text(str(error))
+
+
+def more(folder: Path) -> None:
+    # The test left a checkpoint of one rank at ZeRO 0 here.
+    train(folder / "one_to_two", config=settings(micro_batch=1), stage=3)
+    with contextlib.suppress(KeyboardInterrupt):
+        train(folder / "two_to_one", config=settings(micro_batch=1), stage=2, lives=9)
+    # From the stable phase of the test, of one rank at ZeRO 0, and from one of both ranks that goes on from it.
+    longer = replace(budget(8), micro_batch=1)
+    stable = stable_phase(folder / "stable6", 6, longer, begin=folder / "stable3", stage=2)
+    train(folder / "extended", config=longer, begin=stable, stage=2)
+    spike(folder, 0)
+
+
+def spike(folder: Path, stage: int) -> None:
+    honest = distill.distillation_loss
+    distill.distillation_loss = spiking("gradient", at=3) if rank() == 1 else honest
+    train(folder / f"spike{stage}", config=settings(micro_batch=1, skip_nonfinite=1), stage=stage)
+    distill.distillation_loss = honest
 
 
 def start() -> int:
@@ -58,6 +65,6 @@ def start() -> int:
 
 
 second = start()
-main(Path(sys.argv[1]))
+{"few": few, "more": more}[sys.argv[2]](Path(sys.argv[1]))
 if second:
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
