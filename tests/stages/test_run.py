@@ -128,7 +128,8 @@ def test_another_temperature_searches_no_second_time(smoke_outputs, tmp_path):
     outputs = tmp_path / "outputs"
     shutil.copytree(smoke_outputs, outputs, symlinks=True)
     before = manifests(outputs)
-    pipeline.run(smoke(outputs, "distill.temperature=2", "distill.control.enabled=false"))
+    short = ["distill.tokens=512", "distill.validations=1", "distill.control.enabled=false"]
+    pipeline.run(smoke(outputs, "distill.temperature=2", *short))
     new = {path.parent.parent.name for path in manifests(outputs).keys() - before.keys()}
     assert new == {"distill", "evaluate", "report"}
     assert json.loads((outputs / "smoke/latest/summary.json").read_text())["control"] is None
@@ -157,7 +158,7 @@ def test_a_run_that_is_reopened_is_no_newer_for_it(smoke_outputs, tmp_path):
     outputs = tmp_path / "outputs"
     shutil.copytree(smoke_outputs, outputs, symlinks=True)
     older = (outputs / "smoke/latest").resolve()
-    pipeline.run(smoke(outputs, "distill.temperature=3", "distill.control.enabled=false"))
+    pipeline.run(smoke(outputs, "distill.temperature=3", "stages=[prepare]"))
     newest = (outputs / "smoke/latest").resolve()
     assert newest != older
     pipeline.run(pipeline.compose([f"run={older}", "stages=[report]"]))

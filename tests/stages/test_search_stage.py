@@ -61,7 +61,7 @@ def test_searches_of_equal_cost_share_a_baseline_but_limited_ones_have_their_own
 def test_a_limited_search_and_its_baseline_evaluate_the_same_tokens(tmp_path):
     """The whole path: evaluations of 4 blocks, cut off by the limit, then random on as many tokens."""
     limit = 43 * 32
-    short = ["distill.tokens=512", "distill.validations=2"]
+    short = ["distill.tokens=512", "distill.validations=1", "distill.control.enabled=false"]
     config = smoke(tmp_path, *MUTANTS, *LAYERS, f"search.limit.tokens={limit}", *short)
     summary = pipeline.run(config)
     folder = next(tmp_path.glob("smoke/latest/artifacts"))
