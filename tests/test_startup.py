@@ -15,6 +15,7 @@ HEAVY = (
     "datasets",
     "deepspeed",
     "gguf",
+    "huggingface_hub",
     "lightning",
     "lm_eval",
     "matplotlib",

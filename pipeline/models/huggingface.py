@@ -7,9 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
-from huggingface_hub.errors import HFValidationError
 from litgpt import Config
 from torch import Tensor
 
@@ -42,6 +40,9 @@ def download(name: str, revision: str | None, weights: bool) -> Path:
     Raises:
         SprigError: the hub cannot be reached or has no such model.
     """
+    import huggingface_hub  # imported here: few runs have a model of the hub
+    from huggingface_hub.errors import HFValidationError
+
     fetch = partial(huggingface_hub.snapshot_download, name, revision=revision, ignore_patterns=["*/*"])
     small = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
     try:

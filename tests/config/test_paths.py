@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from covering import grid
 
 import pipeline
 from pipeline.errors import SprigError
@@ -20,6 +21,8 @@ CASES = {
     "distill.cache.path": ["distill.cache.kind=topk", "distill.cache.mode=read", "distill.cache.path={}"],
 }
 
+ABSOLUTE = {"x/y/z": "here/x/y/z", "./x": "here/x", "../x": "here/../x", "~/x": "home/x", "x": "here/x"}
+
 
 def value(config: object, key: str) -> str:
     for name in key.split("."):
@@ -35,15 +38,11 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path / "here"
 
 
-@pytest.mark.parametrize("key", CASES)
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [("x/y/z", "here/x/y/z"), ("./x", "here/x"), ("../x", "here/../x"), ("~/x", "home/x"), ("x", "here/x")],
-)
-def test_every_path_is_absolute(here, key, given, wanted):
+@pytest.mark.parametrize(("key", "given"), grid(CASES, ABSOLUTE))
+def test_every_path_is_absolute(here, key, given):
     quoted = f"'{given}'"
     config = pipeline.compose(["experiment=smoke", *(each.format(quoted) for each in CASES[key])])
-    assert value(config, key) == str(here.parent / wanted)
+    assert value(config, key) == str(here.parent / ABSOLUTE[given])
 
 
 @pytest.mark.parametrize("key", CASES)

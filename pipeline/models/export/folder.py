@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from huggingface_hub import save_torch_state_dict
 from litgpt import GPT
 from torch import Tensor
 
@@ -140,6 +139,8 @@ def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path
 
 
 def _write_model(folder: Path, config: dict, state: dict[str, Tensor]) -> None:
+    from huggingface_hub import save_torch_state_dict
+
     with writing(folder):
         save_torch_state_dict(state, folder)
     _write_json(folder / "config.json", config)
