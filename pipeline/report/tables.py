@@ -121,11 +121,23 @@ def facts(summary: Summary) -> list[list[str]]:
     rows += [
         ["learning rate", rates],
         [f"FLOPs of {named}", values],
+        *_instead(summary),
         ["seed, precision", f"{summary['seed']}, {summary['precision']}"],
     ]
     if (artifact := summary["student"]["artifact"]) is not None:
         rows.append(["student's artifact", Code(artifact)])
     return rows
+
+
+def _instead(summary: Summary) -> list[list[str]]:
+    """What the search's FLOPs would have paid for. Whether that is too much, only other runs can tell."""
+    student, searched = summary["student"], summary["flops"]["search"]
+    trained = student["flops"]["student"] + student["flops"]["teacher"]
+    if not searched or not trained:
+        return []
+    share = searched / trained
+    more = f"{share * student['tokens']:,.0f} more training tokens, {share:.1%} of the student's"
+    return [["instead of the search", more]]
 
 
 def anatomy_sentence(anatomy: Anatomy) -> str:

@@ -165,3 +165,8 @@ def test_the_summary_of_a_recovered_run_has_a_row_for_it(smoke_outputs):
     facts = dict(tables.facts(summary))
     assert facts["recovery"] == "512 calibration tokens, 1.5 s"
     assert facts["FLOPs of ordering, search, recovery"].endswith(", 1e+09")
+    summary["flops"]["search"] = 3e8
+    summary["student"] |= {"tokens": 1_000, "flops": {"student": 8e8, "teacher": 4e8}}
+    assert dict(tables.facts(summary))["instead of the search"] == "250 more training tokens, 25.0% of the student's"
+    summary["flops"]["search"] = 0
+    assert "instead of the search" not in dict(tables.facts(summary))
