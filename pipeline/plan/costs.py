@@ -66,5 +66,5 @@ def flops(context: Context, students: Typical | None = None) -> dict[str, int]:
         **(shaping if extract.searches(context) else dict.fromkeys(shaping, 0)),
         **{f"recovered_{role}": recover.flops(context, students.middle) for role in recover.roles(context)},
         **{f"distilled_{role}": trained for role in extract.roles(context)},
-        "study": config.study.subnetworks * study.flops(context, forward) if config.study.subnetworks else 0,
+        "study": config.study.subnetworks * study.flops(context, students.middle) if config.study.subnetworks else 0,
     }

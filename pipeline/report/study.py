@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.report.canvas import COLOURS, Plot, counted, legend, logarithmic
 from pipeline.report.schema import Coefficient, StudySummary
-from pipeline.stages.study import POINTS, REACHED
+from pipeline.stages.measures import REACHED, RECOVERED
+from pipeline.stages.study import POINTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +45,11 @@ def table(study: StudySummary) -> tuple[str, list[str], list[list[str]], str]:
 
 def label(fitness: str) -> str:
     """What a fitness is called on axes and in tables."""
-    untrained = {"perplexity": "perplexity, untrained", "kl": "KL to the teacher, untrained"}
+    untrained = {
+        "perplexity": "perplexity, untrained",
+        "kl": "KL to the teacher, untrained",
+        RECOVERED: "perplexity after recovery",
+    }
     return untrained.get(fitness) or f"loss after {int(fitness.removeprefix('short-')):,} tokens"
 
 

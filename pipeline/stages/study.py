@@ -7,37 +7,37 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from pipeline.artifacts import Recipe, digest, write_atomically, write_json
+from pipeline.artifacts import Recipe, write_atomically, write_json
 from pipeline.config import Fitness, SearchConfig, material
 from pipeline.config import Strategy as Kind
 from pipeline.config.study import FEWEST
 from pipeline.errors import SprigError
 from pipeline.evaluation.correlation import correlations
-from pipeline.progress import Progress
+from pipeline.models.extraction import extract
+from pipeline.models.perplexity import mean_nll
 from pipeline.search.fitness import fitness_of
 from pipeline.search.forecast import expected
-from pipeline.search.journal import Journal, read
 from pipeline.search.loop import Scorer
 from pipeline.search.rerank import best_of
 from pipeline.search.strategies.protocol import Novelty
-from pipeline.stages import order, scoring, search, short
+from pipeline.stages import measures, order, recover, scoring, search, short
 from pipeline.stages.context import Context
+from pipeline.stages.measures import REACHED
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
-STAGE, VERSION = "study", 1
+STAGE, VERSION = "study", 2
 POINTS, RESULT = "points.csv", "study.json"
-REACHED = "reached"  # the measure that the others should predict
 RANDOM, BOOTSTRAP = 8, 9  # purposes of the generators
 
 
@@ -96,20 +96,21 @@ def recipe(context: Context, roots: Roots, searched: Recipe | None) -> Recipe:
     return Recipe(STAGE, VERSION, own, roots.inputs | ({"search": searched.fingerprint} if searched else {}))
 
 
-def flops(context: Context, forward: int) -> int:
-    """Of one sub-network whose forward pass costs `forward` FLOPs a token: every fitness, and every training."""
+def flops(context: Context, sub: SubNetwork) -> int:
+    """Of one sub-network: every fitness, every training, and the recoveries before them."""
     config, (tokens, lr) = context.config, budget(context)
-    untrained = len(Fitness) * config.search.blocks * config.data.block_size * forward
-    return untrained + sum(short.flops(context, forward, each, lr) for each in (*config.study.short, tokens))
+    forward = flops_per_token(context.architecture, sub, length=config.data.block_size)
+    trainings = [short.flops(context, forward, each, lr) for each in (*config.study.short, tokens)]
+    recoveries = recover.flops(context, sub) if recover.applies(context, "student") else 0
+    before = len(fitnesses(context)) - len(config.study.short)
+    untrained = before * config.search.blocks * config.data.block_size * forward
+    return untrained + sum(trainings) + recoveries * (len(trainings) + 1)
 
 
 def fitnesses(context: Context) -> list[str]:
     """What should predict the loss reached."""
-    return [*map(str, Fitness), *(_short(tokens) for tokens in context.config.study.short)]
-
-
-def _short(tokens: int) -> str:
-    return f"short-{tokens}"
+    recovered = [measures.RECOVERED] if recover.applies(context, "student") else []
+    return [*map(str, Fitness), *recovered, *(measures.short(tokens) for tokens in context.config.study.short)]
 
 
 def budget(context: Context) -> tuple[int, float]:
@@ -122,12 +123,14 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched:
     calibration = context.evenly(roots.tokens, "calibration", config.search.blocks, "search.blocks")
     validation = context.evenly(roots.tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
     chosen = _chosen(context, roots, searched)
-    measured = partial(_measured, folder, recipe.fingerprint, list(chosen), _elsewhere(context, recipe))
+    measured = partial(measures.measured, folder, recipe.fingerprint, list(chosen), measures.elsewhere(context, recipe))
     values = {}
     for fitness in Fitness:
         with scoring.scorer(context, _alone(config.search, fitness), roots) as scorer:
-            values[str(fitness)] = measured(str(fitness), partial(_untrained, scorer, fitness, config.search.blocks))
-    trainings = [(_short(each), each, calibration) for each in config.study.short]
+            values[str(fitness)] = measured(str(fitness), partial(_untrained, scorer, fitness))
+    if recover.applies(context, "student"):
+        values[measures.RECOVERED] = measured(measures.RECOVERED, partial(_recovered, context, roots, calibration))
+    trainings = [(measures.short(each), each, calibration) for each in config.study.short]
     for name, each, blocks in (*trainings, (REACHED, tokens, validation)):
         train = partial(short.train, context, roots, tokens=each, lr=lr, held_out=blocks, folder=folder / "training")
         values[name] = measured(name, train)
@@ -148,64 +151,25 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched:
             **{key: getattr(config.study, key) for key in ("random", "searched", "resamples", "confidence")},
             "tokens": tokens,
             "lr": lr,
-            "flops": sum(
-                flops(context, flops_per_token(context.architecture, sub, length=config.data.block_size))
-                for sub in chosen
-            ),
+            "flops": sum(flops(context, sub) for sub in chosen),
             "correlations": _correlations(context, points),
             "points": [{key: None if value == math.inf else value for key, value in each.items()} for each in points],
         },
     )
 
 
-def _elsewhere(context: Context, recipe: Recipe) -> dict[str, dict[str, float]]:
-    """What the finished studies of the store tell of the measures that this one shares with them: {measure: {key of a
-    sub-network: value}}."""
-    own = _measures(recipe)
-    known: dict[str, dict[str, float]] = {name: {} for name in own}
-    for other in context.store.recipes(STAGE):
-        shared = own.items() & _measures(other).items() if other.version == VERSION else ()
-        if shared and (folder := context.store.find(other)):
-            for name, _ in shared:
-                known[name] |= {line["key"]: line["fitness"] for line in read(folder / f"{name}.jsonl")}
-    return known
-
-
-def _measures(recipe: Recipe) -> dict[str, str]:
-    """Every measure of a study, with a hash of all that determines it for a given sub-network."""
-    config, inputs = recipe.config, {name: each for name, each in recipe.inputs.items() if name != "search"}
-    calibration, validation, reached = config["calibration"], config["validation"], config[REACHED]
-    parts = {str(fitness): [calibration, reached["precision"]] for fitness in Fitness}
-    parts |= {_short(each["tokens"]): [calibration, validation["batch"], each] for each in config["short"]}
-    return {name: digest([inputs, part]) for name, part in (parts | {REACHED: [validation, reached]}).items()}
-
-
-def _measured(
-    folder: Path,
-    fingerprint: str,
-    subs: list[SubNetwork],
-    elsewhere: dict[str, dict[str, float]],
-    name: str,
-    measure: Callable[[SubNetwork], float],
-) -> list[float]:
-    """One measure of every sub-network. What its journal, or another study, already knows is not measured again."""
-    journal = Journal(folder / f"{name}.jsonl", fingerprint)
-    for sub in subs:
-        if sub.key not in journal.losses and (value := elsewhere[name].get(sub.key)) is not None:
-            journal.add(sub, [value], value)
-    with Progress(f"study, {name}", len(subs), "sub-networks", start=len(journal.losses)) as progress:
-        for sub in subs:
-            if sub.key not in journal.losses:
-                value = measure(sub)
-                journal.add(sub, [value], value)
-                progress.advance(1)
-    journal.close()
-    return [journal.losses[sub.key][0] for sub in subs]
-
-
-def _untrained(scorer: Scorer, fitness: Fitness, blocks: int, sub: SubNetwork) -> float:
+def _untrained(scorer: Scorer, fitness: Fitness, sub: SubNetwork) -> float:
     [(_, losses)] = scorer.run([sub])
     return fitness_of(fitness, losses)
+
+
+def _recovered(context: Context, roots: Roots, blocks: Tensor, sub: SubNetwork) -> float:
+    """The perplexity on `blocks` (n, T + 1) after recovery."""
+    teacher = context.teacher(roots.teacher, context.config.teacher)
+    student = extract(teacher, sub, order.load(context, roots.ordering)).float()
+    recover.refit(context, roots, student, sub)
+    loss = mean_nll(student, blocks, context.config.search.batch, context.precision)
+    return fitness_of(Fitness.perplexity, [loss])
 
 
 def _alone(config: SearchConfig, fitness: Fitness) -> SearchConfig:

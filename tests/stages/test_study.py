@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from copy import deepcopy
 from functools import cache, reduce
@@ -15,13 +16,18 @@ import pipeline
 from pipeline.config import Config, Init, StudyConfig
 from pipeline.errors import SprigError
 from pipeline.layout import SUMMARY
+from pipeline.models import checkpoint
+from pipeline.models.perplexity import mean_nll
 from pipeline.report import html, material
 from pipeline.report import study as study_report
 from pipeline.search import journal
-from pipeline.stages import graph, rerank, search, study
+from pipeline.stages import graph, recover, rerank, search, study
 from pipeline.stages.context import Context
+from pipeline.stages.roots import roots
 from pipeline.subnetwork.counting import flops_per_token
+from pipeline.subnetwork.value import whole
 
+FITNESSES = ("perplexity", "kl", "recovered", "short-128")
 STUDY = ["study.random=3", "study.searched=2", "study.short=[128]", "study.resamples=20"]
 
 
@@ -84,6 +90,13 @@ def test_the_winner_reaches_what_the_runs_own_student_reached(folder):
     assert float(points(folder)[0]["reached"]) == evaluation["models"]["student"]["nll"]
 
 
+def test_after_recovery_the_winner_has_the_perplexity_of_the_runs_own_recovered_student(outputs, folder):
+    context = Context(smoke(outputs, *STUDY), print)
+    student = checkpoint.load(folder.parent / "recovered_student", "cpu")
+    blocks = context.evenly(roots(context).tokens, "calibration", 4, "search.blocks")
+    assert float(points(folder)[0]["recovered"]) == pytest.approx(math.exp(mean_nll(student, blocks, 4, "fp32")))
+
+
 def test_the_correlations_are_those_of_the_points(folder):
     summary = json.loads((folder.parents[1] / SUMMARY).read_text())
     rows = points(folder)
@@ -94,7 +107,7 @@ def test_the_correlations_are_those_of_the_points(folder):
         assert found["spearman"]["value"] == pytest.approx(stats.spearmanr(fitness, reached).statistic)
         assert found["kendall"]["value"] == pytest.approx(stats.kendalltau(fitness, reached).statistic)
     named = {(found["fitness"], found["among"]) for found in summary["study"]["correlations"]}
-    assert named == {(fitness, among) for fitness in ("perplexity", "kl", "short-128") for among in ("all", "random")}
+    assert named == {(fitness, among) for fitness in FITNESSES for among in ("all", "random")}
     assert summary["study"]["points"][0] | {"from": "searched"} == {
         key: value if key in ("subnetwork", "from") else json.loads(value) for key, value in rows[0].items()
     }
@@ -121,11 +134,9 @@ def test_trainings_that_diverged_are_counted_and_not_drawn(folder):
     _, _, rows, note = study_report.table(found)
     assert rows[-1][3] == "none: all are equal" and "2 trainings diverged: they rank last." in note
     panels = study_report.plot(found).figure().axes
-    assert [axes.get_xlabel() for axes in panels] == [
-        study_report.label(name) for name in ("perplexity", "kl", "short-128")
-    ]
+    assert [axes.get_xlabel() for axes in panels] == [study_report.label(name) for name in FITNESSES]
     drawn = [[len(points.get_offsets()) for points in axes.collections] for axes in panels]
-    assert drawn == [[0, 3], [0, 3], [0, 0]]  # searched, random
+    assert drawn == [[0, 3], [0, 3], [0, 3], [0, 0]]  # searched, random
 
 
 def test_what_a_study_is_determines_it_and_nothing_else():
@@ -216,8 +227,11 @@ def test_the_plan_prices_every_training(tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "3 random + 2 searched sub-networks x 128 + 4,096 tokens" in said
     context = context_of()
-    evaluated, trained, teacher = 2 * 4 * 32, 128 + 4_096, flops_per_token(context.architecture, length=32)
-    assert study.flops(context, 1_000) == 1_000 * evaluated + (3 * 1_000 + teacher) * trained
+    sub = whole(context.architecture)
+    evaluated, trained, teacher = 3 * 4 * 32, 128 + 4_096, flops_per_token(context.architecture, length=32)
+    assert study.flops(context, sub) == teacher * evaluated + (3 + 1) * teacher * trained + 3 * recover.flops(
+        context, sub
+    )
 
 
 @pytest.mark.parametrize("size", [[], ["size=gpu"]])
