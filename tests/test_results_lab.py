@@ -13,6 +13,7 @@ STARTS = {  # search, init, recover
     "random weights": ("importance", "random_weights", "auto"),
     "importance, plain cut": ("importance", "searched", "off"),
     "importance, recovered": ("importance", "searched", "auto"),
+    "random sub-network, recovered": ("importance", "random_subnetwork", "auto"),
     "evolution, recovered": ("evolution", "searched", "auto"),
 }
 LOSSES = {"KD": "sampled", "cross-entropy": "off"}
