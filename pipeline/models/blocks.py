@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, rotary_share
+from pipeline.models.positions import turns
 from pipeline.models.student import LayerwiseGPT
 from pipeline.subnetwork.selection import rotary_run
 
@@ -17,6 +18,8 @@ from pipeline.subnetwork.selection import rotary_run
 _PARTS = {
     "norm_1": "attention_norm",
     "norm_2": "mlp_norm",
+    "post_attention_norm": "attention_post_norm",
+    "post_mlp_norm": "mlp_post_norm",
     "attn.norm_q": "q_norm",
     "attn.norm_k": "k_norm",
     "attn.proj": "out",
@@ -69,14 +72,20 @@ def held_pairs(model: GPT) -> tuple[int, list[range]] | None:
     return pairs, [range(pairs)] * len(shapes)
 
 
-def frequencies(model: GPT) -> dict[int, list[float]]:
-    """Head size to the radians a position of each of its pairs: read off the model's tables, so that no formula can
+def rope_name(model: GPT, number: int) -> str:
+    """A name for the frequencies of a layer: its head size, and whether it has the local base."""
+    size = str(model.transformer.h[number].config.head_size)
+    indices = model.config.rope_indices
+    return f"{size} local" if indices is not None and indices[number] else size
+
+
+def frequencies(model: GPT) -> dict[str, list[float]]:
+    """By their name, the radians a position of each pair: read off the model's tables, so that no formula can
     differ from the model's. Every frequency is at most 1, so one position turns no pair around."""
     found = {}
     for number, block in enumerate(model.transformer.h):
-        columns = model.rope_columns[number] if isinstance(model, LayerwiseGPT) else slice(None)
-        angles = torch.atan2(model.sin[1, columns].double(), model.cos[1, columns].double())
-        found[block.config.head_size] = angles[: block.config.rope_n_elem // 2].tolist()
+        sin, cos = (turns(model, number, table[None, 1])[0].double() for table in (model.sin, model.cos))
+        found[rope_name(model, number)] = torch.atan2(sin, cos)[: block.config.rope_n_elem // 2].tolist()
     return found
 
 

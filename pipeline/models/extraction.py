@@ -59,6 +59,8 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection, own: bool = True) -
     }
     if architecture.layer_norm:
         weights["transformer.ln_f.bias"] = take(teacher.transformer.ln_f.bias, (width,))
+    if teacher.config.scale_embeddings and sub.n_embd < architecture.n_embd:
+        _keep_scale(weights, math.sqrt(architecture.n_embd / sub.n_embd), tied)
     weights["lm_head.weight"] = (
         weights["transformer.wte.weight"] if tied else take(teacher.lm_head.weight, (None, width))
     )
@@ -124,6 +126,8 @@ def _axes(
     return {
         "norm_1": (width,),
         "norm_2": (width,),
+        "post_attention_norm": (width,),
+        "post_mlp_norm": (width,),
         "attn.qkv": (qkv, width),
         "attn.norm_q": (rotary,),
         "attn.norm_k": (rotary,),
@@ -133,6 +137,14 @@ def _axes(
         "mlp.fc_2": (neurons, width),
         "mlp.proj": (width, neurons),
     }
+
+
+def _keep_scale(weights: dict[str, Tensor], factor: float, tied: bool) -> None:
+    """The embedding is multiplied by the root of the width, which is smaller in the student: its table takes the
+    `factor` between them. A tied head reads the same table, so the norm in front of it takes the inverse."""
+    weights["transformer.wte.weight"] *= factor
+    if tied:
+        weights["transformer.ln_f.weight"] /= factor
 
 
 def _queries(block: dict[str, Tensor], rows: int) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Reads a Llama, Qwen2 or Qwen3 model out of GGUF files: llama.cpp's format, weights and tokenizer in one.
+"""Reads a model out of GGUF files: llama.cpp's format, weights and tokenizer in one.
 
 The metadata's meaning is llama.cpp's. A key of the model that is not read here would make it another model, and is
 refused.
@@ -17,7 +17,8 @@ from torch import Tensor
 from pipeline.errors import SprigError
 from pipeline.models import gguf_tokenizer
 from pipeline.models.blocks import joined
-from pipeline.models.families import LLAMA_FIELDS, checked
+from pipeline.models.families import FAMILIES, checked
+from pipeline.models.families.reading import LLAMA_FIELDS
 from pipeline.models.gguf_header import Header, StoredTensor, read_header
 from pipeline.models.gguf_metadata import Metadata
 from pipeline.models.weights import with_zero_biases
@@ -31,18 +32,15 @@ _PARTS = {
     "attn_q_norm": "q_norm",
     "attn_k_norm": "k_norm",
     "attn_output": "out",
+    "post_attention_norm": "attention_post_norm",
     "ffn_norm": "mlp_norm",
+    "post_ffw_norm": "mlp_post_norm",
     "ffn_gate": "gate",
     "ffn_up": "up",
     "ffn_down": "down",
 }
 _ALL_BIASES = frozenset({"q", "k", "v", "out", "gate", "up", "down"})
-# By llama.cpp's architecture: litgpt's fields, and whether the two entries of a rotary pair lie side by side.
-_ARCHITECTURES = {
-    "llama": ({}, True),
-    "qwen2": ({"attn_bias": True}, False),
-    "qwen3": ({"norm_qk": True}, False),
-}
+_ARCHITECTURES = {name: each for family in FAMILIES.values() for name, each in family.gguf.items()}
 _KEYS = {
     "block_size": "context_length",
     "n_layer": "block_count",
@@ -54,11 +52,11 @@ _KEYS = {
     "norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_base": "rope.freq_base",
     "rope_condense_ratio": "rope.scaling.factor",
+    "sliding_window_size": "attention.sliding_window",
 }
 _READ = {
     *_KEYS.values(),
     "attention.value_length",
-    "attention.sliding_window",
     "rope.dimension_count",
     "rope.scaling.type",
     "rope.scale_linear",
@@ -162,9 +160,13 @@ class GGUFFile:
         rows = self._tensors["token_embd.weight"].shape[0]
         base = metadata.number(f"{start}rope.freq_base", 10000.0)
         context = metadata.whole(f"{start}context_length")
-        if 0 < metadata.whole(f"{start}attention.sliding_window", 0) < context:
+        kind = _ARCHITECTURES[self._architecture]
+        window = metadata.whole(f"{start}attention.sliding_window", 0)
+        if 0 < window < context and not kind.windows:
             raise metadata.wrong(f"{start}attention.sliding_window", "shorter than the context, which is not supported")
-        fields = LLAMA_FIELDS | _ARCHITECTURES[self._architecture][0] | self._biases
+        fields = LLAMA_FIELDS | kind.fields | self._biases
+        if kind.windows:
+            fields["sliding_window_size"] = window
         fields |= {
             "name": self.path.stem,
             "block_size": context,
@@ -181,7 +183,7 @@ class GGUFFile:
             "rope_condense_ratio": self._position_scale(start),
         }
         try:
-            return checked(fields, lambda name: f"{start}{_KEYS[name]}" if name in _KEYS else name)
+            return checked(kind.derived(fields), lambda name: f"{start}{_KEYS[name]}" if name in _KEYS else name)
         except SprigError as error:
             raise SprigError(f"{self.path} does not describe a model ({error}): use another file.") from None
 
@@ -226,7 +228,8 @@ class GGUFFile:
         config = self.config
         state: dict[str, Tensor] = {}
         layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        rotated = {"q": config.n_head, "k": config.n_query_groups} if _ARCHITECTURES[self._architecture][1] else {}
+        side_by_side = _ARCHITECTURES[self._architecture].side_by_side
+        rotated = {"q": config.n_head, "k": config.n_query_groups} if side_by_side else {}
         for full_name, stored in self._tensors.items():
             module, _, kind = full_name.rpartition(".")
             block = re.fullmatch(r"blk\.(\d+)\.(.+)", module)

@@ -15,6 +15,8 @@ from pipeline.errors import SprigError
 from pipeline.models import config_json, tokenizer, weight_files
 from pipeline.models.blocks import joined
 from pipeline.models.checkpoint import reason
+from pipeline.models.families import family_of
+from pipeline.models.families.family import Described
 from pipeline.models.weights import EMBEDDING, HEAD, floats, with_zero_biases
 
 log = logging.getLogger("sprig")
@@ -83,7 +85,7 @@ class HuggingFaceFolder:
         return self.plain.get("model_type")
 
     @cached_property
-    def _described(self) -> config_json.Described:
+    def _described(self) -> Described:
         try:
             return config_json.describe(self.plain)
         except SprigError as error:
@@ -134,7 +136,7 @@ class HuggingFaceFolder:
                 f"{self.folder} holds a model without a language modelling head ({self._described.names.head}.weight), "
                 "and config.json does not tie it to the embedding: save the causal language model, not only its body."
             )
-        return state
+        return self._described.folded.into(state, self.config)
 
     def _place(
         self, file: Path, full_name: str, name: str, state: dict[str, Tensor], layers: dict[str, dict[str, Tensor]]
@@ -158,12 +160,8 @@ class HuggingFaceFolder:
         """A layer's parts under litgpt's names, with zeros for the biases that it does without."""
         with_zero_biases(parts, self._described.unbiased)
         try:
-            whole = {
-                f"attn.qkv.{kind}": _by_kind(parts.pop(f"qkv.{kind}"), self.config)
-                for kind in ("weight", "bias")
-                if f"qkv.{kind}" in parts
-            }
-            return joined(parts, f"{self.folder}: layers.{number}") | whole
+            parts = family_of(self.config).unfuse(parts, self.config)
+            return joined(parts, f"{self.folder}: layers.{number}")
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise SprigError(
                 f"The weights of layer {number} in {self.folder} do not fit config.json ({reason(error)}): fetch them "
@@ -180,8 +178,3 @@ def _plain_name(name: str) -> str:
     while len(parts) > 1 and parts[0] in _PREFIXES:
         del parts[0]
     return ".".join(parts)
-
-
-def _by_kind(qkv: Tensor, config: Config) -> Tensor:
-    """GPT-NeoX keeps q, k and v of one head together, litgpt all of q, then k, then v."""
-    return qkv.unflatten(0, (config.n_head, 3, config.head_size)).transpose(0, 1).flatten(0, 2)

@@ -3,6 +3,7 @@
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -12,6 +13,7 @@ from torch import Tensor
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, tokenizer
 from pipeline.models.families import checked
+from pipeline.models.families.checking import folded
 from pipeline.models.padding import uniform, uniform_config
 from pipeline.models.student import assemble, is_stock
 from pipeline.models.weights import EMBEDDING, HEAD, floats
@@ -35,17 +37,22 @@ class LitGPTFolder:
             self.files.append(folder / checkpoint.SUBNETWORK)
 
     @cached_property
-    def _own(self) -> Config:
+    def _fields(self) -> dict[str, Any]:
         file = self.folder / checkpoint.CONFIG
         try:
             fields = yaml.safe_load(file.read_text(encoding="utf-8"))
             if not isinstance(fields, dict):
                 raise SprigError(f"it holds a {type(fields).__name__} instead of fields")
-            return checked(fields)
+            checked(fields)
+            return fields
         except (SprigError, *checkpoint.UNREADABLE) as error:
             raise SprigError(
                 f"{file} is not a litgpt configuration ({checkpoint.reason(error)}): correct it, or write it again."
             ) from None
+
+    @property
+    def _own(self) -> Config:
+        return checked(self._fields)
 
     @cached_property
     def _layerwise(self) -> SubNetwork | None:
@@ -86,6 +93,7 @@ class LitGPTFolder:
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:
         file = self.files[0]
         state = {name: floats(name, weight, dtype, file) for name, weight in self._state.items()}
+        state = folded(self._fields).into(state, self._own)
         if self._layerwise is not None:
             if EMBEDDING in state:
                 state.setdefault(HEAD, state[EMBEDDING])

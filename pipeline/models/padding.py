@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.errors import SprigError
 from pipeline.models.blocks import Sizes, flat, held_pairs, joined, sizes, weights
 from pipeline.models.checkpoint import reason
-from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.families import architecture_of, is_power_law, is_tied
 from pipeline.models.student import assemble, build
 from pipeline.subnetwork.exported import shortest_run
 from pipeline.subnetwork.value import SubNetwork
@@ -111,7 +111,7 @@ def uniform_config(config: Config, sub: SubNetwork | None, file: Path) -> Config
 
 def _run(config: Config, total: int, held: list[range], cure: str) -> tuple[int, int, int]:
     """The shortest arithmetic run (first, step, count) that holds every block's pairs."""
-    adjusted = config.rope_adjustments is not None
+    adjusted = not is_power_law(config)
     if adjusted and config.rope_condense_ratio != 1:
         raise SprigError(f"{config.name} has rotary frequencies that are both adjusted and condensed: {cure}.")
     if adjusted:

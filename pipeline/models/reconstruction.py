@@ -14,6 +14,7 @@ from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.precision import autocast
 from pipeline.models.recovery.ridge import at_least_fp32, token_weights
 from pipeline.models.recovery.streams import attention, captured, mlp, through
+from pipeline.models.student import embed
 from pipeline.progress import Progress
 from pipeline.subnetwork.allocation import Errors
 from pipeline.subnetwork.architecture import Architecture
@@ -110,6 +111,15 @@ class Passed:
     gradients: list[Tensor]
 
 
+def refuse(architecture: Architecture) -> None:
+    """Raises SprigError where a projection does not write to the stream itself, so that no error there is its own."""
+    if architecture.norms_after:
+        raise SprigError(
+            f"search.strategy=allocation needs projections that write to the stream, and {architecture.name} has norms "
+            "after attention and MLP: choose another search."
+        )
+
+
 def measure(
     teacher: GPT,
     ordering: Ordering,
@@ -130,9 +140,10 @@ def measure(
         on_layer: receives what is known after each layer; valid during the call.
 
     Raises:
-        SprigError: activations are not finite.
+        SprigError: activations are not finite, or as `refuse`.
     """
     a = architecture_of(teacher.config, is_tied(teacher))
+    refuse(a)
     device, training = teacher.transformer.wte.weight.device, teacher.training
     teacher.eval()
     left = a.n_layer if begun is None else begun.number
@@ -155,7 +166,7 @@ def measure(
 @torch.no_grad()
 def _streams(teacher: GPT, batches: tuple[Tensor, ...], layers: int, device: torch.device) -> list[list[Tensor]]:
     """The stream before each of the first `layers` layers and after them, batch by batch, in host memory."""
-    streams = [[teacher.transformer.wte(tokens.to(device)).cpu() for tokens in batches]]
+    streams = [[embed(teacher, tokens.to(device)).cpu() for tokens in batches]]
     for number in range(layers):
         streams.append([through(teacher, number, x.to(device)).cpu() for x in streams[-1]])
     return streams

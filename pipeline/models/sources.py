@@ -19,6 +19,7 @@ from pipeline.config import Dtype, Source, TeacherConfig
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, student, tokenizer, weights
 from pipeline.models.families import architecture_of, checked
+from pipeline.models.families.checking import neutral
 from pipeline.models.gguf import GGUFFile
 from pipeline.models.huggingface import HuggingFaceFolder, download
 from pipeline.models.litgpt_folder import LitGPTFolder
@@ -234,7 +235,7 @@ def _settled(teacher: TeacherConfig, config: Config, entries: Tokenizer | None) 
             f"The tokenizer has {vocab_size} entries but teacher {teacher.name}'s embedding {rows} rows: use the "
             "teacher's own tokenizer, or raise teacher.padded_vocab_size if it trims too much."
         )
-    settled = replace(config, name=teacher.name, vocab_size=vocab_size, padded_vocab_size=rows)
+    settled = replace(config, name=neutral(teacher.name), vocab_size=vocab_size, padded_vocab_size=rows)
     if teacher.litgpt is not None:
         _compare(teacher, settled)
     return settled

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import SprigError
-from pipeline.models.families import architecture_of
+from pipeline.models.families import architecture_of, is_power_law
+from pipeline.models.positions import is_windowed, turns, within_window
 from pipeline.models.precision import without_casts
 from pipeline.subnetwork.selection import rotary_run
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
@@ -35,7 +36,7 @@ def _layer_config(config: Config, sub: SubNetwork, gene: LayerGenes) -> Config:
         }
     return replace(
         config,
-        n_layer=sub.n_layer,
+        **_kept_layers(config, sub),
         n_embd=sub.n_embd,
         n_head=gene.n_head,
         n_query_groups=gene.n_query_groups,
@@ -45,31 +46,58 @@ def _layer_config(config: Config, sub: SubNetwork, gene: LayerGenes) -> Config:
     )
 
 
+def _kept_layers(config: Config, sub: SubNetwork) -> dict[str, Any]:
+    """The fields of the kept layers: their number, and which of them have windows and other rotary frequencies."""
+    kept: dict[str, Any] = {"n_layer": sub.n_layer}
+    if config.n_layer == sub.n_layer:  # all are kept, or the config is the student's own
+        return kept
+    for name in ("sliding_window_indices", "rope_indices"):
+        if (each := getattr(config, name)) is not None:
+            kept[name] = [each[layer] for layer in sub.layers]
+    return kept
+
+
 def is_stock(config: Config, sub: SubNetwork) -> bool:
     """Whether a stock litgpt config names the sub-network, or says that a saved student is one.
 
-    Frequencies chosen out of adjusted ones (Llama 3.1's) are not a power law, so litgpt's config cannot name them."""
-    rope_is_stock = (
-        sub.head_pairs == "plain" or sub.genes[0].head_size == config.head_size or config.rope_adjustments is None
-    )
+    Frequencies chosen out of several power laws or adjusted ones (Llama 3.1's) are none themselves, so litgpt's config
+    cannot name them."""
+    rope_is_stock = sub.head_pairs == "plain" or sub.genes[0].head_size == config.head_size or is_power_law(config)
     return sub.uniform and rope_is_stock
 
 
-class LayerwiseGPT(GPT):
+class WindowedGPT(GPT):
+    """A litgpt GPT whose masks for sliding windows are made once for all layers, and only for texts that are longer."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self._mask_outside()
+
+    def _mask_outside(self) -> None:
+        for block in self.transformer.h:
+            block.attn.apply_sliding_window_attention = False  # litgpt's own masks are built token by token
+
+    def forward(self, idx: Tensor) -> Tensor:
+        """Token numbers (B, T) to logits (B, T, padded_vocab_size)."""
+        return self.lm_head(hidden_states(self, idx))
+
+
+class LayerwiseGPT(WindowedGPT):
     """A litgpt GPT whose blocks have sizes of their own.
 
     `config` is the teacher's with the student's n_layer and n_embd. The buffers `cos` and `sin`, (context, sum of the
     rotary entries of all distinct head sizes), hold each head size's table side by side, so that litgpt's own code
-    moves and resets them.
+    moves and resets them. If some layers have a local base, a last axis of two holds the others' tables and theirs.
     """
 
     def __init__(self, config: Config, sub: SubNetwork):
         # Before the parent's constructor, because that asks for the rope cache.
         self.sub = sub
         super().__init__(replace(config, n_layer=0, n_embd=sub.n_embd))  # blocks of one size, which are not wanted
-        self.config = replace(config, n_layer=sub.n_layer, n_embd=sub.n_embd)
+        self.config = replace(config, **_kept_layers(config, sub), n_embd=sub.n_embd)
         blocks = [_layer_config(config, sub, gene) for gene in sub.genes]
         self.transformer.h = nn.ModuleList(Block(block, layer) for layer, block in enumerate(blocks))
+        self._mask_outside()
         ends: dict[int, int] = {}
         for block in sorted(blocks, key=lambda block: block.head_size):
             ends.setdefault(block.head_size, max(ends.values(), default=0) + block.rope_n_elem)
@@ -90,6 +118,7 @@ class LayerwiseGPT(GPT):
             config.rope_base,
             config.rope_condense_ratio,
             config.rope_adjustments,
+            config.rope_local_base_freq,
         )
         if plain:
             return list(tables)
@@ -97,10 +126,6 @@ class LayerwiseGPT(GPT):
         first_halves = torch.arange(offset, offset + step * pairs, step, device=device)
         entries = torch.cat([first_halves, first_halves + config.rope_n_elem // 2])
         return [table[:, entries] for table in tables]
-
-    def forward(self, idx: Tensor) -> Tensor:
-        """Token numbers (B, T) to logits (B, T, padded_vocab_size)."""
-        return self.lm_head(hidden_states(self, idx))
 
 
 def build(
@@ -146,11 +171,10 @@ def _outline(config: Config, sub: SubNetwork | None, tied: bool) -> GPT:
     """The model without memory for its weights."""
     architecture_of(config, tied)  # rejects what is not supported
     with torch.device("meta"), _WithoutInit():
-        if sub is None:
-            return GPT(config)
-        if is_stock(config, sub):
-            return GPT(_layer_config(config, sub, sub.genes[0]))
-        return LayerwiseGPT(config, sub)
+        if sub is not None and not is_stock(config, sub):
+            return LayerwiseGPT(config, sub)
+        stock = config if sub is None else _layer_config(config, sub, sub.genes[0])
+        return (GPT if stock.sliding_window_size is None else WindowedGPT)(stock)
 
 
 def _finished(model: GPT, tied: bool) -> GPT:
@@ -179,6 +203,12 @@ def kv_cache(model: GPT, length: int) -> Iterator[None]:
         model.clear_kv_cache()
 
 
+def embed(model: GPT, tokens: Tensor) -> Tensor:
+    """Tokens (B, T) to the stream (B, T, n_embd) before the first block."""
+    x = model.transformer.wte(tokens)
+    return x * model.config.n_embd**0.5 if model.config.scale_embeddings else x
+
+
 def hidden_states(
     model: GPT, tokens: Tensor, start: int | None = None, tree: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
@@ -191,7 +221,7 @@ def hidden_states(
         SprigError: the blocks are longer than the model's context.
     """
     with without_casts(model):
-        x = model.transformer.wte(tokens)
+        x = embed(model, tokens)
         for output in block_outputs(model, x, start=start, tree=tree):
             x = output
         return model.transformer.ln_f(x)
@@ -211,20 +241,16 @@ def block_outputs(
             f"Blocks of {length} tokens exceed the context of {model.config.name}, {model.max_seq_length}: "
             "lower data.block_size."
         )
-    cos, sin = model.cos[None, first:length], model.sin[None, first:length]
-    cached: tuple[Tensor | int | None, ...] = ()
-    if tree is not None:
-        places, mask = tree
-        cos, sin, cached = model.cos[places], model.sin[places], (mask,)
-    elif start is not None:
-        places = torch.arange(first, length, device=x.device)
-        # Without a mask attention is causal, which is right where the cache is empty.
-        seen = torch.arange(length, device=x.device) <= places[:, None] if start else None
-        cached = (seen, places, length)
-    blocks = model.transformer.h
-    columns = model.rope_columns if isinstance(model, LayerwiseGPT) else [slice(None)] * len(blocks)
-    for block, entries in zip(blocks, columns, strict=True):
-        x = block(x, cos[..., entries], sin[..., entries], *cached)
+    places = torch.arange(first, length, device=x.device) if tree is None else tree[0]
+    cached: tuple[Tensor | int | None, ...] = () if start is None else (places, length)
+    # Without a mask attention is causal, which is right where the cache is empty.
+    seen = torch.arange(length, device=x.device) <= places[:, None] if start else None
+    seen = seen if tree is None else tree[1]
+    near = within_window(model, seen, places, length)
+    cos, sin = (table[None, first:length] if tree is None else table[places] for table in (model.cos, model.sin))
+    for number, block in enumerate(model.transformer.h):
+        mask = near if is_windowed(model, number) else seen
+        x = block(x, turns(model, number, cos), turns(model, number, sin), mask, *cached)
         yield x
 
 

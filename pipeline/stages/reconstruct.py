@@ -29,6 +29,7 @@ def applies(config: SearchConfig) -> bool:
 
 def recipe(context: Context, teacher: Recipe, tokens: Recipe, ordering: Recipe | None) -> Recipe:
     """On the blocks that the ordering is measured on, in as large batches."""
+    reconstruction.refuse(context.architecture)
     own = material(context.config.ordering, "kind") | {"precision": context.precision}
     inputs = {"teacher": teacher, "tokens": tokens} | ({"ordering": ordering} if ordering else {})
     return Recipe(STAGE, VERSION, own, {name: each.fingerprint for name, each in inputs.items()})

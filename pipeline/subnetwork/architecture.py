@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from pipeline.errors import SprigError
 
-FAMILIES = ("gpt_neox", "llama", "qwen2", "qwen3")
+FAMILIES = ("gpt_neox", "llama", "qwen2", "qwen3", "gemma3")
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,9 @@ class Architecture:
 
     `vocab_size` counts the tokenizer's entries, `padded_vocab_size` the embedding's rows, `context` positions.
     `attention_bias` is the bias of q, k and v; `bias` that of every other linear layer but the head.
-    Head size, rotary entries and widths are in entries. `rope_adjusted` marks frequencies that are not a plain power
-    law of `rope_base` (Llama 3.1's scaling).
+    Head size, rotary entries and widths are in entries. `rope_adjusted` marks frequencies that are not one plain power
+    law of `rope_base` (Llama 3.1's scaling, and local bases). `norms_before` and `norms_after` say where
+    attention and MLP have norms over the width.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Architecture:
     rope_base: int
     rope_adjusted: bool = False
     parallel_residual: bool = False  # attention and MLP read the same stream
+    norms_before: bool = True
+    norms_after: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -47,6 +50,11 @@ class Architecture:
     @property
     def heads_per_group(self) -> int:
         return self.n_head // self.n_query_groups
+
+    @property
+    def norms(self) -> int:
+        """Norms over the width in a layer."""
+        return 2 * (self.norms_before + self.norms_after)
 
     @property
     def rope_entries(self) -> int:

@@ -31,7 +31,7 @@ def layer_parameters(
     intermediate_size: Count,
 ) -> Count:
     """Parameters of one layer: affine in each single argument."""
-    total = 2 * (2 if architecture.layer_norm else 1) * n_embd
+    total = architecture.norms * (2 if architecture.layer_norm else 1) * n_embd
     total = total + _layer_matrices(architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size)
     if architecture.attention_bias:
         total = total + n_query_groups * (heads_per_group + 2) * head_size
@@ -94,7 +94,8 @@ def flops_per_token(architecture: Architecture, sub: SubNetwork | None = None, *
 
     Two for each entry of a weight matrix, the head's included, the embedding look-up and vector operations not (Kaplan
     et al. 2020, table 1). Causal attention, scores and weighted values together, is half of full attention's
-    4 * length * n_head * head_size. The backward pass costs twice the forward pass.
+    4 * length * n_head * head_size, and sliding windows save nothing: they mask scores that are computed. The backward
+    pass costs twice the forward pass.
     """
     sub = sub or whole(architecture)
     layers = sum(layer_flops(architecture, sub.n_embd, *_sizes(gene), length) for gene in sub.genes)

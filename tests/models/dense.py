@@ -9,12 +9,16 @@ from torch import Tensor
 from pipeline.subnetwork.selection import LayerSelection, Selection
 
 
-def _frequency(config, pair: int, entries: int) -> float:
+def _frequency(config, pair: int, entries: int, local: bool) -> float:
     """Radians a position; Llama 3.1's rescaling in its original case-by-case form."""
+    if local:
+        return config.rope_local_base_freq ** (-2 * pair / entries)
     frequency = config.rope_base ** (-2 * pair / entries)
     adjust = config.rope_adjustments
     if adjust is None:
         return frequency
+    if "original_max_seq_len" not in adjust:
+        return frequency / adjust["factor"]
     length, wavelength = adjust["original_max_seq_len"], 2 * math.pi / frequency
     if wavelength < length / adjust["high_freq_factor"]:
         return frequency
@@ -41,19 +45,24 @@ def _norm(config, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x / (x.pow(2).mean(-1, keepdim=True) + config.norm_eps).sqrt() * weight + (0 if bias is None else bias)
 
 
-def _attention(config, block, x: Tensor, width, kept: LayerSelection, plain: bool, own_scale: bool) -> Tensor:
+def _attention(
+    config, layer: int, block, x: Tensor, width, kept: LayerSelection, plain: bool, own_scale: bool
+) -> Tensor:
     size, queries, groups = config.head_size, config.n_head, config.n_query_groups
     bias = block.attn.qkv.bias if block.attn.qkv.bias is not None else torch.zeros_like(block.attn.qkv.weight[:, 0])
     joined = torch.cat([block.attn.qkv.weight[:, width], bias[:, None]], dim=1).view(-1, size, len(width) + 1)
     project = block.attn.proj.weight.view(-1, queries, size)
     rotary, total = torch.tensor(kept.rotary), config.rope_n_elem
     pairs = int(config.rotary_percentage * len(rotary)) // 2
+    local = bool(config.rope_indices and config.rope_indices[layer])
     if plain:
-        frequencies = [_frequency(config, i, 2 * pairs) for i in range(pairs)]
+        frequencies = [_frequency(config, i, 2 * pairs, local) for i in range(pairs)]
     else:
-        frequencies = [_frequency(config, int(entry), total) for entry in rotary[:pairs]]
+        frequencies = [_frequency(config, int(entry), total, local) for entry in rotary[:pairs]]
     ones = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
     causal = torch.full((x.size(1), x.size(1)), -math.inf, dtype=torch.float64).triu(1)
+    if config.sliding_window_size and config.sliding_window_indices[layer]:
+        causal += torch.full_like(causal, -math.inf).tril(-config.sliding_window_size)
     result = torch.zeros_like(x) + (0 if block.attn.proj.bias is None else block.attn.proj.bias[width])
     for group, heads, values in zip(kept.groups, kept.heads, torch.tensor(kept.values), strict=True):
         k = ones @ joined[queries + group][rotary].T
@@ -75,8 +84,12 @@ def _mlp(config, mlp, x: Tensor, width, neurons) -> Tensor:
     def linear(layer):
         return x @ layer.weight[neurons][:, width].T + (0 if layer.bias is None else layer.bias[neurons])
 
-    gated = config.mlp_class_name == "LLaMAMLP"
-    hidden = torch.nn.functional.silu(linear(mlp.fc_1)) * linear(mlp.fc_2) if gated else None
+    gated = config.mlp_class_name != "GptNeoxMLP"
+    if config.mlp_class_name == "LLaMAMLP":
+        hidden = torch.nn.functional.silu(linear(mlp.fc_1)) * linear(mlp.fc_2)
+    elif gated:
+        gate = linear(mlp.fc_1)
+        hidden = gate * (1 + torch.tanh(math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3))) / 2 * linear(mlp.fc_2)
     if not gated:
         before = linear(mlp.fc)
         hidden = before * (1 + torch.erf(before / math.sqrt(2))) / 2
@@ -91,14 +104,18 @@ def logits(
     config, width = teacher.config, torch.tensor(selection.embedding)
 
     def norm(module, x):
+        if isinstance(module, torch.nn.Identity):
+            return x
         return _norm(config, x, module.weight[width], module.bias[width] if hasattr(module, "bias") else None)
 
-    x = teacher.transformer.wte.weight[tokens][..., width]
+    x = teacher.transformer.wte.weight[tokens][..., width] * (config.n_embd**0.5 if config.scale_embeddings else 1)
     for layer, kept in zip(layers, selection.layers, strict=True):
         block = teacher.transformer.h[layer]
-        attention = _attention(config, block, norm(block.norm_1, x), width, kept, plain, own_scale)
+        attention = _attention(config, layer, block, norm(block.norm_1, x), width, kept, plain, own_scale)
+        attention = norm(block.post_attention_norm, attention)
         before_mlp = x if config.parallel_residual else x + attention
-        x = x + attention + _mlp(config, block.mlp, norm(block.norm_2, before_mlp), width, torch.tensor(kept.neurons))
+        mlp = _mlp(config, block.mlp, norm(block.norm_2, before_mlp), width, torch.tensor(kept.neurons))
+        x = x + attention + norm(block.post_mlp_norm, mlp)
     head = teacher.lm_head
     result = norm(teacher.transformer.ln_f, x) @ head.weight[:, width].T
     return result + (0 if head.bias is None else head.bias)

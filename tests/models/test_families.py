@@ -5,7 +5,11 @@ import tiny
 from litgpt import Config
 
 from pipeline.errors import SprigError
-from pipeline.models.families import architecture_of
+from pipeline.models.families import architecture_of, checked
+
+
+def vars_of(name: str) -> dict:
+    return {field.name: getattr(Config.from_name(name), field.name) for field in dataclasses.fields(Config)}
 
 
 @pytest.mark.parametrize(
@@ -16,10 +20,11 @@ from pipeline.models.families import architecture_of
         ("Llama-3.2-1B", "llama", {"rope_adjusted": True, "rope_base": 500000, "gated_mlp": True}),
         ("Qwen2.5-0.5B", "qwen2", {"bias": False, "attention_bias": True, "rope_adjusted": False}),
         ("Qwen3-0.6B", "qwen3", {"qk_norm": True, "head_size": 128, "n_embd": 1024, "heads_per_group": 2}),
+        ("Gemma-3-1b-it", "gemma3", {"norms": 4, "qk_norm": True, "gated_mlp": True, "rope_adjusted": True}),
     ],
 )
 def test_litgpt_configs_are_described(name, family, flags):
-    config = Config.from_name(name)
+    config = checked(vars_of(name))
     architecture = architecture_of(config, tied=True)
     assert architecture.family == family and architecture.tied and architecture.context == config.block_size
     assert {flag: getattr(architecture, flag) for flag in flags} == flags
@@ -48,8 +53,8 @@ def test_what_cannot_be_cut_is_named(name):
         ({"rope_interleave": True}, "interleaved"),
         ({"norm_qk": True, "norm_qk_type": "olmo2"}, "over all heads"),
         ({"rope_adjustments": {"factor": 2.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_seq_len": 8}}, "YaRN"),
-        ({"norm_qk": True, "attn_bias": True}, "no supported family"),
-        ({"parallel_residual": True}, "no supported family"),
+        ({"norm_qk": True, "attn_bias": True}, "q and k norms, which Sprig does not support in a Qwen2.5 model"),
+        ({"parallel_residual": True}, "parallel attention and MLP"),
     ],
 )
 def test_each_unsupported_part_is_named(change, named):

@@ -8,6 +8,8 @@ import torch
 from litgpt import GPT, Config
 from safetensors.torch import load_file, save_file
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -59,6 +61,18 @@ MODELS = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config(**_GQA, head_dim=16)),
     "qwen3 tied": (Qwen3ForCausalLM, Qwen3Config(**_GQA, head_dim=8, tie_word_embeddings=True)),
 }
+_GEMMA = _GQA | {"head_dim": 16, "sliding_window": 9, "sliding_window_pattern": 3, "query_pre_attn_scalar": 12}
+_TWO_BASES = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+}
+MODELS |= {
+    "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**_GEMMA)),
+    "gemma3 untied": (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig(**_GEMMA, tie_word_embeddings=False, rope_parameters=_TWO_BASES, rms_norm_eps=1e-3),
+    ),
+}
 TOKENS = torch.randint(0, 300, (2, 40), generator=torch.Generator().manual_seed(0))
 
 
@@ -74,7 +88,8 @@ def make(
         for parameter_name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
             is_norm = "norm" in parameter_name and parameter_name.endswith("weight")
-            parameter.copy_(1 + 0.3 * noise if is_norm else 0.2 * noise)
+            one = 0 if kind is Gemma3ForCausalLM else 1  # it adds one itself
+            parameter.copy_(one + 0.3 * noise if is_norm else 0.2 * noise)
     return model
 
 

@@ -6,6 +6,7 @@ import tiny
 from test_recovery import double, inputs_of, lstsq
 from torch.nn import functional as F
 
+from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.reconstruction import RIDGE, measure
 from pipeline.subnetwork.selection import Ordering
@@ -80,3 +81,10 @@ def test_errors_are_those_of_least_squares_times_what_the_loss_feels(family):
     wanted, table = np.array(wanted), np.array(table)
     assert table[-1] == 0 == pytest.approx(wanted[-1], abs=1e-9)
     np.testing.assert_allclose(table[:-1] / table[0], wanted[:-1] / wanted[0], rtol=1e-6)  # the unit is one factor
+
+
+def test_projections_in_front_of_a_norm_are_refused():
+    teacher = double("gemma3")
+    ordering = Ordering.identity(architecture_of(teacher.config, is_tied(teacher)))
+    with pytest.raises(SprigError, match="gemma3 has norms after attention and MLP: choose another search"):
+        measure(teacher, ordering, tiny.tokens(2, 17), "fp32", 2)

@@ -111,24 +111,75 @@ class Reference:
         found = self.solve(seen[ours + names[0]][0], errors, torch.ones(errors.shape[:2]), modules[0].bias is not None)
         return modules, found, 1
 
-    def writers(self, number, names):
-        """The stream past the teacher's attention, or up to the next kept layer."""
+    def target(self, number, names):
+        """The stream past the teacher's attention, or up to the next kept layer, on the kept entries."""
         sub = self.sub
-        ours, layer = f"transformer.h.{number}.", sub.layers[number]
+        layer = sub.layers[number]
         after = (*sub.layers[1:], architecture(self.teacher).n_layer)[number]
-        ends = inputs_of(self.teacher, self.tokens, [f"transformer.h.{layer}", f"transformer.h.{layer}.attn",
+        added = "post_attention_norm" if architecture(self.teacher).norms_after else "attn"
+        ends = inputs_of(self.teacher, self.tokens, [f"transformer.h.{layer}", f"transformer.h.{layer}.{added}",
                          f"transformer.h.{after - 1}"])  # fmt: skip
         if names == ["attn.proj"]:
-            target = ends[f"transformer.h.{layer}"][0] + ends[f"transformer.h.{layer}.attn"][1]
+            target = ends[f"transformer.h.{layer}"][0] + ends[f"transformer.h.{layer}.{added}"][1]
         else:
             target = ends[f"transformer.h.{after - 1}"][1]
-        target = target[..., self.selection.embedding]
+        return target[..., self.selection.embedding]
+
+    def weights(self, target):
+        return 1 / (target.square().mean(-1) + self.teacher.config.norm_eps)
+
+    def writers(self, number, names):
+        ours, target = f"transformer.h.{number}.", self.target(number, names)
         seen = inputs_of(self.student, self.tokens, [ours + name for name in (*names, "attn")] + [ours[:-1]])
         stream = seen[ours[:-1]][0] + seen[ours + "attn"][1] if names == ["attn.proj"] else seen[ours[:-1]][1]
         features = torch.cat([seen[ours + name][0] for name in names], dim=-1)
         modules = [self.student.get_submodule(ours + name) for name in names]
-        weights = 1 / (target.square().mean(-1) + self.teacher.config.norm_eps)
-        return modules, self.solve(features, target - stream, weights, modules[0].bias is not None), len(names)
+        found = self.solve(features, target - stream, self.weights(target), modules[0].bias is not None)
+        return modules, found, len(names)
+
+    def normed(self, number, name, norm):
+        """What a projection and the norm after it read and add, and where the stream is before that: all tokens."""
+        ours, theirs = (f"transformer.h.{each}." for each in (number, self.sub.layers[number]))
+        seen = inputs_of(self.student, self.tokens, [ours + each for each in (name, norm, "post_attention_norm")]
+                         + [ours[:-1]])  # fmt: skip
+        inside = inputs_of(self.teacher, self.tokens, [theirs + norm])[theirs + norm][0]
+        before = seen[ours[:-1]][0]
+        if name == "mlp.proj":
+            before = before + seen[ours + "post_attention_norm"][1]
+        return seen[ours + name][0], *seen[ours + norm], inside, before
+
+    def error(self, number, name, norm):
+        """Of the stream, a held-out token."""
+        target = self.target(number, [name])
+        _, _, added, _, before = self.normed(number, name, norm)
+        squares = (target - before - added).square().sum(-1) * self.weights(target)
+        return squares[self.held].mean().item()
+
+    def projection_before_a_norm(self, number, name, norm):
+        """Towards the teacher's own input of the norm, entry by entry plus what else the stream lacks."""
+        kept, eps = self.selection.embedding, self.teacher.config.norm_eps
+        features, outputs, _, inside, before = self.normed(number, name, norm)
+        target = self.target(number, [name])
+        gain = self.teacher.get_submodule(f"transformer.h.{self.sub.layers[number]}.{norm}").weight.detach()[kept]
+        size = (inside.square().mean(-1) + eps).sqrt()[..., None]
+        lacking = target - before - gain * inside[..., kept] / size
+        aim = inside[..., kept] + size * lacking * gain / (gain**2 + 0.01 * (gain**2).mean())
+        weights = self.weights(target) / (inside.square().mean(-1) + eps)
+        return self.solve(features, aim - outputs, weights, False)
+
+    def gain(self, number, name, norm, ridge):
+        """The norm's weights, each by least squares of its own."""
+        module = self.student.get_submodule(f"transformer.h.{number}.{norm}")
+        _, _, added, _, before = self.normed(number, name, norm)
+        target = self.target(number, [name])
+        weights = self.weights(target)[~self.held].flatten().numpy()
+        unit = flat(added / module.weight.detach(), ~self.held)
+        errors = flat(target - before - added, ~self.held)
+        penalty = ridge / len(weights) * (weights[:, None] * unit**2).sum(0).mean()
+        columns = [
+            lstsq(unit[:, [each]], errors[:, [each]], weights, np.array([penalty])) for each in range(unit.shape[1])
+        ]
+        return module.weight.detach() + torch.from_numpy(np.concatenate(columns)[:, 0])
 
 
 def sampled(teacher, rows, length):
@@ -148,6 +199,32 @@ def steps(model):
     return [("norm_1", ["attn.qkv"]), (None, ["attn.proj"]), ("norm_2", mlp), (None, ["mlp.proj"])]
 
 
+def refit_before_a_norm(reference, number, name, norm, refits):
+    """Refits a projection and its norm in the reference, and compares each with what recovery reports."""
+    projection = reference.student.get_submodule(f"transformer.h.{number}.{name}")
+    module = reference.student.get_submodule(f"transformer.h.{number}.{norm}")
+    before = reference.error(number, name, norm)
+    original = projection.weight.detach().clone()
+    ridge, _, delta, _ = reference.projection_before_a_norm(number, name, norm)
+    if delta is not None:
+        add(projection, delta)
+        if (after := reference.error(number, name, norm)) >= before:
+            projection.weight.data, ridge = original, None
+    after = reference.error(number, name, norm)
+    expected = [(name, ridge, before, after)]
+    best, chosen = module.weight.detach().clone(), None
+    gains = [(each, reference.gain(number, name, norm, each)) for each in reference.settings.ridges]
+    before = after
+    for each, gain in gains:
+        module.weight.data = gain
+        if (error := reference.error(number, name, norm)) < after:
+            best, chosen, after = gain, each, error
+    module.weight.data = best
+    for refit, (named, ridge, first, last) in zip(refits, [*expected, (norm, chosen, before, after)], strict=True):
+        assert (refit.layer, refit.projection, refit.ridge) == (number, named, ridge)
+        assert (refit.before, refit.after) == pytest.approx((first, last), rel=1e-6)
+
+
 def assert_refits(teacher, sub, selection, settings=SETTINGS):
     """Recovers, and compares every refit, its ridge and its errors with the reference's, in order."""
     blocks = tiny.tokens(12, 17)
@@ -159,6 +236,11 @@ def assert_refits(teacher, sub, selection, settings=SETTINGS):
     for number in range(sub.n_layer):
         for norm, names in steps(teacher):
             if norm and sub.n_embd == teacher.config.n_embd:
+                continue
+            if not norm and architecture(teacher).norms_after:
+                post = "post_attention_norm" if names == ["attn.proj"] else "post_mlp_norm"
+                refit_before_a_norm(reference, number, names[0], post, refits[:2])
+                del refits[:2]
                 continue
             modules, (ridge, after, delta, before) = (
                 reference.readers(number, norm, names) if norm else reference.writers(number, names)
@@ -209,7 +291,8 @@ def test_every_refit_is_least_squares(family, seed):
 def test_at_full_width_only_output_projections_are_refitted(family):
     teacher = double(family)
     report = assert_refits(teacher, *narrow(teacher, intermediate_size=12))
-    assert {part for refit in report.refits for part in refit.projection.split("+")} == {"attn.proj", "mlp.proj"}
+    refitted = {part for refit in report.refits for part in refit.projection.split("+")}
+    assert refitted - {"post_attention_norm", "post_mlp_norm"} == {"attn.proj", "mlp.proj"}
 
 
 def test_gpt_neox_without_the_parallel_residual():

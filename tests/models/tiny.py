@@ -17,6 +17,22 @@ _LLAMA = _COMMON | {
     "intermediate_size": 40,
 }
 _LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_seq_len": 16}
+# Windows shorter than the tokens below, and a base for the layers that have them.
+_GEMMA = _LLAMA | {
+    "mlp_class_name": "GemmaMLP",
+    "gelu_approximate": "tanh",
+    "post_attention_norm": True,
+    "post_mlp_norm": True,
+    "norm_qk": True,
+    "scale_embeddings": True,
+    "sliding_window_size": 7,
+    "sliding_window_indices": [1, 0, 1],
+    "rope_local_base_freq": 50.0,
+    "rope_indices": [1, 0, 1],
+    "rope_base": 1000,
+    "n_embd": 48,
+    "head_size": 16,
+}
 CONFIGS = {
     "gpt_neox": _COMMON | {"name": "neox", "n_embd": 96, "n_head": 3, "rotary_percentage": 0.25},
     "llama": _LLAMA | {"name": "llama", "n_embd": 96, "rope_base": 100000},
@@ -24,8 +40,9 @@ CONFIGS = {
     "biased": _LLAMA | {"name": "biased", "n_embd": 96, "bias": True},
     "qwen2": _LLAMA | {"name": "qwen2", "n_embd": 96, "attn_bias": True, "lm_head_bias": True},
     "qwen3": _LLAMA | {"name": "qwen3", "n_embd": 48, "head_size": 16, "norm_qk": True},
+    "gemma3": _GEMMA | {"name": "gemma3", "rope_adjustments": {"factor": 2.0}},
 }
-TIED = {"llama", "llama3", "qwen3"}
+TIED = {"llama", "llama3", "qwen3", "gemma3"}
 
 
 def config(family: str) -> Config:

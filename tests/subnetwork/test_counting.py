@@ -26,6 +26,7 @@ TEACHERS = {  # litgpt name: family, tied
     "TinyLlama-1.1B-Chat-v1.0": ("llama", False),
     "Qwen2.5-0.5B": ("qwen2", True),
     "Qwen3-0.6B": ("qwen3", True),
+    "Gemma-3-1b-it": ("gemma3", True),
 }
 # layers, width, heads, head size, MLP width, padded vocabulary; non-embedding and total parameters as published.
 PYTHIAS = {
@@ -68,10 +69,12 @@ def architecture(name: str, tied: bool | None = None) -> Architecture:
         attention_bias=config.attn_bias or config.bias,
         lm_head_bias=config.lm_head_bias,
         layer_norm=config.norm_class_name == "LayerNorm",
-        gated_mlp=config.mlp_class_name == "LLaMAMLP",
+        gated_mlp=config.mlp_class_name != "GptNeoxMLP",
         qk_norm=config.norm_qk,
         rotary_percentage=config.rotary_percentage,
         rope_base=config.rope_base,
+        rope_adjusted=config.rope_local_base_freq is not None,
+        norms_after=config.post_mlp_norm,
     )
 
 
@@ -91,7 +94,7 @@ def build(name: str, sub: SubNetwork, tied: bool) -> GPT:
 
     with torch.device("meta"):
         model = GPT(config(sub.genes[0]))
-        model.transformer.h = torch.nn.ModuleList(Block(config(gene), i) for i, gene in enumerate(sub.genes))
+        model.transformer.h = torch.nn.ModuleList(Block(config(gene), 0) for gene in sub.genes)
     if tied:
         model.lm_head.weight = model.transformer.wte.weight
     return model

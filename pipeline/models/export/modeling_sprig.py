@@ -1,4 +1,4 @@
-"""A causal language model whose layers have sizes of their own, cut out of a GPT-NeoX, Llama, Qwen2 or Qwen3 model.
+"""A causal language model whose layers have sizes of their own, cut out of a larger model.
 
 Written by Sprig next to the weights. It needs torch and transformers alone, of which it was tried with 4.57, 5.3, 5.9,
 5.12 and 5.24. Load it with AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).
@@ -15,9 +15,10 @@ CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "
 
 
 class SprigConfig(PretrainedConfig):
-    """`layers` has one dictionary a layer: num_attention_heads, num_key_value_heads, head_dim, intermediate_size.
-    `rope_frequencies` gives, for each head_dim, the radians a position of its rotary pairs: entries i and i + pairs
-    turn together, entries beyond twice the pairs do not turn."""
+    """`layers` has one dictionary a layer: num_attention_heads, num_key_value_heads, head_dim, intermediate_size,
+    `rope`, and `window`, how many tokens it sees, or None for all. `rope_frequencies` gives, for each `rope`, the
+    radians a position of its rotary pairs: entries i and i + pairs turn together, entries beyond twice the pairs do
+    not turn."""
 
     model_type = "sprig"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
@@ -37,6 +38,9 @@ class SprigConfig(PretrainedConfig):
         head_bias=False,
         gated_mlp=True,
         qk_norm=False,
+        norms_before=True,
+        norms_after=False,
+        embedding_scale=1.0,
         parallel_residual=False,
         initializer_range=0.02,
         use_cache=True,
@@ -52,6 +56,7 @@ class SprigConfig(PretrainedConfig):
         self.norm, self.norm_eps = norm, norm_eps
         self.bias, self.attention_bias, self.head_bias = bias, attention_bias, head_bias
         self.gated_mlp, self.qk_norm, self.parallel_residual = gated_mlp, qk_norm, parallel_residual
+        self.norms_before, self.norms_after, self.embedding_scale = norms_before, norms_after, embedding_scale
         self.initializer_range = initializer_range
         self.use_cache = use_cache
         # transformers 4 takes a model for tied unless this says otherwise.
@@ -75,36 +80,40 @@ class Mask:
         self.plain = attention_mask is None or (attention_mask.dim() == 2 and bool(attention_mask.all()))
         self.first = first  # nothing was seen before: the queries' keys are the only ones
 
-    def of(self, keys):
-        """The mask for `keys` keys, boolean or additive: (T, keys) or (B, 1, T, keys)."""
+    def of(self, keys, window):
+        """The mask for `keys` keys, of which the last `window` are seen: (T, keys) or (B, 1, T, keys)."""
+        if (keys, window) not in self.made:
+            self.made[keys, window] = self._make(keys, window)
+        return self.made[keys, window]
+
+    def _make(self, keys, window):
+        numbers, places = torch.arange(keys, device=self.places.device), self.places[:, None]
+        near = numbers > places - (keys if window is None else window)
         if self.given is not None and self.given.dim() == 4:
-            return self.given[..., :keys]
-        if keys not in self.made:
-            numbers = torch.arange(keys, device=self.places.device)
-            seen = numbers <= self.places[:, None]
-            if not self.plain:
-                padding = nn.functional.pad(self.given.bool(), (0, keys - self.given.shape[1]))[:, None, None]
-                # A query that is padding itself looks at itself: a softmax over nothing is not a number.
-                seen = (seen & padding) | (numbers == self.places[:, None])
-            self.made[keys] = seen
-        return self.made[keys]
+            given = self.given[..., :keys]
+            return given & near if given.dtype == torch.bool else given.masked_fill(~near, torch.finfo(given.dtype).min)
+        seen = (numbers <= places) & near
+        if not self.plain:
+            padding = nn.functional.pad(self.given.bool(), (0, keys - self.given.shape[1]))[:, None, None]
+            seen = (seen & padding) | (numbers == places)  # a softmax over nothing is not a number
+        return seen
 
-    def is_causal(self, keys):
-        return self.plain and self.first and keys == len(self.places)
+    def is_causal(self, keys, window):
+        return self.plain and self.first and keys == len(self.places) and (window is None or keys <= window)
 
 
-def attend(query, key, value, mask, scale):
+def attend(query, key, value, mask, window, scale):
     """query (B, heads, T, D), key and value (B, heads, S, D); (B, heads, T, D)."""
-    causal = mask.is_causal(key.shape[2])
-    mask = None if causal else mask.of(key.shape[2])
+    causal = mask.is_causal(key.shape[2], window)
+    mask = None if causal else mask.of(key.shape[2], window)
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(query.dtype)
     return nn.functional.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scale)
 
 
-def attend_and_tell(query, key, value, mask, scale):
+def attend_and_tell(query, key, value, mask, window, scale):
     """`attend`, and how much each query looks at each key: (B, heads, T, S)."""
-    scores, mask = query @ key.transpose(2, 3) * scale, mask.of(key.shape[2])
+    scores, mask = query @ key.transpose(2, 3) * scale, mask.of(key.shape[2], window)
     scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     shares = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     return shares @ value, shares
@@ -123,6 +132,7 @@ class SprigAttention(nn.Module):
         sizes = config.layers[number]
         heads, groups, self.head_dim = sizes["num_attention_heads"], sizes["num_key_value_heads"], sizes["head_dim"]
         self.config, self.number, self.is_causal = config, number, True
+        self.rope, self.window = sizes["rope"], sizes["window"]
         self.num_key_value_groups = heads // groups
         width, bias = config.hidden_size, config.attention_bias
         self.q = nn.Linear(width, heads * self.head_dim, bias=bias)
@@ -133,7 +143,7 @@ class SprigAttention(nn.Module):
         self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 
     def forward(self, x, rotary, mask, cache, tell):
-        cos, sin = rotary[str(self.head_dim)]
+        cos, sin = rotary[self.rope]
         query, key, value = (
             each(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for each in (self.q, self.k, self.v)
         )
@@ -143,9 +153,9 @@ class SprigAttention(nn.Module):
             key, value = cache.update(key, value, self.number, {"cache_position": mask.places})
         key, value = (each.repeat_interleave(self.num_key_value_groups, dim=1) for each in (key, value))
         if tell or self.config._attn_implementation == "eager":
-            mixed, shares = attend_and_tell(query, key, value, mask, self.head_dim**-0.5)
+            mixed, shares = attend_and_tell(query, key, value, mask, self.window, self.head_dim**-0.5)
         else:
-            mixed, shares = attend(query, key, value, mask, self.head_dim**-0.5), None
+            mixed, shares = attend(query, key, value, mask, self.window, self.head_dim**-0.5), None
         return self.out(mixed.transpose(1, 2).flatten(2)), shares
 
 
@@ -165,14 +175,19 @@ class SprigMLP(nn.Module):
 class SprigLayer(nn.Module):
     def __init__(self, config, number):
         super().__init__()
-        self.attention_norm, self.mlp_norm = (make_norm(config, config.hidden_size) for _ in range(2))
+
+        def norm(present):
+            return make_norm(config, config.hidden_size) if present else nn.Identity()
+
+        self.attention_norm, self.mlp_norm = norm(config.norms_before), norm(config.norms_before)
+        self.attention_post_norm, self.mlp_post_norm = norm(config.norms_after), norm(config.norms_after)
         self.attention, self.mlp = SprigAttention(config, number), SprigMLP(config, number)
         self.parallel = config.parallel_residual
 
     def forward(self, x, rotary, mask, cache, tell):
         attention, shares = self.attention(self.attention_norm(x), rotary, mask, cache, tell)
-        attended = x + attention
-        return attended + self.mlp(self.mlp_norm(x if self.parallel else attended)), shares
+        attended = x + self.attention_post_norm(attention)
+        return attended + self.mlp_post_norm(self.mlp(self.mlp_norm(x if self.parallel else attended))), shares
 
 
 class SprigForCausalLM(PreTrainedModel, GenerationMixin):
@@ -215,13 +230,13 @@ class SprigForCausalLM(PreTrainedModel, GenerationMixin):
         super().tie_weights(**kwargs)
 
     def _rotary(self, x, position_ids):
-        """For each head size cos and sin (B, 1, T, rotary), made in fp32 whatever the model's dtype."""
+        """For each `rope` cos and sin (B, 1, T, rotary), made in fp32 whatever the model's dtype."""
         tables = {}
-        for size, frequencies in self.config.rope_frequencies.items():
+        for name, frequencies in self.config.rope_frequencies.items():
             turns = torch.tensor(frequencies, dtype=torch.float32, device=x.device)
             angles = position_ids[:, None, :, None].float() * turns
             angles = torch.cat([angles, angles], dim=-1)
-            tables[size] = (angles.cos().to(x.dtype), angles.sin().to(x.dtype))
+            tables[name] = (angles.cos().to(x.dtype), angles.sin().to(x.dtype))
         return tables
 
     def forward(
@@ -245,10 +260,9 @@ class SprigForCausalLM(PreTrainedModel, GenerationMixin):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         config = self.config
-        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        again = (
-            self.gradient_checkpointing and self.training
-        )  # activations are computed twice, a cache would grow twice
+        x = inputs_embeds if input_ids is None else self.embed_tokens(input_ids) * config.embedding_scale
+        # Activations are then computed twice, and a cache would grow twice.
+        again = self.gradient_checkpointing and self.training
         cache = past_key_values if cache is None else cache
         if cache is None and (config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache()

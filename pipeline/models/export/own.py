@@ -7,10 +7,11 @@ from litgpt import GPT
 from torch import Tensor
 
 from pipeline.errors import SprigError
-from pipeline.models.blocks import flat, frequencies, sizes, weights
+from pipeline.models.blocks import flat, frequencies, rope_name, sizes, weights
 from pipeline.models.export.stock import common_config, ends
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.own_folder import MODEL_TYPE
+from pipeline.models.positions import is_windowed
 from pipeline.models.student import LayerwiseGPT
 from pipeline.models.tokenizer import read_json
 
@@ -44,10 +45,12 @@ def config_json(model: GPT) -> dict:
                 "num_key_value_heads": block.groups,
                 "head_dim": block.head_size,
                 "intermediate_size": block.neurons,
+                "rope": rope_name(model, number),
+                "window": config.sliding_window_size if is_windowed(model, number) else None,
             }
-            for block in blocks
+            for number, block in enumerate(blocks)
         ],
-        "rope_frequencies": {str(size): each for size, each in frequencies(model).items()},
+        "rope_frequencies": frequencies(model),
         "norm": "layer" if architecture.layer_norm else "rms",
         "norm_eps": config.norm_eps,
         "bias": architecture.bias,
@@ -55,6 +58,9 @@ def config_json(model: GPT) -> dict:
         "head_bias": architecture.lm_head_bias,
         "gated_mlp": architecture.gated_mlp,
         "qk_norm": architecture.qk_norm,
+        "norms_before": architecture.norms_before,
+        "norms_after": architecture.norms_after,
+        "embedding_scale": config.n_embd**0.5 if config.scale_embeddings else 1.0,
         "parallel_residual": config.parallel_residual,
     }
 

@@ -3,24 +3,17 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
 from litgpt import GPT
 from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models.blocks import flat
-from pipeline.models.families import LLAMA_NAMES, NEOX_NAMES, architecture_of, is_tied
+from pipeline.models.families import FAMILIES, architecture_of, family_of, is_tied
+from pipeline.models.families.family import Stock
 from pipeline.models.padding import Target, common, padded
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.exported import neox_heads
 
-CLASSES = {
-    "gpt_neox": "GPTNeoXForCausalLM",
-    "llama": "LlamaForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
 _ACTIVATIONS = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}  # of litgpt's gelu_approximate
 
 
@@ -41,7 +34,7 @@ def target(model: GPT, cure: str) -> Target:
         )
     held = common(model, cure)
     heads = held.sizes.groups * held.sizes.heads
-    if _kind(architecture.family, heads, architecture.n_embd) == "mistral" and architecture.bias:
+    if _class(architecture.family, heads, architecture.n_embd).kind == "mistral" and architecture.bias:
         raise SprigError(
             f"{name} has biases, and its width {architecture.n_embd} is not a multiple of its {heads} heads, "
             f"which a Llama needs in transformers from 5.9 on: {cure}."
@@ -80,33 +73,27 @@ def common_config(model: GPT) -> dict:
 def config_json(model: GPT, target: Target) -> dict:
     """config.json of the stock class."""
     config, size = model.config, target.sizes
-    family = architecture_of(config, is_tied(model)).family
-    kind = _kind(family, size.groups * size.heads, config.n_embd)
+    family = family_of(config).name
+    stock = _class(family, size.groups * size.heads, config.n_embd)
     plain = common_config(model) | {
-        "architectures": [CLASSES[kind]],
-        "model_type": kind,
+        "architectures": [stock.name],
+        "model_type": stock.kind,
         "num_attention_heads": size.groups * size.heads,
         "intermediate_size": size.neurons,
         **_rope(model, target, family),
     }
-    if family == "gpt_neox":
-        return plain | {
-            "layer_norm_eps": config.norm_eps,
-            "use_parallel_residual": config.parallel_residual,
-            "attention_bias": True,
+    if family != "gpt_neox":
+        plain |= {
+            "num_key_value_heads": size.groups,
+            "head_dim": size.head_size,
+            "rms_norm_eps": config.norm_eps,
         }
-    plain |= {"num_key_value_heads": size.groups, "head_dim": size.head_size, "rms_norm_eps": config.norm_eps}
-    unbiased = {"attention_bias": False}  # in Qwen2, q, k and v always have one
-    biased = {"attention_bias": config.bias, "mlp_bias": config.bias}
-    full = {"use_sliding_window": False}
-    extra = {"llama": biased, "mistral": {"sliding_window": None}, "qwen2": full, "qwen3": unbiased | full}
-    return plain | extra[kind]
+    return plain | stock.keys(config)
 
 
-def _kind(family: str, heads: int, width: int) -> str:
-    """The model_type. From 5.9 on, transformers refuses a Llama whose width is not a multiple of its heads, though it
-    has a head size of its own. Mistral without sliding windows is the same model, and is not refused."""
-    return "mistral" if family == "llama" and width % heads else family
+def _class(family: str, heads: int, width: int) -> Stock:
+    named = FAMILIES[family]
+    return named.undivided if named.undivided is not None and width % heads else named.stock
 
 
 def caveat(config: dict[str, Any]) -> str:
@@ -139,6 +126,8 @@ def _scaling(model: GPT, target: Target) -> tuple[float, dict[str, Any] | None]:
     """The base of the rotary frequencies, and how transformers names the way they are scaled, if they are."""
     base, factor = target.power_law(model.config)
     if (adjusted := model.config.rope_adjustments) is not None:
+        if set(adjusted) == {"factor"}:
+            return base, {"rope_type": "linear", "factor": adjusted["factor"]}
         return base, {
             "rope_type": "llama3",
             "factor": adjusted["factor"],
@@ -151,13 +140,17 @@ def _scaling(model: GPT, target: Target) -> tuple[float, dict[str, Any] | None]:
 
 def state_dict(model: GPT, target: Target) -> dict[str, Tensor]:
     """Weights under the stock class's names; a tied head is left out."""
-    neox = architecture_of(model.config, is_tied(model)).family == "gpt_neox"
-    names = NEOX_NAMES if neox else LLAMA_NAMES
+    family = family_of(model.config)
+    names = family.names
     head = names.head  # next to the body, not in it
     state = ends(model, f"{names.body}.{names.embedding}", f"{names.body}.{names.norm}", head)
+    if family.folded.norms:
+        state[f"{names.body}.{names.norm}.weight"] -= family.folded.norms
     for number, parts in enumerate(padded(model, target)):
-        for name, tensor in (_joined(parts) if neox else flat(parts)).items():
+        for name, tensor in flat(family.fuse(parts)).items():
             module, kind = name.split(".")
+            if module.endswith("norm") and family.folded.norms:
+                tensor = tensor - family.folded.norms
             state[f"{names.body}.layers.{number}.{names.parts[module]}.{kind}"] = tensor
     return state
 
@@ -167,17 +160,8 @@ def ends(model: GPT, embedding: str, norm: str, head: str) -> dict[str, Tensor]:
     out."""
     rows = model.config.vocab_size
     state = {f"{embedding}.weight": model.transformer.wte.weight.detach()[:rows].clone()}
-    state |= {f"{norm}.{kind}": tensor.detach() for kind, tensor in model.transformer.ln_f.named_parameters()}
+    state |= {f"{norm}.{kind}": tensor.detach().clone() for kind, tensor in model.transformer.ln_f.named_parameters()}
     for kind, tensor in model.lm_head.named_parameters():
         if kind == "bias" or not is_tied(model):
             state[f"{head}.{kind}"] = tensor.detach()[:rows].clone()
     return state
-
-
-def _joined(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """GPT-NeoX keeps q, k and v of one head together."""
-    joined = {name: tensor for name, tensor in parts.items() if name.partition(".")[0] not in ("q", "k", "v")}
-    for kind in ("weight", "bias"):
-        heads = torch.cat([parts[f"{name}.{kind}"] for name in "qkv"], dim=1)
-        joined[f"qkv.{kind}"] = heads.flatten(0, 2)
-    return flat(joined)

@@ -59,6 +59,10 @@ def flops(architecture: Architecture, sub: SubNetwork, blocks: int, length: int,
         total += (tokens - held_out) * 2 * each.rows * (each.rows + each.outputs)
         total += ridges * held_out * 2 * each.rows * each.outputs
         total += ridges * (each.rows**3 // 3 + 2 * each.rows**2 * each.outputs)
+        if (
+            architecture.norms_after and not each.reads
+        ):  # the stream's own error, and what the norm's weights are fit on
+            total += (held_out * (3 + ridges) + tokens - held_out) * 2 * each.features * each.outputs
     return total
 
 

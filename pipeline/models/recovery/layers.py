@@ -1,6 +1,6 @@
 """Refits one layer after another, on the residual streams of teacher and student."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.models.extraction import cut
 from pipeline.models.precision import autocast
-from pipeline.models.recovery.ridge import Reduce, Regression, at_least_fp32, token_weights
+from pipeline.models.recovery import normed
+from pipeline.models.recovery.ridge import Reduce, Regression, at_least_fp32, correct, token_weights
 from pipeline.models.recovery.streams import Chunk, attention, captured, mlp, through
 from pipeline.subnetwork.selection import Selection
 from pipeline.subnetwork.value import SubNetwork
@@ -43,6 +44,7 @@ class _Write:
     readers: dict[str, tuple[str, ...]]  # by the norm that they read
     ours: Callable[[Tensor], Tensor]
     theirs: Callable[[Tensor], Tensor]
+    norm: str | None = None  # what the written passes before it is added
 
 
 class Layers:
@@ -51,7 +53,8 @@ class Layers:
     Projections that write to the stream are refitted so that the student's stream matches the teacher's after the
     addition, on the kept embedding entries. Each token is weighted by the inverse mean square of this target. If the
     width is cut, projections that read the stream are refitted first, towards the teacher's pre-activations on the kept
-    rows. All tokens then have the same weight, because a norm has already scaled them alike.
+    rows. All tokens then have the same weight, because a norm has already scaled them alike. normed.py is for norms
+    between a projection and the stream.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Layers:
             if self.refit_inputs:
                 rows = self._rows(number)
                 refits += [self._refit_readers(number, rows, norm, names) for norm, names in write.readers.items()]
-            refits.append(self._refit_writers(number, write))
+            refits += self._refit_writers(number, write) if write.norm is None else self._refit_normed(number, write)
         return tuple(refits)
 
     def _writes(self, number: int) -> list[_Write]:
@@ -110,18 +113,21 @@ class Layers:
                     lambda x: self._dropped(layer, after, x),
                 )
             ]
+        config = teacher.config
         return [
             _Write(
                 ("attn.proj",),
                 {"norm_1": ("attn.qkv",)},
                 lambda x: x + attention(student, number, x),
                 lambda x: x + attention(teacher, layer, x),
+                "post_attention_norm" if config.post_attention_norm else None,
             ),
             _Write(
                 ("mlp.proj",),
                 {"norm_2": mlp_readers},
                 lambda x: x + mlp(student, number, x),
                 lambda x: self._dropped(layer + 1, after, x + mlp(teacher, layer, x)),
+                "post_mlp_norm" if config.post_mlp_norm else None,
             ),
         ]
 
@@ -154,10 +160,10 @@ class Layers:
         correction, refit = self._solved(number, "+".join(names), regression)
         if correction is not None:
             for each, delta in zip(ours, correction.split([each.out_features for each in ours], dim=1), strict=True):
-                _correct([each], delta)
+                correct([each], delta)
         return refit
 
-    def _refit_writers(self, number: int, write: _Write) -> Refit:
+    def _refit_writers(self, number: int, write: _Write) -> list[Refit]:
         """Refits the projections of one addition jointly, towards the teacher's stream after it."""
         block = self.student.transformer.h[number]
         writers = [block.get_submodule(name) for name in write.writers]
@@ -172,31 +178,54 @@ class Layers:
             regression.add(torch.cat(chunk.features, dim=-1), target - stream, weights, chunk.held_out)
         correction, refit = self._solved(number, "+".join(write.writers), regression)
         if correction is not None:
-            _correct(writers, correction)
+            correct(writers, correction)
         for chunk in self.chunks:
             with self.autocast():
                 for writer, features in zip(writers, chunk.features, strict=True):
                     chunk.ours = chunk.ours + writer(features)
             chunk.features = []
-        return refit
+        return [refit]
+
+    def _refit_normed(self, number: int, write: _Write) -> list[Refit]:
+        """Refits a projection in front of a norm, then the norm. Each change is kept only if it lowers the error of the
+        stream on the held-out tokens."""
+        assert write.norm is not None
+        block, eps = self.student.transformer.h[number], self.teacher.config.norm_eps
+        writer, norm = block.get_submodule(write.writers[0]), block.get_submodule(write.norm)
+        theirs_norm = self.teacher.transformer.h[self.sub.layers[number]].get_submodule(write.norm)
+        gain = at_least_fp32(theirs_norm.weight[self.kept])
+        regression = self._regression(writer.in_features, self.sub.n_embd, writer)
+        for chunk in self.chunks:
+            with self.autocast(), captured([writer, norm]) as ours, captured([theirs_norm]) as inside:
+                write.ours(chunk.ours)
+                chunk.theirs = write.theirs(chunk.theirs)
+            chunk.features, target = ours[:1], at_least_fp32(chunk.theirs[..., self.kept])
+            aim = normed.wanted(inside[0], self.kept, gain, chunk.ours, target, eps)
+            regression.add(ours[0], aim - ours[1], normed.weights(inside[0], target, eps), chunk.held_out)
+        site = normed.Site(writer, norm, self._tokens, eps, self.reduce, self.autocast)
+        what = self._what(number, write.writers[0])
+        refits = [
+            Refit(number, write.writers[0], *site.refit_projection(regression.solve(self.ridges, what))),
+            Refit(number, write.norm, *site.refit_gain(self.ridges)),
+        ]
+        for chunk in self.chunks:
+            with self.autocast():
+                chunk.ours = chunk.ours + norm(writer(chunk.features[0]))
+            chunk.features = []
+        return refits
+
+    def _tokens(self) -> Iterator[normed.Tokens]:
+        for chunk in self.chunks:
+            target = at_least_fp32(chunk.theirs[..., self.kept])
+            yield normed.Tokens(chunk.features[0], chunk.ours, target, chunk.held_out)
+
+    def _what(self, number: int, names: str) -> str:
+        return f"{names} of layer {number} (teacher layer {self.sub.layers[number]})"
 
     def _regression(self, features: int, outputs: int, projection: nn.Linear) -> Regression:
         return Regression(features, outputs, projection.bias is not None, self.device, self.reduce)
 
     def _solved(self, number: int, names: str, regression: Regression) -> tuple[Tensor | None, Refit]:
-        what = f"{names} of layer {number} (teacher layer {self.sub.layers[number]})"
-        found = regression.solve(self.ridges, what)
+        found = regression.solve(self.ridges, self._what(number, names))
         refit = Refit(number, names, None if found.delta is None else found.ridge, found.before, found.after)
         return found.delta, refit
-
-
-@torch.no_grad()
-def _correct(projections: list[nn.Linear], delta: Tensor) -> None:
-    """Adds the rows of `delta` (features of all projections and perhaps a constant, outputs) to the weights, and the
-    constant to the bias of the last projection."""
-    first = 0
-    for each in projections:
-        each.weight += delta[first : first + each.in_features].T.to(each.weight.dtype)
-        first += each.in_features
-    if first < len(delta):
-        projections[-1].bias.add_(delta[first].to(each.weight.dtype))

@@ -16,6 +16,7 @@ from pipeline.models.perplexity import mean_nll
 from pipeline.models.recovery.layers import Layers, Refit
 from pipeline.models.recovery.ridge import Reduce
 from pipeline.models.recovery.streams import Chunk
+from pipeline.models.student import embed
 from pipeline.progress import Progress
 from pipeline.subnetwork.selection import Selection
 from pipeline.subnetwork.value import SubNetwork
@@ -118,7 +119,7 @@ def recover(
     for part, held_out in ((fitted, False), (checked, True)):
         for tokens in part[:, :-1].to(device).split(settings.batch):
             if len(tokens):
-                chunks.append(Chunk(teacher.transformer.wte(tokens), student.transformer.wte(tokens), held_out))
+                chunks.append(Chunk(embed(teacher, tokens), embed(student, tokens), held_out))
     layers = Layers(teacher, student, sub, selection, chunks, settings.ridges, settings.precision, reduce)
     refits: list[Refit] = []
     with Progress("recover", total=sub.n_layer, unit="layers", start=len(finished)) as progress:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import SprigError
 
@@ -117,3 +117,15 @@ class Regression:
             total[1] += len(x)
         error, tokens = self.reduce(total).tolist()
         return error / tokens
+
+
+@torch.no_grad()
+def correct(projections: list[nn.Linear], delta: Tensor) -> None:
+    """Adds the rows of `delta` (features of all projections and perhaps a constant, outputs) to the weights, and the
+    constant to the bias of the last projection."""
+    first = 0
+    for each in projections:
+        each.weight += delta[first : first + each.in_features].T.to(each.weight.dtype)
+        first += each.in_features
+    if first < len(delta):
+        projections[-1].bias.add_(delta[first].to(each.weight.dtype))

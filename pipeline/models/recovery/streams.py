@@ -1,13 +1,13 @@
 """Chunks of calibration tokens that pass through teacher and student layer by layer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from litgpt import GPT
 from torch import Tensor, nn
 
-from pipeline.models.student import LayerwiseGPT
+from pipeline.models.positions import is_windowed, turns, window_mask
 
 
 @dataclass
@@ -20,34 +20,34 @@ class Chunk:
     features: list[Tensor] = field(default_factory=list)  # inputs of the projections that are being refitted
 
 
-def rotary(model: GPT, layer: int, length: int) -> tuple[Tensor, Tensor]:
-    """cos and sin (1, length, rotary entries) of one layer."""
-    entries = model.rope_columns[layer] if isinstance(model, LayerwiseGPT) else slice(None)
-    return model.cos[None, :length, entries], model.sin[None, :length, entries]
+def _positions(model: GPT, layer: int, length: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """cos and sin (1, length, rotary entries) of one layer, and its mask, None where it sees everything before."""
+    cos, sin = (turns(model, layer, table[None, :length]) for table in (model.cos, model.sin))
+    return cos, sin, window_mask(model, length) if is_windowed(model, layer) else None
 
 
 def attention(model: GPT, layer: int, x: Tensor) -> Tensor:
     """What the attention of a layer adds to the stream x (B, T, width)."""
     block = model.transformer.h[layer]
-    return block.attn(block.norm_1(x), *rotary(model, layer, x.size(1)))
+    return block.post_attention_norm(block.attn(block.norm_1(x), *_positions(model, layer, x.size(1))))
 
 
 def mlp(model: GPT, layer: int, x: Tensor) -> Tensor:
     """What the MLP of a layer adds to the stream x (B, T, width)."""
     block = model.transformer.h[layer]
-    return block.mlp(block.norm_2(x))
+    return block.post_mlp_norm(block.mlp(block.norm_2(x)))
 
 
 def through(model: GPT, layer: int, x: Tensor) -> Tensor:
     """The stream after a layer."""
-    return model.transformer.h[layer](x, *rotary(model, layer, x.size(1)))
+    return model.transformer.h[layer](x, *_positions(model, layer, x.size(1)))
 
 
 @contextmanager
-def captured(projections: list[nn.Linear]) -> Iterator[list[Tensor]]:
-    """Collects the inputs of these projections, in the order in which they run."""
+def captured(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collects the inputs of these modules, in the order in which they run."""
     inputs: list[Tensor] = []
-    handles = [each.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for each in projections]
+    handles = [each.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for each in modules]
     try:
         yield inputs
     finally:
