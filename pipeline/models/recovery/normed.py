@@ -54,7 +54,9 @@ class Site:
         reduce: Reduce | None,
         autocast: Callable[[], AbstractContextManager],
     ):
-        self.projection, self.norm, self.tokens, self.eps = projection, norm, tokens, eps
+        assert isinstance(norm.weight, nn.Parameter)
+        self.projection, self.norm, self.gain = projection, norm, norm.weight
+        self.tokens, self.eps = tokens, eps
         self.reduce, self.autocast = reduce or (lambda sums: sums), autocast
 
     def refit_projection(self, found: Correction) -> tuple[float | None, float, float]:
@@ -72,14 +74,14 @@ class Site:
 
     def refit_gain(self, ridges: Sequence[float]) -> tuple[float | None, float, float]:
         """Takes the norm's weights under the ridge that errs least, as `refit_projection` does."""
-        best = self.norm.weight.clone()
+        best = self.gain.clone()
         before = after = self._error()
         chosen = None
         for ridge, gain in list(self._gains(ridges)):
-            self.norm.weight.copy_(gain)
+            self.gain.copy_(gain)
             if (error := self._error()) < after:
                 chosen, after, best = ridge, error, gain
-        self.norm.weight.copy_(best)
+        self.gain.copy_(best)
         return chosen, before, after
 
     def _added(self, features: Tensor) -> Tensor:
@@ -89,7 +91,7 @@ class Site:
 
     def _error(self) -> float:
         """Weighted squared error of the stream per held-out token."""
-        total = torch.zeros(2, dtype=torch.float64, device=self.norm.weight.device)
+        total = torch.zeros(2, dtype=torch.float64, device=self.gain.device)
         for each in self.tokens():
             if each.held_out:
                 left = each.target - each.ours - self._added(each.features)
@@ -101,7 +103,7 @@ class Site:
 
     def _gains(self, ridges: Sequence[float]) -> Iterator[tuple[float, Tensor]]:
         """For each ridge the norm's weights (e,) by weighted least squares, shrunk towards the present ones."""
-        gain = self.norm.weight.detach()
+        gain = self.gain.detach()
         sums = torch.zeros(3, len(gain), dtype=torch.float64, device=gain.device)
         for each in self.tokens():
             if each.held_out:
