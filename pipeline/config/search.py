@@ -70,6 +70,8 @@ class SearchConfig:
     parents: int = used_by(whole(10, high=CANDIDATES), Strategy.evolution)
     crossover: CrossoverConfig = used_by(field(default_factory=CrossoverConfig), Strategy.evolution)
     mutation: MutationConfig = used_by(field(default_factory=MutationConfig), Strategy.evolution)
+    # Offspring drawn for each that is evaluated; a regression on the evaluations so far chooses half of them. 0: off.
+    surrogate: int = used_by(whole(0, low=0, high=1_000), Strategy.evolution)
     evaluations: int = used_by(whole(100), Strategy.random)  # number of candidates
     limit: LimitConfig = used_by(field(default_factory=LimitConfig), *FROM_A_POPULATION, Strategy.random)
     rerank: RerankConfig = field(default_factory=RerankConfig)

@@ -111,6 +111,8 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
 def recipe(context: Context, config: SearchConfig, roots: Roots, model: Recipe | None = None) -> Recipe:
     """`model` is a search whose evaluated tokens this one spends, instead of a number of its own."""
     inputs, own = roots.inputs, walk(config)
+    if not config.surrogate:  # as before there was one
+        own.pop("surrogate", None)
     if reconstruct.applies(config) and roots.errors is not None:
         inputs["errors"] = roots.errors.fingerprint
     if model is not None:

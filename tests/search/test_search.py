@@ -17,7 +17,7 @@ from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.space import Space
 
-SEARCHES = [*map(str, FROM_A_POPULATION), "random"]
+SEARCHES = [*map(str, FROM_A_POPULATION), "surrogate", "random"]
 
 
 @pytest.mark.parametrize("kind", SEARCHES)

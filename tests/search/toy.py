@@ -51,7 +51,9 @@ SPACE = Space(
 
 
 def configure(strategy: str, **changes) -> SearchConfig:
-    """A short search: 10 candidates, then 5 generations of 10."""
+    """A short search: 10 candidates, then 5 generations of 10; "surrogate" is an evolution with one."""
+    if strategy == "surrogate":
+        strategy, changes = "evolution", {"surrogate": 3} | changes
     standard = {
         "population": 10,
         "generations": 5,

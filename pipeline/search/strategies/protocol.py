@@ -84,6 +84,10 @@ class Novelty:
         given = [_always(start) for start in starts]
         return self.candidates([*given, *[lambda: self.space.sample(rng)] * (count - len(starts))], rng)
 
+    def forget(self, candidates: set[SubNetwork]) -> None:
+        """These were not evaluated after all, and may be proposed again."""
+        self.seen -= candidates
+
     def _new(self, draw: Draw) -> SubNetwork | None:
         for _ in range(NOVELTY_ATTEMPTS):
             candidate = draw()
