@@ -50,6 +50,8 @@ def layer_activations(a: Architecture, width: int, gene: LayerGenes, precision: 
     queries, keys = gene.n_head * gene.head_size, gene.n_query_groups * gene.head_size
     # LayerNorm keeps its input, which parallel norms share; litgpt's RMSNorm keeps its normalised input as well.
     norms = stream * width * (1 if a.parallel_residual else 2) + (16 if a.layer_norm else 8 + 2 * 4 * width)
+    if a.norms_after:  # their inputs, which nothing else keeps, in fp32
+        norms += 8 + 2 * 8 * width
     # What qkv and the MLP read. Autocast casts the MLP's input for each of the matrices that read it.
     projected = entry * width * (3 if a.gated_mlp and precision == "bf16-mixed" else 2)
     # q, k and v as attention reads them, its output, a copy for the projection, and the softmax' normalisers. Where

@@ -9,7 +9,15 @@ import pytest
 import tokenizers
 import torch
 from texts import TEXTS
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from pipeline.config import Source, TeacherConfig
 from pipeline.errors import SprigError
@@ -20,6 +28,8 @@ from pipeline.models.tokenizer import Tokenizer
 
 TOKENS = torch.randint(0, 270, (2, 24), generator=torch.Generator().manual_seed(0))
 _NAMES = {
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
     "input_layernorm": "attn_norm",
     "self_attn.q_norm": "attn_q_norm",
     "self_attn.k_norm": "attn_k_norm",
@@ -77,7 +87,8 @@ def write(model: PreTrainedModel, path: Path, architecture="llama", quantised=Fa
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
+    if architecture != "gemma3":
+        writer.add_rope_freq_base(10000.0)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     bytes_as_characters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
@@ -97,6 +108,9 @@ def write(model: PreTrainedModel, path: Path, architecture="llama", quantised=Fa
             continue
         name = {"lm_head.weight": "output.weight", "model.embed_tokens.weight": "token_embd.weight"}.get(name, name)
         name = name.replace("model.layers", "blk").replace("model.norm", "output_norm")
+        if architecture == "gemma3":
+            name = name.replace("post_attention_layernorm", "post_attention_norm")
+            values = values + 1 if "norm" in name else values
         for theirs, short in _NAMES.items():
             name = name.replace(theirs, short)
         if quantised and values.ndim == 2:
@@ -122,6 +136,33 @@ def test_logits_equal_the_model_that_was_written(tied, tmp_path):
     assert is_tied(ours) == tied
     assert sources.describe(config) == architecture_of(ours.config, tied)
     assert (ours.config.vocab_size, ours.config.padded_vocab_size) == (261, 270)
+
+
+def test_gemma_whose_windows_and_local_base_llama_cpp_knows(tmp_path):
+    bases = {"full_attention": 3000.0, "sliding_attention": 10000.0}
+    rope = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
+    sizes = {"vocab_size": 270, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 7}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16}
+    config = Gemma3TextConfig(
+        **sizes, **heads, max_position_embeddings=64, sliding_window=9, rope_parameters=rope, rms_norm_eps=1e-5
+    )
+    torch.manual_seed(0)
+    theirs = Gemma3ForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(0.2 * torch.randn_like(parameter))
+    extra = [
+        lambda writer: writer.add_rope_freq_base(3000.0),
+        lambda writer: writer.add_sliding_window(9),
+        lambda writer: writer.add_key_length(16),
+    ]
+    write(theirs, tmp_path / "tiny.gguf", "gemma3", extra=extra)
+    sources.convert(teacher(tmp_path / "tiny.gguf"), tmp_path / "ours")
+    ours = checkpoint.load(tmp_path / "ours", "cpu").eval()
+    with torch.no_grad():
+        expected = theirs(TOKENS).logits
+        torch.testing.assert_close(ours(TOKENS), expected, atol=1e-4, rtol=0)
+    assert expected.std() > 0.5
 
 
 def test_quantised_tensors_equal_transformers_reading(tmp_path):
