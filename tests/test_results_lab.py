@@ -1,6 +1,7 @@
 """The laboratory's headline numbers, computed again from the kept records: results/lab/README.md has the same rows."""
 
 import csv
+import re
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -133,3 +134,18 @@ def test_every_headline_number_is_in_the_records():
     assert converged(found) in text
     overview = (LAB.parent / "README.md").read_text()
     assert [row for row in summary(found) if row not in overview] == []
+
+
+def test_correlations_of_the_fitnesses_are_those_of_the_points():
+    text = (LAB / "README.md").read_text()
+    for tokens in BUDGETS[:2]:
+        points = list(csv.DictReader((LAB / f"fitness/{tokens}.csv").open()))
+        random = [point for point in points if point["from"] == "random"]
+        for fitness in ("perplexity", "kl", "recovered"):
+            whole, alone = (
+                stats.spearmanr(*([float(each[name]) for each in part] for name in (fitness, "reached"))).statistic
+                for part in (points, random)
+            )
+            best = min(points, key=lambda each: float(each[fitness]))["reached"]
+            row = rf"\| {whole:.2f} \[[^|]*\] \| {alone:.2f} \[[^|]*\] \| {float(best):.3f}, "
+            assert re.search(row, text), row
