@@ -15,7 +15,6 @@ from pipeline.errors import SprigError
 from pipeline.models import config_json, tokenizer, weight_files
 from pipeline.models.blocks import joined
 from pipeline.models.checkpoint import reason
-from pipeline.models.families import family_of
 from pipeline.models.families.family import Described
 from pipeline.models.weights import EMBEDDING, HEAD, floats, with_zero_biases
 
@@ -160,7 +159,7 @@ class HuggingFaceFolder:
         """A layer's parts under litgpt's names, with zeros for the biases that it does without."""
         with_zero_biases(parts, self._described.unbiased)
         try:
-            parts = family_of(self.config).unfuse(parts, self.config)
+            parts = self._described.unfuse(parts, self.config)
             return joined(parts, f"{self.folder}: layers.{number}")
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise SprigError(

@@ -14,6 +14,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -67,6 +69,8 @@ _TWO_BASES = {
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
 }
 MODELS |= {
+    "phi3": (Phi3ForCausalLM, Phi3Config(**_GQA, pad_token_id=0)),
+    "phi3 tied": (Phi3ForCausalLM, Phi3Config(**_SIZES, pad_token_id=0, tie_word_embeddings=True, sliding_window=64)),
     "gemma3": (Gemma3ForCausalLM, Gemma3TextConfig(**_GEMMA)),
     "gemma3 untied": (
         Gemma3ForCausalLM,
@@ -208,6 +212,9 @@ def change(folder, **fields) -> None:
         ),
         ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention .* is not supported"),
         ("qwen3", {"attention_bias": True}, "attention_bias=True is not supported"),
+        ("phi3", {"sliding_window": 63}, r"sliding_attention \(sliding_window=63"),
+        ("phi3", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rotary scaling 'longrope'"),
+        ("phi3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
         ("neox", {"hidden_act": "relu"}, "hidden_act='relu' is not supported"),
     ],
 )

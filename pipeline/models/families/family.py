@@ -8,6 +8,8 @@ import torch
 from litgpt import Config
 from torch import Tensor
 
+Parts = dict[str, Tensor]
+
 
 @dataclass(frozen=True)
 class Names:
@@ -59,13 +61,15 @@ def is_norm(name: str) -> bool:
 @dataclass(frozen=True)
 class Described:
     """`unbiased` are the parts that have no bias in the file though litgpt's config gives them one: zero is the same
-    function, and litgpt knows one switch for all of a block."""
+    function, and litgpt knows one switch for all of a block. `unfuse` takes apart what the files keep together; parts
+    are flat, as in pipeline.models.blocks."""
 
     config: Config
     tied: bool
     names: Names
     unbiased: frozenset[str] = frozenset()
     folded: Folded = Folded()
+    unfuse: Callable[[Parts, Config], Parts] = lambda parts, config: parts
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,6 @@ class Stock:
     keys: Callable[[Config], dict[str, Any]] = lambda config: {}
 
 
-Parts = dict[str, Tensor]
-
-
 @dataclass(frozen=True)
 class Family:
     """A family's name as in Architecture.family, its name in sentences, and:
@@ -103,8 +104,7 @@ class Family:
     stock: the class of a student in transformers; `undivided` is the one for a width that is not a multiple of the
         number of heads, if `stock` needs that.
     folded: what its files leave to the class and Sprig folds into the weights.
-    unfuse, fuse: takes apart the weights that its files keep together, and the reverse. Parts are as in
-        pipeline.models.blocks: flat for `unfuse`, with heads as axes for `fuse`.
+    fuse: joins the parts that the stock class keeps together; parts as in pipeline.models.blocks.
     gguf: by llama.cpp's architecture.
     """
 
@@ -116,6 +116,5 @@ class Family:
     stock: Stock
     undivided: Stock | None = None
     folded: Folded = Folded()
-    unfuse: Callable[[Parts, Config], Parts] = lambda parts, config: parts
     fuse: Callable[[Parts], Parts] = lambda parts: parts
     gguf: dict[str, GGUF] = field(default_factory=dict)

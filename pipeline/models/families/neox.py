@@ -57,7 +57,7 @@ def _read(plain: dict[str, Any]) -> Described:
             f"{config.head_size}: remove it"
         )
     unbiased = frozenset() if read.flag(plain, "attention_bias", True) else read.ATTENTION
-    return Described(config, read.flag(plain, "tie_word_embeddings", False), _NAMES, unbiased)
+    return Described(config, read.flag(plain, "tie_word_embeddings", False), _NAMES, unbiased, unfuse=_by_kind)
 
 
 def _even_rotary(fields: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +118,5 @@ NEOX = Family(
     names=_NAMES,
     readers={"gpt_neox": _read},
     stock=Stock("gpt_neox", "GPTNeoXForCausalLM", _keys),
-    unfuse=_by_kind,
     fuse=_by_head,
 )
