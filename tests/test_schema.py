@@ -21,7 +21,7 @@ def test_a_section_of_a_recipe_leaves_them_out():
 def test_a_strategy_reads_its_own_keys():
     population = {"start", "population", "generations", "limit"}
     for strategy, read in {
-        "evolution": population | {"parents", "crossover", "mutation"},
+        "evolution": population | {"parents", "crossover", "mutation", "surrogate"},
         "local": population | {"offspring"},
         "random": {"evaluations", "limit"},
         "uniform": set(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import, and most commands draw
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+NAME = 30  # characters of a row's name in one line
 WIDTH = 5.0  # inches: 360 units of the SVG, so that a phone shows text at about its own size
 INK, OUTLINE = "#1c2321", "#8a8f98"
 # Tones that stand out from both a white and a black page.
@@ -94,6 +96,13 @@ def short(value: float, _: object = None) -> str:
         return f"{value:,.5g}" if size < 1e4 else f"{value:.3g}"
     scale, unit = next((scale, unit) for scale, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if size >= scale)
     return f"{value / scale:,.4g}{unit}"
+
+
+def rows(axes: Axes, names: list[str], first: float = 0) -> None:
+    """Names the rows of a figure, long names in two lines, so that they leave room for what the figure shows."""
+    widest = max(NAME, *((len(name) + 1) // 2 + 4 for name in names)) if names else NAME
+    places = [first + number for number in range(len(names))]
+    axes.set_yticks(places, [textwrap.fill(name, widest, break_long_words=False) for name in names])
 
 
 def scientific(value: float, _: object = None) -> str:

@@ -6,6 +6,7 @@ import pytest
 from hand import job, make_run, make_sweep, row
 from matplotlib.figure import Figure
 
+from pipeline.report import canvas
 from pipeline.report.sweep import plots, savings
 from pipeline.report.sweep.report import report
 from pipeline.report.sweep.runs import Sweep, read
@@ -123,3 +124,19 @@ def test_the_fit_is_a_line_through_every_budget_with_a_band_over_seeds(tmp_path)
     total = next(fit for fit in fits if fit.kind == "total_flops")
     edge = [y for x, y in band.get_paths()[0].vertices if x == pytest.approx(100)]
     assert (min(edge), max(edge)) == pytest.approx(total.interval(100))
+
+
+def test_long_names_leave_half_of_the_figure(tmp_path):
+    name = "importance, random_subnetwork, auto, sampled, 3538944"
+
+    def draw(figure):
+        axes = figure.subplots()
+        axes.scatter([20, 300], [0, 1])
+        canvas.rows(axes, [name, "short"])
+
+    figure = canvas.Plot("final", "Final", "says", draw).figure()
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [name.replace(", auto", ",\nauto"), "short"]
+    assert axes.get_position().width > 0.5

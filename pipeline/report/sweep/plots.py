@@ -19,6 +19,7 @@ from pipeline.report.canvas import (
     counted,
     legend,
     logarithmic,
+    rows,
     scaled,
     scientific,
     short,
@@ -157,7 +158,7 @@ def _final(figure: Figure, sweep: Sweep, cells: list[Cell]) -> None:
         final, colour = [run.perplexity for run in cell.runs], colours[_value(sweep, cell)]
         axes.scatter(final, [row] * len(final), s=18, alpha=0.7, color=colour, linewidths=0)
         axes.vlines(float(np.mean(final)), row - 0.3, row + 0.3, color=colour)
-    axes.set_yticks(range(len(cells)), [_named(sweep, cell) for cell in cells])
+    rows(axes, [_named(sweep, cell) for cell in cells])
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.set_xlabel("validation perplexity after training (line: mean)")
     low, high = axes.dataLim.intervalx
@@ -244,17 +245,17 @@ def _fitted(axes: Axes, fit: Fit) -> None:
 
 def _in_rows(axes: Axes, sweep: Sweep) -> None:
     cells = _compared(sweep)
-    rows = {sweep.name_of(cell): row for row, cell in enumerate(cells)}
+    places = {sweep.name_of(cell): row for row, cell in enumerate(cells)}
     for place, (kind, title) in enumerate(SAVINGS.items()):
         for point in sweep_savings.points(sweep):
             if point.kind == kind:
-                row = rows[point.cell] + 0.18 * (place - (len(SAVINGS) - 1) / 2)
+                row = places[point.cell] + 0.18 * (place - (len(SAVINGS) - 1) / 2)
                 _dot(axes, point, PALETTE[place], _height(sweep, point), row)
         axes.plot([], [], "o", color=PALETTE[place], label=title)
     for _, factor in sweep_savings.published(sweep):
         axes.axvline(factor, color=INK, linewidth=0.8, linestyle=":", label=PUBLISHED_LINE)
     axes.axvline(1, color=OUTLINE, linewidth=0.8, linestyle="--")
-    axes.set_yticks(range(len(cells)), [_named(sweep, cell) for cell in cells])
+    rows(axes, [_named(sweep, cell) for cell in cells])
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.set_xlabel("saving")
     logarithmic(axes, "x", _times)
@@ -289,6 +290,6 @@ def _anatomy(figure: Figure, known: list[tuple[str, Anatomy]]) -> None:
         drawn = axes.pcolormesh(values, vmin=0, vmax=1, cmap="viridis", edgecolors="none")
         axes.set_xticks(np.arange(0, depth, max(1, depth // 4)) + 0.5, np.arange(0, depth, max(1, depth // 4)))
         axes.set(xlabel="teacher's layer", title=f"share of {title}")
-    panels[0].set_yticks(np.arange(len(known)) + 0.5, [name for name, _ in known])
+    rows(panels[0], [name for name, _ in known], first=0.5)
     panels[0].invert_yaxis()
     figure.colorbar(drawn, ax=panels, location="bottom", label="blank: layer left out", aspect=40)
