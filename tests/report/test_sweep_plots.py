@@ -54,7 +54,7 @@ def test_final_has_a_row_for_each_setting(made):
     sweep, drawn = figures(made)
     (axes,) = drawn["final"].axes
     assert [label.get_text() for label in axes.get_yticklabels()] == [", ".join(cell.values) for cell in sweep.cells]
-    assert axes.get_xlabel() == "validation perplexity after training (line: mean)"
+    assert axes.get_xlabel() == "perplexity (line: mean)"
     dots = [points.get_offsets()[0].tolist() for points in axes.collections if len(points.get_offsets())]
     assert [dot for dot in dots if dot[0]] == [[cell.perplexity, place] for place, cell in enumerate(sweep.cells)]
 

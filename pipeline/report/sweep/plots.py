@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from pipeline.report.canvas import (
     INK,
     OUTLINE,
     PALETTE,
+    TITLE,
     Plot,
     counted,
     legend,
@@ -70,7 +72,7 @@ def of(sweep: Sweep) -> list[Plot]:
             "Perplexity after training",
             "Validation perplexity of every run after training, by setting",
             partial(_final, sweep=sweep, cells=shown),
-            0.9 + 0.3 * len(shown),
+            0.9 + 0.38 * len(shown),
         ),
     ]
     if ends.shown(sweep):
@@ -82,7 +84,7 @@ def of(sweep: Sweep) -> list[Plot]:
     known = [(_named(sweep, cell), sizes) for cell in shown if (sizes := cell.runs[0].summary.get("anatomy"))]
     if len(known) > 1:
         says = "The share of every teacher layer that the student of each setting keeps"
-        height = 1.1 + 0.34 * len(known)
+        height = 1.1 + 0.42 * len(known)
         plots.append(
             Plot(
                 "anatomy",
@@ -160,7 +162,7 @@ def _final(figure: Figure, sweep: Sweep, cells: list[Cell]) -> None:
         axes.vlines(float(np.mean(final)), row - 0.3, row + 0.3, color=colour)
     rows(axes, [_named(sweep, cell) for cell in cells])
     axes.set_ylim(len(cells) - 0.5, -0.5)
-    axes.set_xlabel("validation perplexity after training (line: mean)")
+    axes.set_xlabel("perplexity (line: mean)")
     low, high = axes.dataLim.intervalx
     if high >= 10 * low:
         logarithmic(axes, "x")
@@ -228,7 +230,7 @@ def _over_budgets(axes: Axes, sweep: Sweep, setting: str, points: list[Point]) -
         else:
             axes.scatter(budget, factor, marker="*", s=90, color=INK, zorder=3, label=PUBLISHED)
     axes.axhline(1, color=OUTLINE, linewidth=0.8, linestyle="--")
-    axes.set(title=setting, ylabel="saving")
+    axes.set(title=textwrap.fill(setting, TITLE), ylabel="saving")
     logarithmic(axes, "y", _times)
 
 
