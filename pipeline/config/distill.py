@@ -165,6 +165,11 @@ class DistillConfig:
         return self.loss != Loss.ce and self.beta > 0
 
     @property
+    def online(self) -> bool:
+        """Whether the teacher runs along with the training."""
+        return self.distils and not self.cached
+
+    @property
     def ce_weight(self) -> float:
         return 1.0 if self.loss == Loss.ce else self.alpha
 

@@ -7,10 +7,10 @@ from time import perf_counter
 import torch
 from litgpt import GPT, Config
 
-from pipeline.config import DeepSpeedConfig, Dtype, Loss
+from pipeline.config import DeepSpeedConfig, Loss
 from pipeline.errors import SprigError
 from pipeline.models.precision import frozen
-from pipeline.models.sources import shape
+from pipeline.models.sources import DTYPES, shape
 from pipeline.models.student import build
 from pipeline.ranks import world_size
 from pipeline.stages.budget import settings
@@ -24,7 +24,6 @@ from pipeline.training.losses import distillation_loss
 
 SECONDS = 20  # of timed steps; at least one, after one to warm up
 ACCUMULATED = 4  # micro-batches of a timed step, at most
-DTYPES = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16}
 
 
 def tokens_per_second(context: Context, student: SubNetwork) -> float:

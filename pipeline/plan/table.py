@@ -27,7 +27,7 @@ def table(context: Context) -> list[tuple[str, str]]:
     depth = sorted(sub.n_layer for sub in typical.students)
     width = sorted(sub.n_embd for sub in typical.students)
     teacher_forward = flops_per_token(teacher, length=length)
-    kd = context.kd_architecture if config.distill.distils and not config.distill.cached else None
+    kd = context.kd_architecture if config.distill.online else None
     kd_forward = flops_per_token(kd, length=length) if kd else 0
 
     costs = prices.flops(context, typical)

@@ -26,8 +26,7 @@ def budget(context: Context) -> int:
 
 def token_flops(context: Context, sub: SubNetwork) -> Flops:
     """Of training a student on one token."""
-    length, distill = context.config.data.block_size, context.config.distill
-    online = distill.distils and not distill.cached
+    length, online = context.config.data.block_size, context.config.distill.online
     return Flops(
         3 * flops_per_token(context.architecture, sub, length=length),
         flops_per_token(context.kd_architecture, length=length) if online else 0,
@@ -44,7 +43,7 @@ def memory(
     """Of training a student, of `size` parameters if that is given instead of its own; `distill` has a micro-batch."""
     config, a, layout = context.config, context.architecture, deepspeed or context.config.deepspeed
     online = None
-    if distill.distils and not distill.cached:
+    if distill.online:
         kd = context.kd_architecture
         entry = WEIGHT_BYTES[(config.kd_teacher or config.teacher).dtype]
         if entry == 4 and context.precision != "fp32":

@@ -169,7 +169,7 @@ def _train(
     if loads_kd_teacher(context):
         context.tokenizer(start).check_same(context.tokenizer(roots.kd_teacher))
     validation = context.evenly(roots.tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
-    online = config.distill.distils and not config.distill.cached
+    online = config.distill.online
     logits = cache.complete(context, roots) if config.distill.cached else None
     if not online:
         context.forget_teacher()
