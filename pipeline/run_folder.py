@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import Timeout
 from omegaconf import OmegaConf
 
-from pipeline.artifacts import RUNNING, link_atomically, locked, sweep_temporaries, write_atomically
+from pipeline.artifacts import RUNNING, facts, link_atomically, locked, sweep_temporaries, write_atomically
 from pipeline.composition import compose
 from pipeline.config import Config, to_plain
 from pipeline.errors import SprigError
@@ -17,7 +17,7 @@ from pipeline.layout import LATEST
 from pipeline.on_request import chat, export, sample, score
 from pipeline.ranks import rank
 from pipeline.report import material
-from pipeline.stages import facts, graph
+from pipeline.stages import graph
 from pipeline.stages.context import Context, Step, Steps
 
 READING = {material.STAGE, export.STAGE, sample.STAGE, chat.STAGE, score.STAGE}  # stages that work from what is made

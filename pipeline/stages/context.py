@@ -11,6 +11,7 @@ import torch
 from litgpt import GPT
 
 from pipeline.artifacts import Recipe, Store, digest
+from pipeline.artifacts.facts import Facts
 from pipeline.config import Config, DataConfig, Device, Precision, TeacherConfig, to_plain
 from pipeline.config.own import imported
 from pipeline.data import prepare as data
@@ -20,7 +21,6 @@ from pipeline.models import checkpoint, sources
 from pipeline.models.precision import resolve_device, resolve_precision
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.ranks import world_size
-from pipeline.stages.facts import Facts
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin, make_bin
 from pipeline.subnetwork.selection import Ordering

@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from runs import smoke
 
 import pipeline
-from pipeline.artifacts import Store
+from pipeline.artifacts import Store, facts
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
 from pipeline.models import sources
-from pipeline.stages import distill, facts, prepare
+from pipeline.stages import distill, prepare
 from pipeline.stages.context import Context
 
 SMALL = ["search.population=4", "search.parents=2", "search.generations=1", "search.random_baseline=false"]

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import Recipe, write_json
+from pipeline.artifacts.files import write_json
+from pipeline.artifacts.manifest import Recipe
 from pipeline.errors import SprigError
 
 FILE = Path(".hydra/facts.json")
