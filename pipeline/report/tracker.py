@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -27,10 +28,12 @@ class Tracker:
         self._path: Path | None = None
         self._run: Any = None
         self._defined: set[str] = set()  # roles whose metrics wandb knows how to draw
+        self._sent: set[tuple[Any, ...]] = set()  # the lines that this command has sent
 
     def start(self, config: Config, folder: Path) -> None:
         """wandb resumes under the run's own id, in the group of its sweep or preset. Without a key, with a wrong one,
-        or with a server that does not answer, it keeps its files in the run folder."""
+        or with a server that does not answer, it keeps its files in the run folder: one folder a command, of which the
+        newest has everything."""
         if rank() != 0:
             return
         self._path = folder / METRICS
@@ -68,6 +71,17 @@ class Tracker:
             )
             wandb.teardown()  # its service would still hold the run's id
             self._run = begin("offline")
+        if self._run.offline:
+            self._send_again()
+
+    def _send_again(self) -> None:
+        """What earlier commands of the run have logged. Offline, wandb cannot append to what it has of a run, and
+        begins a new folder: this way, the newest one is complete, and the only one to sync."""
+        if self._path is None or not self._path.exists():
+            return
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # a kill can cut a line short
+                self._track(json.loads(line))
 
     def log(self, line: dict[str, Any]) -> None:
         """A new metric. At the end of the stage the file is rewritten from the artifacts."""
@@ -90,6 +104,11 @@ class Tracker:
         if self._run is None:
             return
         role = line["role"]
+        # Steps after the last checkpoint come a second time when a training resumes.
+        what = (role, line.get("step"), line.get("key"), "validation_nll" in line)
+        if what in self._sent:
+            return
+        self._sent.add(what)
         if role not in self._defined:
             self._defined.add(role)
             # Else the last value of every metric would bury the result in the run's summary.

@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,6 +46,19 @@ def records(file: Path) -> Iterator[wandb_internal_pb2.Record]:
             parts = b""
 
 
+def history_of(kept: list[wandb_internal_pb2.Record]) -> list[dict]:
+    """What each call of wandb's log has told."""
+    history = []
+    for record in kept:
+        if record.HasField("history"):
+            history.append({})
+            for item in record.history.item:
+                name, *part = item.nested_key
+                value = json.loads(item.value_json)
+                history[-1] |= {name: history[-1].get(name, {}) | {part[0]: value} if part else value}
+    return history
+
+
 @pytest.fixture(scope="module")
 def tracked(smoke_outputs, tmp_path_factory) -> Path:
     """The smoke run, opened again with wandb: all is found, and all is told."""
@@ -68,14 +82,7 @@ def test_wandb_holds_the_run(tracked):
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["distill"]["tokens"] == 4096 and config["teacher"]["name"] == "tiny-random"
 
-    history = []
-    for record in kept:
-        if record.HasField("history"):
-            history.append({})
-            for item in record.history.item:
-                name, *part = item.nested_key
-                value = json.loads(item.value_json)
-                history[-1] |= {name: history[-1].get(name, {}) | {part[0]: value} if part else value}
+    history = history_of(kept)
     lines = [json.loads(line) for line in (tracked / "metrics.jsonl").read_text().splitlines()]
     for role, name in (("distilled_student", "loss"), ("distilled_control", "validation_nll"), ("search", "fitness")):
         expected = [line[name] for line in lines if line["role"] == role and name in line]
@@ -98,6 +105,30 @@ def test_wandb_holds_the_run(tracked):
     assert all(ref.startswith(f"file://{store}/") for ref in references)
     weights = (tracked / "artifacts/distilled_student/lit_model.pth").resolve()
     assert weights.as_uri() in references
+
+
+@pytest.mark.slow  # starts wandb twice
+def test_offline_the_newest_folder_has_everything(tmp_path):
+    """A training is cut after its third step, and resumes from a checkpoint of its second."""
+    folder = tmp_path / "smoke" / "0123"
+    folder.mkdir(parents=True)
+    steps = [{"role": "distilled_student", "step": step, "tokens": 512 * step, "loss": 5.0 - step} for step in range(5)]
+    for lines in (steps[:4], steps[3:]):
+        tracker = Tracker()
+        tracker.start(smoke(tmp_path, "tracker=wandb", "tracker.mode=offline"), folder)
+        for line in lines:
+            tracker.log(line)
+        tracker.finish()
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write('{"role": "distilled_stu')  # as a kill leaves it
+        wandb.teardown()
+        time.sleep(1.1)  # folders are named by the second
+    older, newer = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    losses = [
+        [each["distilled_student/loss"] for each in history_of(list(records(file))) if "distilled_student/loss" in each]
+        for file in (older, newer)
+    ]
+    assert losses == [[5.0, 4.0, 3.0, 2.0], [5.0, 4.0, 3.0, 2.0, 1.0]]
 
 
 def refused(tmp_path, caplog, *overrides: str) -> str:
