@@ -6,11 +6,11 @@ The run is experiment=smoke with a logits cache, a control, recovery and an expo
 process. SIGKILL ends it at a random moment, and the same command is given again, until an attempt ends by itself; the
 next run then begins in an empty folder. The kills are shared out over three settings: a process alone (60 %), two
 processes that want the same artifacts (20 %), and a process next to one that removes all artifacts that no run needs,
-over and over (20 %). In two more settings the fault is a limit: files cannot grow beyond a random size, as on a full
-disk, or few files can be open. Such an attempt has to finish, or to end in one sentence. Each run is completed
-without a fault; then its artifacts, metrics, summary and export are compared with those of an undisturbed run, byte
-by byte apart from times, and half-made artifacts, temporary files and held locks are counted. All counts in the last
-four columns should be 0.
+over and over (20 %). In three more settings the fault is a limit: files cannot grow beyond a random size, as on a full
+disk, few files can be open, or there is little more memory than an idle process has. Such an attempt has to finish, or
+to end in one sentence. Each run is completed without a fault; then its artifacts, metrics, summary and export are
+compared with those of an undisturbed run, byte by byte apart from times, and half-made artifacts, temporary files and
+held locks are counted. All counts in the last four columns should be 0.
 """
 
 import argparse
@@ -235,6 +235,11 @@ class Campaign:
         count = len(os.listdir("/proc/self/fd")) + self.rng.randrange(2, 24)
         return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count, count))
 
+    def little_memory(self) -> Callable[[], None]:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        size = pages * resource.getpagesize() + (self.rng.randrange(4, 256) << 20)
+        return lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
 
 def content(outputs: Path) -> dict[str, str]:
     """A checksum of each file that a finished run leaves, by its path, times left out."""
@@ -291,7 +296,8 @@ def main() -> None:
     torch.set_num_threads(1)
     import_deepspeed(torch.device("cpu"))  # once, in place of once for each fork
     ends = time.monotonic() + 60 * given.minutes
-    rows = {name: Row() for name in ("killed", "two processes", "next to clean", "full disk", "few file handles")}
+    settings = ("killed", "two processes", "next to clean", "full disk", "few file handles", "little memory")
+    rows = {name: Row() for name in settings}
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder), given.seed)
         campaign.alone(rows["killed"], round(0.6 * given.kills), ends)
@@ -299,6 +305,7 @@ def main() -> None:
         campaign.cleaned(rows["next to clean"], given.kills - round(0.6 * given.kills) - round(0.2 * given.kills), ends)
         campaign.limited(rows["full disk"], given.limits, ends, campaign.full_disk)
         campaign.limited(rows["few file handles"], given.limits, ends, campaign.few_handles)
+        campaign.limited(rows["little memory"], given.limits, ends, campaign.little_memory)
     columns = ["setting", "runs", "attempts", "faults", "by stage", "different", "left", "tracebacks", "hung"]
     lines = [
         [

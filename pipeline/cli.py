@@ -36,6 +36,11 @@ OUT_OF_REACH = {
     errno.EIO: "could not be read or written: the disk or the network drive reports an error",
 }
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+OUT_OF_MEMORY = (
+    "The memory ran out, what was finished is kept: give the stage of the last line a smaller batch (ordering.batch, "
+    "search.batch, recover.batch, distill.micro_batch or evaluate.batch; more in docs/troubleshooting.md), and run the "
+    "command again (debug=true shows where it happened)."
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -120,12 +125,21 @@ def _guarded(work: Callable[[], object], debug: bool) -> None:
         work()
     except SprigError as error:
         _fail(str(error), error, debug)
-    except OSError as error:
-        if error.errno is None:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (sentence := _expected(error)) is None:
             raise
-        _fail(_out_of_reach(error), error, debug)
+        _fail(sentence, error, debug)
     except KeyboardInterrupt:
         sys.exit("Interrupted: the same command resumes from here.")
+
+
+def _expected(error: OSError | MemoryError | RuntimeError) -> str | None:
+    """What to say of an error of the machine; None if it is another one."""
+    of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's, which may not be imported yet
+    of_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch has no class for it
+    if of_gpu or of_cpu or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return OUT_OF_MEMORY
+    return _out_of_reach(error) if isinstance(error, OSError) and error.errno is not None else None
 
 
 def _out_of_reach(error: OSError) -> str:

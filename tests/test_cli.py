@@ -1,6 +1,7 @@
 """The command line: what it accepts, and that bad input gets one sentence with the cure and exit code 1."""
 
 import errno
+import mmap
 import os
 import shlex
 import shutil
@@ -151,6 +152,22 @@ def test_a_disk_that_fills_in_training_harms_nothing(monkeypatch, smoke_outputs,
     assert len(list(outputs.glob("artifacts/distill/*/manifest.json"))) == 2, "those of the smoke run"
     sprig(monkeypatch, *command)
     assert len(list(outputs.glob("artifacts/distill/*/manifest.json"))) == 3
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda: torch.empty(1 << 60, dtype=torch.uint8),  # the CPU's allocator
+        lambda: bytearray(1 << 60),
+        lambda: mmap.mmap(-1, 1 << 60),
+        lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")),
+    ],
+    ids=["tensor", "bytes", "system", "gpu"],
+)
+def test_memory_that_runs_out(monkeypatch, tmp_path, fail):
+    monkeypatch.setattr(sources, "convert", lambda *_: list(fail()))
+    sentence = refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", "stages=[prepare]")
+    assert "The memory ran out" in sentence and "smaller batch" in sentence
 
 
 def test_outputs_that_name_a_file(monkeypatch, tmp_path):
