@@ -1,6 +1,9 @@
 """Students of tiny random teachers in every shape that an export must hold."""
 
 import dataclasses
+import subprocess
+import sysconfig
+import venv
 from pathlib import Path
 
 import tiny
@@ -74,3 +77,17 @@ def export(student: GPT, tokenizer: Path, form: str = "auto", kind: str = "none"
         student, tokenizer, to, ExportForm(form), tokens(), lambda form, config: f"{form}\n", GGUFKind(kind)
     ).form
     return taken, to
+
+
+def environment(version: str, place: Path) -> str:
+    """Installs a version of transformers in an environment of its own, which takes everything else that it needs from
+    this one; the path of its Python."""
+    venv.create(place, symlinks=True)
+    (packages,) = place.glob("lib/python*/site-packages")
+    (packages / "this.pth").write_text(sysconfig.get_path("purelib"))
+    python = str(place / "bin/python")
+    subprocess.run([python, "-m", "pip", "install", "-q", f"transformers=={version}"], check=True, timeout=1200)
+    asked = [python, "-I", "-c", "import transformers as t; print(t.__version__)"]
+    found = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    assert found == version, f"{found} instead of {version}"
+    return python

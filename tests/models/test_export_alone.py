@@ -3,8 +3,6 @@
 import importlib.util
 import subprocess
 import sys
-import sysconfig
-import venv
 from itertools import cycle, product
 from pathlib import Path
 
@@ -76,18 +74,7 @@ def test_every_family_and_form(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("version", check.TRANSFORMERS)
 def test_every_family_and_form_in_other_versions_of_transformers(version, tmp_path):
-    """In an environment of its own, which takes from this one what it does not need in another version."""
-    environment = tmp_path / "environment"
-    venv.create(environment, symlinks=True)
-    (place,) = environment.glob("lib/python*/site-packages")
-    (place / "this.pth").write_text(sysconfig.get_path("purelib"))
-    python = str(environment / "bin/python")
-    install = [python, "-m", "pip", "install", "-q", f"transformers=={version}"]
-    subprocess.run(install, check=True, timeout=1200)
-    found = subprocess.run(
-        [python, "-I", "-c", "import transformers as t; print(t.__version__)"], stdout=-1, check=True
-    )
-    assert found.stdout.decode().strip() == version
+    python = exports.environment(version, tmp_path / "environment")
     tokenizer, students = exports.tokenizer(tmp_path), {}
     for family, form, cut_head in product(FAMILIES, FORMS, (False, True)):
         if (family, form, cut_head) != ("llama3", "stock", True):  # which needs zeros
