@@ -121,7 +121,11 @@ def _axes(
     qkv = _index(
         np.concatenate([rows_q.ravel(), rows_k.ravel(), rows_v.ravel()]), (queries + 2 * groups) * size, device
     )
-    rotary = _index(kept.rotary, size, device)
+    # A norm of q and k has a weight for every entry of a head, or for every row.
+    normed = [(kept.rotary, size)] * 2
+    if architecture.qk_norm_over_heads:
+        normed = [(rows_q, queries * size), (rows_k - queries * size, groups * size)]
+    norm_q, norm_k = (_index(entries, total, device) for entries, total in normed)
     neurons = _index(kept.neurons, architecture.intermediate_size, device)
     return {
         "norm_1": (width,),
@@ -129,8 +133,8 @@ def _axes(
         "post_attention_norm": (width,),
         "post_mlp_norm": (width,),
         "attn.qkv": (qkv, width),
-        "attn.norm_q": (rotary,),
-        "attn.norm_k": (rotary,),
+        "attn.norm_q": (norm_q,),
+        "attn.norm_k": (norm_k,),
         "attn.proj": (width, _index(columns, queries * size, device)),
         "mlp.fc": (neurons, width),
         "mlp.fc_1": (neurons, width),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from litgpt import GPT
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, is_tied
@@ -23,7 +24,8 @@ class _Statistics:
     """Sums over tokens of activation magnitudes, in float64, gathered by hooks on a litgpt model.
 
     After Minitron (arXiv 2407.14679, section 2.2): a neuron or v entry counts by its mean absolute activation, a query
-    group by the mean L2 norm of its heads' outputs, an embedding entry by its mean absolute value after every norm.
+    group by the mean L2 norm of its heads' outputs, an embedding entry by its mean absolute value after every norm;
+    where attention and MLP read the stream without a norm, the stream is first divided by its root mean square.
     Heads within a group count by the Frobenius norm of Wanda's scores |W_ij| ||x_j|| (arXiv 2306.11695, section 3) over
     their columns of the output projection: on SmolLM2, one of every three heads dropped, the loss rises by 1.0 instead
     of the plain norm's 2.0, while neurons and groups gain nothing from weights. A layer counts by its block influence,
@@ -55,6 +57,8 @@ class _Statistics:
         return handles
 
     def _norm(self, norm: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if isinstance(norm, nn.Identity):
+            output = F.rms_norm(output.float(), output.shape[-1:])
         self.embedding += output.abs().sum((0, 1), dtype=torch.float64)
 
     def _block(self, layer: int, block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:

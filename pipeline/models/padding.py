@@ -62,6 +62,11 @@ def common(model: GPT, cure: str) -> Target:
             f"{architecture.name} norms q and k over heads whose size is not the same in all layers, and a norm over "
             f"padding is another one: {cure}."
         )
+    if architecture.qk_norm_over_heads and len({(block.groups, block.heads) for block in blocks}) > 1:
+        raise SprigError(
+            f"{architecture.name} norms q and k over all heads, whose number is not the same in all layers, and a norm "
+            f"over padding is another one: {cure}."
+        )
     groups, heads, neurons = (max(getattr(each, name) for each in blocks) for name in ("groups", "heads", "neurons"))
     return Target(Sizes(groups, heads, head_size, 2 * count, neurons), first, step, held[0])
 

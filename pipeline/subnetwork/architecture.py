@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from pipeline.errors import SprigError
 
-FAMILIES = ("gpt_neox", "llama", "qwen2", "qwen3", "gemma3")
+FAMILIES = ("gpt_neox", "llama", "qwen2", "qwen3", "gemma3", "olmo2")
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Architecture:
     `attention_bias` is the bias of q, k and v; `bias` that of every other linear layer but the head.
     Head size, rotary entries and widths are in entries. `rope_adjusted` marks frequencies that are not one plain power
     law of `rope_base` (Llama 3.1's scaling, and local bases). `norms_before` and `norms_after` say where
-    attention and MLP have norms over the width.
+    attention and MLP have norms over the width. With `qk_norm`, q and k of each head are normed by themselves, or those
+    of all heads together with `qk_norm_over_heads`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Architecture:
     parallel_residual: bool = False  # attention and MLP read the same stream
     norms_before: bool = True
     norms_after: bool = False
+    qk_norm_over_heads: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

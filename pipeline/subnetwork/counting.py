@@ -38,7 +38,8 @@ def layer_parameters(
     if architecture.bias:
         total = total + 2 * n_embd + (2 if architecture.gated_mlp else 1) * intermediate_size
     if architecture.qk_norm:
-        total = total + 2 * head_size
+        normed = n_query_groups * (heads_per_group + 1) if architecture.qk_norm_over_heads else 2
+        total = total + normed * head_size
     return total
 
 

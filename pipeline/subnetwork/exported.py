@@ -63,6 +63,8 @@ def _stock(architecture: Architecture, sub: SubNetwork) -> LayerGenes | None:
     head_size = _common_head_size(architecture, sub)
     if head_size is None:
         return None
+    if architecture.qk_norm_over_heads and len({(gene.n_query_groups, gene.heads_per_group) for gene in genes}) > 1:
+        return None
     common = replace(common, head_size=head_size)
     if architecture.family == "gpt_neox":
         fits = neox_heads(common.n_query_groups, common.heads_per_group, common.head_size, sub.n_embd)

@@ -49,7 +49,9 @@ def layer_activations(a: Architecture, width: int, gene: LayerGenes, precision: 
     stream = 2 if precision == "bf16" else 4
     queries, keys = gene.n_head * gene.head_size, gene.n_query_groups * gene.head_size
     # LayerNorm keeps its input, which parallel norms share; litgpt's RMSNorm keeps its normalised input as well.
-    norms = stream * width * (1 if a.parallel_residual else 2) + (16 if a.layer_norm else 8 + 2 * 4 * width)
+    norms = 0
+    if a.norms_before:
+        norms += stream * width * (1 if a.parallel_residual else 2) + (16 if a.layer_norm else 8 + 2 * 4 * width)
     if a.norms_after:  # their inputs, which nothing else keeps, in fp32
         norms += 8 + 2 * 8 * width
     # What qkv and the MLP read. Autocast casts the MLP's input for each of the matrices that read it.
@@ -61,7 +63,8 @@ def layer_activations(a: Architecture, width: int, gene: LayerGenes, precision: 
     if a.qk_norm:
         # Their normalised inputs; and these in fp32, which where they are so already is all of qkv.
         inputs = queries + keys if precision != "fp32" else (queries + 2 * keys) * (gene.n_query_groups != gene.n_head)
-        attention += 4 * (inputs + queries + keys + gene.n_head + gene.n_query_groups)
+        normalisers = 2 if a.qk_norm_over_heads else gene.n_head + gene.n_query_groups
+        attention += 4 * (inputs + queries + keys + normalisers)
     mlp = entry * gene.intermediate_size * (4 if a.gated_mlp else 2)
     return norms + projected + attention + mlp
 

@@ -17,7 +17,7 @@ from pipeline.training.memory import layer_activations
 
 # The dimensions of real models; the others at tiny ones, where normalisers and seeds weigh more.
 CONFIGS = {"pythia-2.8b": Config.from_name("pythia-2.8b"), "smollm2": Config.from_name("SmolLM2-135M")} | {
-    family: replace(tiny.config(family), block_size=256) for family in ("qwen2", "qwen3", "biased")
+    family: replace(tiny.config(family), block_size=256) for family in ("qwen2", "qwen3", "biased", "olmo2")
 }
 CONFIGS["gemma3"] = replace(tiny.config("gemma3"), block_size=256, sliding_window_size=256)
 BATCH, LENGTH = 2, 256

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from litgpt import GPT
 from torch import Tensor
@@ -64,17 +65,26 @@ def _attention(
     if config.sliding_window_size and config.sliding_window_indices[layer]:
         causal += torch.full_like(causal, -math.inf).tril(-config.sliding_window_size)
     result = torch.zeros_like(x) + (0 if block.attn.proj.bias is None else block.attn.proj.bias[width])
-    for group, heads, values in zip(kept.groups, kept.heads, torch.tensor(kept.values), strict=True):
-        k = ones @ joined[queries + group][rotary].T
+    kept_heads = [heads + group * (queries // groups) for group, heads in zip(kept.groups, kept.heads, strict=True)]
+
+    def normed(norm, chosen, first):
+        """By head, the kept entries of q or k, whose heads are the rows from `first` on."""
+        each = {head: ones @ joined[first + head][rotary].T for head in chosen}
+        if not config.norm_qk:
+            return each
+        if config.norm_qk_type == "default":
+            return {head: _norm(config, x, norm.weight[rotary], None) for head, x in each.items()}
+        together = torch.cat(list(each.values()), dim=-1)
+        weight = torch.cat([norm.weight.view(-1, size)[head][rotary] for head in chosen])
+        return dict(zip(each, _norm(config, together, weight, None).split(len(rotary), dim=-1), strict=True))
+
+    all_q = normed(block.attn.norm_q, np.concatenate(kept_heads), 0)
+    all_k = normed(block.attn.norm_k, kept.groups, queries)
+    for group, heads, values in zip(kept.groups, kept_heads, torch.tensor(kept.values), strict=True):
+        k = _rotate(all_k[group], frequencies)
         v = ones @ joined[queries + groups + group][values].T
-        if config.norm_qk:
-            k = _norm(config, k, block.attn.norm_k.weight[rotary], None)
-        k = _rotate(k, frequencies)
-        for head in heads + group * (queries // groups):
-            q = ones @ joined[head][rotary].T
-            if config.norm_qk:
-                q = _norm(config, q, block.attn.norm_q.weight[rotary], None)
-            q = _rotate(q, frequencies)
+        for head in heads:
+            q = _rotate(all_q[head], frequencies)
             scores = q @ k.mT / math.sqrt(len(rotary) if own_scale else size) + causal
             result = result + scores.softmax(-1) @ v @ project[width][:, head][:, values].T
     return result

@@ -41,7 +41,7 @@ def uniform(family: str, cut_head: bool, **changes) -> SubNetwork:
 
 def layerwise(family: str, cut_head: bool, **changes) -> SubNetwork:
     """Three layers that differ in all sizes; with qk-norm not in the head size, which padding could not follow."""
-    heads = {"gpt_neox": (24, 8, 16), "qwen3": (10, 10, 10)}.get(family, (10, 4, 14))
+    heads = {"gpt_neox": (24, 8, 16), "qwen3": (10, 10, 10), "olmo2": (10, 10, 10)}.get(family, (10, 4, 14))
     full = 32 if family == "gpt_neox" else 16
     heads = heads if cut_head else (full,) * 3
     per_group = (1, 1, 1) if family == "gpt_neox" else (2, 1, 2)

@@ -1,6 +1,7 @@
 """Exports against the students that they were made of: transformers' own classes, padded ones, and the own file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import exports
@@ -17,7 +18,7 @@ from pipeline.models.families import architecture_of, is_tied
 from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
-FAMILIES = ("gpt_neox", "llama", "llama3", "biased", "qwen2", "qwen3", "gemma3")
+FAMILIES = ("gpt_neox", "llama", "llama3", "biased", "qwen2", "qwen3", "gemma3", "olmo2")
 STOCK = {
     "gpt_neox": "GPTNeoXForCausalLM",
     "llama": "LlamaForCausalLM",
@@ -26,6 +27,7 @@ STOCK = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
 }
 OWN = "SprigForCausalLM"
 
@@ -74,7 +76,8 @@ def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied
     student = exports.student(family, sub, tied)
     taken, to = exports.export(student, tokenizer, "own" if shape == "own" else "auto")
     # Mistral, which such a width needs, has no biases; and a norm of q and k over padding is another one.
-    if (family == "biased" and shape == "padded") or (family == "gemma3" and cut_head):
+    padded_norms = (family == "gemma3" and cut_head) or (family == "olmo2" and shape == "padded")
+    if (family == "biased" and shape == "padded") or padded_norms:
         shape = "own"
     # A cut head keeps its place among Llama 3.1's frequencies, which are not a power law, with zeros for the others.
     zeros = shape == "padded" or (family == "llama3" and cut_head)
@@ -136,6 +139,18 @@ def test_a_norm_on_heads_of_several_sizes_needs_the_own_file(tokenizer):
     taken, to = exports.export(student, tokenizer)
     assert taken == ExportForm.own
     assert foreseen(sub, student) == (taken, load(to).num_parameters())
+    assert_same(student, load(to))
+
+
+def test_a_norm_over_another_number_of_heads_needs_the_own_file(tokenizer):
+    """With the same heads in all layers, the MLPs are padded."""
+    sub = exports.layerwise("olmo2", True)
+    with pytest.raises(SprigError, match=r"norms q and k over all heads, .* use export\.form=own"):
+        exports.export(exports.student("olmo2", sub, tied=False), tokenizer, "padded")
+    genes = tuple(replace(sub.genes[0], intermediate_size=gene.intermediate_size) for gene in sub.genes)
+    student = exports.student("olmo2", replace(sub, genes=genes), tied=False)
+    taken, to = exports.export(student, tokenizer)
+    assert taken == ExportForm.padded
     assert_same(student, load(to))
 
 

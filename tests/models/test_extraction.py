@@ -107,7 +107,21 @@ def test_dropped_heads_and_groups_are_masked(family, groups, heads):
             for group in order.groups[layer][:groups]:
                 mask[group, order.heads[layer][group][:heads]] = 1
             block.attn.proj.weight *= mask.view(-1)
+            if arch.qk_norm_over_heads:
+                _norm_over_kept(block.attn, mask, heads)
     close(run(student), run(masked))
+
+
+def _norm_over_kept(attention, mask, heads):
+    """Rows of dropped heads become zeros, and norms of q and k over all heads become those over the kept entries: with
+    k of n entries, x / sqrt(sum / k + eps) = sqrt(k / n) x / sqrt(sum / n + eps k / n)."""
+    groups = mask[:, :, 0].amax(1)
+    kept_rows = torch.cat([mask.view(-1), groups.repeat_interleave(mask.size(2)), torch.ones(mask[:, 0].numel())])
+    attention.qkv.weight *= kept_rows[:, None]
+    shares = groups.sum() * heads / mask[:, :, 0].numel(), groups.mean()
+    for norm, share in zip((attention.norm_q, attention.norm_k), shares, strict=True):
+        norm.weight *= share.sqrt()
+        norm.eps *= share.item()
 
 
 def test_dropped_heads_of_gpt_neox_are_masked():

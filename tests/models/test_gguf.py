@@ -16,6 +16,8 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     PreTrainedModel,
 )
 
@@ -87,7 +89,7 @@ def write(model: PreTrainedModel, path: Path, architecture="llama", quantised=Fa
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    if architecture != "gemma3":
+    if architecture == "llama":
         writer.add_rope_freq_base(10000.0)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
@@ -108,8 +110,9 @@ def write(model: PreTrainedModel, path: Path, architecture="llama", quantised=Fa
             continue
         name = {"lm_head.weight": "output.weight", "model.embed_tokens.weight": "token_embd.weight"}.get(name, name)
         name = name.replace("model.layers", "blk").replace("model.norm", "output_norm")
-        if architecture == "gemma3":
+        if architecture != "llama":
             name = name.replace("post_attention_layernorm", "post_attention_norm")
+        if architecture == "gemma3":
             values = values + 1 if "norm" in name else values
         for theirs, short in _NAMES.items():
             name = name.replace(theirs, short)
@@ -163,6 +166,25 @@ def test_gemma_whose_windows_and_local_base_llama_cpp_knows(tmp_path):
         expected = theirs(TOKENS).logits
         torch.testing.assert_close(ours(TOKENS), expected, atol=1e-4, rtol=0)
     assert expected.std() > 0.5
+
+
+def test_olmo_2(tmp_path):
+    config = Olmo2Config(
+        vocab_size=270, hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = Olmo2ForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            parameter.copy_(("norm" in name) + 0.3 * torch.randn_like(parameter))
+    write(theirs, tmp_path / "tiny.gguf", "olmo2", extra=[lambda writer: writer.add_rope_freq_base(10000.0)])
+    sources.convert(teacher(tmp_path / "tiny.gguf"), tmp_path / "ours")
+    ours = checkpoint.load(tmp_path / "ours", "cpu").eval()
+    with torch.no_grad():
+        expected = theirs(TOKENS).logits
+        torch.testing.assert_close(ours(TOKENS), expected, atol=1e-4, rtol=0)
+    assert expected.std() > 0.5 and not ours.config.norm_1
 
 
 def test_quantised_tensors_equal_transformers_reading(tmp_path):

@@ -14,6 +14,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedConfig,
@@ -76,6 +78,8 @@ MODELS |= {
         Gemma3ForCausalLM,
         Gemma3TextConfig(**_GEMMA, tie_word_embeddings=False, rope_parameters=_TWO_BASES, rms_norm_eps=1e-3),
     ),
+    "olmo2": (Olmo2ForCausalLM, Olmo2Config(**_GQA)),
+    "olmo2 tied": (Olmo2ForCausalLM, Olmo2Config(**_SIZES, tie_word_embeddings=True, rope_parameters=_LLAMA3)),
 }
 TOKENS = torch.randint(0, 300, (2, 40), generator=torch.Generator().manual_seed(0))
 
@@ -215,6 +219,7 @@ def change(folder, **fields) -> None:
         ("phi3", {"sliding_window": 63}, r"sliding_attention \(sliding_window=63"),
         ("phi3", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rotary scaling 'longrope'"),
         ("phi3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
+        ("olmo2", {"attention_bias": True}, "attention_bias=True is not supported in OLMo 2"),
         ("neox", {"hidden_act": "relu"}, "hidden_act='relu' is not supported"),
     ],
 )

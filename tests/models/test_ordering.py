@@ -53,6 +53,9 @@ def naive(teacher, blocks):
     for handle in handles:
         handle.remove()
     seen = {name: [tensor.double().flatten(0, -2).numpy() for tensor in pair] for name, pair in seen.items()}
+    if not config.norm_1:  # attention and MLP read the stream itself
+        for name in [name for name in seen if name.endswith(("norm_1", "norm_2"))]:
+            seen[name][1] /= np.sqrt((seen[name][1] ** 2).mean(1, keepdims=True))
     norms = [output for name, (_, output) in seen.items() if name.endswith(("norm_1", "norm_2", "ln_f"))]
     scores = {"embedding": sum(abs(output).mean(0) for output in norms), "layers": []}
     for layer in range(config.n_layer):

@@ -108,7 +108,10 @@ class Reference:
             target = torch.cat([seen_theirs[theirs + name][1][..., kept.neurons] for name in names], dim=-1)
         errors = target - torch.cat([seen[ours + name][1] for name in names], dim=-1)
         modules = [self.student.get_submodule(ours + name) for name in names]
-        found = self.solve(seen[ours + names[0]][0], errors, torch.ones(errors.shape[:2]), modules[0].bias is not None)
+        weights = torch.ones(errors.shape[:2])
+        if not arch.norms_before:
+            weights = self.weights(seen_theirs[theirs + names[0]][0])
+        found = self.solve(seen[ours + names[0]][0], errors, weights, modules[0].bias is not None)
         return modules, found, 1
 
     def target(self, number, names):

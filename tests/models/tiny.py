@@ -33,6 +33,14 @@ _GEMMA = _LLAMA | {
     "n_embd": 48,
     "head_size": 16,
 }
+_OLMO = {
+    "norm_1": False,
+    "norm_2": False,
+    "post_attention_norm": True,
+    "post_mlp_norm": True,
+    "norm_qk": True,
+    "norm_qk_type": "olmo2",
+}
 CONFIGS = {
     "gpt_neox": _COMMON | {"name": "neox", "n_embd": 96, "n_head": 3, "rotary_percentage": 0.25},
     "llama": _LLAMA | {"name": "llama", "n_embd": 96, "rope_base": 100000},
@@ -41,6 +49,7 @@ CONFIGS = {
     "qwen2": _LLAMA | {"name": "qwen2", "n_embd": 96, "attn_bias": True, "lm_head_bias": True},
     "qwen3": _LLAMA | {"name": "qwen3", "n_embd": 48, "head_size": 16, "norm_qk": True},
     "gemma3": _GEMMA | {"name": "gemma3", "rope_adjustments": {"factor": 2.0}},
+    "olmo2": _LLAMA | _OLMO | {"name": "olmo2", "n_embd": 48, "head_size": 16},
 }
 TIED = {"llama", "llama3", "qwen3", "gemma3"}
 

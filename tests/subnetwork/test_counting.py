@@ -27,6 +27,7 @@ TEACHERS = {  # litgpt name: family, tied
     "Qwen2.5-0.5B": ("qwen2", True),
     "Qwen3-0.6B": ("qwen3", True),
     "Gemma-3-1b-it": ("gemma3", True),
+    "OLMo-2-1124-7B": ("olmo2", False),
 }
 # layers, width, heads, head size, MLP width, padded vocabulary; non-embedding and total parameters as published.
 PYTHIAS = {
@@ -74,7 +75,9 @@ def architecture(name: str, tied: bool | None = None) -> Architecture:
         rotary_percentage=config.rotary_percentage,
         rope_base=config.rope_base,
         rope_adjusted=config.rope_local_base_freq is not None,
+        norms_before=config.norm_1,
         norms_after=config.post_mlp_norm,
+        qk_norm_over_heads=config.norm_qk_type == "olmo2",
     )
 
 

@@ -38,6 +38,7 @@ class SprigConfig(PretrainedConfig):
         head_bias=False,
         gated_mlp=True,
         qk_norm=False,
+        qk_norm_over_heads=False,
         norms_before=True,
         norms_after=False,
         embedding_scale=1.0,
@@ -55,7 +56,8 @@ class SprigConfig(PretrainedConfig):
         self.hidden_act = hidden_act
         self.norm, self.norm_eps = norm, norm_eps
         self.bias, self.attention_bias, self.head_bias = bias, attention_bias, head_bias
-        self.gated_mlp, self.qk_norm, self.parallel_residual = gated_mlp, qk_norm, parallel_residual
+        self.gated_mlp, self.parallel_residual = gated_mlp, parallel_residual
+        self.qk_norm, self.qk_norm_over_heads = qk_norm, qk_norm_over_heads
         self.norms_before, self.norms_after, self.embedding_scale = norms_before, norms_after, embedding_scale
         self.initializer_range = initializer_range
         self.use_cache = use_cache
@@ -139,15 +141,20 @@ class SprigAttention(nn.Module):
         self.k = nn.Linear(width, groups * self.head_dim, bias=bias)
         self.v = nn.Linear(width, groups * self.head_dim, bias=bias)
         self.out = nn.Linear(heads * self.head_dim, width, bias=config.bias)
-        self.q_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
-        self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+        self.over_heads = config.qk_norm_over_heads  # the norms are over all heads together
+        sizes = [each * self.head_dim if self.over_heads else self.head_dim for each in (heads, groups)]
+        self.q_norm, self.k_norm = (make_norm(config, size) if config.qk_norm else nn.Identity() for size in sizes)
+
+    def by_head(self, x, norm):
+        """x (B, T, heads x D), normed, as (B, heads, T, D)."""
+        x = (norm(x) if self.over_heads else x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return x if self.over_heads else norm(x)
 
     def forward(self, x, rotary, mask, cache, tell):
         cos, sin = rotary[self.rope]
-        query, key, value = (
-            each(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for each in (self.q, self.k, self.v)
-        )
-        query, key = rotate(self.q_norm(query), cos, sin), rotate(self.k_norm(key), cos, sin)
+        query = rotate(self.by_head(self.q(x), self.q_norm), cos, sin)
+        key = rotate(self.by_head(self.k(x), self.k_norm), cos, sin)
+        value = self.v(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         if cache is not None:
             # A static cache of transformers before 5.9 needs the positions.
             key, value = cache.update(key, value, self.number, {"cache_position": mask.places})

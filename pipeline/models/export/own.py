@@ -58,6 +58,7 @@ def config_json(model: GPT) -> dict:
         "head_bias": architecture.lm_head_bias,
         "gated_mlp": architecture.gated_mlp,
         "qk_norm": architecture.qk_norm,
+        "qk_norm_over_heads": architecture.qk_norm_over_heads,
         "norms_before": architecture.norms_before,
         "norms_after": architecture.norms_after,
         "embedding_scale": config.n_embd**0.5 if config.scale_embeddings else 1.0,

@@ -8,13 +8,14 @@ from pipeline.models.families.family import Family
 from pipeline.models.families.gemma import GEMMA3
 from pipeline.models.families.llama import LLAMA
 from pipeline.models.families.neox import NEOX
+from pipeline.models.families.olmo import OLMO2
 from pipeline.models.families.parts import strange
 from pipeline.models.families.qwen import QWEN2, QWEN3
 from pipeline.subnetwork.architecture import Architecture
 
 __all__ = ["CALLED", "FAMILIES", "architecture_of", "checked", "family_of", "is_power_law", "is_tied", "rotary_share"]
 
-FAMILIES = {family.name: family for family in (NEOX, LLAMA, QWEN2, QWEN3, GEMMA3)}
+FAMILIES = {family.name: family for family in (NEOX, LLAMA, QWEN2, QWEN3, GEMMA3, OLMO2)}
 _NAMES = [family.called for family in FAMILIES.values()]
 CALLED = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
 
@@ -66,6 +67,7 @@ def architecture_of(config: Config, tied: bool) -> Architecture:
         parallel_residual=config.parallel_residual,
         norms_before=config.norm_1,
         norms_after=config.post_attention_norm,
+        qk_norm_over_heads=config.norm_qk and config.norm_qk_type == "olmo2",
     )
 
 

@@ -43,6 +43,7 @@ _REAL = {  # greater than the first bound, at most the second
     "rope_condense_ratio": (0.0, 1e9),
     "rotary_percentage": (0.0, 1.0),
 }
+_CHOICES = {"gelu_approximate": ("none", "tanh"), "norm_qk_type": ("default", "olmo2")}
 _DEFAULTS = {field.name: field.default for field in fields(Config)}
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_seq_len")
 
@@ -106,8 +107,8 @@ def _wrong(name: str, value: Any, local: bool) -> str | None:
         return None if right else f"is not a number above {least:g} and at most {most:g}"
     if name == "rope_adjustments":
         return _wrong_adjustments(value, ("factor",) if local else _LLAMA3)
-    if name == "gelu_approximate":
-        return None if value in ("none", "tanh") else "is not none or tanh"
+    if name in _CHOICES:
+        return None if value in _CHOICES[name] else f"is not {' or '.join(_CHOICES[name])}"
     for kind, called in ((bool, "true or false"), (int, "a whole number"), (str, "a text")):
         if type(default) is kind and type(value) is not kind:
             return f"is not {called}"

@@ -35,9 +35,8 @@ _PATTERN = 6  # every sixth layer has full attention
 
 
 def _read(plain: dict[str, Any]) -> Described:
-    for key in ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention", "attention_bias"):
-        if plain.get(key):
-            raise SprigError(f"{key}={reprlib.repr(plain[key])} is not supported in Gemma 3: use another model")
+    refused = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention", "attention_bias")
+    read.refuse_keys(plain, "Gemma 3", *refused)
     activation = read.activation(
         plain, (*read.GELU["none"], *read.GELU["tanh"]), "gelu_pytorch_tanh", "hidden_activation"
     )

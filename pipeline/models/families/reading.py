@@ -170,5 +170,12 @@ def refuse_window(plain: dict[str, Any], window: Any, layers: Callable[[int], bo
     )
 
 
+def refuse_keys(plain: dict[str, Any], called: str, *keys: str) -> None:
+    """Refuses keys of config.json whose parts a family does not have; they may be absent, null or false."""
+    for key in keys:
+        if plain.get(key):
+            raise SprigError(f"{key}={reprlib.repr(plain[key])} is not supported in {called}: use another model")
+
+
 def described(plain: dict[str, Any], config: Config, unbiased: frozenset[str] = frozenset()) -> Described:
     return Described(config, flag(plain, "tie_word_embeddings", False), LLAMA_NAMES, unbiased)

@@ -53,8 +53,9 @@ class Layers:
     Projections that write to the stream are refitted so that the student's stream matches the teacher's after the
     addition, on the kept embedding entries. Each token is weighted by the inverse mean square of this target. If the
     width is cut, projections that read the stream are refitted first, towards the teacher's pre-activations on the kept
-    rows. All tokens then have the same weight, because a norm has already scaled them alike. normed.py is for norms
-    between a projection and the stream.
+    rows. All tokens then have the same weight, because a norm has already scaled them alike. Without such a norm, each
+    token is weighted by the inverse mean square of the teacher's stream. normed.py is for norms between a projection
+    and the stream.
     """
 
     def __init__(
@@ -156,7 +157,9 @@ class Layers:
                 x, y = block.get_submodule(norm)(chunk.ours), rows.get_submodule(norm)(chunk.theirs)
                 target = torch.cat([each(y) for each in theirs], dim=-1)
                 errors = target - torch.cat([each(x) for each in ours], dim=-1)
-            regression.add(x, errors, torch.ones_like(errors[..., 0]), chunk.held_out)
+            before = self.teacher.config.norm_1
+            weights = torch.ones_like(errors[..., 0]) if before else token_weights(y, self.teacher.config.norm_eps)
+            regression.add(x, errors, weights, chunk.held_out)
         correction, refit = self._solved(number, "+".join(names), regression)
         if correction is not None:
             for each, delta in zip(ours, correction.split([each.out_features for each in ours], dim=1), strict=True):
