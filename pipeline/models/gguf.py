@@ -167,6 +167,9 @@ class GGUFFile:
         fields = LLAMA_FIELDS | kind.fields | self._biases
         if kind.windows:
             fields["sliding_window_size"] = window
+        for ours, theirs in kind.numbers.items():
+            if start + theirs in metadata.values:
+                fields[ours] = metadata.number(start + theirs)
         fields |= {
             "name": self.path.stem,
             "block_size": context,
@@ -195,7 +198,8 @@ class GGUFFile:
             )
         for key, value in self._metadata.values.items():
             name = key.removeprefix(start)
-            if name == key or name in _READ | _HARMLESS or name.startswith("rope.scaling.yarn_"):
+            known = _READ | _HARMLESS | set(_ARCHITECTURES[self._architecture].numbers.values())
+            if name == key or name in known or name.startswith("rope.scaling.yarn_"):
                 continue
             if name not in _NEUTRAL or value not in _NEUTRAL[name]:
                 raise self._metadata.wrong(key, "which Sprig does not read from GGUF")

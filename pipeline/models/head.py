@@ -2,10 +2,24 @@
 
 import torch
 from litgpt import GPT
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 _GPU_TOKENS = 2_048  # with fewer, reading the head's weights takes longer than the product
+
+
+class CappedHead(nn.Linear):
+    """A head with soft-capped logits, cap * tanh(logits / cap), in fp32 (Gemma 2, arXiv 2408.00118, section 2)."""
+
+    def __init__(self, features: int, rows: int, bias: bool, cap: float):
+        super().__init__(features, rows, bias=bias)
+        self.cap = cap
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x).float()
+        if torch.is_grad_enabled():
+            return torch.tanh(logits / self.cap) * self.cap
+        return logits.div_(self.cap).tanh_().mul_(self.cap)
 
 
 def chunk_tokens(device: torch.device, on_cpu: int) -> int:

@@ -20,10 +20,24 @@ def is_windowed(model: GPT, number: int) -> bool:
 
 def window_mask(model: GPT, length: int) -> Tensor | None:
     """What the tokens of a text of this length see in layers with a sliding window (length, length); None: all."""
-    return within_window(model, None, torch.arange(length, device=model.cos.device), length)
+    return masks(model, None, torch.arange(length, device=model.cos.device), length)[1]
 
 
-def within_window(model: GPT, seen: Tensor | None, places: Tensor, length: int) -> Tensor | None:
+def masks(model: GPT, seen: Tensor | None, places: Tensor, length: int) -> tuple[Tensor | None, Tensor | None]:
+    """The masks of layers with full attention and of those with a sliding window, for tokens at `places` of a text of
+    this length. Each is None for causal, or says what is `seen`; soft-capped scores take masks that are added."""
+    near = _within_window(model, seen, places, length)
+    if model.config.attention_logit_softcapping is None:
+        return seen, near
+    added = _added(seen)
+    return added, added if near is seen else _added(near)
+
+
+def _added(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -torch.inf)
+
+
+def _within_window(model: GPT, seen: Tensor | None, places: Tensor, length: int) -> Tensor | None:
     """The mask `seen` (None: causal) of tokens at `places`, less what lies beyond the sliding window. It is the same
     mask where all are nearer: masks keep attention from its fastest form."""
     window = model.config.sliding_window_size

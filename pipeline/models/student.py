@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, is_power_law
-from pipeline.models.positions import is_windowed, turns, within_window
+from pipeline.models.head import CappedHead
+from pipeline.models.positions import is_windowed, masks, turns
 from pipeline.models.precision import without_casts
 from pipeline.subnetwork.selection import rotary_run
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
@@ -66,12 +67,24 @@ def is_stock(config: Config, sub: SubNetwork) -> bool:
     return sub.uniform and rope_is_stock
 
 
-class WindowedGPT(GPT):
-    """A litgpt GPT whose masks for sliding windows are made once for all layers, and only for texts that are longer."""
+def _is_litgpts(config: Config) -> bool:
+    """Whether litgpt's own GPT computes a model of this config, and no worse than SprigGPT."""
+    capped = config.attention_logit_softcapping is not None or config.final_logit_softcapping is not None
+    return config.sliding_window_size is None and not capped
+
+
+class SprigGPT(GPT):
+    """A litgpt GPT that makes its masks for sliding windows once for all layers, and only for texts that are longer, and
+    whose head itself caps the logits."""
 
     def __init__(self, config: Config):
         super().__init__(config)
         self._mask_outside()
+        if config.final_logit_softcapping is not None:
+            head = self.lm_head
+            self.lm_head = CappedHead(
+                head.in_features, head.out_features, head.bias is not None, config.final_logit_softcapping
+            )
 
     def _mask_outside(self) -> None:
         for block in self.transformer.h:
@@ -82,7 +95,7 @@ class WindowedGPT(GPT):
         return self.lm_head(hidden_states(self, idx))
 
 
-class LayerwiseGPT(WindowedGPT):
+class LayerwiseGPT(SprigGPT):
     """A litgpt GPT whose blocks have sizes of their own.
 
     `config` is the teacher's with the student's n_layer and n_embd. The buffers `cos` and `sin`, (context, sum of the
@@ -174,7 +187,7 @@ def _outline(config: Config, sub: SubNetwork | None, tied: bool) -> GPT:
         if sub is not None and not is_stock(config, sub):
             return LayerwiseGPT(config, sub)
         stock = config if sub is None else _layer_config(config, sub, sub.genes[0])
-        return (GPT if stock.sliding_window_size is None else WindowedGPT)(stock)
+        return (GPT if _is_litgpts(stock) else SprigGPT)(stock)
 
 
 def _finished(model: GPT, tied: bool) -> GPT:
@@ -246,10 +259,10 @@ def block_outputs(
     # Without a mask attention is causal, which is right where the cache is empty.
     seen = torch.arange(length, device=x.device) <= places[:, None] if start else None
     seen = seen if tree is None else tree[1]
-    near = within_window(model, seen, places, length)
+    full, near = masks(model, seen, places, length)
     cos, sin = (table[None, first:length] if tree is None else table[places] for table in (model.cos, model.sin))
     for number, block in enumerate(model.transformer.h):
-        mask = near if is_windowed(model, number) else seen
+        mask = near if is_windowed(model, number) else full
         x = block(x, turns(model, number, cos), turns(model, number, sin), mask, *cached)
         yield x
 

@@ -41,6 +41,7 @@ def card(
     own = form == ExportForm.own
     # Else transformers asks about the tokenizer too, for which there is no code to trust.
     trust, plain = (", trust_remote_code=True", ", trust_remote_code=False") if own else ("", "")
+    options = trust + "".join(f', {key}="{value}"' for key, value in stock.loading(config).items())
     quoted = json.dumps(name, ensure_ascii=False)
     beside = ""
     if kind != GGUFKind.none:
@@ -79,7 +80,7 @@ A language model of {student["parameters"]:,} parameters, {origin} {marks.escape
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained({quoted}{trust})
+model = AutoModelForCausalLM.from_pretrained({quoted}{options})
 tokenizer = AutoTokenizer.from_pretrained({quoted}{plain})
 ```
 

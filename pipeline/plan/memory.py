@@ -23,9 +23,9 @@ def of_training(context: Context, sub: SubNetwork) -> Need:
 
 def _forward(context: Context, sub: SubNetwork, batch: int) -> int:
     """Bytes of a forward pass without gradients, at most: one block's activations, and the stream before and after."""
-    a, precision = context.architecture, context.precision
-    largest = max(layer_activations(a, sub.n_embd, gene, precision) for gene in sub.genes)
-    return batch * context.config.data.block_size * (largest + 8 * sub.n_embd)
+    a, precision, length = context.architecture, context.precision, context.config.data.block_size
+    largest = max(layer_activations(a, sub.n_embd, gene, precision, length) for gene in sub.genes)
+    return batch * length * (largest + 8 * sub.n_embd)
 
 
 def search(context: Context, sub: SubNetwork) -> Need:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from pipeline.errors import SprigError
 
-FAMILIES = ("gpt_neox", "llama", "qwen2", "qwen3", "gemma3", "olmo2")
+FAMILIES = ("gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Architecture:
     norms_before: bool = True
     norms_after: bool = False
     qk_norm_over_heads: bool = False
+    capped_scores: bool = False  # soft caps of attention scores, and of the logits
+    capped_logits: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

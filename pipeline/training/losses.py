@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.config import DistillConfig
 from pipeline.errors import SprigError
+from pipeline.models.head import CappedHead
 from pipeline.models.student import hidden_states
 from pipeline.training.batch import Batch
 from pipeline.training.divergences import Divergence, divergence_of, log_probabilities
@@ -115,7 +116,8 @@ def chunked_loss(
     """
 
     def forward(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _HeadLoss.apply(hidden, head.weight, head.bias, targets, vocab_size, config, reference)
+        cap = head.cap if isinstance(head, CappedHead) else None
+        return _HeadLoss.apply(hidden, head.weight, head.bias, cap, targets, vocab_size, config, reference)
 
     # The loss is computed inside the head's own call, because ZeRO-3 gathers the head's weights only there.
     head.forward = forward  # type: ignore[method-assign, assignment]  # for this call, with another signature
@@ -126,7 +128,8 @@ def chunked_loss(
 
 
 class _HeadLoss(torch.autograd.Function):
-    """(loss, CE, D) from hidden states and a linear head; the arguments are those of `chunked_loss`."""
+    """(loss, CE, D) from hidden states and a linear head whose logits have a soft `cap`, or None. The other arguments
+    are those of `chunked_loss`."""
 
     @staticmethod
     def forward(
@@ -134,6 +137,7 @@ class _HeadLoss(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        cap: float | None,
         targets: Tensor,
         vocab_size: int,
         config: DistillConfig,
@@ -154,7 +158,7 @@ class _HeadLoss(torch.autograd.Function):
             if bias is not None:
                 logits += bias[:vocab_size].to(dtype)
             comparison = None if reference is None else reference.part(part)
-            values, gradient, column_sums = chunk(logits, targets[part], config, comparison, d_bias is not None)
+            values, gradient, column_sums = chunk(logits, targets[part], config, comparison, cap, d_bias is not None)
             sums += values
             if d_bias is not None:
                 d_bias[:vocab_size] += column_sums
@@ -180,7 +184,7 @@ class _HeadLoss(torch.autograd.Function):
         d_hidden, d_weight, d_bias = ctx.gradients
         del ctx.gradients  # they are scaled in place, so they can be used only once
         d_bias = None if d_bias is None else d_bias.mul_(scale).to(ctx.dtypes[1])
-        return d_hidden.mul_(scale), d_weight.mul_(scale).to(ctx.dtypes[1]), d_bias, None, None, None, None
+        return d_hidden.mul_(scale), d_weight.mul_(scale).to(ctx.dtypes[1]), d_bias, *[None] * 5
 
 
 @cache
@@ -190,11 +194,21 @@ def _compiled_chunk() -> Any:
 
 
 def _chunk(
-    logits: Tensor, targets: Tensor, config: DistillConfig, comparison: Comparison | None, biased: bool
+    logits: Tensor,
+    targets: Tensor,
+    config: DistillConfig,
+    comparison: Comparison | None,
+    cap: float | None,
+    biased: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sums of CE and D over a chunk (2,); the loss' gradient with respect to its logits, which are used up, in
     their dtype; the sum of that over the tokens (V,), if `biased`, and else nothing (0,)."""
-    values, gradient = _loss_and_gradient(logits.float(), targets, config, comparison)
+    if cap is None:
+        values, gradient = _loss_and_gradient(logits.float(), targets, config, comparison)
+    else:
+        shares = logits.float().div_(cap).tanh_()
+        values, gradient = _loss_and_gradient(shares * cap, targets, config, comparison)
+        gradient.mul_(shares.square_().neg_().add_(1))  # tanh' = 1 - tanh^2
     return values, gradient.to(logits.dtype), gradient.sum(0) if biased else gradient.new_empty(0)
 
 

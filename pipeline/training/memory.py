@@ -20,7 +20,7 @@ from pipeline.subnetwork.value import LayerGenes, SubNetwork
 WEIGHT_BYTES = {Dtype.fp32: 4, Dtype.bf16: 2}
 BUCKET = 500_000_000  # entries of DeepSpeed's reduce_bucket_size, unless zero_optimization sets another
 LIVE = 1_000_000_000  # entries that ZeRO-3 gathers at one time, stage3_max_live_parameters
-LOGITS = {True: 5, False: 3}  # fp32 copies of a chunk's logits, with a teacher and without
+LOGITS = {True: 5, False: 3}  # fp32 copies of a chunk's logits, with a teacher and without; a soft cap needs another
 PLANNED_BYTES = 80 * 2**30  # of a GPU that is not here
 
 
@@ -39,8 +39,8 @@ class Need:
         return f"{gib(self.total)}: {parts}" if parts else gib(self.total)
 
 
-def layer_activations(a: Architecture, width: int, gene: LayerGenes, precision: str) -> int:
-    """Bytes of one token that a block keeps for its backward pass.
+def layer_activations(a: Architecture, width: int, gene: LayerGenes, precision: str, length: int) -> int:
+    """Bytes of one token, in a text of `length` tokens, that a block keeps for its backward pass.
 
     `precision` as in pipeline.models.precision. The residual stream and the norms are in fp32 under autocast; matrix
     products are in bf16.
@@ -60,6 +60,8 @@ def layer_activations(a: Architecture, width: int, gene: LayerGenes, precision: 
     # every head has keys of its own, v is a view of qkv.
     values = queries if gene.n_query_groups != gene.n_head else queries + 2 * keys
     attention = entry * (4 * queries + values) + 4 * gene.n_head
+    if a.capped_scores:  # which no kernel computes: instead of output and normalisers, all scores, capped and softmaxed
+        attention += gene.n_head * (8 * length - 4) - entry * queries
     if a.qk_norm:
         # Their normalised inputs; and these in fp32, which where they are so already is all of qkv.
         inputs = queries + keys if precision != "fp32" else (queries + 2 * keys) * (gene.n_query_groups != gene.n_head)
@@ -69,11 +71,11 @@ def layer_activations(a: Architecture, width: int, gene: LayerGenes, precision: 
     return norms + projected + attention + mlp
 
 
-def activations(a: Architecture, sub: SubNetwork, precision: str, checkpointing: bool) -> int:
-    """Bytes of one token that a forward pass keeps for the backward pass; with activation checkpointing, the input of
-    every block and the activations of the largest one."""
+def activations(a: Architecture, sub: SubNetwork, precision: str, checkpointing: bool, length: int) -> int:
+    """Bytes of one token, in a text of `length` tokens, that a forward pass keeps for the backward pass; with
+    activation checkpointing, the input of every block and the activations of the largest one."""
     stream = 2 if precision == "bf16" else 4
-    layers = [layer_activations(a, sub.n_embd, gene, precision) for gene in sub.genes]
+    layers = [layer_activations(a, sub.n_embd, gene, precision, length) for gene in sub.genes]
     final = (stream + 4) * sub.n_embd  # the final norm's input, and the gradient of its output
     if checkpointing:
         return stream * sub.n_embd * sub.n_layer + max(layers) + final
@@ -128,9 +130,9 @@ def training(
             **_states(size, deepspeed, ranks, precision),
             # What autocast keeps of the weights until the backward pass ends.
             "bf16 copies of weights": 2 * (size - outer_parameters(a, sub.n_embd)) if precision == "bf16-mixed" else 0,
-            "activations": tokens * activations(a, sub, precision, distill.activation_checkpointing),
+            "activations": tokens * activations(a, sub, precision, distill.activation_checkpointing, block_size),
             "head and its gradient": rows * (4 if precision == "fp32" else 6),
-            "logits": LOGITS[teacher is not None] * 4 * chunk * a.vocab_size,
+            "logits": (LOGITS[teacher is not None] + a.capped_logits) * 4 * chunk * a.vocab_size,
         }
     )
 

@@ -19,7 +19,9 @@ from pipeline.training.memory import layer_activations
 CONFIGS = {"pythia-2.8b": Config.from_name("pythia-2.8b"), "smollm2": Config.from_name("SmolLM2-135M")} | {
     family: replace(tiny.config(family), block_size=256) for family in ("qwen2", "qwen3", "biased", "olmo2")
 }
-CONFIGS["gemma3"] = replace(tiny.config("gemma3"), block_size=256, sliding_window_size=256)
+CONFIGS |= {
+    family: replace(tiny.config(family), block_size=256, sliding_window_size=256) for family in ("gemma2", "gemma3")
+}
 BATCH, LENGTH = 2, 256
 
 
@@ -50,5 +52,5 @@ def test_a_block_keeps_what_the_plan_says(cuda, monkeypatch, name, precision):
     one, two = (saved(replace(CONFIGS[name], n_layer=layers), precision, cuda) for layers in (1, 2))
     architecture = architecture_of(replace(CONFIGS[name], n_layer=1), tied=False)
     gene = whole(architecture).genes[0]
-    wanted = BATCH * LENGTH * layer_activations(architecture, architecture.n_embd, gene, precision)
+    wanted = BATCH * LENGTH * layer_activations(architecture, architecture.n_embd, gene, precision, LENGTH)
     assert two - one == pytest.approx(wanted, abs=64), "but for the seeds of attention's dropout"

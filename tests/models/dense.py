@@ -46,6 +46,10 @@ def _norm(config, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x / (x.pow(2).mean(-1, keepdim=True) + config.norm_eps).sqrt() * weight + (0 if bias is None else bias)
 
 
+def _capped(x: Tensor, cap: float | None) -> Tensor:
+    return x if cap is None else cap * (x.div(cap).exp() - x.div(-cap).exp()) / (x.div(cap).exp() + x.div(-cap).exp())
+
+
 def _attention(
     config, layer: int, block, x: Tensor, width, kept: LayerSelection, plain: bool, own_scale: bool
 ) -> Tensor:
@@ -85,8 +89,10 @@ def _attention(
         v = ones @ joined[queries + groups + group][values].T
         for head in heads:
             q = _rotate(all_q[head], frequencies)
-            scores = q @ k.mT / math.sqrt(len(rotary) if own_scale else size) + causal
-            result = result + scores.softmax(-1) @ v @ project[width][:, head][:, values].T
+            scores = _capped(
+                q @ k.mT / math.sqrt(len(rotary) if own_scale else size), config.attention_logit_softcapping
+            )
+            result = result + (scores + causal).softmax(-1) @ v @ project[width][:, head][:, values].T
     return result
 
 
@@ -128,4 +134,4 @@ def logits(
         x = x + attention + norm(block.post_mlp_norm, mlp)
     head = teacher.lm_head
     result = norm(teacher.transformer.ln_f, x) @ head.weight[:, width].T
-    return result + (0 if head.bias is None else head.bias)
+    return _capped(result + (0 if head.bias is None else head.bias), config.final_logit_softcapping)

@@ -20,6 +20,7 @@ def vars_of(name: str) -> dict:
         ("Llama-3.2-1B", "llama", {"rope_adjusted": True, "rope_base": 500000, "gated_mlp": True}),
         ("Qwen2.5-0.5B", "qwen2", {"bias": False, "attention_bias": True, "rope_adjusted": False}),
         ("Qwen3-0.6B", "qwen3", {"qk_norm": True, "head_size": 128, "n_embd": 1024, "heads_per_group": 2}),
+        ("Gemma-2-2b", "gemma2", {"norms": 4, "qk_norm": False, "capped_scores": True, "capped_logits": True}),
         ("Gemma-3-1b-it", "gemma3", {"norms": 4, "qk_norm": True, "gated_mlp": True, "rope_adjusted": True}),
         ("OLMo-2-1124-7B", "olmo2", {"norms": 2, "norms_before": False, "qk_norm_over_heads": True}),
     ],
@@ -34,7 +35,7 @@ def test_litgpt_configs_are_described(name, family, flags):
 
 @pytest.mark.parametrize(
     "name",
-    ["phi-2", "Gemma-2b", "Gemma-2-2b", "Gemma-3-1b-it", "Mixtral-8x7B-v0.1", "falcon-7b", "OLMo-1B-hf",
+    ["phi-2", "Gemma-2b", "Gemma-3-1b-it", "Mixtral-8x7B-v0.1", "falcon-7b", "OLMo-1B-hf",
      "Qwen3-30B-A3B", "Phi-3-mini-4k-instruct"],
 )  # fmt: skip
 def test_what_cannot_be_cut_is_named(name):

@@ -8,6 +8,8 @@ import torch
 from litgpt import GPT, Config
 from safetensors.torch import load_file, save_file
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPTNeoXConfig,
@@ -70,6 +72,9 @@ _TWO_BASES = {
     "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
 }
+_GEMMA2 = _GQA | {"head_dim": 16, "sliding_window": 9, "query_pre_attn_scalar": 12, "attn_implementation": "eager"}
+_GEMMA2 |= {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}  # which scores and logits come near
+_UNCAPPED = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
 MODELS |= {
     "phi3": (Phi3ForCausalLM, Phi3Config(**_GQA, pad_token_id=0)),
     "phi3 tied": (Phi3ForCausalLM, Phi3Config(**_SIZES, pad_token_id=0, tie_word_embeddings=True, sliding_window=64)),
@@ -77,6 +82,11 @@ MODELS |= {
     "gemma3 untied": (
         Gemma3ForCausalLM,
         Gemma3TextConfig(**_GEMMA, tie_word_embeddings=False, rope_parameters=_TWO_BASES, rms_norm_eps=1e-3),
+    ),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config(**_GEMMA2)),
+    "gemma2 uncapped": (
+        Gemma2ForCausalLM,
+        Gemma2Config(**_GEMMA2 | _UNCAPPED, tie_word_embeddings=False, rope_parameters=_LINEAR),
     ),
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**_GQA)),
     "olmo2 tied": (Olmo2ForCausalLM, Olmo2Config(**_SIZES, tie_word_embeddings=True, rope_parameters=_LLAMA3)),
@@ -96,7 +106,7 @@ def make(
         for parameter_name, parameter in model.named_parameters():
             noise = torch.randn_like(parameter)
             is_norm = "norm" in parameter_name and parameter_name.endswith("weight")
-            one = 0 if kind is Gemma3ForCausalLM else 1  # it adds one itself
+            one = 0 if kind in (Gemma2ForCausalLM, Gemma3ForCausalLM) else 1  # it adds one itself
             parameter.copy_(one + 0.3 * noise if is_norm else 0.2 * noise)
     return model
 

@@ -10,7 +10,7 @@ from litgpt.utils import save_config
 
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, is_tied
-from pipeline.models.student import LayerwiseGPT, WindowedGPT, build, hidden_states, initialize
+from pipeline.models.student import LayerwiseGPT, SprigGPT, build, hidden_states, initialize
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, whole
 
 PAIRS = ("last", "strided", "first", "plain")
@@ -36,7 +36,7 @@ def test_a_uniform_student_in_litgpts_config_is_the_layerwise_one(family, pairs)
     if family in ("llama3", "gemma3") and pairs != "plain":  # not one power law
         assert type(student) is LayerwiseGPT
         return
-    assert type(student) is (WindowedGPT if config.sliding_window_size else GPT)
+    assert type(student) is (SprigGPT if config.sliding_window_size else GPT)
     weights = layerwise.state_dict()
     if tied:
         weights["lm_head.weight"] = weights["transformer.wte.weight"]

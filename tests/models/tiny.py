@@ -33,6 +33,12 @@ _GEMMA = _LLAMA | {
     "n_embd": 48,
     "head_size": 16,
 }
+_LOCAL = ("norm_qk", "rope_local_base_freq", "rope_indices")
+# Caps that scores and logits come near.
+_GEMMA2 = {key: value for key, value in _GEMMA.items() if key not in _LOCAL} | {
+    "attention_logit_softcapping": 2.0,
+    "final_logit_softcapping": 3.0,
+}
 _OLMO = {
     "norm_1": False,
     "norm_2": False,
@@ -48,10 +54,11 @@ CONFIGS = {
     "biased": _LLAMA | {"name": "biased", "n_embd": 96, "bias": True},
     "qwen2": _LLAMA | {"name": "qwen2", "n_embd": 96, "attn_bias": True, "lm_head_bias": True},
     "qwen3": _LLAMA | {"name": "qwen3", "n_embd": 48, "head_size": 16, "norm_qk": True},
+    "gemma2": _GEMMA2 | {"name": "gemma2"},
     "gemma3": _GEMMA | {"name": "gemma3", "rope_adjustments": {"factor": 2.0}},
     "olmo2": _LLAMA | _OLMO | {"name": "olmo2", "n_embd": 48, "head_size": 16},
 }
-TIED = {"llama", "llama3", "qwen3", "gemma3"}
+TIED = {"llama", "llama3", "qwen3", "gemma2", "gemma3"}
 
 
 def config(family: str) -> Config:

@@ -26,6 +26,7 @@ TEACHERS = {  # litgpt name: family, tied
     "TinyLlama-1.1B-Chat-v1.0": ("llama", False),
     "Qwen2.5-0.5B": ("qwen2", True),
     "Qwen3-0.6B": ("qwen3", True),
+    "Gemma-2-2b": ("gemma2", True),
     "Gemma-3-1b-it": ("gemma3", True),
     "OLMo-2-1124-7B": ("olmo2", False),
 }

@@ -9,6 +9,7 @@ from torch import nn
 
 from pipeline.config import DistillConfig
 from pipeline.errors import SprigError
+from pipeline.models.head import CappedHead
 from pipeline.training import losses
 from pipeline.training.batch import Batch
 from pipeline.training.losses import check_vocabularies, chunked_loss, distillation_loss, head_reference
@@ -16,13 +17,14 @@ from pipeline.training.losses import check_vocabularies, chunked_loss, distillat
 VOCABULARY, WIDTH, TEACHER_WIDTH = 167, 24, 40
 
 
-def case(tokens=423, rows=176, bias=False, seed=0):
+def case(tokens=423, rows=176, bias=False, seed=0, cap=None):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator)
 
-    head, teacher_head = nn.Linear(WIDTH, rows, bias=bias), nn.Linear(TEACHER_WIDTH, 192, bias=False)
+    linear = nn.Linear if cap is None else partial(CappedHead, cap=cap)
+    head, teacher_head = linear(WIDTH, rows, bias=bias), linear(TEACHER_WIDTH, 192, bias=False)
     for parameter in (*head.parameters(), *teacher_head.parameters()):
         parameter.data = normal(*parameter.shape)
     hidden, teacher_hidden = normal(tokens, WIDTH).requires_grad_(), normal(tokens, TEACHER_WIDTH) / 2
@@ -37,6 +39,8 @@ def dense(head, hidden, targets, teacher_head, teacher_hidden, config):
     logits = hidden @ rest[0].T + (rest[1] if len(rest) > 1 else 0)
     logits = logits[:, :VOCABULARY]
     theirs = (teacher_hidden.double() @ teacher_head.weight.double().T)[:, :VOCABULARY]
+    if isinstance(head, CappedHead):
+        logits, theirs = (head.cap * torch.tanh(each / head.cap) for each in (logits, theirs))
 
     def softmax(values):
         powers = (values - values.max(dim=1, keepdim=True).values).exp()
@@ -84,6 +88,17 @@ def test_equals_the_dense_formula(kind, temperature, alpha, beta):
             expected = (*expected[:2], torch.zeros(()))
         for value, wanted in zip((*values, *gradients), (*expected, *expected_gradients), strict=True):
             torch.testing.assert_close(value.double(), wanted.double(), rtol=5e-5, atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, {"loss": "ce"}], ids=lambda kind: "-".join(map(str, kind.values())))
+@pytest.mark.parametrize("bias", [False, True])
+def test_soft_capped_heads_equal_the_dense_formula(kind, bias):
+    settings = config(alpha=0.5, beta=0.5, temperature=2.0, chunk_tokens=50, **kind)
+    given = case(bias=bias, cap=4.0)
+    values, gradients = chunked(*given, settings)
+    expected, expected_gradients = dense(*given, settings)
+    for value, wanted in zip((*values, *gradients), (*expected, *expected_gradients), strict=True):
+        torch.testing.assert_close(value.double(), wanted.double(), rtol=5e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values())))

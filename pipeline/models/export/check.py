@@ -11,11 +11,11 @@ from torch import Tensor
 
 from pipeline.config import GGUFKind
 from pipeline.errors import SprigError
-from pipeline.models.export import own
+from pipeline.models.export import own, stock
 from pipeline.models.gguf import GGUFFile
 from pipeline.models.huggingface import HuggingFaceFolder
 from pipeline.models.student import assemble
-from pipeline.models.tokenizer import Tokenizer
+from pipeline.models.tokenizer import Tokenizer, read_json
 
 # Of the largest logit, and at least absolute: sums in fp32 in another order already differ by 2e-6 of it.
 TOLERANCE = 1e-4
@@ -44,7 +44,9 @@ def check(student: GPT, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> f
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     trusted = own.runs_our_code(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trusted, dtype=torch.float32).eval()
+    options = stock.loading(read_json(folder / "config.json"))
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trusted, dtype=torch.float32, **options)
+    model.eval()
     vocabulary = student.config.vocab_size
     apart = _compare(lambda tokens: student(tokens)[..., :vocabulary], lambda tokens: model(tokens).logits, blocks)
     text = tokenizer.decode(blocks[0].tolist())

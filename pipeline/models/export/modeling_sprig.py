@@ -42,6 +42,8 @@ class SprigConfig(PretrainedConfig):
         norms_before=True,
         norms_after=False,
         embedding_scale=1.0,
+        attention_cap=None,
+        logit_cap=None,
         parallel_residual=False,
         initializer_range=0.02,
         use_cache=True,
@@ -59,6 +61,7 @@ class SprigConfig(PretrainedConfig):
         self.gated_mlp, self.parallel_residual = gated_mlp, parallel_residual
         self.qk_norm, self.qk_norm_over_heads = qk_norm, qk_norm_over_heads
         self.norms_before, self.norms_after, self.embedding_scale = norms_before, norms_after, embedding_scale
+        self.attention_cap, self.logit_cap = attention_cap, logit_cap
         self.initializer_range = initializer_range
         self.use_cache = use_cache
         # transformers 4 takes a model for tied unless this says otherwise.
@@ -113,9 +116,13 @@ def attend(query, key, value, mask, window, scale):
     return nn.functional.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, scale=scale)
 
 
-def attend_and_tell(query, key, value, mask, window, scale):
-    """`attend`, and how much each query looks at each key: (B, heads, T, S)."""
-    scores, mask = query @ key.transpose(2, 3) * scale, mask.of(key.shape[2], window)
+def soft_capped(x, cap):
+    return x if cap is None else cap * torch.tanh(x / cap)
+
+
+def attend_and_tell(query, key, value, mask, window, scale, cap):
+    """`attend` with scores that are soft-capped, and how much each query looks at each key: (B, heads, T, S)."""
+    scores, mask = soft_capped(query @ key.transpose(2, 3) * scale, cap), mask.of(key.shape[2], window)
     scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     shares = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     return shares @ value, shares
@@ -159,8 +166,9 @@ class SprigAttention(nn.Module):
             # A static cache of transformers before 5.9 needs the positions.
             key, value = cache.update(key, value, self.number, {"cache_position": mask.places})
         key, value = (each.repeat_interleave(self.num_key_value_groups, dim=1) for each in (key, value))
-        if tell or self.config._attn_implementation == "eager":
-            mixed, shares = attend_and_tell(query, key, value, mask, self.window, self.head_dim**-0.5)
+        cap = self.config.attention_cap
+        if tell or cap is not None or self.config._attn_implementation == "eager":
+            mixed, shares = attend_and_tell(query, key, value, mask, self.window, self.head_dim**-0.5, cap)
         else:
             mixed, shares = attend(query, key, value, mask, self.window, self.head_dim**-0.5), None
         return self.out(mixed.transpose(1, 2).flatten(2)), shares
@@ -293,7 +301,7 @@ class SprigForCausalLM(PreTrainedModel, GenerationMixin):
             shares.append(share)
         x = self.norm(x)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(x[:, kept])
+        logits = soft_capped(self.lm_head(x[:, kept]), config.logit_cap)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=config.vocab_size, **kwargs)

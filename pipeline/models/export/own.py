@@ -62,6 +62,8 @@ def config_json(model: GPT) -> dict:
         "norms_before": architecture.norms_before,
         "norms_after": architecture.norms_after,
         "embedding_scale": config.n_embd**0.5 if config.scale_embeddings else 1.0,
+        "attention_cap": config.attention_logit_softcapping,
+        "logit_cap": config.final_logit_softcapping,
         "parallel_residual": config.parallel_residual,
     }
 

@@ -88,7 +88,7 @@ def config_json(model: GPT, target: Target) -> dict:
             "head_dim": size.head_size,
             "rms_norm_eps": config.norm_eps,
         }
-    return plain | stock.keys(config)
+    return plain | stock.keys(replace(config, head_size=size.head_size))
 
 
 def _class(family: str, heads: int, width: int) -> Stock:
@@ -96,8 +96,17 @@ def _class(family: str, heads: int, width: int) -> Stock:
     return named.undivided if named.undivided is not None and width % heads else named.stock
 
 
+def loading(config: dict[str, Any]) -> dict[str, str]:
+    """What from_pretrained needs in addition, for a model with this config.json: transformers caps scores in its eager
+    attention alone, and cannot be told so in a file."""
+    return {"attn_implementation": "eager"} if config.get("attn_logit_softcapping") else {}
+
+
 def caveat(config: dict[str, Any]) -> str:
-    """What to know before transformers saves a model with this config.json again; empty where there is nothing."""
+    """What to know before transformers loads a model with this config.json, or saves it again; empty where there is
+    nothing."""
+    if loading(config):
+        return "Only transformers' eager attention computes the soft caps of attention scores: load it as above."
     share = config.get("rotary_pct", 0.25)
     if share == 0.25:
         return ""

@@ -6,6 +6,7 @@ from pipeline.errors import SprigError
 from pipeline.models.families.checking import checked, rotary_share
 from pipeline.models.families.family import Family
 from pipeline.models.families.gemma import GEMMA3
+from pipeline.models.families.gemma2 import GEMMA2
 from pipeline.models.families.llama import LLAMA
 from pipeline.models.families.neox import NEOX
 from pipeline.models.families.olmo import OLMO2
@@ -15,7 +16,7 @@ from pipeline.subnetwork.architecture import Architecture
 
 __all__ = ["CALLED", "FAMILIES", "architecture_of", "checked", "family_of", "is_power_law", "is_tied", "rotary_share"]
 
-FAMILIES = {family.name: family for family in (NEOX, LLAMA, QWEN2, QWEN3, GEMMA3, OLMO2)}
+FAMILIES = {family.name: family for family in (NEOX, LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, OLMO2)}
 _NAMES = [family.called for family in FAMILIES.values()]
 CALLED = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
 
@@ -67,6 +68,8 @@ def architecture_of(config: Config, tied: bool) -> Architecture:
         parallel_residual=config.parallel_residual,
         norms_before=config.norm_1,
         norms_after=config.post_attention_norm,
+        capped_scores=config.attention_logit_softcapping is not None,
+        capped_logits=config.final_logit_softcapping is not None,
         qk_norm_over_heads=config.norm_qk and config.norm_qk_type == "olmo2",
     )
 

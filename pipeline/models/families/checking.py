@@ -35,6 +35,8 @@ _OPTIONAL = (
     "sliding_window_size",
     "attention_scores_scalar",
     "rope_local_base_freq",
+    "attention_logit_softcapping",
+    "final_logit_softcapping",
 )
 _REAL = {  # greater than the first bound, at most the second
     "norm_eps": (0.0, 1.0),
@@ -42,6 +44,8 @@ _REAL = {  # greater than the first bound, at most the second
     "rope_local_base_freq": (0.0, 1e15),
     "rope_condense_ratio": (0.0, 1e9),
     "rotary_percentage": (0.0, 1.0),
+    "attention_logit_softcapping": (0.0, 1e6),
+    "final_logit_softcapping": (0.0, 1e6),
 }
 _CHOICES = {"gelu_approximate": ("none", "tanh"), "norm_qk_type": ("default", "olmo2")}
 _DEFAULTS = {field.name: field.default for field in fields(Config)}

@@ -76,12 +76,14 @@ class Described:
 class GGUF:
     """A family's files in llama.cpp's terms: the fields of litgpt's configuration that its architecture means, and
     whether the two entries of a rotary pair lie side by side. `derived` completes the fields that were read, with
-    what llama.cpp's own code knows; `windows` says that sliding windows are read."""
+    what llama.cpp's own code knows; `windows` says that sliding windows are read, and `numbers` which further keys are,
+    by litgpt's fields."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     side_by_side: bool = False
     derived: Callable[[dict[str, Any]], dict[str, Any]] = lambda fields: fields
     windows: bool = False
+    numbers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pipeline.models.families import reading as read
 from pipeline.models.families.checking import folded
 from pipeline.models.families.family import GGUF, Described, Family, Folded, Names, Stock
 
-_NAMES = Names(
+NAMES = Names(
     "model",
     "embed_tokens",
     "norm",
@@ -23,13 +23,13 @@ _NAMES = Names(
         "mlp_post_norm": "post_feedforward_layernorm",
     },
 )
-_FIELDS = read.LLAMA_FIELDS | {
+COMMON = read.LLAMA_FIELDS | {
     "mlp_class_name": "GemmaMLP",
     "post_attention_norm": True,
     "post_mlp_norm": True,
-    "norm_qk": True,
     "scale_embeddings": True,
 }
+_FIELDS = COMMON | {"norm_qk": True}
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 _PATTERN = 6  # every sixth layer has full attention
 
@@ -37,14 +37,19 @@ _PATTERN = 6  # every sixth layer has full attention
 def _read(plain: dict[str, Any]) -> Described:
     refused = ("final_logit_softcapping", "attn_logit_softcapping", "use_bidirectional_attention", "attention_bias")
     read.refuse_keys(plain, "Gemma 3", *refused)
+    pattern = plain.get("sliding_window_pattern", plain.get("_sliding_window_pattern", _PATTERN))
+    sliding = sliding_layers(plain, pattern)
+    return described(plain, sliding, _FIELDS | _rope(plain) | {"rope_indices": sliding})
+
+
+def described(plain: dict[str, Any], sliding: list[int], fields: dict[str, Any]) -> Described:
+    """What Gemma 2 and 3 have in common, in addition to these fields."""
     activation = read.activation(
         plain, (*read.GELU["none"], *read.GELU["tanh"]), "gelu_pytorch_tanh", "hidden_activation"
     )
-    sliding = _sliding(plain)
     fields = (
-        _FIELDS
+        fields
         | read.sizes(plain)
-        | _rope(plain)
         | {
             "n_query_groups": plain.get("num_key_value_heads", 4),
             "head_size": plain.get("head_dim", 256),
@@ -52,25 +57,23 @@ def _read(plain: dict[str, Any]) -> Described:
             "gelu_approximate": "tanh" if activation in read.GELU["tanh"] else "none",
             "sliding_window_size": plain.get("sliding_window", 4096),
             "sliding_window_indices": sliding,
-            "rope_indices": sliding,
             "attention_scores_scalar": plain.get("query_pre_attn_scalar", 256),
         }
     )
     called = {
         "sliding_window_size": "sliding_window",
         "attention_scores_scalar": "query_pre_attn_scalar",
-        "rope_local_base_freq": "rope_local_base_freq",
+        "attention_logit_softcapping": "attn_logit_softcapping",
     }
     config = read.checked_keys(fields, **called)
     kept = Folded(1.0, folded(fields).queries)
-    return Described(config, read.flag(plain, "tie_word_embeddings", True), _NAMES, folded=kept)
+    return Described(config, read.flag(plain, "tie_word_embeddings", True), NAMES, folded=kept)
 
 
-def _sliding(plain: dict[str, Any]) -> list[int]:
-    """1 for each layer with a sliding window."""
+def sliding_layers(plain: dict[str, Any], pattern: Any) -> list[int]:
+    """1 for each layer with a sliding window: where config.json does not name them, all but each `pattern`th."""
     depth, types = plain.get("num_hidden_layers"), plain.get("layer_types")
     if types is None and type(depth) is int and 0 < depth <= 4096:
-        pattern = plain.get("sliding_window_pattern", plain.get("_sliding_window_pattern", _PATTERN))
         if type(pattern) is not int or pattern < 1:
             raise SprigError(f"sliding_window_pattern={reprlib.repr(pattern)} is not a whole number above 0")
         return [int((layer + 1) % pattern > 0) for layer in range(depth)]
@@ -110,12 +113,7 @@ def _keys(config: Config) -> dict[str, Any]:
     if config.rope_adjustments is not None:
         scaling = {"rope_type": "linear", "factor": config.rope_adjustments["factor"]}
         full |= scaling
-    activation = "gelu_pytorch_tanh" if config.gelu_approximate == "tanh" else "gelu"
-    return {
-        "hidden_activation": activation,
-        "query_pre_attn_scalar": config.head_size,
-        "sliding_window": config.sliding_window_size,
-        "layer_types": [_SLIDING if each else _FULL for each in config.sliding_window_indices],
+    return common_keys(config) | {
         "rope_parameters": {
             _FULL: full,
             _SLIDING: {"rope_type": "default", "rope_theta": config.rope_local_base_freq},
@@ -124,8 +122,18 @@ def _keys(config: Config) -> dict[str, Any]:
         "rope_theta": config.rope_base,
         "rope_local_base_freq": config.rope_local_base_freq,
         "rope_scaling": scaling,
-        "final_logit_softcapping": None,
-        "attn_logit_softcapping": None,
+    }
+
+
+def common_keys(config: Config) -> dict[str, Any]:
+    """What config.json says of Gemma 2 and 3."""
+    return {
+        "hidden_activation": "gelu_pytorch_tanh" if config.gelu_approximate == "tanh" else "gelu",
+        "query_pre_attn_scalar": config.head_size,
+        "sliding_window": config.sliding_window_size,
+        "layer_types": [_SLIDING if each else _FULL for each in config.sliding_window_indices],
+        "final_logit_softcapping": config.final_logit_softcapping,
+        "attn_logit_softcapping": config.attention_logit_softcapping,
     }
 
 
@@ -154,7 +162,7 @@ GEMMA3 = Family(
         "windows": (True,),
         "local rotary": (True,),
     },
-    names=_NAMES,
+    names=NAMES,
     readers={"gemma3_text": _read},
     stock=Stock("gemma3_text", "Gemma3ForCausalLM", _keys),
     folded=Folded(norms=1.0),
