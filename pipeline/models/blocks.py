@@ -73,10 +73,12 @@ def held_pairs(model: GPT) -> tuple[int, list[range]] | None:
 
 
 def rope_name(model: GPT, number: int) -> str:
-    """A name for the frequencies of a layer: its head size, and whether it has the local base."""
+    """A name for the frequencies of a layer: its head size, and whether it has the local base or turns nothing."""
     size = str(model.transformer.h[number].config.head_size)
     indices = model.config.rope_indices
-    return f"{size} local" if indices is not None and indices[number] else size
+    if indices is None or not indices[number]:
+        return size
+    return f"{size} {'still' if model.config.rope_local_base_freq is None else 'local'}"
 
 
 def frequencies(model: GPT) -> dict[str, list[float]]:

@@ -1,16 +1,28 @@
 """What the layers of a model know of places: their rotary tables, and which of them see a sliding window alone."""
 
 import torch
-from litgpt import GPT
+from litgpt import GPT, Config
 from torch import Tensor
 
 
 def turns(model: GPT, number: int, table: Tensor) -> Tensor:
     """Of a table (B, T, ...) with the columns of `model.cos`, those (B, T, rotary entries) of one layer."""
     columns = model.rope_columns[number] if hasattr(model, "rope_columns") else slice(None)
-    if model.config.rope_local_base_freq is None:
+    if model.config.rope_indices is None:
         return table[..., columns]
     return table[..., columns, model.config.rope_indices[number]]
+
+
+def has_still_layers(config: Config) -> bool:
+    """Whether `rope_indices` names layers without rotary positions. litgpt's own GPT has none."""
+    return config.rope_indices is not None and config.rope_local_base_freq is None
+
+
+def with_still_tables(config: Config, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotary tables, with those of layers without rotary positions on a last axis, where litgpt has local ones."""
+    if not has_still_layers(config):
+        return cos, sin
+    return torch.stack([cos, torch.ones_like(cos)], dim=-1), torch.stack([sin, torch.zeros_like(sin)], dim=-1)
 
 
 def is_windowed(model: GPT, number: int) -> bool:

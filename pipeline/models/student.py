@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, is_power_law
 from pipeline.models.head import CappedHead
-from pipeline.models.positions import is_windowed, masks, turns
+from pipeline.models.positions import has_still_layers, is_windowed, masks, turns, with_still_tables
 from pipeline.models.precision import without_casts
 from pipeline.subnetwork.selection import rotary_run
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
@@ -70,21 +70,18 @@ def is_stock(config: Config, sub: SubNetwork) -> bool:
 def _is_litgpts(config: Config) -> bool:
     """Whether litgpt's own GPT computes a model of this config, and no worse than SprigGPT."""
     capped = config.attention_logit_softcapping is not None or config.final_logit_softcapping is not None
-    return config.sliding_window_size is None and not capped
+    return config.sliding_window_size is None and not capped and not has_still_layers(config)
 
 
 class SprigGPT(GPT):
-    """A litgpt GPT that makes its masks for sliding windows once for all layers, and only for texts that are longer, and
-    whose head itself caps the logits."""
+    """A litgpt GPT with what litgpt lacks. Masks for sliding windows are made once for all layers, and only for longer
+    texts; the head itself caps the logits; and layers may have no rotary positions."""
 
     def __init__(self, config: Config):
         super().__init__(config)
         self._mask_outside()
-        if config.final_logit_softcapping is not None:
-            head = self.lm_head
-            self.lm_head = CappedHead(
-                head.in_features, head.out_features, head.bias is not None, config.final_logit_softcapping
-            )
+        if (cap := config.final_logit_softcapping) is not None:
+            self.lm_head: nn.Linear = CappedHead(config.n_embd, config.padded_vocab_size, config.lm_head_bias, cap)
 
     def _mask_outside(self) -> None:
         for block in self.transformer.h:
@@ -94,13 +91,17 @@ class SprigGPT(GPT):
         """Token numbers (B, T) to logits (B, T, padded_vocab_size)."""
         return self.lm_head(hidden_states(self, idx))
 
+    def rope_cache(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        return with_still_tables(self.config, *super().rope_cache(device))
+
 
 class LayerwiseGPT(SprigGPT):
     """A litgpt GPT whose blocks have sizes of their own.
 
     `config` is the teacher's with the student's n_layer and n_embd. The buffers `cos` and `sin`, (context, sum of the
     rotary entries of all distinct head sizes), hold each head size's table side by side, so that litgpt's own code
-    moves and resets them. If some layers have a local base, a last axis of two holds the others' tables and theirs.
+    moves and resets them. If some layers have a local base or no rotary positions, a last axis of two holds the others'
+    tables and theirs.
     """
 
     def __init__(self, config: Config, sub: SubNetwork):
@@ -119,7 +120,7 @@ class LayerwiseGPT(SprigGPT):
     def rope_cache(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
         tables = [self._rope_table(size, device) for size in sorted({gene.head_size for gene in self.sub.genes})]
         cos, sin = (torch.cat(columns, dim=1) for columns in zip(*tables, strict=True))
-        return cos, sin
+        return with_still_tables(self.config, cos, sin)
 
     def _rope_table(self, head_size: int, device: torch.device | None) -> list[Tensor]:
         config = self.config

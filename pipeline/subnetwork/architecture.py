@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from pipeline.errors import SprigError
 
-FAMILIES = ("gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2")
+FAMILIES = ("gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "smollm3")
 
 
 @dataclass(frozen=True)

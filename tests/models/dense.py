@@ -12,6 +12,8 @@ from pipeline.subnetwork.selection import LayerSelection, Selection
 
 def _frequency(config, pair: int, entries: int, local: bool) -> float:
     """Radians a position; Llama 3.1's rescaling in its original case-by-case form."""
+    if local and config.rope_local_base_freq is None:
+        return 0.0  # a layer without rotary positions
     if local:
         return config.rope_local_base_freq ** (-2 * pair / entries)
     frequency = config.rope_base ** (-2 * pair / entries)

@@ -18,7 +18,7 @@ from pipeline.models.families import architecture_of, is_tied
 from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
-FAMILIES = ("gpt_neox", "llama", "llama3", "biased", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2")
+FAMILIES = ("gpt_neox", "llama", "llama3", "biased", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "smollm3")
 STOCK = {
     "gpt_neox": "GPTNeoXForCausalLM",
     "llama": "LlamaForCausalLM",
@@ -29,6 +29,7 @@ STOCK = {
     "gemma2": "Gemma2ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
 }
 OWN = "SprigForCausalLM"
 

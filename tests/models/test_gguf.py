@@ -1,6 +1,7 @@
 """GGUF files against transformers: a tiny file written the way llama.cpp writes them, and the embedded teacher."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -12,13 +13,14 @@ from texts import TEXTS
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    Gemma3ForCausalLM,
+    Gemma2Config,
     Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     Olmo2Config,
-    Olmo2ForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
+    SmolLM3Config,
 )
 
 from pipeline.config import Source, TeacherConfig
@@ -100,19 +102,20 @@ def write(model: PreTrainedModel, path: Path, architecture="llama", quantised=Fa
     writer.add_eos_token_id(0)
     for add in extra:
         add(writer)
+    pairs_together = architecture in ("llama", "smollm3")
     for name, weight in model.state_dict().items():
         values = weight.numpy()
-        if architecture == "llama" and "q_proj" in name:
+        if pairs_together and "q_proj" in name:
             values = side_by_side(values, config.num_attention_heads)
-        elif architecture == "llama" and "k_proj" in name:
+        elif pairs_together and "k_proj" in name:
             values = side_by_side(values, config.num_key_value_heads)
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         name = {"lm_head.weight": "output.weight", "model.embed_tokens.weight": "token_embd.weight"}.get(name, name)
         name = name.replace("model.layers", "blk").replace("model.norm", "output_norm")
-        if architecture != "llama":
+        if architecture in ("gemma2", "gemma3", "olmo2"):
             name = name.replace("post_attention_layernorm", "post_attention_norm")
-        if architecture == "gemma3":
+        if architecture in ("gemma2", "gemma3"):
             values = values + 1 if "norm" in name else values
         for theirs, short in _NAMES.items():
             name = name.replace(theirs, short)
@@ -141,50 +144,67 @@ def test_logits_equal_the_model_that_was_written(tied, tmp_path):
     assert (ours.config.vocab_size, ours.config.padded_vocab_size) == (261, 270)
 
 
-def test_gemma_whose_windows_and_local_base_llama_cpp_knows(tmp_path):
-    bases = {"full_attention": 3000.0, "sliding_attention": 10000.0}
-    rope = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
-    sizes = {"vocab_size": 270, "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 7}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16}
-    config = Gemma3TextConfig(
-        **sizes, **heads, max_position_embeddings=64, sliding_window=9, rope_parameters=rope, rms_norm_eps=1e-5
-    )
+_SIZES = {
+    "vocab_size": 270,
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+}
+_BASES = {"full_attention": 3000.0, "sliding_attention": 10000.0}
+_BASE = {"rope_parameters": {"rope_type": "default", "rope_theta": 3000.0}}
+_WINDOWS = _SIZES | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 9}
+# What llama.cpp's own code has, and files do not: patterns of layers, and Gemma 3's local base.
+FAMILIES = {
+    "gemma3": Gemma3TextConfig(
+        **_WINDOWS,
+        num_hidden_layers=7,
+        rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in _BASES.items()},
+    ),
+    "gemma2": Gemma2Config(
+        **_WINDOWS,
+        **_BASE,
+        num_hidden_layers=3,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=3.0,
+        attn_implementation="eager",
+    ),
+    "olmo2": Olmo2Config(**_SIZES, **_BASE, num_hidden_layers=2),
+    "smollm3": SmolLM3Config(**_SIZES, **_BASE, num_hidden_layers=5, pad_token_id=0),
+}
+
+
+def _keys(config: PreTrainedConfig) -> list[Callable[[gguf.GGUFWriter], None]]:
+    """What `write` does not say of them."""
+    keys: list[Callable[[gguf.GGUFWriter], None]] = [lambda writer: writer.add_rope_freq_base(3000.0)]
+    if hasattr(config, "query_pre_attn_scalar"):
+        keys += [lambda writer: writer.add_sliding_window(9), lambda writer: writer.add_key_length(16)]
+    if config.model_type == "gemma2":
+        keys += [
+            lambda writer: writer.add_attn_logit_softcapping(2.0),
+            lambda writer: writer.add_final_logit_softcapping(3.0),
+        ]
+    return keys
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families(family, tmp_path):
     torch.manual_seed(0)
-    theirs = Gemma3ForCausalLM(config).eval()
+    config = FAMILIES[family]
+    theirs = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.copy_(0.2 * torch.randn_like(parameter))
-    extra = [
-        lambda writer: writer.add_rope_freq_base(3000.0),
-        lambda writer: writer.add_sliding_window(9),
-        lambda writer: writer.add_key_length(16),
-    ]
-    write(theirs, tmp_path / "tiny.gguf", "gemma3", extra=extra)
+        for name, parameter in theirs.named_parameters():
+            one = "norm" in name and not family.startswith("gemma")
+            parameter.copy_(one + 0.2 * torch.randn_like(parameter))
+    write(theirs, tmp_path / "tiny.gguf", family, extra=_keys(config))
     sources.convert(teacher(tmp_path / "tiny.gguf"), tmp_path / "ours")
     ours = checkpoint.load(tmp_path / "ours", "cpu").eval()
     with torch.no_grad():
         expected = theirs(TOKENS).logits
         torch.testing.assert_close(ours(TOKENS), expected, atol=1e-4, rtol=0)
     assert expected.std() > 0.5
-
-
-def test_olmo_2(tmp_path):
-    config = Olmo2Config(
-        vocab_size=270, hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64, tie_word_embeddings=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    theirs = Olmo2ForCausalLM(config).eval()
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            parameter.copy_(("norm" in name) + 0.3 * torch.randn_like(parameter))
-    write(theirs, tmp_path / "tiny.gguf", "olmo2", extra=[lambda writer: writer.add_rope_freq_base(10000.0)])
-    sources.convert(teacher(tmp_path / "tiny.gguf"), tmp_path / "ours")
-    ours = checkpoint.load(tmp_path / "ours", "cpu").eval()
-    with torch.no_grad():
-        expected = theirs(TOKENS).logits
-        torch.testing.assert_close(ours(TOKENS), expected, atol=1e-4, rtol=0)
-    assert expected.std() > 0.5 and not ours.config.norm_1
 
 
 def test_quantised_tensors_equal_transformers_reading(tmp_path):

@@ -26,6 +26,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 from pipeline.config import Source, TeacherConfig
@@ -87,6 +89,11 @@ MODELS |= {
     "gemma2 uncapped": (
         Gemma2ForCausalLM,
         Gemma2Config(**_GEMMA2 | _UNCAPPED, tie_word_embeddings=False, rope_parameters=_LINEAR),
+    ),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config(**_GQA, pad_token_id=0, no_rope_layer_interval=2)),
+    "smollm3 untied": (
+        SmolLM3ForCausalLM,
+        SmolLM3Config(**_GQA, pad_token_id=0, no_rope_layers=[0, 1, 1], tie_word_embeddings=False),
     ),
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**_GQA)),
     "olmo2 tied": (Olmo2ForCausalLM, Olmo2Config(**_SIZES, tie_word_embeddings=True, rope_parameters=_LLAMA3)),
@@ -229,6 +236,12 @@ def change(folder, **fields) -> None:
         ("phi3", {"sliding_window": 63}, r"sliding_attention \(sliding_window=63"),
         ("phi3", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rotary scaling 'longrope'"),
         ("phi3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
+        ("smollm3", {"no_rope_layers": [1, 2, 1]}, r"no_rope_layers=\[1, 2, 1\] is not 0 or 1 for each"),
+        (
+            "gemma2",
+            {"use_bidirectional_attention": True},
+            "use_bidirectional_attention=True is not supported in Gemma 2",
+        ),
         ("olmo2", {"attention_bias": True}, "attention_bias=True is not supported in OLMo 2"),
         ("neox", {"hidden_act": "relu"}, "hidden_act='relu' is not supported"),
     ],

@@ -10,7 +10,7 @@ from pipeline.models.families import architecture_of
 from pipeline.models.student import hidden_states, kv_cache
 from pipeline.subnetwork.counting import kv_bytes_per_token
 
-FAMILIES = ["gpt_neox", "llama", "llama3", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2"]
+FAMILIES = ["gpt_neox", "llama", "llama3", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "smollm3"]
 
 
 @torch.no_grad()

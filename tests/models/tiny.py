@@ -56,9 +56,10 @@ CONFIGS = {
     "qwen3": _LLAMA | {"name": "qwen3", "n_embd": 48, "head_size": 16, "norm_qk": True},
     "gemma2": _GEMMA2 | {"name": "gemma2"},
     "gemma3": _GEMMA | {"name": "gemma3", "rope_adjustments": {"factor": 2.0}},
+    "smollm3": _LLAMA | {"name": "smollm3", "n_embd": 96, "rope_indices": [0, 1, 0]},
     "olmo2": _LLAMA | _OLMO | {"name": "olmo2", "n_embd": 48, "head_size": 16},
 }
-TIED = {"llama", "llama3", "qwen3", "gemma2", "gemma3"}
+TIED = {"llama", "llama3", "qwen3", "gemma2", "gemma3", "smollm3"}
 
 
 def config(family: str) -> Config:

@@ -12,11 +12,12 @@ from pipeline.models.families.neox import NEOX
 from pipeline.models.families.olmo import OLMO2
 from pipeline.models.families.parts import strange
 from pipeline.models.families.qwen import QWEN2, QWEN3
+from pipeline.models.families.smollm import SMOLLM3
 from pipeline.subnetwork.architecture import Architecture
 
 __all__ = ["CALLED", "FAMILIES", "architecture_of", "checked", "family_of", "is_power_law", "is_tied", "rotary_share"]
 
-FAMILIES = {family.name: family for family in (NEOX, LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, OLMO2)}
+FAMILIES = {family.name: family for family in (NEOX, LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, OLMO2, SMOLLM3)}
 _NAMES = [family.called for family in FAMILIES.values()]
 CALLED = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
 

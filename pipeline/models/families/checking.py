@@ -80,7 +80,17 @@ def checked(given: dict[str, Any], called: Callable[[str], str] = str) -> Config
             f"{called('rotary_percentage')}={config.rotary_percentage} and a head size of {config.head_size} rotate "
             f"{config.rope_n_elem} entries of a head, which is not a positive even number"
         )
+    if config.rope_local_base_freq is None and _wrong_indices(config.rope_indices, config.n_layer):
+        raise SprigError(f"rope_indices={reprlib.repr(config.rope_indices)} is not 0 or 1 for each layer")
     return replace(config, name=neutral(config.name), attention_scores_scalar=None)
+
+
+def _wrong_indices(given: Any, layers: int) -> bool:
+    """litgpt itself checks them only with a local base; without one, 1 is a layer without rotary positions."""
+    if given is None:
+        return False
+    right = isinstance(given, list) and len(given) == layers
+    return not right or not all(type(each) is int and each in (0, 1) for each in given)
 
 
 def neutral(name: str) -> str:

@@ -48,8 +48,11 @@ PARTS = {
         "q and k norms over all heads", lambda c: c.norm_qk and c.norm_qk_type != "default", False
     ),
     "interleaved rotary": Part("interleaved rotary entries", lambda c: c.rope_interleave, False),
-    "local rotary": Part(
-        "local rotary frequencies", lambda c: c.rope_local_base_freq is not None or c.rope_indices is not None, False
+    "local rotary": Part("local rotary frequencies", lambda c: c.rope_local_base_freq is not None, False),
+    "no rotary": Part(
+        "layers without rotary positions",
+        lambda c: c.rope_local_base_freq is None and c.rope_indices is not None,
+        False,
     ),
     "YaRN": Part("YaRN rotary scaling", lambda c: "beta_fast" in (c.rope_adjustments or {}), False),
     "norm": Part("norms of class {}", _norm, "RMSNorm"),

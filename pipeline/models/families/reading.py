@@ -98,9 +98,9 @@ def checked_keys(fields: dict[str, Any], **called: str) -> Config:
         raise SprigError(f"{error}: correct it, or fetch the file again") from None
 
 
-def rope(plain: dict[str, Any], base_key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def rope(plain: dict[str, Any], base_key: str, absent: float = 10000.0) -> tuple[dict[str, Any], dict[str, Any]]:
     """litgpt's fields, and the dictionary that they come from. transformers 5 keeps everything under `rope_parameters`;
-    earlier versions have the base at the top and the rest under `rope_scaling`."""
+    earlier versions have the base at the top and the rest under `rope_scaling`. `absent` is the base of none."""
     found: dict[str, Any] = {}
     for key in ("rope_scaling", "rope_parameters"):
         given = plain.get(key) or {}
@@ -112,7 +112,7 @@ def rope(plain: dict[str, Any], base_key: str) -> tuple[dict[str, Any], dict[str
     if nested := [key for key, value in found.items() if isinstance(value, dict)]:
         raise SprigError(f"rotary frequencies by layer type ({nested[0]}) are not supported: use another model")
     bases = [(key, plain[key]) for key in (base_key, "rope_theta") if plain.get(key) is not None]
-    base = found.get("rope_theta", bases[0][1] if bases else 10000.0)
+    base = found.get("rope_theta", bases[0][1] if bases else absent)
     for key, value in bases:
         if value != base:
             raise SprigError(f"{key}={reprlib.repr(value)} and rope_theta={reprlib.repr(base)} disagree: correct one")
@@ -140,9 +140,9 @@ def _scaling(kind: Any, rope: dict[str, Any]) -> dict[str, Any]:
     return {"rope_adjustments": {ours: rope[theirs] for ours, theirs in _ADJUSTMENTS.items()}}
 
 
-def llama_like(plain: dict[str, Any], groups: int | None, **fields: Any) -> Config:
-    """`groups` is what a missing num_key_value_heads means; None: as many as heads."""
-    base, (positions, given) = sizes(plain), rope(plain, "rope_theta")
+def llama_like(plain: dict[str, Any], groups: int | None, rope_theta: float = 10000.0, **fields: Any) -> Config:
+    """`groups` is what a missing num_key_value_heads means, None: as many as heads; `rope_theta` a missing one."""
+    base, (positions, given) = sizes(plain), rope(plain, "rope_theta", rope_theta)
     activation(plain, ("silu", "swish"), "silu")
     for share in (given.get("partial_rotary_factor"), plain.get("partial_rotary_factor")):
         if share not in (None, 1):
