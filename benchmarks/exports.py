@@ -69,9 +69,10 @@ def main() -> None:
             try:
                 _, to = exports.export(student, tokenizer, form)
             except SprigError as error:
-                if str(error) not in refused:
-                    refused.append(str(error))
-                cells |= {(family, shape, form, each): f"({refused.index(str(error)) + 1})" for each in versions}
+                sentence = str(error).replace(student.config.name, "NAME")
+                if sentence not in refused:
+                    refused.append(sentence)
+                cells |= {(family, shape, form, each): f"({refused.index(sentence) + 1})" for each in versions}
             else:
                 students[str(to.rename(place / f"{family}-{shape}-{form}"))] = student
         for each in versions:
