@@ -1,7 +1,9 @@
 """What tests of whole runs share. Fixtures import what they need: the controller of xdist runs none."""
 
+import functools
 import gc
 import pickle
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,31 @@ import pytest
 def pytest_collection_finish() -> None:
     """What is imported and collected stays: garbage collections need not walk through it again and again."""
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def embedded_teachers_known() -> Iterator[None]:
+    """The files of an embedded teacher are read and hashed once: for a GGUF file that is most of a plan's time."""
+    from pipeline.artifacts import digest
+    from pipeline.config import to_plain
+    from pipeline.models import sources
+
+    def remembering(find):
+        known = {}
+
+        def found(teacher):
+            if teacher.package is None:
+                return find(teacher)
+            key = digest(to_plain(teacher))
+            return known.get(key) or known.setdefault(key, find(teacher))
+
+        # Its name is part of a fact's.
+        return functools.wraps(find)(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("describe", "identify", "identify_tokenizer"):
+            patch.setattr(sources, name, remembering(getattr(sources, name)))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 import pipeline
-from pipeline.artifacts import digest
 from pipeline.composition import CONF
-from pipeline.config import register, to_plain
-from pipeline.models import sources
+from pipeline.config import register
 
 PRESETS = sorted(f"{path.parent.name}/{path.stem}" for path in (CONF / "experiment").glob("*/*.yaml"))
 TWINS = [preset for preset in PRESETS if preset.startswith("twin/")]
@@ -19,20 +17,6 @@ TWINS = [preset for preset in PRESETS if preset.startswith("twin/")]
 QUICK = [preset for preset in PRESETS if preset.startswith("twin/p0")]
 AT_LENGTH = [pytest.param(preset, marks=pytest.mark.slow) for preset in PRESETS if preset not in QUICK]
 SIZED = [[f"experiment={preset}", f"size={size}"] for preset in TWINS for size in ("smoke", "gpu")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def described_once():
-    """Jobs of one teacher read its header and its tokenizer once: for a GGUF file that is most of a plan's time."""
-    known, describe = {}, sources.describe
-
-    def remember(teacher):
-        key = digest(to_plain(teacher))
-        return known.get(key) or known.setdefault(key, describe(teacher))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "describe", remember)
-        yield
 
 
 @cache
