@@ -28,6 +28,7 @@ from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import whole
 
 FITNESSES = ("perplexity", "kl", "recovered", "short-128")
+WHOLE = pytest.mark.slow  # reads a study of five trainings
 STUDY = ["study.random=3", "study.searched=2", "study.short=[128]", "study.resamples=20"]
 
 
@@ -71,6 +72,7 @@ def fingerprint(**changes: object) -> str:
     return graph.build(context_of(**changes))["study"].recipe.fingerprint
 
 
+@WHOLE
 def test_searched_and_random_sub_networks_of_the_run(outputs, folder):
     context = Context(smoke(outputs, *STUDY), print)
     found = {line["subnetwork"]: line["fitness"] for line in journal.read(folder.parent / "search" / search.JOURNAL)}
@@ -84,12 +86,14 @@ def test_searched_and_random_sub_networks_of_the_run(outputs, folder):
     assert all(context.bin.contains(int(point["parameters"])) for point in drawn)
 
 
+@WHOLE
 def test_the_winner_reaches_what_the_runs_own_student_reached(folder):
     """To the bit: the same start, text, settings and validation blocks."""
     evaluation = json.loads((folder.parent / "evaluation/evaluation.json").read_text())
     assert float(points(folder)[0]["reached"]) == evaluation["models"]["student"]["nll"]
 
 
+@WHOLE
 def test_after_recovery_the_winner_has_the_perplexity_of_the_runs_own_recovered_student(outputs, folder):
     context = Context(smoke(outputs, *STUDY), print)
     student = checkpoint.load(folder.parent / "recovered_student", "cpu")
@@ -97,6 +101,7 @@ def test_after_recovery_the_winner_has_the_perplexity_of_the_runs_own_recovered_
     assert float(points(folder)[0]["recovered"]) == pytest.approx(math.exp(mean_nll(student, blocks, 4, "fp32")))
 
 
+@WHOLE
 def test_the_correlations_are_those_of_the_points(folder):
     summary = json.loads((folder.parents[1] / SUMMARY).read_text())
     rows = points(folder)
@@ -113,6 +118,7 @@ def test_the_correlations_are_those_of_the_points(folder):
     }
 
 
+@WHOLE
 def test_the_report_shows_it(outputs, folder):
     run = folder.parents[1]
     summary, page = json.loads((run / SUMMARY).read_text()), (run / material.PAGE).read_text()
@@ -125,6 +131,7 @@ def test_the_report_shows_it(outputs, folder):
     assert {path: path.read_bytes() for path in before} == before
 
 
+@WHOLE
 def test_trainings_that_diverged_are_counted_and_not_drawn(folder):
     found = study.result(folder)
     for point in found["points"]:
@@ -188,6 +195,7 @@ def test_a_search_that_ended_early_fails_before_anything_is_trained(tmp_path, sm
     assert {path.parent.name for path in set(tmp_path.glob("artifacts/*/*")) - before} == {"search"}
 
 
+@WHOLE
 @pytest.mark.parametrize(
     ("overrides", "trained"),
     [

@@ -20,10 +20,7 @@ from pipeline.training.distributed import import_deepspeed
 
 
 def few(folder: Path) -> None:
-    for stage in range(4):
-        trained = train(folder / f"stage{stage}", config=settings(micro_batch=1), stage=stage)
-        if rank() == 1:
-            torch.save(trained.state_dict(), folder / f"stage{stage}.pth")
+    at_stages(folder, 2, 3)
     # From one rank at ZeRO 0, for the test to take to one rank at ZeRO 3.
     with contextlib.suppress(KeyboardInterrupt):
         train(folder / "one_two_one", config=settings(micro_batch=1), stage=2, lives=5)
@@ -34,7 +31,15 @@ def few(folder: Path) -> None:
         (folder / f"refused{rank()}.txt").write_text(str(error))
 
 
+def at_stages(folder: Path, *stages: int) -> None:
+    for stage in stages:
+        trained = train(folder / f"stage{stage}", config=settings(micro_batch=1), stage=stage)
+        if rank() == 1:
+            torch.save(trained.state_dict(), folder / f"stage{stage}.pth")
+
+
 def more(folder: Path) -> None:
+    at_stages(folder, 0, 1)
     # The test left a checkpoint of one rank at ZeRO 0 here.
     train(folder / "one_to_two", config=settings(micro_batch=1), stage=3)
     with contextlib.suppress(KeyboardInterrupt):
