@@ -108,11 +108,17 @@ def tiles(summary: Summary) -> list[tuple[str, str]]:
     if (size := student["parameters"]) is not None:
         shown.append((f"{size / 1e6:,.1f}M" if size >= 1e6 else f"{size:,}", "parameters of the student"))
     if saved is not None and not random_weights(summary):
-        bound = "<\u2009" if saved["reached"] == "not reached" else ""
+        reached = saved["reached"] != "not reached"
         for value, what in (
-            (saved["tokens"], "fewer tokens than the control"),
-            (saved["total_flops"], "fewer FLOPs, everything before training included"),
+            (saved["tokens"], "tokens than the control"),
+            (saved["total_flops"], "FLOPs, everything before training included"),
         ):
             if value is not None:
-                shown.append((f"{bound}{value:.2f}\u00d7", what))
+                shown.append(_tile(value, what, reached))
     return shown
+
+
+def _tile(saving: float, what: str, reached: bool) -> tuple[str, str]:
+    """A saving below 1 is a cost. Where the control's loss is not reached, the saving is a bound from above."""
+    times, compared, bound = (saving, "fewer", "<\u2009") if saving >= 1 else (1 / saving, "more", ">\u2009")
+    return f"{'' if reached else bound}{times:.2f}\u00d7", f"{compared} {what}"

@@ -82,6 +82,22 @@ def test_random_weights_are_called_meaningless_and_save_nothing(smoke_outputs, g
     assert "saving" in said and sentences.RANDOM_WEIGHTS not in said and len(sentences.tiles(trained)) == 4
 
 
+@pytest.mark.parametrize(
+    ("saving", "reached", "number", "what"),
+    [
+        (2.0, "in training", "2.00\u00d7", "fewer FLOPs"),
+        (0.5, "before training", "2.00\u00d7", "more FLOPs"),
+        (1.5, "not reached", "<\u20091.50\u00d7", "fewer FLOPs"),
+        (0.25, "not reached", ">\u20094.00\u00d7", "more FLOPs"),
+    ],
+)
+def test_a_saving_below_one_is_a_cost(gathered, saving, reached, number, what):
+    saved = {**gathered.summary["saving"], "tokens": None, "total_flops": saving, "reached": reached}
+    trained = {**gathered.summary, "teacher": {**gathered.summary["teacher"], "random_weights": False}, "saving": saved}
+    (*_, (shown, said)) = sentences.tiles(trained)
+    assert shown == number and said.startswith(what)
+
+
 HOSTILE = "a|b <script>alert(1)</script> **c** `d` $e$ [f](http://g) _h_"
 
 
