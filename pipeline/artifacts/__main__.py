@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.artifacts import check
-from pipeline.artifacts.inventory import STORE, Entry, entries, remove
+from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, remove
 from pipeline.artifacts.store import published
 from pipeline.errors import SprigError
 from pipeline.progress import Progress
@@ -87,8 +87,8 @@ def clean(outputs: Path, yes: bool, days: float) -> None:
     if yes:
         sizes = {entry.folder: entry.bytes for entry in useless}
         removed, kept = remove(outputs, sizes, days)
-        freed = sum(sizes[folder] for folder in removed) / 1e6
-        print(f"Removed {len(removed)} of {len(useless)} ({freed:,.1f} MB).")
+        freed = in_words(sum(sizes[folder] for folder in removed))
+        print(f"Removed {len(removed)} of {len(useless)} ({freed}).")
         for folder, why in kept.items():
             print(f"{folder} {why}: kept.")
 
@@ -100,7 +100,7 @@ def _needed_by(entry: Entry) -> str:
 
 
 def _size(found: list[Entry]) -> str:
-    return f"{sum(entry.bytes for entry in found) / 1e6:,.1f} MB"
+    return in_words(sum(entry.bytes for entry in found))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,11 @@ STORE = "artifacts"  # the store's folder in outputs
 _REMOVED = ".removed"  # what was moved out of the store and is being deleted
 
 
+def in_words(size: int) -> str:
+    """Bytes on a disk, for example 163.4 MB."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
 @dataclass(frozen=True)
 class Entry:
     """A folder of the store: an artifact, or what is being made or was left by a kill."""

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from pipeline.artifacts.inventory import STORE, Entry, entries
+from pipeline.artifacts.inventory import STORE, Entry, entries, in_words
 from pipeline.commands import Line
 from pipeline.commands.folders import OUTPUTS, Known, all_runs
 from pipeline.progress import short
@@ -24,12 +24,7 @@ def run(line: Line) -> None:
     if any(map(_counts_for_nothing, runs)):
         print(f"{RANDOM} of a teacher with random weights: the numbers mean nothing")
     shared = sum(entry.bytes for entry in stored if len(entry.needed_by) > 1)
-    print(f"{len(runs)} in all; {size(shared)} of {outputs / STORE} are needed by several")
-
-
-def size(count: int) -> str:
-    """For example 163 MB."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    print(f"{len(runs)} in all; {in_words(shared)} of {outputs / STORE} are needed by several")
 
 
 def only_of(names: set[str], stored: list[Entry]) -> list[Entry]:
@@ -46,7 +41,7 @@ def _cells(run: Known, stored: list[Entry]) -> list[str]:
         run.status,
         "" if parameters is None else short(parameters),
         "" if perplexity is None else f"{perplexity:,.2f}{mark}",
-        size(sum(entry.bytes for entry in only_of({run.name}, stored))),
+        in_words(sum(entry.bytes for entry in only_of({run.name}, stored))),
         run.name,
     ]
 

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from pipeline.artifacts import link_atomically
-from pipeline.artifacts.inventory import Entry, entries, remove
+from pipeline.artifacts.inventory import Entry, entries, in_words, remove
 from pipeline.commands import Line
 from pipeline.commands.folders import Known, all_runs, chosen
-from pipeline.commands.listing import only_of, size
+from pipeline.commands.listing import only_of
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
 
@@ -28,7 +28,7 @@ def run(line: Line) -> None:
     plans = {outputs: (of_it, _needed_by_these(outputs, of_it)) for outputs, of_it in by_outputs.items()}
     for of_it, wanted in plans.values():
         names = ", ".join(f"{each.name} ({each.status})" for each in of_it)
-        print(f"{names}: {len(wanted)} artifacts that no other run needs, {size(_bytes(wanted))}")
+        print(f"{names}: {len(wanted)} artifacts that no other run needs, {in_words(_bytes(wanted))}")
     if not line.yes:
         if not sys.stdin.isatty():
             print("Nothing was removed: add --yes.")
@@ -56,7 +56,7 @@ def _remove(outputs: Path, runs: list[Known], wanted: list[Entry]) -> None:
         _relink(each.folder, outputs)
         shutil.rmtree(away)
     removed, kept = remove(outputs, sizes, days=0)
-    print(f"Removed {len(runs)} runs and {len(removed)} artifacts ({size(sum(map(sizes.__getitem__, removed)))}).")
+    print(f"Removed {len(runs)} runs and {len(removed)} artifacts ({in_words(sum(map(sizes.__getitem__, removed)))}).")
     for folder, why in kept.items():
         print(f"{folder} {why}: kept.")
 

@@ -6,6 +6,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.artifacts import read_manifest
+from pipeline.artifacts.inventory import in_words
 from pipeline.report import again, canvas, marks, plots, sentences, tables
 from pipeline.report.canvas import Plot
 from pipeline.report.material import Material
@@ -57,7 +58,7 @@ def _cell(text: str) -> str:
 def _artifact(role: str, folder: Path) -> dict[str, str]:
     manifest = read_manifest(folder)
     size = sum(file["bytes"] for file in manifest["files"].values())
-    return {"role": role, "made": f"{manifest['stage']}/{manifest['fingerprint']}", "size": f"{size / 1e6:,.1f} MB"}
+    return {"role": role, "made": f"{manifest['stage']}/{manifest['fingerprint']}", "size": in_words(size)}
 
 
 _TEMPLATES = Environment(
