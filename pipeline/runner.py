@@ -168,7 +168,7 @@ def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Mat
     if opened.writable:
         context.store.claim(opened.path, shown.done)  # by other commands too: the page leads there
         _write_report(context, last, shown, opened.path)
-    _show(opened.path.parent.name, tables.HEADER, tables.rows(shown.summary))
+    _show(opened.path.parent.name, *tables.in_terminal(shown.summary))
     log.info("%s", sentences.result(shown.summary))
     if opened.writable:
         log.info("The report is %s and %s", opened.path / material.PAGE, html.PAGE)

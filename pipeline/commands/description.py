@@ -53,6 +53,8 @@ def _rows(sub: SubNetwork, noted: About | None) -> Iterator[tuple[str, str]]:
         share = noted["parameters"] / noted["teacher_parameters"]
         yield "teacher", f"{noted['teacher']}, {noted['teacher_parameters']:,} parameters"
         yield "parameters", f"{noted['parameters']:,}, {share:.0%} of the teacher's"
+        if (tokens := noted.get("vocabulary")) is not None:
+            yield "vocabulary", f"{_of(tokens['kept'], tokens['teacher'])} tokens"
         fitness = noted["fitness"]
         yield "fitness", f"{fitness['measure']} {fitness['value']:.4f}" if fitness else "drawn at random, not searched"
     else:

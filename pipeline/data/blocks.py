@@ -11,6 +11,7 @@ from pipeline.errors import SprigError
 
 SPLITS = ("train", "validation", "calibration")
 INDEX = "index.json"
+_COUNTED = 1 << 24  # tokens that are read at one time
 
 
 class Blocks:
@@ -22,6 +23,7 @@ class Blocks:
     def __init__(self, folder: Path, split: str):
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         self.block_size: int = index["block_size"]
+        self.vocab_size: int = index["vocab_size"]
         self.split = split
         self._tokens = np.memmap(folder / f"{split}.bin", dtype=index["dtype"], mode="r")
 
@@ -35,6 +37,14 @@ class Blocks:
             raise IndexError(f"Blocks {starts.min()}..{starts.max()} of the {self.split} split's {len(self)}.")
         positions = starts[:, None] * self.block_size + np.arange(self.block_size + 1)
         return torch.from_numpy(self._tokens[positions].astype(np.int64))
+
+    def counts(self, entries: int) -> np.ndarray:
+        """How often the split has each token, (entries,)."""
+        parts = range(0, len(self._tokens), _COUNTED)
+        return sum(
+            (np.bincount(self._tokens[start : start + _COUNTED], minlength=entries) for start in parts),
+            np.zeros(entries, np.int64),
+        )
 
     def evenly(self, count: int) -> torch.Tensor:
         """`count` blocks evenly spaced over the split, (count, T + 1) int64, always the same.

@@ -1,4 +1,9 @@
-"""Perplexity is exp(mean negative log-likelihood a token) over fixed blocks, everywhere in Sprig."""
+"""Perplexity is exp(mean negative log-likelihood a token) over fixed blocks, everywhere in Sprig.
+
+Perplexities of different vocabularies do not compare, because their tokens are of different lengths: bits per byte do.
+"""
+
+import math
 
 import torch
 from torch import nn
@@ -20,6 +25,11 @@ def mean_nll(model: nn.Module, blocks: torch.Tensor, batch: int, precision: str)
     for chunk in blocks.split(batch):
         total += summed_nll(model, chunk, precision).item()
     return total / blocks[:, 1:].numel()
+
+
+def bits_per_byte(nll: float, tokens: int, size: int) -> float:
+    """Of a mean negative log-likelihood in nats over `tokens` tokens, which are `size` bytes of text."""
+    return nll * tokens / (math.log(2) * size)
 
 
 @torch.no_grad()

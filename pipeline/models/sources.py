@@ -140,10 +140,14 @@ def identify_tokenizer(teacher: TeacherConfig) -> dict[str, Any]:
     if teacher.tokenizer is None and teacher.on_hub:
         return {"path": teacher.path, "revision": teacher.revision}
     with tempfile.TemporaryDirectory() as folder:
-        original = _original(teacher, weights=False) if teacher.tokenizer is None else None
-        _write_tokenizer(teacher, original, Path(folder))
+        write_tokenizer(teacher, Path(folder))
         content = (Path(folder) / "tokenizer.json").read_bytes()
         return {"sha256": hashlib.sha256(content).hexdigest(), "eos_id": Tokenizer(Path(folder)).eos_id}
+
+
+def write_tokenizer(teacher: TeacherConfig, folder: Path) -> None:
+    """Writes the tokenizer that `convert` will write, and fetches it first if the hub has it."""
+    _write_tokenizer(teacher, _original(teacher, weights=False) if teacher.tokenizer is None else None, folder)
 
 
 def convert(teacher: TeacherConfig, folder: Path) -> None:

@@ -55,6 +55,11 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
+    def text_bytes(self, rows: list[list[int]]) -> int:
+        """Bytes of these ids as text in UTF-8, row by row; what ends a text is none."""
+        texts = ([token for token in row if token != self.eos_id] for row in rows)
+        return sum(len(self.decode(row).encode()) for row in texts)
+
     def id_of(self, token: str) -> int:
         """The id of a token that the tokenizer has."""
         return self._tokenizer.token_to_id(token)

@@ -9,7 +9,7 @@ from pipeline.config import ExportConfig, ExportForm, GGUFKind, Init, TeacherCon
 from pipeline.models.export import check, gguf, stock
 from pipeline.report import marks, sentences
 from pipeline.report.schema import RUNNING, ExportedSummary, Summary, random_weights
-from pipeline.report.tables import HEADER, rows, search_facts
+from pipeline.report.tables import HEADER, rows, search_facts, vocabulary_fact
 from pipeline.subnetwork.value import SubNetwork
 
 _FORMS = {
@@ -54,6 +54,7 @@ def card(
         ["kept layers of the teacher", ", ".join(map(str, sub.layers))],
         ["sub-network", f"{sub.key}, width {sub.n_embd}, {summary['space']} space, ordering {summary['ordering']}"],
         ["bin", f"{summary['bin']['low']:,} to {summary['bin']['high']:,} parameters ({summary['bin']['count']})"],
+        *vocabulary_fact(summary),
         *_exported(form, student.get("exported")),
         *search_facts(summary["search"]),
         ["text", f"{data['name']}, blocks of {data['block_size']} tokens"],
@@ -93,7 +94,8 @@ Tested with transformers {check.TRANSFORMERS[0]} to {check.TRANSFORMERS[1]}. {st
 {marks.table(HEADER, rows(summary))}
 
 Perplexity is exp(mean nats a token), on the same {data["validation_blocks"]} validation blocks of
-{marks.escaped(data["name"])} for all models; `student` is this one. FLOPs are of training, the teacher's
+{marks.escaped(data["name"])} for all models; `student` is this one. Bits per byte of text compare models of different
+vocabularies too. FLOPs are of training, the teacher's
 included.{going}
 
 ## Lineage

@@ -7,7 +7,7 @@ from pipeline.errors import SprigError
 from pipeline.evaluation import tasks
 from pipeline.plan import costs, epochs, memory
 from pipeline.ranks import local_world_size
-from pipeline.stages import cache, distill, evaluate, extract, recover, rerank, search, study
+from pipeline.stages import cache, distill, evaluate, extract, prepare, recover, rerank, search, study
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots, roots
 from pipeline.subnetwork.counting import flops_per_token
@@ -21,6 +21,7 @@ def check(context: Context) -> None:
     Raises:
         SprigError: says which two values do not fit, and the cure.
     """
+    prepare.check(context)
     config, architecture = context.config, context.architecture
     if config.data.block_size > architecture.context:
         raise SprigError(
@@ -63,7 +64,8 @@ def check(context: Context) -> None:
 
 def _check_kd(context: Context) -> None:
     """The KD teacher, where it is another than the one that is cut."""
-    config, cut, kd = context.config, context.architecture, context.kd_architecture
+    config = context.config
+    cut, kd = context.describe(config.teacher), context.describe(config.kd_teacher or config.teacher)
     if config.data.block_size > kd.context:
         raise SprigError(
             f"data.block_size={config.data.block_size} exceeds the context of kd_teacher {kd.name}, {kd.context}: "

@@ -7,7 +7,7 @@ from time import perf_counter
 import torch
 from litgpt import GPT, Config
 
-from pipeline.config import DeepSpeedConfig, Loss
+from pipeline.config import DeepSpeedConfig, Loss, TeacherConfig
 from pipeline.errors import SprigError
 from pipeline.models.precision import frozen
 from pipeline.models.sources import DTYPES, shape
@@ -59,11 +59,11 @@ def _timed(context: Context, sub: SubNetwork) -> float:
     teacher = None
     if config.distils:
         original = context.config.kd_teacher or context.config.teacher
-        teacher = _random(*shape(original), None, device, DTYPES[original.dtype]).requires_grad_(False).eval()
+        teacher = _random(*_shape(context, original), None, device, DTYPES[original.dtype]).requires_grad_(False).eval()
         teacher = frozen(teacher, context.precision)
         if config.compile:
             compile_blocks(teacher)
-    student = _random(*shape(context.config.teacher), sub, device, torch.float32)
+    student = _random(*_shape(context, context.config.teacher), sub, device, torch.float32)
     batches = Batching(planned.micro_batch, min(planned.accumulation, ACCUMULATED), ranks=1)
     # One process has nothing to shard, but DeepSpeed's bf16 needs stage 1.
     alone = DeepSpeedConfig(zero_stage=1 if context.precision == "bf16" else 0)
@@ -83,6 +83,12 @@ def _timed(context: Context, sub: SubNetwork) -> float:
     took = perf_counter() - started
     engine.close()
     return steps * batches.global_batch * length / took
+
+
+def _shape(context: Context, teacher: TeacherConfig) -> tuple[Config, bool]:
+    config, tied = shape(teacher)
+    kept = context.config.space.vocabulary
+    return (config if kept is None else replace(config, vocab_size=kept, padded_vocab_size=kept)), tied
 
 
 @torch.no_grad()

@@ -36,17 +36,19 @@ def table(context: Context) -> list[tuple[str, str]]:
     stable = distill.stable_tokens(context)
     training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
     total = sum(costs.values()) - (0 if config.search.random_baseline else costs["random_search"])
-    teacher_bytes = parameters(teacher) * WEIGHT_BYTES[config.teacher.dtype]
+    prepared = [teacher] if config.space.vocabulary is None else [context.describe(config.teacher), teacher]
+    teacher_bytes = sum(map(parameters, prepared)) * WEIGHT_BYTES[config.teacher.dtype]
     batches, stage = distill.layout(context), config.deepspeed.zero_stage
     ranks = batches.ranks
     checkpoints = config.distill.checkpoint.keep + 1 + (runs if stable else 0)  # one more while it is written
-    token_bytes = (config.data.max_tokens or trained) * (2 if teacher.vocab_size <= 1 << 16 else 4)
+    token_bytes = (config.data.max_tokens or trained) * sum(2 if each.vocab_size <= 1 << 16 else 4 for each in prepared)
     return [
         ("teacher", f"{config.teacher.name}: {_shape(teacher)}"),
         (
             "teacher's parameters",
             f"{parameters(teacher):,} ({parameters(teacher, count='non_embedding'):,} non-embedding)",
         ),
+        *_vocabulary(context),
         outlook.text(context),
         ("bin", str(context.bin)),
         ("space", f"{config.space.granularity} {config.space.sharing}, layers by {config.space.layers}"),
@@ -76,6 +78,14 @@ def table(context: Context) -> list[tuple[str, str]]:
             f"{_bytes(2 * runs * 4 * size)}, checkpoints {_bytes(checkpoints * CHECKPOINT_BYTES * size)}",
         ),
     ]
+
+
+def _vocabulary(context: Context) -> list[tuple[str, str]]:
+    if context.uncut_vocabulary is None:
+        return []
+    whole = context.describe(context.config.teacher)
+    kept = f"{context.architecture.vocab_size:,} of {whole.vocab_size:,} tokens"
+    return [("vocabulary", f"{kept}; the whole teacher has {parameters(whole):,} parameters")]
 
 
 def _search(context: Context, costs: dict[str, int], forward: int) -> list[tuple[str, str]]:

@@ -23,6 +23,16 @@ class TeacherSummary(TypedDict):
     flops_per_token: int
 
 
+class UncutSummary(TypedDict):
+    """The teacher with its whole vocabulary, on the same text; its perplexity is over fewer tokens."""
+
+    vocabulary: int
+    kept: int
+    parameters: int
+    perplexity: float | None
+    bits_per_byte: float | None
+
+
 class DataSummary(TypedDict):
     name: str
     block_size: int
@@ -91,7 +101,9 @@ class ModelSummary(TypedDict):
     exported: NotRequired[ExportedSummary | None]
     n_layer: int | None
     untrained_perplexity: float | None
+    untrained_bits_per_byte: NotRequired[float | None]
     recovered_perplexity: NotRequired[float | None]  # after recovery, before training
+    recovered_bits_per_byte: NotRequired[float | None]
     final_perplexity: float | None
     final_bits_per_byte: NotRequired[float | None]
     tokens: int
@@ -190,6 +202,7 @@ class Summary(TypedDict):
     preset: str
     seed: int
     teacher: TeacherSummary
+    uncut_teacher: NotRequired[UncutSummary]  # with space.vocabulary, where `teacher` has the kept tokens
     data: DataSummary
     bin: BinSummary
     space: str

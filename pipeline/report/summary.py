@@ -3,17 +3,19 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.artifacts import read_manifest
 from pipeline.config import ExportForm, Init, Source
 from pipeline.evaluation.savings import Costs, Curve, Curves, EqualFlops, Saving, equal_flops, savings
 from pipeline.layout import COMPLETED
+from pipeline.models.perplexity import bits_per_byte
 from pipeline.report.anatomy import anatomy, diversity_of
 from pipeline.report.schema import (
     RUNNING,
     SCHEMA,
     Candidate,
+    Continuation,
     EfficiencySummary,
     Evaluation,
     ExportedSummary,
@@ -58,10 +60,8 @@ def summarise(
     """The arguments are as those of pipeline.report.material.Material, `candidates` of the search itself."""
     config, length = context.config, context.config.data.block_size
     models = evaluation["models"] if evaluation else {}
-    perplexities = {name: each["perplexity"] for name, each in models.items()}
-    per_byte = {name: each["bits_per_byte"] for name, each in models.items()}
     trained = {
-        role: _model(context, role, done, subnetworks.get(role), curves.get(role, []), perplexities, per_byte)
+        role: _model(context, role, done, subnetworks.get(role), curves.get(role, []), evaluation)
         for role in extract.roles(context)
     }
     student, control = trained["student"], trained.get("control")
@@ -79,8 +79,8 @@ def summarise(
             "name": named["teacher"]["name"],
             "random_weights": _random_weights(context),
             "parameters": parameters(context.architecture),
-            "perplexity": perplexities.get("teacher"),
-            "bits_per_byte": per_byte.get("teacher"),
+            "perplexity": _figure(models, "teacher", "perplexity"),
+            "bits_per_byte": _figure(models, "teacher", "bits_per_byte"),
             "flops_per_token": flops_per_token(context.architecture, length=length),
         },
         "data": {
@@ -100,6 +100,14 @@ def summarise(
         "downstream": downstream.results(done),
         "anatomy": anatomy(context, subnetworks["student"]) if "student" in subnetworks else None,
     }
+    if (vocabulary := context.uncut_vocabulary) is not None:
+        summary["uncut_teacher"] = {
+            "vocabulary": vocabulary,
+            "kept": context.architecture.vocab_size,
+            "parameters": parameters(context.describe(config.teacher)),
+            "perplexity": _figure(models, evaluate.UNCUT, "perplexity"),
+            "bits_per_byte": _figure(models, evaluate.UNCUT, "bits_per_byte"),
+        }
     if unfinished:
         summary["unfinished"] = unfinished
     if control is not None and all(f"distilled_{role}" in done for role in trained):
@@ -108,6 +116,10 @@ def summarise(
     if "study" in done:
         summary["study"] = _study(done["study"])
     return summary
+
+
+def _figure(models: dict[str, Continuation], name: str, figure: Literal["perplexity", "bits_per_byte"]) -> float | None:
+    return models[name][figure] if name in models else None
 
 
 def _random_weights(context: Context) -> bool:
@@ -177,12 +189,15 @@ def _model(
     done: dict[str, Path],
     sub: SubNetwork | None,
     curve: Curve,
-    perplexities: dict[str, float],
-    per_byte: dict[str, float],
+    evaluation: Evaluation | None,
 ) -> ModelSummary:
     config, folder = context.config, done.get(f"distilled_{role}")
     tokens, length = int(curve[-1][0]) if curve else 0, config.data.block_size
+    models = evaluation["models"] if evaluation else {}
     start, recovered = math.exp(curve[0][1]) if curve else None, recover.applies(context, role)
+    per_byte = None
+    if curve and evaluation:
+        per_byte = bits_per_byte(curve[0][1], evaluation["tokens"], evaluation["bytes"])
     # A backward pass costs two forward ones.
     per_token = 3 * flops_per_token(context.architecture, sub, length=length) if sub else 0
     return {
@@ -191,10 +206,12 @@ def _model(
         "parameters": parameters(context.architecture, sub) if sub else None,
         "exported": _exported(context, sub) if sub else None,
         "n_layer": sub.n_layer if sub else None,
-        "untrained_perplexity": perplexities.get("untrained") if recovered else start,
+        "untrained_perplexity": _figure(models, "untrained", "perplexity") if recovered else start,
+        "untrained_bits_per_byte": _figure(models, "untrained", "bits_per_byte") if recovered else per_byte,
         "recovered_perplexity": start if recovered else None,
-        "final_perplexity": perplexities.get(role),
-        "final_bits_per_byte": per_byte.get(role),
+        "recovered_bits_per_byte": per_byte if recovered else None,
+        "final_perplexity": _figure(models, role, "perplexity"),
+        "final_bits_per_byte": _figure(models, role, "bits_per_byte"),
         "tokens": tokens,
         "lr": distill.learning_rate(context, role),
         "flops": {"student": per_token * tokens, "teacher": cache.teacher_flops(context, tokens)},

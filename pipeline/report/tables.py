@@ -18,33 +18,56 @@ from pipeline.report.schema import (
 
 Table = tuple[str, list[str], list[list[str]], str]  # title, header, rows, and what the figures are
 
-HEADER = ["model", "start", "parameters", "perplexity", "tokens", "FLOPs"]
+HEADER = ["model", "start", "parameters", "perplexity", "bits per byte", "tokens", "FLOPs"]
 ANATOMY_HEADER = ["", "query groups", "heads per group", "head size", "MLP width"]
 EFFICIENCY_HEADER = ["model", "parameters", "FLOPs per token", "KV cache per token", "prefill", "decode"]
 
 
 def rows(summary: Summary) -> list[list[str]]:
-    """The closing table: one row a model, with parameters, perplexity, training tokens and training FLOPs."""
-    teacher, student = summary["teacher"], summary["student"]
+    """The closing table: one row a model, with parameters, perplexity, bits per byte, training tokens and FLOPs."""
+    teacher, student, uncut = summary["teacher"], summary["student"], summary.get("uncut_teacher")
     recovered, recover = student.get("recovered_perplexity"), summary.get("recover")
-    table = [
-        _row("teacher", teacher["name"], teacher["parameters"], teacher["perplexity"], "", ""),
-        _row("untrained", student["init"], student["parameters"], student["untrained_perplexity"], "0", "0"),
+    size, per_byte = student["parameters"], student.get("untrained_bits_per_byte")
+    table = []
+    if uncut is not None:
+        figures = uncut["parameters"], uncut["perplexity"], uncut["bits_per_byte"]
+        table.append(_row("uncut teacher", teacher["name"], *figures, "", ""))
+    cut, known = teacher["perplexity"], teacher.get("bits_per_byte")
+    table += [
+        _row("teacher", teacher["name"], teacher["parameters"], cut, known, "", ""),
+        _row("untrained", student["init"], size, student["untrained_perplexity"], per_byte, "0", "0"),
     ]
     if recovered is not None:
         flops = number(summary["flops"].get("recover"), ".3g")
         tokens = number(recover.get("tokens") if recover else None, ",")
-        table.append(_row("recovered", student["init"], student["parameters"], recovered, tokens, flops))
+        per_byte = student.get("recovered_bits_per_byte")
+        table.append(_row("recovered", student["init"], size, recovered, per_byte, tokens, flops))
     for name, model in trained_models(summary).items():
         start = model["init"] + (" + recovery" if name == "student" and recovered is not None else "")
         start += " + KD" if model["kd"] else ""
         flops = f"{model['flops']['student'] + model['flops']['teacher']:.3g}"
-        table.append(_row(name, start, model["parameters"], model["final_perplexity"], f"{model['tokens']:,}", flops))
+        final, per_byte = model["final_perplexity"], model.get("final_bits_per_byte")
+        table.append(_row(name, start, model["parameters"], final, per_byte, f"{model['tokens']:,}", flops))
     return table
 
 
-def _row(name: str, start: str, size: int | None, perplexity: float | None, tokens: str, flops: str) -> list[str]:
-    return [name, start, number(size, ","), number(perplexity, ",.2f"), tokens, flops]
+def _row(
+    name: str,
+    start: str,
+    size: int | None,
+    perplexity: float | None,
+    per_byte: float | None,
+    tokens: str,
+    flops: str,
+) -> list[str]:
+    return [name, start, number(size, ","), number(perplexity, ",.2f"), number(per_byte, ".3f"), tokens, flops]
+
+
+def in_terminal(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the closing table in 80 columns: FLOPs, or with a cut vocabulary bits per byte."""
+    left_out = HEADER.index("FLOPs" if "uncut_teacher" in summary else "bits per byte")
+    header, *body = ([*row[:left_out], *row[left_out + 1 :]] for row in (HEADER, *rows(summary)))
+    return header, body
 
 
 def number(value: float | None, form: str) -> str:
@@ -55,13 +78,20 @@ def number(value: float | None, form: str) -> str:
 def note(summary: Summary) -> str:
     """What the closing table's figures are."""
     blocks = summary["data"]["validation_blocks"]
-    models = {"teacher": summary["teacher"].get("bits_per_byte")}
-    models |= {name: model.get("final_bits_per_byte") for name, model in trained_models(summary).items()}
-    per_byte = ", ".join(f"{name} {bits:.3f}" for name, bits in models.items() if bits is not None)
     return (
-        f"Perplexity is exp(mean nats per token), on the same {blocks} validation blocks for every model. FLOPs are "
-        "of training, the teacher's included, which with a logits cache are those of filling it, once for all readers."
-        f"{f' In bits per byte of text, which models of any tokenizer share: {per_byte}.' if per_byte else ''}"
+        f"Perplexity is exp(mean nats per token), on the same {blocks} validation blocks for every model. Bits per "
+        f"byte of text compare models of different vocabularies too.{_uncut(summary)} FLOPs are of training, the "
+        "teacher's included, which with a logits cache are those of filling it, once for all readers."
+    )
+
+
+def _uncut(summary: Summary) -> str:
+    uncut = summary.get("uncut_teacher")
+    if uncut is None:
+        return ""
+    return (
+        f" The uncut teacher has all {uncut['vocabulary']:,} tokens, the others {uncut['kept']:,}: it reads the same "
+        "text in fewer and longer tokens, so that its perplexity does not compare."
     )
 
 
@@ -106,6 +136,7 @@ def facts(summary: Summary) -> list[list[str]]:
         ["text", f"{summary['data']['name']}, blocks of {summary['data']['block_size']} tokens"],
         ["bin", f"{summary['bin']['low']:,} to {summary['bin']['high']:,} parameters ({summary['bin']['count']})"],
         ["space, ordering", f"{summary['space']}, {summary['ordering']}"],
+        *vocabulary_fact(summary),
         *search_facts(summary["search"]),
     ]
     if recover:
@@ -127,6 +158,11 @@ def facts(summary: Summary) -> list[list[str]]:
     if (artifact := summary["student"]["artifact"]) is not None:
         rows.append(["student's artifact", Code(artifact)])
     return rows
+
+
+def vocabulary_fact(summary: Summary) -> list[list[str]]:
+    uncut = summary.get("uncut_teacher")
+    return [["vocabulary", f"{uncut['kept']:,} of {uncut['vocabulary']:,} tokens"]] if uncut else []
 
 
 def _instead(summary: Summary) -> list[list[str]]:

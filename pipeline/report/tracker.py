@@ -147,8 +147,10 @@ def results(summary: Summary) -> dict[str, Any]:
     summary.json, which the report's artifact refers to."""
     found: dict[str, Any] = {"status": summary["status"], "result": sentences.result(summary)}
     found["teacher perplexity"] = summary["teacher"]["perplexity"]
+    found["teacher bits per byte"] = summary["teacher"].get("bits_per_byte")
     for role, model in trained_models(summary).items():
         found[f"{role} perplexity"] = model["final_perplexity"]
+        found[f"{role} bits per byte"] = model.get("final_bits_per_byte")
     found["untrained perplexity"] = summary["student"]["untrained_perplexity"]
     found["recovered perplexity"] = summary["student"].get("recovered_perplexity")
     found["student parameters"] = summary["student"]["parameters"]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -92,13 +92,24 @@ class Context:
 
     @cached_property
     def architecture(self) -> Architecture:
-        return self._describe(self.config.teacher)
+        """Of the teacher that is cut, with the vocabulary of space.vocabulary."""
+        return self._with_vocabulary(self.config.teacher)
 
     @cached_property
     def kd_architecture(self) -> Architecture:
-        return self._describe(self.config.kd_teacher) if self.config.kd_teacher else self.architecture
+        return self._with_vocabulary(self.config.kd_teacher) if self.config.kd_teacher else self.architecture
 
-    def _describe(self, teacher: TeacherConfig) -> Architecture:
+    def _with_vocabulary(self, teacher: TeacherConfig) -> Architecture:
+        kept, found = self.config.space.vocabulary, self.describe(teacher)
+        return found if kept is None else replace(found, vocab_size=kept, padded_vocab_size=kept)
+
+    @property
+    def uncut_vocabulary(self) -> int | None:
+        """Tokens of the teacher's whole vocabulary; None without space.vocabulary."""
+        return None if self.config.space.vocabulary is None else self.describe(self.config.teacher).vocab_size
+
+    def describe(self, teacher: TeacherConfig) -> Architecture:
+        """As its source has it, with its whole vocabulary."""
         name = f"architecture {digest(to_plain(teacher))}"
         return Architecture(**self.facts.get(name, lambda: sources.describe(teacher).to_dict()))
 

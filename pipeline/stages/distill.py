@@ -12,6 +12,7 @@ from litgpt import GPT
 from pipeline.artifacts import Recipe
 from pipeline.config import DistillConfig, ScheduleKind, material
 from pipeline.errors import SprigError
+from pipeline.models.perplexity import bits_per_byte
 from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
 from pipeline.stages import cache, extract, stable
@@ -169,6 +170,8 @@ def _train(
     if loads_kd_teacher(context):
         context.tokenizer(start).check_same(context.tokenizer(roots.kd_teacher))
     validation = context.evenly(roots.tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
+    targets = validation[:, 1:]
+    size = context.tokenizer(start).text_bytes(targets.tolist())
     online = config.distill.online
     logits = cache.complete(context, roots) if config.distill.cached else None
     if not online:
@@ -193,6 +196,7 @@ def _train(
             flops=flops,
             validate=partial(shared_nll, blocks=validation, batch=config.evaluate.batch, precision=context.precision),
             log=_Log(context, role, progress),
+            per_byte=partial(bits_per_byte, tokens=targets.numel(), size=size),
             begin=begin,
             until=until,
         )

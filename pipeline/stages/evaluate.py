@@ -2,25 +2,31 @@
 
 import math
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from pipeline.artifacts import Recipe, write_json
 from pipeline.config import material
 from pipeline.errors import SprigError
-from pipeline.evaluation import efficiency
+from pipeline.evaluation import efficiency, same_text
 from pipeline.evaluation.sampling import continue_text
-from pipeline.models.perplexity import mean_nll
+from pipeline.models.perplexity import bits_per_byte, mean_nll
+from pipeline.models.tokenizer import Tokenizer
 from pipeline.progress import Progress
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 
 STAGE, VERSION = "evaluate", 3
-RESULT = "evaluation.json"
+RESULT, UNCUT = "evaluation.json", "uncut_teacher"
 SPEED_VERSION, SPEED = 1, "speed.json"
 
 
 def recipe(context: Context, roots: Roots, models: dict[str, Recipe]) -> Recipe:
     """`models` are the students to evaluate, by name."""
     inputs = {"teacher": roots.teacher, "tokens": roots.tokens, **models}
+    if roots.uncut is not None:
+        inputs[UNCUT] = roots.uncut.teacher
     return Recipe(
         STAGE,
         VERSION,
@@ -35,8 +41,7 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, models: d
     tokenizer = context.tokenizer(roots.teacher)
     prompt = tokenizer.encode(config.prompt)
     targets = blocks[:, 1:]
-    texts = ([token for token in row if token != tokenizer.eos_id] for row in targets.tolist())
-    size = sum(len(tokenizer.decode(row).encode()) for row in texts)
+    size = tokenizer.text_bytes(targets.tolist())
     result = {}
     with Progress("evaluate", total=1 + len(models), unit="models") as progress:
         for name in ("teacher", *models):
@@ -46,14 +51,26 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, models: d
                 model = context.student(models[name], context.device)
             nll = mean_nll(model, blocks, config.batch, context.precision)
             new = continue_text(model, prompt, config.sample_tokens, tokenizer.eos_id, context.precision)
-            result[name] = {
-                "nll": nll,
-                "perplexity": math.exp(nll),
-                "bits_per_byte": nll * targets.numel() / (math.log(2) * size),
-                "sample": tokenizer.decode(new),
-            }
+            result[name] = _figures(nll, targets.numel(), size) | {"sample": tokenizer.decode(new)}
             progress.advance(1)
+    if roots.uncut is not None:
+        result[UNCUT] = _uncut(context, roots.uncut.teacher, blocks, tokenizer, size)
     write_json(folder / RESULT, {"prompt": config.prompt, "tokens": targets.numel(), "bytes": size, "models": result})
+
+
+def _figures(nll: float, tokens: int, size: int) -> dict[str, Any]:
+    return {"nll": nll, "perplexity": math.exp(nll), "bits_per_byte": bits_per_byte(nll, tokens, size)}
+
+
+def _uncut(context: Context, recipe: Recipe, blocks: Tensor, cut: Tokenizer, size: int) -> dict[str, Any]:
+    """The teacher with its whole vocabulary, on the text of the same blocks, which is of `size` bytes."""
+    config, tokenizer = context.config, context.tokenizer(recipe)
+    model = context.teacher(recipe, config.teacher)
+    rows = same_text.retokenised(blocks, cut, tokenizer, config.data.special_tokens)
+    total, tokens = same_text.nll(model, rows, context.precision)
+    prompt, count = tokenizer.encode(config.evaluate.prompt), config.evaluate.sample_tokens
+    new = continue_text(model, prompt, count, tokenizer.eos_id, context.precision)
+    return _figures(total / tokens, tokens, size) | {"tokens": tokens, "sample": tokenizer.decode(new)}
 
 
 def prefill(context: Context) -> int:

@@ -73,7 +73,7 @@ def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots
         return
     ordering = order.load(context, roots.ordering)
     sub = _draw(context, ordering) if found is None else rerank.winner(context, found)
-    drawn = about(config.teacher.name, context.architecture, sub, None)
+    drawn = about(config.teacher.name, context.architecture, sub, None, context.uncut_vocabulary)
     noted = drawn if found is None else _noted(context.made(found) / search.WINNER)
     model = extract(context.teacher(roots.teacher, config.teacher), sub, ordering).float()
     if init_of(context, role) == Init.random_weights:
@@ -86,22 +86,35 @@ def check(context: Context, roots: Roots) -> None:
     """Before anything runs.
 
     Raises:
-        SprigError: distill.from_run is not a finished run, or cut its student out of another teacher.
+        SprigError: distill.from_run is not a finished run, or its student has another vocabulary or teacher.
     """
-    if context.config.distill.init == Init.trained and finished(context).teacher != roots.teacher.fingerprint:
+    distill = context.config.distill
+    if distill.init != Init.trained or (found := finished(context)).teacher == roots.teacher.fingerprint:
+        return
+    if (kept := context.config.space.vocabulary) != found.vocabulary:
         raise SprigError(
-            f"The student of distill.from_run={context.config.distill.from_run} was cut out of teacher "
-            f"{finished(context).teacher}, but this run has {roots.teacher.fingerprint}: give it the same teacher."
+            f"The student of distill.from_run={distill.from_run} has space.vocabulary={_given(found.vocabulary)}, but "
+            f"this run has {_given(kept)}: give it the same."
         )
+    raise SprigError(
+        f"The student of distill.from_run={distill.from_run} was cut out of teacher {found.teacher}, but this run has "
+        f"{roots.teacher.fingerprint}: give it the same teacher{'' if kept is None else ', and the same text'}."
+    )
+
+
+def _given(vocabulary: int | None) -> str:
+    return "null" if vocabulary is None else str(vocabulary)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The trained student of distill.from_run: the fingerprints of itself and its teacher, and its sub-network."""
+    """The trained student of distill.from_run: the fingerprints of itself and its teacher, its sub-network, and its
+    space.vocabulary."""
 
     student: str
     teacher: str
     sub: SubNetwork
+    vocabulary: int | None
 
 
 def finished(context: Context) -> Finished:
@@ -116,11 +129,13 @@ def finished(context: Context) -> Finished:
             raise SprigError(
                 f"distill.from_run={links.parent} has no trained student: name the folder of a finished run."
             )
-        found = {name: read_manifest((links / name).resolve())["fingerprint"] for name in (TRAINED, TEACHER)}
-        return found | {"sub": json.loads((links / TRAINED / checkpoint.SUBNETWORK).read_text(encoding="utf-8"))}
+        made = {name: read_manifest((links / name).resolve()) for name in (TRAINED, TEACHER)}
+        found = {name: manifest["fingerprint"] for name, manifest in made.items()}
+        sub = json.loads((links / TRAINED / checkpoint.SUBNETWORK).read_text(encoding="utf-8"))
+        return found | {"sub": sub, "vocabulary": made[TEACHER]["config"].get("vocabulary")}
 
     found = context.facts.get(f"student of {links.parent}", read)
-    return Finished(found[TRAINED], found[TEACHER], SubNetwork.from_dict(found["sub"]))
+    return Finished(found[TRAINED], found[TEACHER], SubNetwork.from_dict(found["sub"]), found.get("vocabulary"))
 
 
 def _links(context: Context) -> Path:

@@ -67,11 +67,21 @@ def build(context: Context) -> Steps:
 
 
 def _prepare(graph: _Graph) -> None:
-    """Teacher, text and ordering."""
-    config, roots = graph.context.config, graph.roots
-    graph.add("teacher", roots.teacher, prepare.make_teacher, config=config.teacher)
-    if distill.loads_kd_teacher(graph.context):
-        graph.add("kd_teacher", roots.kd_teacher, prepare.make_teacher, config=config.kd_teacher)
+    """Teacher, text and ordering; with space.vocabulary, teacher and text in two versions."""
+    config, roots, uncut = graph.context.config, graph.roots, graph.roots.uncut
+    teachers = {"teacher": config.teacher}
+    if distill.loads_kd_teacher(graph.context) and config.kd_teacher is not None:
+        teachers["kd_teacher"] = config.kd_teacher
+    if uncut is not None:
+        for role, teacher in teachers.items():
+            graph.add(f"uncut_{role}", getattr(uncut, role), prepare.make_teacher, config=teacher)
+        graph.add("uncut_tokens", uncut.tokens, prepare.make_tokens, teacher=uncut.teacher)
+    for role, teacher in teachers.items():
+        if uncut is None:
+            graph.add(role, getattr(roots, role), prepare.make_teacher, config=teacher)
+        else:
+            whole = {"prepared": getattr(uncut, role), "whole": uncut}
+            graph.add(role, getattr(roots, role), prepare.make_cut_teacher, config=teacher, **whole)
     graph.add("tokens", roots.tokens, prepare.make_tokens, teacher=roots.teacher)
     if roots.ordering is not None:
         graph.add("ordering", roots.ordering, order.make, teacher=roots.teacher, tokens=roots.tokens)

@@ -6,19 +6,21 @@ from pipeline.artifacts import Recipe
 from pipeline.config import OrderingKind
 from pipeline.stages import order, prepare, reconstruct
 from pipeline.stages.context import Context
+from pipeline.stages.prepare import Uncut
 
 
 @dataclass(frozen=True)
 class Roots:
     """`kd_teacher` is the teacher itself unless the run has another one for the distillation; `ordering` is None with
     ordering.kind=none, where the teacher's own order needs no artifact; `errors`, of reconstruction, are None where the
-    search does not read them."""
+    search does not read them; `uncut` is None without space.vocabulary."""
 
     teacher: Recipe
     kd_teacher: Recipe
     tokens: Recipe
     ordering: Recipe | None
     errors: Recipe | None
+    uncut: Uncut | None
 
     @property
     def ordering_fingerprint(self) -> str:
@@ -46,4 +48,5 @@ def roots(context: Context) -> Roots:
         tokens,
         ordering,
         reconstruct.recipe(context, teacher, tokens, ordering) if reconstruct.applies(config.search) else None,
+        prepare.uncut(context),
     )

@@ -157,7 +157,8 @@ def space_part(context: Context) -> dict:
     """What of the space determines a result; what limits are counted at only where there are some."""
     space = context.config.space
     is_limited = space.max_flops_per_token or space.max_kv_bytes_per_token
-    own = {key: value for key, value in material(space).items() if key != "type" or value is not None}
+    # The vocabulary is the teacher's, which is an input.
+    own = {key: each for key, each in material(space, "vocabulary").items() if key != "type" or each is not None}
     return own | ({"limits": {"version": LIMITS} | context.counted_at} if is_limited else {})
 
 
@@ -202,7 +203,7 @@ def make(
 
 def write_winner(context: Context, folder: Path, sub: SubNetwork, fitness: FoundFitness) -> None:
     """subnetwork.json of a search or a rerank."""
-    noted = about(context.config.teacher.name, context.architecture, sub, fitness)
+    noted = about(context.config.teacher.name, context.architecture, sub, fitness, context.uncut_vocabulary)
     write_json(folder / WINNER, sub.to_dict() | {ABOUT: noted})
 
 

@@ -77,6 +77,7 @@ def distill(
     flops: Flops,
     validate: Callable[[GPT], float],
     log: Callable[[dict], None],
+    per_byte: Callable[[float], float] | None = None,
     begin: Path | None = None,
     until: int | None = None,
 ) -> GPT:
@@ -88,7 +89,8 @@ def distill(
     loss and its parts are those of the step's batch before its update, in nats, kl is the divergence of `config.loss`,
     grad_norm is before clipping, FLOPs are those of all tokens so far;
     {"step", "tokens", "skipped"} for one that was skipped, with the running count;
-    {"step", "tokens", "validation_nll"} for a point of the validation curve, the first at token 0.
+    {"step", "tokens", "validation_nll"} for a point of the validation curve, the first at token 0, with
+    "bits_per_byte" if `per_byte` is given.
 
     Args:
         student: its fp32 weights are where training starts, and are overwritten with where it ends. It is moved to the
@@ -105,6 +107,7 @@ def distill(
         log: called on rank 0 with every metrics line as it comes, steps with "tokens_per_second" and "mfu" added (None
             where the device's peak is unknown). If it resumed from a checkpoint, the first call is {"step",
             "tokens", "resumed": True}: what was trained before.
+        per_byte: the bits per byte of a validation NLL.
         begin: a folder of checkpoints.publish, the same training up to some step: a fresh training starts from there.
         until: ends after this optimizer step instead of the last one, which is that of the schedule all the same.
 
@@ -117,6 +120,11 @@ def distill(
         Interrupted: a signal came (see pipeline.preemption); the checkpoint of the step that was running is written.
         OSError: a checkpoint could not be written, on a full disk say; those before it are whole.
     """
+    if blocks.vocab_size != student.config.vocab_size:
+        raise SprigError(
+            f"The text was tokenised for a vocabulary of {blocks.vocab_size:,} tokens, and the student has "
+            f"{student.config.vocab_size:,}: prepare the text with the student's own tokenizer."
+        )
     steps = steps_of(config, blocks.block_size)
     last = steps if until is None else until
     batches = batching(config, world_size())
@@ -146,7 +154,8 @@ def distill(
     def validated(step: int) -> None:
         nll = engine.evaluate(validate)
         _check_finite(step, folder, {"validation loss": nll}, precision)
-        metrics.write({"step": step, "tokens": step * batch_tokens, "validation_nll": nll})
+        line = {"step": step, "tokens": step * batch_tokens, "validation_nll": nll}
+        metrics.write(line if per_byte is None else line | {"bits_per_byte": per_byte(nll)})
 
     if begun.step == 0:
         validated(0)

@@ -51,9 +51,10 @@ def make_run(
         (path := artifacts / f"distilled_{role}").mkdir(parents=True)
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (artifacts / "tokens").mkdir()
-    (artifacts / "tokens/index.json").write_text(json.dumps({"block_size": 10, "dtype": "uint16"}))
+    (artifacts / "tokens/index.json").write_text(json.dumps({"block_size": 10, "vocab_size": 1, "dtype": "uint16"}))
     np.zeros(51, dtype=np.uint16).tofile(artifacts / "tokens/train.bin")
-    student = model(init, tokens) | {"final_perplexity": math.exp(CURVES[init][-1] + add)}
+    final = CURVES[init][-1] + add
+    student = model(init, tokens) | {"final_perplexity": math.exp(final), "final_bits_per_byte": final / 2}
     summary = {
         "schema": SCHEMA,
         "status": "completed",

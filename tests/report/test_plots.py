@@ -160,7 +160,9 @@ def test_the_summary_of_a_recovered_run_has_a_row_for_it(smoke_outputs):
     summary["recover"], summary["flops"]["recover"] = {"tokens": 512, "seconds": 1.5}, 1e9
     rows = tables.rows(summary)
     assert [row[0] for row in rows] == ["teacher", "untrained", "recovered", "student", "control"]
-    assert rows[2][1:] == ["searched", "71,904", "123.46", "512", "1e+09"]
+    summary["student"]["recovered_bits_per_byte"] = 6.5432
+    recovered = tables.rows(summary)[2]
+    assert recovered[1:] == ["searched", "71,904", "123.46", "6.543", "512", "1e+09"]
     assert rows[3][1] == "searched + recovery + KD" and rows[4][1] == "random_weights + KD"
     facts = dict(tables.facts(summary))
     assert facts["recovery"] == "512 calibration tokens, 1.5 s"

@@ -56,6 +56,7 @@ def test_mean_and_spread_over_seeds_and_what_is_missing(folder):
     finals = [math.exp(1.0), math.exp(1.5)]
     said = row(folder, "searched", "on")
     assert said[2] == "2" and said[5] == f"{np.mean(finals):.2f} ± {np.std(finals, ddof=1):.2f}"
+    assert said[6] == f"0.625 ± {0.25 / math.sqrt(2):.3f}"  # bits per byte of 1.0 and 1.5 nats, two bytes a token
     assert row(folder, "searched", "off")[2] == "1, 1 failed"
     assert row(folder, "random_weights", "off")[2] == "missing"
     page = (folder / "sweep.md").read_text()
@@ -64,10 +65,10 @@ def test_mean_and_spread_over_seeds_and_what_is_missing(folder):
 
 
 def test_total_flops_and_perplexity_at_the_smallest_total(folder):
-    assert row(folder, "random_weights", "on")[7] == "300"  # no order, no search
-    assert row(folder, "searched", "off")[7] == "350"
+    assert row(folder, "random_weights", "on")[8] == "300"  # no order, no search
+    assert row(folder, "searched", "off")[8] == "350"
     # At 300 in all, 50 of them spent before, 250 / 3 tokens of the 100 that bring 3 nats down to 1.
-    assert row(folder, "searched", "off")[8] == f"{math.exp(3 - 2 * (250 / 3) / 100):.2f}"
+    assert row(folder, "searched", "off")[9] == f"{math.exp(3 - 2 * (250 / 3) / 100):.2f}"
 
 
 def test_a_saving_over_the_sweeps_run_from_random_weights(folder):

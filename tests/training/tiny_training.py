@@ -62,7 +62,7 @@ def teacher(vocab_size: int = 90) -> GPT:
 class TinyBlocks:
     """20 blocks of 16 targets; `take` raises after `lives` calls."""
 
-    block_size = 16
+    block_size, vocab_size = 16, 90
     tokens = torch.randint(90, (20, 17), generator=torch.Generator().manual_seed(1))
 
     def __init__(self, lives: float = float("inf")):

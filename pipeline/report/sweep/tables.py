@@ -15,9 +15,10 @@ from pipeline.report.sweep.savings import CONFIDENCE, Fit, compared, counted, fi
 from pipeline.report.tables import Table, downstream_note, measured, metrics, number
 
 PERPLEXITY = """Perplexity is exp(mean nats per token) on the same validation blocks for all, as mean ± standard
-deviation over seeds. Of the cells that differ on the first axis alone, the best is bold where each has several seeds.
-Total FLOPs are order, search, recovery, teacher and student; random weights are charged only their training. The last
-column reads all curves at the smallest total of the sweep, which is before the end of the others' schedules."""
+deviation over seeds; bits per byte of text compare different vocabularies too. Of the cells that differ on the
+first axis alone, the best is bold where each has several seeds. Total FLOPs are order, search, recovery, teacher and
+student; random weights are charged only their training. The last column reads all curves at the smallest total of the
+sweep, which is before the end of the others' schedules."""
 RULE = """The target is the control's final perplexity; a saving is the control's cost over the cost at which the
 student first is at or below the target (log perplexity linear in tokens between two points, token 0
 included). The teacher's FLOPs are on both sides, order, search and recovery on the student's alone. No finite
@@ -48,7 +49,8 @@ def tables(sweep: Sweep) -> list[Table]:
 
 def cells(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     """Header, and a row for each cell."""
-    header = [*sweep.axes, "seeds", "parameters", "untrained", "perplexity", "tokens", "total FLOPs", "at equal FLOPs"]
+    figures = ["parameters", "untrained", "perplexity", "bits per byte", "tokens", "total FLOPs", "at equal FLOPs"]
+    header = [*sweep.axes, "seeds", *figures]
     best = _best(sweep)
     rows = [
         [*cell.values, *(_results(sweep, cell, cell.values in best) if cell.runs else _without(cell))]
@@ -65,6 +67,7 @@ def _results(sweep: Sweep, cell: Cell, best: bool) -> list[str]:
         return _spread([value(run) for run in cell.runs], form)
 
     final = over_seeds(lambda run: run.perplexity, ",.2f")
+    per_byte = [run.student.get("final_bits_per_byte") or math.nan for run in cell.runs]  # none in older runs
     equal = [run.nll_at_flops(sweep.cheapest) for run in cell.runs]
     begun = [nll for nll in equal if nll is not None]
     return [
@@ -72,6 +75,7 @@ def _results(sweep: Sweep, cell: Cell, best: bool) -> list[str]:
         over_seeds(lambda run: run.student["parameters"] or math.nan, ",.0f"),
         over_seeds(lambda run: run.student["untrained_perplexity"] or math.nan, ",.2f"),
         Bold(final) if best else final,
+        "" if math.nan in per_byte else _spread(per_byte, ".3f"),
         over_seeds(lambda run: run.student["tokens"], ",.0f"),
         over_seeds(lambda run: run.total_flops, ".3g"),
         "not begun" if len(begun) < len(equal) else _spread([math.exp(nll) for nll in begun], ",.2f"),
@@ -79,7 +83,7 @@ def _results(sweep: Sweep, cell: Cell, best: bool) -> list[str]:
 
 
 def _without(cell: Cell) -> list[str]:
-    return [", ".join(_lacking(cell)) or MISSING, *[""] * 6]
+    return [", ".join(_lacking(cell)) or MISSING, *[""] * 7]
 
 
 def _lacking(cell: Cell) -> list[str]:

@@ -1,0 +1,199 @@
+"""A teacher with the part of its vocabulary that a text uses most: its tokenizer's files, and its model's rows.
+
+A token counts as used whenever the tokenizer makes it: as a token of the text, or on the way to a longer one. So it is
+used at least as often as each token that is merged from it, and the most used ones are closed: all that a kept token is
+merged from is kept too.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+from litgpt import GPT
+from tokenizers import pre_tokenizers
+
+from pipeline.errors import SprigError
+from pipeline.models import special_tokens, student
+from pipeline.models.families import is_tied
+from pipeline.models.tokenizer import read_json
+from pipeline.models.weights import EMBEDDING, HEAD, HEAD_BIAS
+
+KEY = "space.vocabulary"
+_FILE, _NAMES, _NUMBERS = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
+Pair = tuple[str, str]
+
+
+class Vocabulary:
+    """The entries of a byte-level BPE in a folder that pipeline.models.tokenizer.copy wrote.
+
+    Raises:
+        SprigError: the tokenizer is of another kind.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        # As the library writes it, which knows older forms of the file.
+        built = tokenizers.Tokenizer.from_file(str(folder / _FILE))
+        built.no_padding()
+        built.no_truncation()
+        self._plain: dict[str, Any] = json.loads(built.to_str())
+        self._model = self._plain["model"]
+        if not _is_byte_level(self._plain):
+            raise SprigError(
+                f"{KEY} cuts byte-level BPE alone, and the tokenizer of this teacher is {_kind(self._model)}: set "
+                f"{KEY}=null, or choose another teacher."
+            )
+        self._numbers: dict[str, int] = self._model["vocab"]
+        self._merges: list[Pair] = [(left, right) for left, right in self._model["merges"]]
+        self.size = len(built.get_vocab(with_added_tokens=True))
+
+    @cached_property
+    def always(self) -> set[int]:
+        """The tokens that stay whatever a text uses: the bytes, of which SmolLM2's lacks some, those that were added to
+        the vocabulary, and those that the files name, such as the one that ends a text."""
+        found = {self._numbers[each] for each in pre_tokenizers.ByteLevel.alphabet() if each in self._numbers}
+        found |= {token["id"] for token in self._plain["added_tokens"]} | _around(self._plain["post_processor"])
+        names = read_json(self.folder / _NAMES)
+        named = [self._model["unk_token"], *(names.get(name) for name in special_tokens.NAMES)]
+        found |= {self._numbers[each] for each in named if each in self._numbers}
+        for number in read_json(self.folder / _NUMBERS).values():
+            found |= set(number) if isinstance(number, list) else {number}
+        return found
+
+    @cached_property
+    def _halves(self) -> dict[int, tuple[int, int]]:
+        """The two tokens that each token is merged from, of those that merges lead to."""
+        ranks = {pair: rank for rank, pair in reversed(list(enumerate(self._merges)))}
+        pairs = ((number, _last_merge(token, ranks)) for token, number in self._numbers.items())
+        return {number: (self._numbers[pair[0]], self._numbers[pair[1]]) for number, pair in pairs if pair}
+
+    def most_used(self, counts: np.ndarray, size: int) -> list[int]:
+        """The numbers of the `size` tokens to keep, ascending: those that always stay, and the most used others.
+
+        Args:
+            counts: how often each token occurs in a text, (at least as many as there are tokens,).
+
+        Raises:
+            SprigError: more always stay, or merges lead to fewer.
+        """
+        if size < len(self.always):
+            raise SprigError(too_small(size, len(self.always)))
+        length = {number: len(token) for token, number in self._numbers.items()}
+        used, order = counts.astype(np.int64), {number: number for number in length}
+        by_length = sorted(self._halves, key=lambda number: length[number])
+        for number in reversed(by_length):
+            for half in self._halves[number]:
+                used[half] += used[number]
+        for number in by_length:
+            order[number] = max(number, *(order[half] for half in self._halves[number]))
+        # Of equally used tokens, one comes after its parts: that is what `order` and length are for.
+        others = sorted(
+            (number for number in by_length if number not in self.always),
+            key=lambda number: (-used[number], order[number], length[number]),
+        )
+        if size > len(self.always) + len(others):
+            raise SprigError(
+                f"{KEY}={size:,}, but the merges of the teacher's tokenizer lead to "
+                f"{len(self.always) + len(others):,} of its {self.size:,} tokens: lower it, or set {KEY}=null."
+            )
+        return sorted([*self.always, *others[: size - len(self.always)]])
+
+    def write(self, kept: list[int], folder: Path) -> None:
+        """Writes the tokenizer's files with the tokens of these numbers, renumbered from 0 in the same order."""
+        new = {old: number for number, old in enumerate(kept)}
+        numbers = {token: new[old] for token, old in self._numbers.items() if old in new}
+        merges = [pair for pair in self._merges if {*pair, "".join(pair)} <= numbers.keys()]
+        plain = self._plain | {
+            "model": self._model | {"vocab": numbers, "merges": merges},
+            "added_tokens": [token | {"id": new[token["id"]]} for token in self._plain["added_tokens"]],
+            "post_processor": _renumbered(self._plain["post_processor"], new),
+        }
+        _write_json(folder / _FILE, plain)
+        _write_json(folder / _NAMES, read_json(self.folder / _NAMES))
+        if found := read_json(self.folder / _NUMBERS):
+            ids = {key: [new[n] for n in each] if isinstance(each, list) else new[each] for key, each in found.items()}
+            _write_json(folder / _NUMBERS, ids)
+
+
+def too_small(size: int, least: int) -> str:
+    return (
+        f"{KEY}={size:,}, but {least:,} tokens always stay: the bytes and the special tokens, among them the one that "
+        f"ends a text. Set it to {least:,} or more."
+    )
+
+
+def with_rows(model: GPT, kept: list[int]) -> GPT:
+    """The model with these rows of embedding and head alone; it shares its other weights with the one given."""
+    config = replace(model.config, vocab_size=len(kept), padded_vocab_size=len(kept))
+    state, rows = dict(model.state_dict()), torch.tensor(kept)
+    for name in (EMBEDDING, HEAD, HEAD_BIAS):
+        if name in state:
+            state[name] = state[name][rows.to(state[name].device)]
+    return student.assemble(config, None, is_tied(model), state)
+
+
+def _is_byte_level(plain: Mapping[str, Any]) -> bool:
+    """Whether a text is a sequence of its bytes before merges."""
+    model = plain["model"]
+    if model["type"] != "BPE" or "ByteLevel" not in _types(plain["pre_tokenizer"]):
+        return False
+    affixes = ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
+    return not any(map(model.get, affixes))
+
+
+def _types(step: Any) -> set[str]:
+    """Of a pre-tokenizer and those that it consists of."""
+    return {step["type"]}.union(*map(_types, step.get("pretokenizers", []))) if step else set()
+
+
+def _kind(model: Mapping[str, Any]) -> str:
+    return f"{model['type']} with byte fall-back, as SentencePiece's" if model.get("byte_fallback") else model["type"]
+
+
+def _last_merge(token: str, ranks: Mapping[Pair, int]) -> Pair | None:
+    """The pair that becomes the token at last where BPE reads its bytes alone; None where it becomes none, or is one
+    byte: the lowest rank goes first, and the leftmost of a rank."""
+    parts = list(token)
+    while len(parts) > 1:
+        pairs = list(pairwise(parts))
+        best = min(range(len(pairs)), key=lambda place: ranks.get(pairs[place], len(ranks)))
+        if pairs[best] not in ranks:
+            return None
+        if len(parts) == 2:
+            return pairs[best]
+        parts[best : best + 2] = ["".join(pairs[best])]
+    return None
+
+
+def _around(processor: Any) -> set[int]:
+    """The numbers that a post-processor puts around a text."""
+    if processor is None:
+        return set()
+    found = {number for each in processor.get("special_tokens", {}).values() for number in each["ids"]}
+    found |= {processor[name][1] for name in ("sep", "cls") if name in processor}
+    return found.union(*map(_around, processor.get("processors", [])))
+
+
+def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
+    """A post-processor with new numbers for its special tokens."""
+    if processor is None or processor["type"] == "ByteLevel":
+        return processor
+    if processor["type"] == "Sequence":
+        return processor | {"processors": [_renumbered(each, new) for each in processor["processors"]]}
+    if processor["type"] == "TemplateProcessing":
+        tokens = processor["special_tokens"].items()
+        given = {token: each | {"ids": [new[number] for number in each["ids"]]} for token, each in tokens}
+        return processor | {"special_tokens": given}
+    ends = {name: [processor[name][0], new[processor[name][1]]] for name in ("sep", "cls")}  # BERT's and RoBERTa's
+    return processor | ends
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,181 @@
+"""Cut vocabularies against the tokenizers library, transformers and the whole teacher."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from tiny import TIED, randomize
+from tiny import config as config_of
+from tokenizers import AddedToken, models, processors
+from transformers import AutoTokenizer
+
+from pipeline.errors import SprigError
+from pipeline.models import checkpoint, tokenizer
+from pipeline.models.student import build
+from pipeline.models.tokenizer import Tokenizer
+from pipeline.models.vocabulary import Vocabulary, with_rows
+from teachers.train_tokenizer import train
+
+ROOT = Path(__file__).parents[2]
+TEXT = " ".join(f"{(ROOT / 'README.md').read_text()}\n{(ROOT / 'docs/concepts.md').read_text()}".split())
+SIZES = (260, 300, 450, 600)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """600 tokens and two that were added later, of which one begins texts; numbers of tokens in two files."""
+    folder = tmp_path_factory.mktemp("whole")
+    built = train([TEXT], 600)
+    built.add_tokens([AddedToken("  ", normalized=False), AddedToken("<s>", special=True)])
+    begins = [("<s>", built.token_to_id("<s>"))]
+    built.post_processor = processors.Sequence(
+        [processors.ByteLevel(), processors.TemplateProcessing(single="<s> $A", special_tokens=begins)]
+    )
+    tokenizer.write(built, "<|endoftext|>", folder, chat_template="{{ messages }}", bos_token="<s>")
+    numbers = {"bos_token_id": 601, "eos_token_id": [0, 601], "pad_token_id": 0}
+    (folder / "generation_config.json").write_text(json.dumps(numbers))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def counts(whole) -> np.ndarray:
+    return np.bincount(Tokenizer(whole).encode(TEXT), minlength=602)
+
+
+@pytest.fixture(scope="module")
+def cut(whole, counts, tmp_path_factory) -> dict[int, Path]:
+    """Folders by size."""
+    folders = {size: tmp_path_factory.mktemp(str(size)) for size in SIZES}
+    for size, folder in folders.items():
+        entries = Vocabulary(whole)
+        entries.write(entries.most_used(counts, size), folder)
+    return folders
+
+
+def plain(folder: Path) -> dict:
+    return json.loads((folder / "tokenizer.json").read_text())
+
+
+def spelled(text: str) -> str:
+    """A text's bytes as byte-level BPE writes them."""
+    return "".join(tokenizers.pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(text)[0][0])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_kept_merges_lead_to_every_kept_token(cut, whole, size):
+    kept, before = plain(cut[size]), plain(whole)
+    vocab = kept["model"]["vocab"]
+    alone = models.BPE(vocab, [tuple(pair) for pair in kept["model"]["merges"]])
+    added = {token["content"] for token in kept["added_tokens"]}
+    assert added == {token["content"] for token in before["added_tokens"]}
+    for token in vocab.keys() - added:
+        assert [each.value for each in alone.tokenize(token)] == [token]
+    everything = vocab | {token["content"]: token["id"] for token in kept["added_tokens"]}
+    assert sorted(everything.values()) == list(range(size))
+    assert set(tokenizers.pre_tokenizers.ByteLevel.alphabet()) <= vocab.keys() <= before["model"]["vocab"].keys()
+    order = [pair for pair in before["model"]["merges"] if pair in kept["model"]["merges"]]
+    assert kept["model"]["merges"] == order and len(order) == len(vocab) - 257
+
+
+def test_the_most_used_tokens_stay(cut, whole):
+    """Merging the text by hand, one merge at a time over all of it, counts how often each token is made."""
+    before = plain(whole)
+    words = Counter(piece for piece, _ in Tokenizer(whole)._tokenizer.pre_tokenizer.pre_tokenize_str(TEXT))
+    text, made = {word: list(word) for word in words}, Counter()
+    for left, right in before["model"]["merges"]:
+        for word, parts in text.items():
+            place = 0
+            while place < len(parts) - 1:
+                if parts[place : place + 2] == [left, right]:
+                    parts[place : place + 2] = [left + right]
+                    made[left + right] += words[word]
+                place += 1
+    made.pop("  ", None)  # added, too: it always stays
+    assert len({*made.values()}) > 50
+    for size in SIZES[:-1]:
+        stay = plain(cut[size])["model"]["vocab"].keys() & made.keys()
+        assert min(made[token] for token in stay) >= max(made[token] for token in made.keys() - stay)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_any_text_is_encoded_and_decoded_as_transformers_does(cut, whole, size):
+    ours, uncut, theirs = Tokenizer(cut[size]), Tokenizer(whole), AutoTokenizer.from_pretrained(cut[size])
+    draw = random.Random(size)
+    points = [*range(0x250), *range(0x3040, 0x30A0), *range(0x1F600, 0x1F640)]
+    texts = ["".join(map(chr, draw.choices(points, k=40))) for _ in range(20)] + [TEXT[:3_000], "", "a  b<|endoftext|>"]
+    for text in texts:
+        ids = ours.encode(text, special=True)
+        assert ours.decode(ids) == "<s>" + text
+        assert theirs.encode(text) == ids
+        assert len(ids) >= len(uncut.encode(text, special=True))
+    assert [uncut.token_of(uncut.id_of(ours.token_of(each))) for each in range(size)] == [
+        ours.token_of(each) for each in range(size)
+    ]
+
+
+def test_special_tokens_have_their_new_numbers(cut, whole):
+    ours = Tokenizer(cut[300])
+    assert (ours.vocab_size, ours.token_of(ours.eos_id), ours.token_of(ours.bos_id)) == (300, "<|endoftext|>", "<s>")
+    assert ours.special_numbers() == {"bos_token_id": 299, "eos_token_id": [0, 299], "pad_token_id": 0}
+    assert ours.special_tokens() == Tokenizer(whole).special_tokens()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])  # tied; untied, with a biased head
+def test_logits_of_the_kept_tokens_are_the_whole_teachers(family):
+    model = randomize(build(config_of(family), None, family in TIED))
+    kept = [0, 3, 4, 17, 59, 60]
+    part = with_rows(model, kept).eval()
+    assert (part.config.vocab_size, part.config.padded_vocab_size) == (6, 6)
+    assert (part.lm_head.weight is part.transformer.wte.weight) == (family in TIED)
+    tokens = torch.tensor([[5, 0, 2, 1, 4, 3]])
+    with torch.no_grad():
+        ours, theirs = part(tokens), model(torch.tensor(kept)[tokens])
+    torch.testing.assert_close(ours, theirs[..., kept], rtol=0, atol=1e-5)
+
+
+def test_a_cut_teacher_is_saved_and_loaded(cut, tmp_path):
+    model = randomize(build(config_of("llama"), None, tied=True))
+    checkpoint.save(with_rows(model, list(range(40))), tmp_path, None, cut[260])
+    loaded = checkpoint.load(tmp_path, "cpu")
+    assert loaded.lm_head.weight.shape == (40, 96) and loaded.lm_head.weight is loaded.transformer.wte.weight
+
+
+def test_too_few_and_too_many_tokens_are_refused(whole, counts):
+    entries = Vocabulary(whole)
+    with pytest.raises(SprigError, match=r"space.vocabulary=258, but 259 tokens always stay.* 259 or more"):
+        entries.most_used(counts, 258)
+    with pytest.raises(SprigError, match=r"space.vocabulary=603, but the merges .* lead to 602 of its 602 tokens"):
+        entries.most_used(counts, 603)
+
+
+def test_tokens_that_merges_do_not_lead_to_do_not_count(tmp_path):
+    """Nothing becomes "abc", because "ab" is merged before "bc"."""
+    tokenizer.write_bytes(tmp_path)
+    made = plain(tmp_path)
+    made["model"]["vocab"] |= {"ab": 256, "bc": 257, "abc": 258}
+    made["added_tokens"][0]["id"] = 259
+    made["model"]["merges"] = [["a", "b"], ["b", "c"], ["a", "bc"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(made))
+    entries, counts = Vocabulary(tmp_path), np.zeros(260, int)
+    assert entries.most_used(counts, 259) == [*range(258), 259]
+    with pytest.raises(SprigError, match="lead to 259 of its 260 tokens"):
+        entries.most_used(counts, 260)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"), "WordLevel"),
+        (models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>", byte_fallback=True), "BPE with byte fall-back"),
+        (models.Unigram([("a", 0.0)], 0), "Unigram"),
+    ],
+)
+def test_other_kinds_of_tokenizers_are_refused(tmp_path, model, kind):
+    tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(SprigError, match=rf"the tokenizer of this teacher is {kind}"):
+        Vocabulary(tmp_path)
