@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -208,6 +209,22 @@ def _places(overrides: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(places))
 
 
+def recorded(file: Path) -> Any:
+    """A YAML file of a run folder's .hydra, its tags refused.
+
+    Raises:
+        SprigError: it is missing or cannot be read.
+    """
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise SprigError(
+            f"{file} cannot be read ({reason}): copy it from another run of the same command, or give that command "
+            "again with another run_name, which finds everything that is made."
+        ) from None
+
+
 def _reopen(overrides: list[str]) -> DictConfig:
     with session([]) as opened, read_as_written():
         named = [override for override in overrides if override.startswith("run=")]
@@ -218,7 +235,7 @@ def _reopen(overrides: list[str]) -> DictConfig:
                 f"run={folder} is not a run folder, as it has no {saved}: name one of outputs/<preset>/<id>."
             )
         defaults = OmegaConf.structured(Config)
-        config = OmegaConf.merge(defaults, OmegaConf.load(saved))
+        config = OmegaConf.merge(defaults, OmegaConf.create(recorded(saved)))
         assert isinstance(config, DictConfig)
         for key in OF_ONE_COMMAND:
             config[key] = defaults[key]

@@ -10,7 +10,7 @@ from filelock import Timeout
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import RUNNING, facts, link_atomically, locked, sweep_temporaries, write_atomically
-from pipeline.composition import compose
+from pipeline.composition import compose, recorded
 from pipeline.config import Config, to_plain
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
@@ -99,7 +99,7 @@ def _describe(path: Path, config: Config, overrides: list[str]) -> None:
 
 def _with_its_own(reopened: Path, overrides: list[str]) -> list[str]:
     """The words that make a reopened run with other values from its sources: those that it began with, and the new."""
-    before = map(str, OmegaConf.load(reopened / ".hydra" / "overrides.yaml"))
+    before = map(str, recorded(reopened / ".hydra" / "overrides.yaml"))
     new = {_key(word): word for word in overrides if _key(word) != "run"}
     return [*(word for word in before if _key(word) not in new), *new.values()]
 

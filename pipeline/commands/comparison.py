@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import digest, write_json
 from pipeline.commands import Line
 from pipeline.commands.folders import FINISHED, Known, chosen
+from pipeline.composition import recorded
 from pipeline.config import is_material
 from pipeline.errors import SprigError
 
@@ -64,7 +64,7 @@ def _axes(runs: list[Known]) -> dict[str, list[str]]:
     """What tells the runs apart, each with its value in every run: the preset, and the values that were given to one
     of them at least. The run's name is one where these do not suffice."""
     given = [_given(each.folder) for each in runs]
-    configs: list[Any] = [OmegaConf.load(each.folder / ".hydra/config.yaml") for each in runs]
+    configs: list[Any] = [OmegaConf.create(recorded(each.folder / ".hydra/config.yaml")) for each in runs]
     found = {"preset": [str(config["preset"]) for config in configs]}
     for key in _keys(given):
         found[key] = [_value(config, words, key) for config, words in zip(configs, given, strict=True)]
@@ -77,7 +77,7 @@ def _axes(runs: list[Known]) -> dict[str, list[str]]:
 
 def _given(folder: Path) -> dict[str, str]:
     """The overrides that a run was started with, by key."""
-    words = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text(encoding="utf-8")) or []
+    words = recorded(folder / ".hydra/overrides.yaml") or []
     return {key.lstrip("+~"): value for key, _, value in (str(word).partition("=") for word in words)}
 
 

@@ -1,10 +1,13 @@
 """A model as a litgpt checkpoint folder: lit_model.pth, model_config.yaml, tokenizer files, subnetwork.json."""
 
 import json
+import logging
+import os
 import pickle
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -34,6 +37,8 @@ UNREADABLE = (
     pickle.UnpicklingError,
     yaml.YAMLError,
 )
+log = logging.getLogger("sprig")
+
 _HEAD, _EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 
 
@@ -92,3 +97,25 @@ def load(folder: Path, device: torch.device | str, dtype: torch.dtype = torch.fl
             f"{folder} is not a checkpoint that Sprig can load: {reason(error)}. Make it again."
         ) from error
     return model
+
+
+def keep(work: dict[str, Any], file: Path) -> None:
+    """Puts the state of unfinished work on the disk, in whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    written = file.with_suffix(".partial")
+    with writing(written), written.open("wb") as opened:
+        torch.save(work, opened)
+        opened.flush()
+        os.fsync(opened.fileno())
+    written.replace(file)
+
+
+def kept(file: Path) -> dict[str, Any] | None:
+    """What `keep` wrote; None where there is nothing, or nothing that can be read: that work has to be done again."""
+    if not file.exists():
+        return None
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        log.warning("%s cannot be read (%s): this work is done again.", file, reason(error))
+        return None

@@ -4,14 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
-import yaml
-
-from pipeline.composition import OF_ONE_COMMAND
+from pipeline.composition import OF_ONE_COMMAND, recorded
 
 
 def commands(folder: Path) -> list[str]:
     """Of a run's folder: what makes the run elsewhere, and what reopens it here."""
-    overrides = yaml.safe_load((folder / ".hydra/overrides.yaml").read_text(encoding="utf-8"))
+    overrides = recorded(folder / ".hydra/overrides.yaml")
     return from_overrides(overrides, folder)
 
 

@@ -11,7 +11,7 @@ from pipeline.artifacts import CHECKPOINTS, Recipe, write_json
 from pipeline.config import SearchConfig, material
 from pipeline.config import Strategy as Kind
 from pipeline.errors import SprigError
-from pipeline.models import reconstruction
+from pipeline.models import checkpoint, reconstruction
 from pipeline.models.reconstruction import Passed
 from pipeline.stages import order
 from pipeline.stages.context import Context
@@ -47,7 +47,7 @@ def make(
         blocks,
         context.precision,
         config.ordering.batch,
-        begun=_resumed(state) if state.exists() else None,
+        begun=_resumed(state),
         on_layer=partial(_keep, state),
     )
     np.savez(folder / ERRORS, allow_pickle=False, **vars(errors))
@@ -56,15 +56,14 @@ def make(
 
 def _keep(state: Path, passed: Passed) -> None:
     """One file, which each layer replaces: an interrupted pass resumes from there."""
-    state.parent.mkdir(exist_ok=True)
-    written = state.with_suffix(".partial")
     errors = {name: torch.from_numpy(value) for name, value in vars(passed.errors).items()}
-    torch.save({"number": passed.number, "errors": errors, "gradients": passed.gradients}, written)
-    written.replace(state)
+    checkpoint.keep({"number": passed.number, "errors": errors, "gradients": passed.gradients}, state)
 
 
-def _resumed(state: Path) -> Passed:
-    saved = torch.load(state, map_location="cpu", weights_only=True)
+def _resumed(state: Path) -> Passed | None:
+    saved = checkpoint.kept(state)
+    if saved is None:
+        return None
     errors = Errors(**{name: value.numpy() for name, value in saved["errors"].items()})
     return Passed(saved["number"], errors, saved["gradients"])
 

@@ -3,16 +3,16 @@
 import json
 from dataclasses import asdict
 from functools import partial
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 
-import torch
 from litgpt import GPT
 from torch import Tensor
 
 from pipeline.artifacts import CHECKPOINTS, Recipe, write_json
 from pipeline.config import Init, material
 from pipeline.errors import SprigError
+from pipeline.models import checkpoint
 from pipeline.models.recovery import costs
 from pipeline.models.recovery.layers import Refit
 from pipeline.models.recovery.recover import RefittedLayer, Report, Settings, recover
@@ -112,7 +112,8 @@ def refit(context: Context, roots: Roots, student: GPT, sub: SubNetwork, layers:
     if world_size() > 1:
         distributed.start(context.device)
     if layers is not None:
-        finished = [_load(layers, number) for number in range(_agreed(_done(layers)))]
+        finished = _finished(layers)
+        finished = finished[: _agreed(len(finished))]
     return recover(
         context.teacher(roots.teacher, config.teacher),
         student,
@@ -155,9 +156,14 @@ def _agreed(count: int) -> int:
     return count if world_size() == 1 else distributed.broadcast(count)
 
 
-def _done(layers: Path) -> int:
-    """How many layers are finished, from the first one on."""
-    return next(number for number in count() if not _file(layers, number).exists())
+def _finished(layers: Path) -> list[RefittedLayer]:
+    """From the first one on."""
+    kept = (checkpoint.kept(_file(layers, number)) for number in count())
+    return [
+        RefittedLayer(saved["weights"], tuple(Refit(**each) for each in saved["refits"]))
+        for saved in takewhile(lambda saved: saved is not None, kept)
+        if saved is not None
+    ]
 
 
 def _file(layers: Path, number: int) -> Path:
@@ -165,12 +171,6 @@ def _file(layers: Path, number: int) -> Path:
 
 
 def _save(layers: Path, number: int, layer: RefittedLayer) -> None:
-    layers.mkdir(parents=True, exist_ok=True)
-    written = layers / "layer.partial"
-    torch.save({"weights": layer.weights, "refits": [asdict(each) for each in layer.refits]}, written)
-    written.replace(_file(layers, number))
-
-
-def _load(layers: Path, number: int) -> RefittedLayer:
-    saved = torch.load(_file(layers, number), map_location="cpu", weights_only=True)
-    return RefittedLayer(saved["weights"], tuple(Refit(**each) for each in saved["refits"]))
+    checkpoint.keep(
+        {"weights": layer.weights, "refits": [asdict(each) for each in layer.refits]}, _file(layers, number)
+    )

@@ -48,7 +48,10 @@ def test_the_losses_reported_are_those_of_the_models(outputs):
     assert reached <= found["before"]
 
 
-def test_an_interrupted_recovery_resumes_with_the_same_bits(outputs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("torn", [0, 1])
+def test_an_interrupted_recovery_resumes_with_the_same_bits(outputs, tmp_path, monkeypatch, torn):
+    """Also where the file of the last layer is not whole."""
+
     class Cut(Exception):
         pass
 
@@ -63,10 +66,12 @@ def test_an_interrupted_recovery_resumes_with_the_same_bits(outputs, tmp_path, m
     with pytest.raises(Cut):
         pipeline.run(smoke(tmp_path, *SHORT))
     monkeypatch.setattr(recover, "_save", save)
+    [last] = tmp_path.rglob("layer-1.pt")
+    last.write_bytes(last.read_bytes()[: -1000 * torn or None])
     refitted = []
     monkeypatch.setattr(recover, "_save", lambda layers, number, layer: refitted.append(number))
     pipeline.run(smoke(tmp_path, *SHORT))
-    assert refitted[0] == 2
+    assert refitted[0] == 2 - torn
     weights = [
         torch.load(folder / "smoke/latest/artifacts/recovered_student" / checkpoint.WEIGHTS)
         for folder in (outputs, tmp_path)
