@@ -294,7 +294,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat dictionary")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    import_deepspeed(torch.device("cpu"))  # once, in place of once for each fork
+    import_deepspeed(torch.device("cpu"))  # once, in place of once for each fork, as the others
+    import pipeline.report.html
+    import pipeline.runner  # noqa: F401
+
     ends = time.monotonic() + 60 * given.minutes
     settings = ("killed", "two processes", "next to clean", "full disk", "few file handles", "little memory")
     rows = {name: Row() for name in settings}

@@ -36,6 +36,8 @@ OUT_OF_REACH = {
     errno.EIO: "could not be read or written: the disk or the network drive reports an error",
 }
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+# What torch's CPU allocator, threads and libraries say, which have no class for it.
+NO_MEMORY = ("can't allocate memory", "can't start new thread", "failed to map segment")
 OUT_OF_MEMORY = (
     "The memory ran out, what was finished is kept: give the stage of the last line a smaller batch (ordering.batch, "
     "search.batch, recover.batch, distill.micro_batch or evaluate.batch; more in docs/troubleshooting.md), and run the "
@@ -125,7 +127,7 @@ def _guarded(work: Callable[[], object], debug: bool) -> None:
         work()
     except SprigError as error:
         _fail(str(error), error, debug)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         if (sentence := _expected(error)) is None:
             raise
         _fail(sentence, error, debug)
@@ -133,11 +135,14 @@ def _guarded(work: Callable[[], object], debug: bool) -> None:
         sys.exit("Interrupted: the same command resumes from here.")
 
 
-def _expected(error: OSError | MemoryError | RuntimeError) -> str | None:
+def _expected(error: Exception) -> str | None:
     """What to say of an error of the machine; None if it is another one."""
-    of_gpu = type(error).__name__ == "OutOfMemoryError"  # torch's, which may not be imported yet
-    of_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)  # torch has no class for it
-    if of_gpu or of_cpu or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, of a GPU; torch may not be imported yet
+        or any(said in str(error) for said in NO_MEMORY)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    ):
         return OUT_OF_MEMORY
     return _out_of_reach(error) if isinstance(error, OSError) and error.errno is not None else None
 

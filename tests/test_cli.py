@@ -161,8 +161,9 @@ def test_a_disk_that_fills_in_training_harms_nothing(monkeypatch, smoke_outputs,
         lambda: bytearray(1 << 60),
         lambda: mmap.mmap(-1, 1 << 60),
         lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")),
+        lambda: (_ for _ in ()).throw(ImportError("libx.so: failed to map segment from shared object")),
     ],
-    ids=["tensor", "bytes", "system", "gpu"],
+    ids=["tensor", "bytes", "system", "gpu", "import"],
 )
 def test_memory_that_runs_out(monkeypatch, tmp_path, fail):
     monkeypatch.setattr(sources, "convert", lambda *_: list(fail()))
