@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.models.recovery.recover import Settings, held_out_blocks
+from pipeline.models.recovery.recover import Settings, held_out_count
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import flops_per_token, outer_flops
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
@@ -50,7 +50,7 @@ def flops(architecture: Architecture, sub: SubNetwork, blocks: int, length: int,
     student = flops_per_token(architecture, sub, length=length)
     forward = flops_per_token(architecture, length=length) - outer_flops(architecture, architecture.n_embd)
     forward += student - outer_flops(architecture, sub.n_embd)
-    held_out = sum(held_out_blocks(blocks, settings.held_out)) * length
+    held_out = held_out_count(blocks, settings.held_out) * length
     tokens, ridges = blocks * length, len(settings.ridges)
     total = tokens * forward + 2 * held_out * student
     for each in _all_regressions(architecture, sub):
@@ -72,7 +72,7 @@ def memory(architecture: Architecture, sub: SubNetwork, blocks: int, length: int
     Two residual streams; of the largest regression the features of all tokens, Gram matrix and factor, cross terms,
     candidate and best correction in fp64, and the errors of the held-out tokens.
     """
-    held_out = sum(held_out_blocks(blocks, settings.held_out)) * length
+    held_out = held_out_count(blocks, settings.held_out) * length
     streams = 4 * blocks * length * (architecture.n_embd + sub.n_embd)
 
     def needs(each: _Regression) -> int:

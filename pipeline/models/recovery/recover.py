@@ -62,15 +62,20 @@ class Report:
     refits: tuple[Refit, ...]
 
 
-def held_out_blocks(count: int, share: float) -> list[bool]:
-    """Marks the held-out ones of `count` blocks: evenly spread, at least one, and at least one left to fit.
+def held_out_count(count: int, share: float) -> int:
+    """How many of `count` blocks are held out: at least one, and at least one is left to fit.
 
     Raises:
         SprigError: fewer than two blocks.
     """
     if count < 2:
         raise SprigError(f"Recovery has {count} calibration blocks: give it at least 2, one to fit and one held out.")
-    held = min(max(1, round(count * share)), count - 1)
+    return min(max(1, round(count * share)), count - 1)
+
+
+def held_out_blocks(count: int, share: float) -> list[bool]:
+    """Marks the held-out ones of `count` blocks, evenly spread. Raises as `held_out_count`."""
+    held = held_out_count(count, share)
     chosen = {(2 * number + 1) * count // (2 * held) for number in range(held)}
     return [number in chosen for number in range(count)]
 
