@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
-from tiny import TIED, randomize
+from tiny import CONFIGS, TIED, randomize
 from tiny import config as config_of
 from tokenizers import AddedToken, models, processors
 from transformers import AutoTokenizer
@@ -125,7 +125,7 @@ def test_special_tokens_have_their_new_numbers(cut, whole):
     assert ours.special_tokens() == Tokenizer(whole).special_tokens()
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])  # tied; untied, with a biased head
+@pytest.mark.parametrize("family", CONFIGS)  # tied and untied, and a biased head
 def test_logits_of_the_kept_tokens_are_the_whole_teachers(family):
     model = randomize(build(config_of(family), None, family in TIED))
     kept = [0, 3, 4, 17, 59, 60]
