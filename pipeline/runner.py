@@ -17,6 +17,7 @@ from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config
 from pipeline.layout import COMPLETED
+from pipeline.models.precision import repeatable
 from pipeline.on_request import chat, export, sample, score
 from pipeline.plan import checks, outlook
 from pipeline.plan.outlook import Outlook
@@ -46,6 +47,11 @@ def run(config: Config, overrides: list[str] | None = None) -> Summary | None:
         SprigError: the configuration does not fit, or an input is missing or damaged; finished artifacts stay.
         Interrupted: SIGTERM or SIGUSR1 came (see pipeline.preemption); the same call resumes from there.
     """
+    with repeatable(config.deterministic):
+        return _run(config, overrides)
+
+
+def _run(config: Config, overrides: list[str] | None) -> Summary | None:
     tracker = Tracker()
     context = Context(config, tracker.log)
     if not run_folder.reads_only(config):

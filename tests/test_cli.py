@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from pipeline import cli, compose
+from pipeline import cli, compose, runner
 from pipeline.config import to_plain
 from pipeline.errors import SprigError
 from pipeline.models import sources
@@ -104,6 +104,14 @@ def test_bad_input_gets_one_sentence(monkeypatch, tmp_path, override, said):
 
 def test_a_missing_token_budget_is_asked_for(monkeypatch):
     assert "distill.tokens has no value" in refused(monkeypatch, "teacher=smollm2-135m")
+
+
+def test_a_run_asks_for_deterministic_algorithms_while_it_runs(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(runner, "_run", lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))
+    for wanted in ("true", "false"):
+        sprig(monkeypatch, *SMOKE, f"outputs={tmp_path}", f"deterministic={wanted}")
+    assert seen == [True, False] and not torch.are_deterministic_algorithms_enabled()
 
 
 def test_cuda_where_there_is_none(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from pipeline.config.checks import LEARNING_RATE, TEMPERATURE, TOKENS, immaterial, location, real, require, share, whole
-from pipeline.config.choices import CacheKind, CacheMode, Init, Loss, ScheduleKind
+from pipeline.config.choices import CacheKind, CacheMode, Dtype, Init, Loss, ScheduleKind
 
 
 @dataclass
@@ -181,6 +181,9 @@ class DeepSpeedConfig:
     zero_stage: int = whole(0, low=0, high=3)
     # Processes; null: as many as were started. A plan accepts any number; a run requires the number started.
     world_size: int | None = whole(None, high=10**5)
+    # What gradients travel in between the processes of precision=bf16-mixed. bf16: half the bytes; sums over
+    # micro-batches, weights and moments stay in fp32.
+    communication: Dtype = Dtype.fp32
     # Passed on to DeepSpeed's zero_optimization: buckets, overlap, offload.
     zero_optimization: dict[str, Any] = field(default_factory=dict)
 

@@ -107,6 +107,8 @@ class Config:
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # every random draw depends on it; the split of the text does not
     device: Device = immaterial(Device.auto)  # auto: a GPU if there is one
     precision: Precision = Precision.auto  # auto: bf16-mixed if the device supports bf16, else fp32
+    # the same command on the same GPUs gives the same bits; slower. On a CPU, it does so without this.
+    deterministic: bool = immaterial(False)
     # true: prints what the run would do and cost, and runs nothing; measure: also times a few steps on this device
     plan: bool | str = immaterial(False)
     debug: bool = immaterial(False)  # shows tracebacks

@@ -1,7 +1,9 @@
 """Which device and which arithmetic a run uses. Device never enters a fingerprint, the resolved precision does."""
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -49,6 +51,40 @@ def resolve_precision(precision: Precision, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """The context that a forward pass of weights in fp32 runs in."""
     return nullcontext() if precision == "fp32" else torch.autocast(device.type, torch.bfloat16)
+
+
+@contextmanager
+def tf32(precision: str, device: torch.device) -> Iterator[None]:
+    """For training in "fp32" on a GPU: products of matrices round their inputs to 10 bits of mantissa and add in fp32,
+    at 7 times the peak of an H100. Evaluation and recovery stay outside: their figures would change."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = before or (precision == "fp32" and device.type == "cuda")
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextmanager
+def repeatable(wanted: bool) -> Iterator[None]:
+    """Inside, if wanted, a GPU adds in the same order each time, and an operator that cannot raises RuntimeError.
+
+    To be entered before the first product on a GPU, because cuBLAS reads its variable once.
+    """
+    if not wanted:
+        yield
+        return
+    before, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    variable = "CUBLAS_WORKSPACE_CONFIG"
+    unset = variable not in os.environ
+    os.environ.setdefault(variable, ":4096:8")  # the larger of the two values that cuBLAS repeats with
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
+        if unset:
+            del os.environ[variable]
 
 
 def without_casts(model: GPT) -> AbstractContextManager:

@@ -14,9 +14,9 @@ from litgpt import GPT
 from torch import Tensor, distributed, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.config import DeepSpeedConfig, DistillConfig
+from pipeline.config import DeepSpeedConfig, DistillConfig, Dtype
 from pipeline.errors import SprigError
-from pipeline.models.precision import autocast
+from pipeline.models.precision import autocast, tf32
 from pipeline.training.distributed import import_deepspeed
 
 
@@ -126,6 +126,23 @@ def compile_blocks(model: GPT) -> None:
         block.compile(dynamic=False)
 
 
+def deepspeed_settings(
+    config: DistillConfig, deepspeed: DeepSpeedConfig, batches: Batching, precision: str
+) -> dict[str, Any]:
+    """DeepSpeed's configuration."""
+    settings = {
+        "train_batch_size": batches.global_batch,
+        "train_micro_batch_size_per_gpu": batches.micro_batch,
+        "gradient_accumulation_steps": batches.accumulation,
+        "gradient_clipping": config.clip,
+        "zero_optimization": {"stage": deepspeed.zero_stage, **deepspeed.zero_optimization},
+        "bf16": {"enabled": precision == "bf16"},
+    }
+    if deepspeed.communication == Dtype.bf16 and precision == "bf16-mixed" and batches.ranks > 1:
+        settings["communication_data_type"] = "bf16"  # DeepSpeed would round the gradients of one rank too
+    return settings
+
+
 class Engine:
     """A student that trains. Every method is called by all ranks together."""
 
@@ -150,15 +167,8 @@ class Engine:
             compile_blocks(student)
         rope = student.cos, student.sin
         self.student, self.device, self.batches, self.stage = student, device, batches, deepspeed.zero_stage
-        self.skip = False
-        settings = {
-            "train_batch_size": batches.global_batch,
-            "train_micro_batch_size_per_gpu": batches.micro_batch,
-            "gradient_accumulation_steps": batches.accumulation,
-            "gradient_clipping": config.clip,
-            "zero_optimization": {"stage": deepspeed.zero_stage, **deepspeed.zero_optimization},
-            "bf16": {"enabled": precision == "bf16"},
-        }
+        self.precision, self.skip = precision, False
+        settings = deepspeed_settings(config, deepspeed, batches, precision)
         self.optimizer = _optimizer(student, config)
         self.module, *_ = import_deepspeed(device).initialize(
             model=_Student(student, precision, device), optimizer=self.optimizer, config=settings
@@ -181,6 +191,10 @@ class Engine:
     def step(self, batches: list[Any], loss: Callable[[GPT, Any], tuple[Tensor, ...]], lr: float) -> dict:
         """One optimizer step on this rank's micro-batches; loss, ce, kl and grad_norm (before clipping) of the whole
         global batch. A loss or gradient that is not finite leaves weights and moments as they were, on all ranks."""
+        with tf32(self.precision, self.device):
+            return self._step(batches, loss, lr)
+
+    def _step(self, batches: list[Any], loss: Callable[[GPT, Any], tuple[Tensor, ...]], lr: float) -> dict:
         for group in self.module.optimizer.param_groups:
             group["lr"] = lr
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)

@@ -90,6 +90,8 @@ def _states(size: int, deepspeed: DeepSpeedConfig, ranks: int, precision: str) -
     gathered = min(size, LIVE) if stage == 3 else 0
     copy = shared[1] if stage else 0  # fp32, of the optimizer's partition
     buffers = min(size, bucket) if ranks > 1 or stage else 0
+    if stage in (1, 2) and deepspeed.zero_optimization.get("overlap_comm"):
+        buffers *= 2  # one is filled while the other one is on its way
     return {
         "weights": entry * (shared[3] + gathered),
         "gradients": entry * shared[2],

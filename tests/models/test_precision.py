@@ -1,5 +1,7 @@
 """Which arithmetic is taken, and what is refused where the processor would only emulate it."""
 
+import os
+
 import pytest
 import tiny
 import torch
@@ -8,7 +10,7 @@ from torch import nn
 from pipeline.config import Precision
 from pipeline.errors import SprigError
 from pipeline.models import precision
-from pipeline.models.precision import autocast, frozen, resolve_precision, without_casts
+from pipeline.models.precision import autocast, frozen, repeatable, resolve_precision, tf32, without_casts
 from pipeline.models.student import hidden_states
 
 CPU = torch.device("cpu")
@@ -60,3 +62,26 @@ def test_a_model_in_bf16_is_cast_nowhere():
         assert torch.is_autocast_enabled("cpu")
     with autocast("bf16-mixed", tokens.device), without_casts(tiny.teacher("gpt_neox")):
         assert torch.is_autocast_enabled("cpu"), "weights in fp32 need it"
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "there"), [("fp32", "cuda", True), ("bf16-mixed", "cuda", False), ("fp32", "cpu", False)]
+)
+def test_tf32_is_for_training_in_fp32_on_a_gpu_and_ends_with_it(name, device, there):
+    with pytest.raises(ValueError), tf32(name, torch.device(device)):
+        assert torch.backends.cuda.matmul.allow_tf32 == there
+        raise ValueError
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def test_repeatable_algorithms_are_asked_for_and_afterwards_no_longer(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with repeatable(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(ValueError), repeatable(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled(), "attention would only warn"
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        raise ValueError
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ

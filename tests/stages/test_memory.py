@@ -37,17 +37,18 @@ def test_p6_by_hand():
     """In GiB, of 2,775,864,320 parameters on 8 processes with ZeRO-1, at 8 x 2,048 tokens: Pythia-2.8B's 2,775,208,960
     and, for the vocabulary as the 6.9B teacher pads it, 128 more rows of 2,560 in embedding and head.
 
-    Weights and gradients 4 B each = 10.34; moments 8 B / 8 = 2.59; fp32 partition 4 B / 8 = 1.29; bucket 5e8 x 4 B =
-    1.86; teacher 6,857,302,016 x 2 B = 12.77. A token of a block: the stream 4 x 2560, statistics 16, two inputs of
-    matrices 2 x 2 x 2560, q, k, output and its copy 4 x 2 x 2560, qkv 2 x 7680, normalisers 4 x 32, MLP 2 x 2 x 10240 =
-    97,424 B; x 32 blocks + 8 x 2560 for the final norm, x 16,384 tokens = 47.88.
+    Weights and gradients 4 B each = 10.34; moments 8 B / 8 = 2.59; fp32 partition 4 B / 8 = 1.29; two buckets of 5e7 x
+    4 B, one being filled and one on its way = 0.37; teacher 6,857,302,016 x 2 B = 12.77. A token of a block: the stream
+    4 x 2560, statistics 16, two inputs of matrices 2 x 2 x 2560, q, k, output and its copy 4 x 2 x 2560, qkv 2 x 7680,
+    normalisers 4 x 32, MLP 2 x 2 x 10240 = 97,424 B; x 32 blocks + 8 x 2560 for the final norm, x 16,384 tokens =
+    47.88.
     """
     found = context(*P6, "distill.micro_batch=8")
     need = memory.of_training(found, pythia_2_8b(found)).parts
-    wanted = {"weights": 10.34, "gradients": 10.34, "optimizer states": 2.59, "fp32 partition": 1.29, "buckets": 1.86}
+    wanted = {"weights": 10.34, "gradients": 10.34, "optimizer states": 2.59, "fp32 partition": 1.29, "buckets": 0.37}
     wanted |= {"teacher": 12.77, "activations": 47.88}
     assert {name: round(need[name] / GIB, 2) for name in wanted} == wanted
-    assert sum(need.values()) / GIB == pytest.approx(95, abs=1.5), "more than an 80 GB card has"
+    assert sum(need.values()) / GIB == pytest.approx(93.5, abs=1.5), "more than an 80 GB card has"
     checkpointed = budget.memory(
         found, pythia_2_8b(found), replace(found.config.distill, activation_checkpointing=True)
     )  # inputs of 32 blocks 4 x 2560 each, one whole block, the final norm: 445,584 B a token

@@ -17,7 +17,8 @@ from tiny_training import (
 
 from pipeline.config import DeepSpeedConfig
 from pipeline.errors import SprigError
-from pipeline.training import distill
+from pipeline.models.precision import tf32
+from pipeline.training import distill, engine
 from pipeline.training.engine import Engine, batching, check_compile
 
 STAGES = [0, pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
@@ -108,3 +109,22 @@ def test_settings_of_zero_reach_deepspeed(tmp_path):
     assert engine.module.zero_reduce_bucket_size() == 12345
     assert engine.module.zero_optimization_stage() == 1
     engine.close()
+
+
+def test_steps_take_the_arithmetic_of_training_and_validation_does_not(tmp_path, monkeypatch):
+    """As on a GPU, forward and backward pass; on this CPU, torch's switch has no effect."""
+    monkeypatch.setattr(engine, "tf32", lambda precision, device: tf32(precision, torch.device("cuda")))
+    seen, honest = {}, distill.distillation_loss
+
+    def watched(name):
+        seen.setdefault(name, set()).add(torch.backends.cuda.matmul.allow_tf32)
+
+    def loss(*arguments):
+        watched("forward")
+        value, *parts = honest(*arguments)
+        value.register_hook(lambda gradient: watched("backward"))
+        return value, *parts
+
+    monkeypatch.setattr(distill, "distillation_loss", loss)
+    train(tmp_path, validate=lambda model: watched("validation") or 1.0, until=1)
+    assert seen == {"validation": {False}, "forward": {True}, "backward": {True}}
