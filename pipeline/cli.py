@@ -13,7 +13,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from rich.logging import RichHandler
 
-from pipeline import commands, run
+from pipeline import commands, peers, run
 from pipeline.arguments import Command, parse
 from pipeline.composition import CONF, anywhere, compose, composed, parsed, session, starts_jobs
 from pipeline.config import register
@@ -124,13 +124,16 @@ def _show(command: Command) -> None:
 def _guarded(work: Callable[[], object], debug: bool) -> None:
     """Does the work; what can be expected to fail ends the process with one sentence."""
     try:
-        work()
+        with peers.failing():
+            work()
     except SprigError as error:
         _fail(str(error), error, debug)
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
-        if (sentence := _expected(error)) is None:
+        if (sentence := _expected(error)) is not None:
+            _fail(sentence, error, debug)
+        if debug or not (isinstance(error, RuntimeError) and (sentence := peers.lost(5))):
             raise
-        _fail(sentence, error, debug)
+        sys.exit(f"sprig: {sentence}")  # each rank that is left says why its collective failed
     except KeyboardInterrupt:
         sys.exit("Interrupted: the same command resumes from here.")
 

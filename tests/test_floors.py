@@ -10,7 +10,7 @@ import pipeline
 FLOORS = [
     {"errors", "hardware", "layout"},
     {"ranks", "quick_imports"},
-    {"config", "preemption", "progress"},
+    {"config", "peers", "preemption", "progress"},
     {"artifacts", "overrides", "subnetwork"},
     {"arguments", "groups"},
     {"composition"},

@@ -19,7 +19,7 @@ from pipeline.ranks import rank, world_size
 from pipeline.training import checkpoints
 from pipeline.training.batch import Batch
 from pipeline.training.cache import LogitsCache
-from pipeline.training.checkpoints import Position
+from pipeline.training.checkpoints import Position, Writer
 from pipeline.training.distributed import any_rank, start
 from pipeline.training.engine import Engine, batching, compile_blocks
 from pipeline.training.losses import check_vocabularies, distillation_loss
@@ -139,6 +139,7 @@ def distill(
     engine = Engine(copy.deepcopy(student).to(device), config, deepspeed, batches, precision, device)
     begun = checkpoints.resume(engine, folder, run, begin)
     metrics = Metrics(folder, begun.metrics_bytes, log)
+    writer = Writer(folder, config.checkpoint.keep, device)
     _announce(last, begun.step, config, blocks)
     batch_tokens = config.global_batch * blocks.block_size
     budget = steps * batch_tokens
@@ -153,7 +154,7 @@ def distill(
 
     def validated(step: int) -> None:
         nll = engine.evaluate(validate)
-        _check_finite(step, folder, {"validation loss": nll}, precision)
+        _check_finite(step, writer, {"validation loss": nll}, precision)
         line = {"step": step, "tokens": step * batch_tokens, "validation_nll": nll}
         metrics.write(line if per_byte is None else line | {"bits_per_byte": per_byte(nll)})
 
@@ -162,8 +163,9 @@ def distill(
     elif rank() == 0:
         log({"step": begun.step, "tokens": begun.step * batch_tokens, "resumed": True})
     skipped, saved, started = begun.skipped, time.monotonic(), time.perf_counter()
-    with deferred() as signalled:
+    with writer, deferred() as signalled:
         for step, micro_batches in prefetched(read, range(begun.step + 1, last + 1)):
+            writer.check()
             tokens = step * batch_tokens
             rate = learning_rate(tokens, budget, lr, config.schedule)
             values = engine.step(
@@ -175,7 +177,7 @@ def distill(
                     logger.warning("Step %d is left out (%d so far), not finite: %s.", step, skipped, found)
                 metrics.write({"step": step, "tokens": tokens, "skipped": skipped})
             else:
-                _check_finite(step, folder, values, precision)
+                _check_finite(step, writer, values, precision)
                 speed = batch_tokens / (time.perf_counter() - started)
                 line = {"step": step, "tokens": tokens, **values, "lr": rate, **flops.so_far(tokens)}
                 mfu = flops.utilisation(speed, world_size(), device)
@@ -185,7 +187,7 @@ def distill(
             late = config.checkpoint.minutes is not None and time.monotonic() - saved > 60 * config.checkpoint.minutes
             told, late = any_rank([signalled() is not None, late and rank() == 0], device)
             if step % save_every == 0 or step == last or told or late:
-                checkpoints.save(engine, folder, Position(step, metrics.sync(), run, skipped), config.checkpoint.keep)
+                writer.save(engine, Position(step, metrics.sync(), run, skipped), at_once=step == last or told)
                 saved = time.monotonic()
             if told:
                 raise Interrupted(
@@ -216,9 +218,10 @@ def _not_finite(values: dict[str, float]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if not math.isfinite(value))
 
 
-def _check_finite(step: int, folder: Path, values: dict[str, float], precision: str) -> None:
+def _check_finite(step: int, writer: Writer, values: dict[str, float], precision: str) -> None:
     if found := _not_finite(values):
-        last, wider = checkpoints.latest(folder), "" if precision == "fp32" else " or use precision=fp32"
+        writer.finish()
+        last, wider = checkpoints.latest(writer.root), "" if precision == "fp32" else " or use precision=fp32"
         raise NotFinite(
             f"At step {step} these are not finite: {found}. Lower the learning rate{wider}. The last good checkpoint "
             f"is {last or 'the start, none was written yet'}."

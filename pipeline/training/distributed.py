@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import distributed
 
+from pipeline import peers
 from pipeline.errors import SprigError
 from pipeline.ranks import local_world_size, rank, world_size
 
-# Rank 0 may order or evaluate for hours while the others wait; a rank that dies is torchrun's to notice.
+# Rank 0 may order or evaluate for hours while the others wait; a rank that dies is noticed by pipeline.peers.
 _TIMEOUT = timedelta(days=7)
 # For Python objects, in addition to NCCL: a waiting rank then keeps no GPU busy, and a dead one is an error at once.
 _objects: distributed.ProcessGroup | None = None
@@ -44,12 +45,16 @@ def start(device: torch.device) -> torch.device:
             distributed.init_process_group(backend, timeout=_TIMEOUT)
         if backend == "nccl" and world_size() > 1:
             _objects = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+        address = broadcast(peers.listen() if rank() == 0 else None) if world_size() > 1 else None
+        if address is not None and rank() != 0:
+            peers.join(address)
         # Not after each training: DeepSpeed keeps groups of its own for the life of the process.
         atexit.register(_leave)
     return device
 
 
 def _leave() -> None:
+    peers.leave()
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -1,5 +1,6 @@
 """The trainer over ranks and ZeRO stages, one process group for many checks."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_training import (
     STEPS,
     assert_near,
@@ -17,10 +19,13 @@ from tiny_training import (
     spiking,
     stable_phase,
     step_lines,
+    student,
     train,
 )
 
+from pipeline.config import DeepSpeedConfig, Dtype
 from pipeline.training import distill
+from pipeline.training.engine import batching, deepspeed_settings
 
 HERE = Path(__file__).parent
 
@@ -99,6 +104,43 @@ def test_a_stable_phase_goes_on_over_other_ranks_and_stages(more_of_two_ranks, t
     assert_near(metrics(more_of_two_ranks / "extended"), metrics(tmp_path))
 
 
+def assert_communicated(folder, stage, reductions):
+    """In bf16 what would be in fp32: the gradients of so many reductions, and nothing else."""
+    sent = {dtype: json.loads((folder / f"{dtype}{stage}" / "sent1.json").read_text()) for dtype in Dtype}
+    gradients = reductions * sum(parameter.numel() for parameter in student().parameters())
+    assert sent["bf16"]["torch.bfloat16"] == gradients
+    assert sent["bf16"]["torch.float32"] == sent["fp32"]["torch.float32"] - gradients
+    state = load_file(folder / f"bf16{stage}" / "checkpoints" / "2" / "state.safetensors")
+    weights = torch.cat([value.flatten() for name, value in state.items() if name.startswith("weight/")])
+    assert (weights != weights.bfloat16()).float().mean() > 0.9, "they stay in fp32"
+    lines, wanted = (metrics(folder / f"{dtype}{stage}") for dtype in ("bf16", "fp32"))
+    assert lines != wanted
+    assert_near(lines, wanted, relative=1e-2)
+
+
+def test_gradients_of_two_steps_travel_in_bf16(two_ranks):
+    assert_communicated(two_ranks, stage=1, reductions=2)
+
+
+@pytest.mark.slow
+def test_so_do_those_of_each_micro_batch_under_zero_2(more_of_two_ranks):
+    assert_communicated(more_of_two_ranks, stage=2, reductions=4)
+
+
+def test_checkpoints_from_a_thread_are_the_same_to_the_bit(two_ranks):
+    for name in ("state.safetensors", "progress.json"):
+        alone, thread = (two_ranks / run / "checkpoints" / "4" / name for run in ("stage2", "background"))
+        assert alone.read_bytes() == thread.read_bytes()
+
+
+def test_one_rank_and_fp32_communicate_nothing_in_bf16():
+    """DeepSpeed would round the gradients of a single rank as well."""
+    wanted = DeepSpeedConfig(1, communication=Dtype.bf16)
+    for ranks, precision, there in [(2, "bf16-mixed", True), (1, "bf16-mixed", False), (2, "fp32", False)]:
+        found = deepspeed_settings(settings(micro_batch=1), wanted, batching(settings(micro_batch=1), ranks), precision)
+        assert ("communication_data_type" in found) == there
+
+
 def test_a_gradient_that_is_not_finite_on_one_rank_is_left_out_on_both(two_ranks, tmp_path, monkeypatch):
     assert_left_out(two_ranks / "spike2", tmp_path, monkeypatch)
 
@@ -118,3 +160,8 @@ def assert_left_out(spiked, folder, monkeypatch):
 def test_two_ranks_refuse_what_they_cannot_divide(two_ranks):
     for rank in range(2):
         assert "2 processes do not fit together" in (two_ranks / f"refused{rank}.txt").read_text()
+
+
+def test_a_rank_that_waits_for_a_dead_one_ends_with_a_sentence(two_ranks):
+    said = (two_ranks / "alone.txt").read_text()
+    assert said.startswith("sprig: Rank 1 has failed") and said.endswith("resumes from here.")

@@ -93,7 +93,8 @@ def test_a_torn_checkpoint_takes_no_place_of_a_good_one(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "tensors", lambda engine: [("weight", "w", torch.zeros(1))])
     (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     for step in (2, 3):
-        checkpoints.save(None, tmp_path, checkpoints.Position(step), keep=1)
+        with checkpoints.Writer(tmp_path, 1, torch.device("cpu")) as writer:
+            writer.save(None, checkpoints.Position(step), at_once=True)
         assert checkpoints.latest(tmp_path).name == str(step)
     assert kept(tmp_path) == ["3", "4"]
 
@@ -166,15 +167,17 @@ def test_bf16_stays_near_fp32_and_resumes(precision, stage, one_rank, tmp_path):
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_bit(tmp_path, monkeypatch):
-    """Each kill comes at a random moment between the start of training and its end, checkpoints' writing included."""
+    """Each kill comes at a random moment between the start of training and its end, checkpoints' writing included.
+    Every other process writes them from a thread."""
     config, draw = settings(tokens=64 * SLOW_STEPS), random.Random(0)
     lines = tmp_path / "cut" / "metrics.jsonl"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # for the server of processes
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tiny_training", "deepspeed"])  # else each of them imports for many seconds
-    for _ in range(10):
+    for number in range(10):
         before = lines.stat().st_mtime_ns if lines.exists() else 0
-        process = processes.Process(target=train_slowly, args=(tmp_path / "cut", config), daemon=True)
+        arguments = tmp_path / "cut", config, bool(number % 2)
+        process = processes.Process(target=train_slowly, args=arguments, daemon=True)
         process.start()
         try:
             while not (lines.exists() and lines.stat().st_mtime_ns > before):

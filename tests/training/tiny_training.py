@@ -107,6 +107,7 @@ def train(
     validate=None,
     cache=None,
     run="tiny",
+    deepspeed=None,
     **options,
 ):
     config = config or settings()
@@ -117,7 +118,7 @@ def train(
         TinyBlocks(lives),
         config,
         lr=lr,
-        deepspeed=DeepSpeedConfig(stage),
+        deepspeed=deepspeed or DeepSpeedConfig(stage),
         seed=SEED,
         precision=precision,
         device=torch.device("cpu"),
@@ -180,6 +181,7 @@ def interrupt(folder, **options):
     assert [line["step"] for line in step_lines(folder)][-1] == 4
 
 
-def train_slowly(folder, config):
+def train_slowly(folder, config, background):
     """For a process that is to be killed."""
+    checkpoints.in_background = lambda device: background
     train(folder, config=config, log=lambda line: time.sleep(0.05))

@@ -4,18 +4,24 @@ The second rank is forked off after the imports, which take longer than the trai
 """
 
 import contextlib
+import json
 import os
+import signal
 import socket
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import torch
 from tiny_training import budget, settings, spiking, stable_phase, train
 
+from pipeline import cli
+from pipeline.config import DeepSpeedConfig, Dtype
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
-from pipeline.training import distill
+from pipeline.training import checkpoints, distill
 from pipeline.training.distributed import import_deepspeed
 
 
@@ -24,11 +30,44 @@ def few(folder: Path) -> None:
     # From one rank at ZeRO 0, for the test to take to one rank at ZeRO 3.
     with contextlib.suppress(KeyboardInterrupt):
         train(folder / "one_two_one", config=settings(micro_batch=1), stage=2, lives=5)
+    with mock.patch.object(checkpoints, "in_background", lambda device: True):
+        train(folder / "background", config=settings(micro_batch=1), stage=2, until=4)
+    communicate(folder, 1)
     spike(folder, 2)
     try:
         train(folder / "refused", config=settings(micro_batch=4))
     except SprigError as error:
         (folder / f"refused{rank()}.txt").write_text(str(error))
+    die(folder)
+
+
+def die(folder: Path) -> None:
+    """Rank 1, while rank 0 waits for it."""
+    if rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        cli._guarded(lambda: torch.distributed.broadcast(torch.zeros(1), src=1), debug=False)
+    except SystemExit as stop:
+        (folder / "alone.txt").write_text(str(stop.code))
+
+
+def communicate(folder: Path, stage: int) -> None:
+    """With gradients in either type, as the paper's presets overlap them; notes how many entries each type carried."""
+    from deepspeed import comm
+
+    overlapped, reduce = {"overlap_comm": True, "reduce_bucket_size": 2_000}, comm.all_reduce
+    for dtype in Dtype:
+        sent = Counter()
+
+        def counted(tensor, *arguments, sent=sent, **options):
+            sent[str(tensor.dtype)] += tensor.numel()
+            return reduce(tensor, *arguments, **options)
+
+        with mock.patch.object(comm, "all_reduce", counted):
+            zero = DeepSpeedConfig(stage, communication=dtype, zero_optimization=overlapped)
+            at = folder / f"{dtype}{stage}"
+            train(at, config=settings(micro_batch=1), precision="bf16-mixed", deepspeed=zero, until=2)
+        (at / f"sent{rank()}.json").write_text(json.dumps(sent))
 
 
 def at_stages(folder: Path, *stages: int) -> None:
@@ -40,6 +79,7 @@ def at_stages(folder: Path, *stages: int) -> None:
 
 def more(folder: Path) -> None:
     at_stages(folder, 0, 1)
+    communicate(folder, 2)
     # The test left a checkpoint of one rank at ZeRO 0 here.
     train(folder / "one_to_two", config=settings(micro_batch=1), stage=3)
     with contextlib.suppress(KeyboardInterrupt):
@@ -72,4 +112,4 @@ def start() -> int:
 second = start()
 {"few": few, "more": more}[sys.argv[2]](Path(sys.argv[1]))
 if second:
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]))
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) != {"few": -signal.SIGKILL, "more": 0}[sys.argv[2]])
