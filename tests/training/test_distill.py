@@ -35,6 +35,12 @@ def one_rank(tmp_path_factory):
     return folder, train(folder).state_dict()
 
 
+def test_a_text_of_another_vocabulary_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(TinyBlocks, "vocab_size", 49_152)
+    with pytest.raises(SprigError, match="vocabulary of 49,152 tokens, and the student has 90: prepare the text with"):
+        train(tmp_path)
+
+
 def reference():
     """The same training in plain PyTorch: whole batches, dense losses, torch's own AdamW and clipping."""
     config, model, kd_teacher = settings(), student(), teacher()

@@ -51,7 +51,8 @@ def in_terminal(sweep: Sweep, cells: Table) -> Shown:
     """What tells settings apart, and what they reached: the values of the axes are never cut short."""
     _, header, rows, _ = cells
     width = len(sweep.axes)
-    others = [place for place, name in enumerate(header) if name in ("seeds", "perplexity", "published")]
+    reached = "perplexity" if sweep.is_comparable else "bits per byte"
+    others = [place for place, name in enumerate(header) if name in ("seeds", reached, "published")]
     shown = Shown(title=sweep.name)
     shown.add_column("\n".join(sweep.axes) or "sweep", no_wrap=True)
     for place in others:
