@@ -48,9 +48,22 @@ class Tokenizer:
         return self._tokenizer.encode(text, add_special_tokens=special).ids
 
     def encode_batch(self, texts: list[str], special_tokens: bool = False) -> list[list[int]]:
-        """The ids of documents. A special token that one of them spells out stays text, unless `special_tokens`."""
+        """The ids of documents. A special token that one of them spells out stays text, unless `special_tokens`.
+
+        Raises:
+            SprigError: the library panics, as it does without memory for its threads.
+        """
         self._tokenizer.encode_special_tokens = not special_tokens
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        try:
+            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # a class without a module, and no Exception
+                raise
+            reason = str(error).splitlines()[0]
+            raise SprigError(
+                f"The tokenizers library failed ({reason}): if the memory is full, set data.workers=1; finished shards "
+                "are kept."
+            ) from None
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)

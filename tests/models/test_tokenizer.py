@@ -69,6 +69,20 @@ def test_vocabulary_counts_added_tokens_and_nothing_is_padded_or_cut(tmp_path, w
     assert subject.encode_batch(["a", "a b a b a"]) == [[0], [0, 1, 0, 1, 0]]
 
 
+def test_a_panic_of_the_library_is_one_sentence(byte_folder):
+    class PanicException(BaseException):
+        """As pyo3's: no Exception, and of no module."""
+
+    class Failing:
+        def encode_batch_fast(self, *_, **__):
+            raise PanicException("no threads\nbacktrace")
+
+    tokenizer = Tokenizer(byte_folder)
+    tokenizer._tokenizer = Failing()
+    with pytest.raises(SprigError, match=r"failed \(no threads\): .*data.workers=1"):
+        tokenizer.encode_batch(["a"])
+
+
 def test_travels_to_worker_processes(byte_folder):
     assert pickle.loads(pickle.dumps(Tokenizer(byte_folder))).encode("äb") == [195, 164, 98]
 
