@@ -22,9 +22,8 @@ from pipeline.config import BinConfig, Granularity, Layers, Sharing, SpaceConfig
 from pipeline.models.families import architecture_of
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.counting import parameters
-from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.space import Space
-from pipeline.subnetwork.value import LayerGenes, SubNetwork
+from pipeline.subnetwork.value import GENES, LayerGenes, SubNetwork
 
 CONF = Path(__file__).parents[1] / "conf"
 TEACHER = "pythia-6.9b"

@@ -9,7 +9,6 @@ import numpy as np
 from pipeline.config import Granularity, Layers, Sharing, Sizes, SpaceConfig
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin
-from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
@@ -107,7 +106,7 @@ def every_subnetwork(config: SpaceConfig) -> Iterator[SubNetwork]:
 
 def sizes(sub: SubNetwork) -> tuple:
     """What a fine sub-network is without its seeds."""
-    return sub.layers, sub.n_embd, tuple(tuple(getattr(gene, name) for name in GENES) for gene in sub.genes)
+    return sub.layers, sub.n_embd, tuple(gene.sizes for gene in sub.genes)
 
 
 def assert_reached(found: Space, members: set[tuple], most: int) -> None:

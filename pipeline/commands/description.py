@@ -19,6 +19,8 @@ SIZES = {
     "heads_per_group": "heads per group",
     "head_size": "head size",
     "intermediate_size": "MLP width",
+    "n_expert": "experts",
+    "n_expert_per_token": "experts per token",
 }
 NAME_WIDTH = 16
 
@@ -77,7 +79,10 @@ def _alike(sub: SubNetwork) -> Iterator[tuple[list[int], LayerGenes]]:
 
 
 def _sizes(genes: LayerGenes, whole: dict[str, int]) -> str:
-    return ", ".join(f"{title} {_of(getattr(genes, name), whole.get(name))}" for name, title in SIZES.items())
+    sizes = {
+        title: (size, whole.get(name)) for name, title in SIZES.items() if (size := getattr(genes, name)) is not None
+    }
+    return ", ".join(f"{title} {_of(*size)}" for title, size in sizes.items())
 
 
 def _of(size: int, whole: int | None) -> str:

@@ -91,6 +91,7 @@ class Count(StrEnum):
     total = "total"
     non_embedding = "non_embedding"
     exported = "exported"
+    active = "active"
 
 
 class OrderingKind(StrEnum):

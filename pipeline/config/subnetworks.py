@@ -26,7 +26,9 @@ class Sizes:
     n_query_groups: int | None = whole(None)
     heads_per_group: int | None = whole(None)
     head_size: int | None = whole(None)
-    intermediate_size: int | None = whole(None)
+    intermediate_size: int | None = whole(None)  # of an expert, in a mixture
+    n_expert: int | None = whole(None)
+    n_expert_per_token: int | None = whole(None)
 
 
 @dataclass
@@ -65,7 +67,8 @@ class BinConfig:
     tolerance: float = share(0.05)  # share of the centre
     low: int | None = whole(None, high=PARAMETERS)  # parameters, instead of a centre
     high: int | None = whole(None, high=PARAMETERS)  # parameters
-    # Which parameters are counted; exported: what transformers counts, which needs space.exportable=stock.
+    # Which parameters are counted; exported: what transformers counts, which needs space.exportable=stock; active: of a
+    # mixture, the experts that a token passes.
     count: Count = Count.total
 
     def __post_init__(self) -> None:

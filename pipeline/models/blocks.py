@@ -1,6 +1,7 @@
 """A model's blocks taken apart, for other classes and other sizes: their sizes, their rotary pairs, and their weights
 with heads as axes."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -27,18 +28,23 @@ _PARTS = {
     "mlp.fc_2": "up",
     "mlp.fc": "up",
     "mlp.proj": "down",
+    "mlp.gate": "router",
 }
+_EXPERT = re.compile(r"mlp\.(experts\.\d+)\.(.+)")  # a part of an expert is called experts.3.up
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """One block's: query groups, query heads of a group, entries of a head, how many of them rotate, MLP neurons."""
+    """One block's: query groups, query heads of a group, entries of a head, how many of them rotate, MLP neurons; of a
+    mixture also its experts and those that a token passes, otherwise 0."""
 
     groups: int
     heads: int
     head_size: int
     rotary: int
     neurons: int
+    experts: int = 0
+    passed: int = 0
 
     @property
     def rotary_share(self) -> float:
@@ -53,6 +59,8 @@ def sizes(block: Block) -> Sizes:
         config.head_size,
         config.rope_n_elem,
         config.intermediate_size,
+        config.n_expert,
+        config.n_expert_per_token if config.n_expert else 0,
     )
 
 
@@ -109,7 +117,9 @@ def weights(block: Block) -> dict[str, Tensor]:
         elif name == "attn.proj.weight":
             parts["out.weight"] = tensor.unflatten(1, (shape.groups, shape.heads, shape.head_size))
         else:
-            parts[f"{_PARTS[module]}.{kind}"] = tensor
+            expert = _EXPERT.fullmatch(module)
+            part = f"{expert[1]}.{_PARTS[f'mlp.{expert[2]}']}" if expert else _PARTS[module]
+            parts[f"{part}.{kind}"] = tensor
     return parts
 
 
@@ -131,13 +141,14 @@ def joined(parts: dict[str, Tensor], source: str = "the block") -> dict[str, Ten
     Raises:
         SprigError: of q, k and v one is missing; names it and the `source`.
     """
-    gated = "gate.weight" in parts
+    gated = any(name.endswith("gate.weight") for name in parts)
     places = {part: module for module, part in _PARTS.items() if module != ("mlp.fc" if gated else "mlp.fc_2")}
     state = {}
     for name, tensor in parts.items():
-        part, kind = name.split(".")
+        *expert, part, kind = name.split(".")
         if part not in ("q", "k", "v"):
-            state[f"{places[part]}.{kind}"] = tensor
+            module = places[part].replace("mlp.", f"mlp.{'.'.join(expert)}.") if expert else places[part]
+            state[f"{module}.{kind}"] = tensor
             continue
         if missing := [each for each in "qkv" if f"{each}.{kind}" not in parts]:
             raise SprigError(f"{source} has no {kind} of {missing[0]}: fetch the model's weights again.")

@@ -68,10 +68,13 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection, own: bool = True) -
         weights["lm_head.bias"] = teacher.lm_head.bias.clone()
     for number in range(sub.n_layer):
         gene = sub.genes[number]
-        axes = _axes(architecture, selection.layers[number], width, device)
+        kept = selection.layers[number]
+        axes = _axes(architecture, kept, width, device)
         block = {
-            name: take(tensor, axes[name.rpartition(".")[0]])
+            f"{place}.{kind}": take(tensor, axes[module])
             for name, tensor in teacher.transformer.h[sub.layers[number]].named_parameters()
+            for module, _, kind in [name.rpartition(".")]
+            if (place := _place(module, kept.experts)) is not None
         }
         if sub.attention_scale == "teacher" and gene.head_size != architecture.head_size:
             for queries in _queries(block, gene.n_head * gene.head_size):
@@ -126,8 +129,11 @@ def _axes(
     if architecture.qk_norm_over_heads:
         normed = [(rows_q, queries * size), (rows_k - queries * size, groups * size)]
     norm_q, norm_k = (_index(entries, total, device) for entries, total in normed)
-    neurons = _index(kept.neurons, architecture.intermediate_size, device)
-    return {
+    if kept.experts is None:
+        mlps = {"mlp": kept.neurons}
+    else:
+        mlps = {f"mlp.experts.{expert}": each for expert, each in zip(kept.experts, kept.neurons, strict=True)}
+    axes = {
         "norm_1": (width,),
         "norm_2": (width,),
         "post_attention_norm": (width,),
@@ -136,11 +142,24 @@ def _axes(
         "attn.norm_q": (norm_q,),
         "attn.norm_k": (norm_k,),
         "attn.proj": (width, _index(columns, queries * size, device)),
-        "mlp.fc": (neurons, width),
-        "mlp.fc_1": (neurons, width),
-        "mlp.fc_2": (neurons, width),
-        "mlp.proj": (width, neurons),
     }
+    if kept.experts is not None:
+        axes["mlp.gate"] = (_index(kept.experts, architecture.n_expert, device), width)
+    for mlp, each in mlps.items():
+        neurons = _index(each, architecture.intermediate_size, device)
+        axes |= {f"{mlp}.{name}": (neurons, width) for name in ("fc", "fc_1", "fc_2")}
+        axes[f"{mlp}.proj"] = (width, neurons)
+    return axes
+
+
+def _place(module: str, experts: np.ndarray | None) -> str | None:
+    """What a module of the teacher's block is in the student's: there, the kept experts are numbered in their order.
+    None for one of an expert that is not kept."""
+    if experts is None or not module.startswith("mlp.experts."):
+        return module
+    _, _, number, name = module.split(".")
+    places = np.flatnonzero(experts == int(number))
+    return f"mlp.experts.{places[0]}.{name}" if len(places) else None
 
 
 def _keep_scale(weights: dict[str, Tensor], factor: float, tied: bool) -> None:

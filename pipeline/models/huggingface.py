@@ -29,6 +29,7 @@ _BUFFERS = re.compile(
 _OTHER_HEADS = re.compile(r"score\.(weight|bias)|v_head\.summary\.(weight|bias)")  # classification, and trl's value
 _CURES = {
     r"lora_|\.base_layer\.|base_model\.": "merge the adapter first, model.merge_and_unload() of peft",
+    r"experts\.(gate_up_proj|down_proj)$": "save the model with save_pretrained(), which keeps experts apart",
     r"qweight|qzeros|g_idx|\.scales$|weight_scale|weight_packed|SCB|absmax|quant_state|quant_map": (
         "dequantise the weights first, or use the model from which they were quantised"
     ),
@@ -147,7 +148,7 @@ class HuggingFaceFolder:
         if module in outer and kind in ("weight", "bias"):
             return state, f"{outer[module]}.{kind}"
         layer = re.fullmatch(r"layers\.(\d+)\.(.+)\.(weight|bias)", name)
-        part = next((part for part, theirs in names.parts.items() if layer and theirs == layer[2]), None)
+        part = names.part(layer[2]) if layer else None
         if layer is None or part is None:
             cure = next((cure for sign, cure in _CURES.items() if re.search(sign, full_name)), "use another checkpoint")
             raise SprigError(f"{file} holds {full_name}, which no plain {self.family} has: {cure}.")

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from litgpt import GPT
+from litgpt.model import LLaMAMoE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import SprigError
+from pipeline.models.experts import routes
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.precision import autocast
 from pipeline.models.student import hidden_states
@@ -18,6 +20,7 @@ from pipeline.progress import Progress
 from pipeline.subnetwork.selection import Ordering
 
 _ARRAYS = ("layers", "embedding", "groups", "heads", "values", "neurons")
+_EXPERTS = "experts"  # of mixtures alone
 
 
 class _Statistics:
@@ -29,7 +32,9 @@ class _Statistics:
     Heads within a group count by the Frobenius norm of Wanda's scores |W_ij| ||x_j|| (arXiv 2306.11695, section 3) over
     their columns of the output projection: on SmolLM2, one of every three heads dropped, the loss rises by 1.0 instead
     of the plain norm's 2.0, while neurons and groups gain nothing from weights. A layer counts by its block influence,
-    1 - cos(input, output) averaged over tokens (ShortGPT, arXiv 2403.03853, section 3.1).
+    1 - cos(input, output) averaged over tokens (ShortGPT, arXiv 2403.03853, section 3.1). An expert counts by what it
+    adds: the sum, over the tokens that pass it, of their weight times the L2 norm of its output; its neurons by their
+    absolute activation times the same weights.
     """
 
     def __init__(self, teacher: GPT):
@@ -44,7 +49,10 @@ class _Statistics:
         self.groups = zeros(a.n_layer, a.n_query_groups)
         self.heads = zeros(a.n_layer, a.n_query_groups, a.heads_per_group)
         self.values = zeros(a.n_layer, a.n_query_groups, a.head_size)
-        self.neurons = zeros(a.n_layer, a.intermediate_size)
+        mlps = (a.n_expert,) if a.n_expert else ()
+        self.neurons = zeros(a.n_layer, *mlps, a.intermediate_size)
+        self.experts = zeros(a.n_layer, *mlps)
+        self.weights: list[Tensor] = []  # of the tokens that pass each expert of the layer that runs
 
     def attach(self, teacher: GPT) -> list:
         """Registers the hooks; returns their handles."""
@@ -53,7 +61,12 @@ class _Statistics:
         for layer, block in enumerate(teacher.transformer.h):
             handles.append(block.register_forward_hook(partial(self._block, layer)))
             handles.append(block.attn.proj.register_forward_hook(partial(self._attention, layer)))
-            handles.append(block.mlp.proj.register_forward_hook(partial(self._mlp, layer)))
+            if not self.architecture.n_expert:
+                handles.append(block.mlp.proj.register_forward_hook(partial(self._mlp, layer)))
+                continue
+            handles.append(block.mlp.register_forward_pre_hook(self._route))
+            for number, expert in enumerate(block.mlp.experts):
+                handles.append(expert.proj.register_forward_hook(partial(self._expert, layer, number)))
         return handles
 
     def _norm(self, norm: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -75,6 +88,14 @@ class _Statistics:
 
     def _mlp(self, layer: int, proj: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
         self.neurons[layer] += inputs[0].abs().sum((0, 1), dtype=torch.float64)
+
+    def _route(self, mixture: LLaMAMoE, inputs: tuple[Tensor]) -> None:
+        self.weights = [weights for _, weights in routes(mixture, inputs[0])]
+
+    def _expert(self, layer: int, number: int, proj: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
+        weights = self.weights[number].double()
+        self.neurons[layer, number] += weights @ inputs[0].abs().double()
+        self.experts[layer, number] += weights @ output.float().norm(dim=-1).double()
 
 
 def _descending(scores: Tensor) -> np.ndarray:
@@ -105,13 +126,14 @@ def importance(teacher: GPT, blocks: Tensor, precision: str, batch: int, fingerp
         heads=_descending(statistics.heads),
         values=_descending(statistics.values),
         neurons=_descending(statistics.neurons),
+        experts=_descending(statistics.experts) if statistics.architecture.n_expert else None,
     )
 
 
 def save(ordering: Ordering, folder: Path) -> None:
     """Writes ordering.npz."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: getattr(ordering, name) for name in _ARRAYS}
+    arrays = {name: array for name in (*_ARRAYS, _EXPERTS) if (array := getattr(ordering, name)) is not None}
     np.savez(folder / "ordering.npz", fingerprint=np.array(ordering.fingerprint), **arrays)
 
 
@@ -123,6 +145,7 @@ def load(folder: Path) -> Ordering:
     """
     try:
         with np.load(Path(folder) / "ordering.npz", allow_pickle=False) as file:
-            return Ordering(str(file["fingerprint"]), **{name: file[name] for name in _ARRAYS})
+            names = (*_ARRAYS, _EXPERTS) if _EXPERTS in file else _ARRAYS
+            return Ordering(str(file["fingerprint"]), **{name: file[name] for name in names})
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SprigError(f"{folder} is not an ordering that Sprig can read: {error}. Make it again.") from error

@@ -1,5 +1,6 @@
 """Reads a student that was exported in a modelling file of its own, padded with zeros until its layers are alike."""
 
+import re
 from collections import defaultdict
 from functools import cached_property
 
@@ -18,6 +19,7 @@ from pipeline.models.weights import floats
 from pipeline.subnetwork.value import SubNetwork
 
 MODEL_TYPE = "sprig"
+_LAYER = re.compile(r"layers\.(\d+)\.(?:attention\.|mlp\.)?(.+)")
 _ENDS = {"embed_tokens": "transformer.wte", "norm": "transformer.ln_f", "lm_head": "lm_head"}
 
 
@@ -54,11 +56,11 @@ class OwnFolder(HuggingFaceFolder):
         try:
             for file in self.weight_files():
                 for name, stored in weight_files.read(file).items():
-                    *place, part, kind = name.split(".")
                     tensor = floats(name, stored, dtype, file)
-                    if place:  # layers, number, and attention or mlp
-                        blocks[place[1]][f"{part}.{kind}"] = tensor
+                    if layer := _LAYER.fullmatch(name):
+                        blocks[layer[1]][layer[2]] = tensor
                     else:
+                        part, kind = name.split(".")
                         state[f"{_ENDS[part]}.{kind}"] = tensor
             for number, parts in blocks.items():
                 state |= {f"transformer.h.{number}.{name}": tensor for name, tensor in joined(parts).items()}

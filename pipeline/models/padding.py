@@ -67,8 +67,13 @@ def common(model: GPT, cure: str) -> Target:
             f"{architecture.name} norms q and k over all heads, whose number is not the same in all layers, and a norm "
             f"over padding is another one: {cure}."
         )
+    experts = {(block.experts, block.passed) for block in blocks}
+    if len(experts) > 1:
+        raise SprigError(
+            f"The layers of {architecture.name} differ in their experts, and no zeros keep tokens from one: {cure}."
+        )
     groups, heads, neurons = (max(getattr(each, name) for each in blocks) for name in ("groups", "heads", "neurons"))
-    return Target(Sizes(groups, heads, head_size, 2 * count, neurons), first, step, held[0])
+    return Target(Sizes(groups, heads, head_size, 2 * count, neurons, *experts.pop()), first, step, held[0])
 
 
 def uniform(model: GPT) -> GPT:
@@ -87,6 +92,8 @@ def uniform(model: GPT) -> GPT:
         n_query_groups=to.sizes.groups,
         head_size=to.sizes.head_size,
         intermediate_size=to.sizes.neurons,
+        n_expert=to.sizes.experts,
+        n_expert_per_token=to.sizes.passed,
         rotary_percentage=to.sizes.rotary_share,
         rope_base=base,
         rope_condense_ratio=factor,
@@ -145,7 +152,7 @@ def _pad(parts: dict[str, Tensor], block: Sizes, held: range, to: Target) -> dic
     places = torch.tensor([*slots, *(slot + half for slot in slots), *free])
     padded = {}
     for name, tensor in parts.items():
-        module = name.partition(".")[0]
+        *_, module, kind = name.split(".")  # an expert's parts are padded as those of one MLP
         if module in ("q", "k", "v"):
             heads = size.heads if module == "q" else 1
             entries = torch.arange(block.head_size) if module == "v" else places
@@ -155,7 +162,7 @@ def _pad(parts: dict[str, Tensor], block: Sizes, held: range, to: Target) -> dic
         elif name == "out.weight":
             grown = tensor.new_zeros(len(tensor), size.groups, size.heads, size.head_size)
             grown[:, : block.groups, : block.heads, : block.head_size] = tensor
-        elif module in ("gate", "up") or name == "down.weight":
+        elif module in ("gate", "up") or (module, kind) == ("down", "weight"):
             shape = (len(tensor), size.neurons) if module == "down" else (size.neurons, *tensor.shape[1:])
             grown = tensor.new_zeros(shape)
             grown[tuple(slice(each) for each in tensor.shape)] = tensor

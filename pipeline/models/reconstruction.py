@@ -16,7 +16,7 @@ from pipeline.models.recovery.ridge import at_least_fp32, token_weights
 from pipeline.models.recovery.streams import attention, captured, mlp, through
 from pipeline.models.student import embed
 from pipeline.progress import Progress
-from pipeline.subnetwork.allocation import Errors
+from pipeline.subnetwork.allocation import Errors, refuse_experts
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.selection import Ordering
 
@@ -112,7 +112,9 @@ class Passed:
 
 
 def refuse(architecture: Architecture) -> None:
-    """Raises SprigError where a projection does not write to the stream itself, so that no error there is its own."""
+    """Raises SprigError where a projection does not write to the stream itself, so that no error there is its own, and
+    where tokens choose among projections."""
+    refuse_experts(architecture)
     if architecture.norms_after:
         raise SprigError(
             f"search.strategy=allocation needs projections that write to the stream, and {architecture.name} has norms "

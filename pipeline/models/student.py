@@ -43,6 +43,8 @@ def _layer_config(config: Config, sub: SubNetwork, gene: LayerGenes) -> Config:
         n_query_groups=gene.n_query_groups,
         head_size=gene.head_size,
         intermediate_size=gene.intermediate_size,
+        n_expert=gene.n_expert or 0,
+        n_expert_per_token=gene.n_expert_per_token or config.n_expert_per_token,
         **rope,
     )
 

@@ -57,7 +57,9 @@ def leaves(context: Context, students: list[SubNetwork]) -> Row:
     found = [exported(context.architecture, sub) for sub in students]
     low, high = (edge(each.parameters for each in found) for edge in (min, max))
     forms = " or ".join(sorted({each.form for each in found}))
-    beyond = " beyond the bin:" if high > context.bin.high and context.bin.count != "non_embedding" else ""
+    beyond = (
+        " beyond the bin:" if high > context.bin.high and context.bin.count not in ("non_embedding", "active") else ""
+    )
     padded = f";{beyond} zeros fill layers up to one size" if ExportForm.padded in {each.form for each in found} else ""
     return "parameters as exported", f"{f'{low:,}' if low == high else f'{low:,} to {high:,}'} ({forms}{padded})"
 

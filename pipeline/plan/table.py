@@ -46,7 +46,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         ("teacher", f"{config.teacher.name}: {_shape(teacher)}"),
         (
             "teacher's parameters",
-            f"{parameters(teacher):,} ({parameters(teacher, count='non_embedding'):,} non-embedding)",
+            f"{parameters(teacher):,} ({parameters(teacher, count='non_embedding'):,} non-embedding{_active(teacher)})",
         ),
         *_vocabulary(context),
         outlook.text(context),
@@ -151,7 +151,12 @@ def _study(context: Context, flops: int) -> list[tuple[str, str]]:
 
 def _shape(a: Architecture) -> str:
     heads = f"{a.n_head} heads in {a.n_query_groups} groups" if a.n_query_groups != a.n_head else f"{a.n_head} heads"
-    return f"{a.n_layer} layers, width {a.n_embd}, {heads} of {a.head_size}, MLP {a.intermediate_size}"
+    mlp = f"{a.n_expert} experts ({a.n_expert_per_token} per token) of" if a.n_expert else "MLP"
+    return f"{a.n_layer} layers, width {a.n_embd}, {heads} of {a.head_size}, {mlp} {a.intermediate_size}"
+
+
+def _active(a: Architecture) -> str:
+    return f", {parameters(a, count='active'):,} active" if a.n_expert else ""
 
 
 def _bytes(count: int) -> str:

@@ -19,12 +19,15 @@ def anatomy(context: Context, sub: SubNetwork) -> Anatomy:
 
 
 def _sizes(layer: LayerGenes | Architecture) -> LayerSizes:
-    return {
+    sizes: LayerSizes = {
         "n_query_groups": layer.n_query_groups,
         "heads_per_group": layer.heads_per_group,
         "head_size": layer.head_size,
         "intermediate_size": layer.intermediate_size,
     }
+    if layer.n_expert and layer.n_expert_per_token:
+        sizes |= {"n_expert": layer.n_expert, "n_expert_per_token": layer.n_expert_per_token}
+    return sizes
 
 
 def _kept(layer: int, gene: LayerGenes) -> KeptLayer:

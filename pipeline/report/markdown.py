@@ -24,7 +24,7 @@ def page(material: Material, folder: Path) -> str:
         if plot.name == plots.ANATOMY and summary["anatomy"] is not None:
             parts += [
                 tables.anatomy_sentence(summary["anatomy"]),
-                marks.table(tables.ANATOMY_HEADER, tables.anatomy_rows(summary["anatomy"])),
+                marks.table(tables.anatomy_header(summary["anatomy"]), tables.anatomy_rows(summary["anatomy"])),
             ]
     for title, header, body, note in tables.further(summary):
         parts += [f"## {title}", marks.table(header, body), marks.escaped(note)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.evaluation.savings import Curves
 from pipeline.report.canvas import COLOURS, INK, OUTLINE, Plot, counted, legend, scaled, scientific
-from pipeline.report.schema import Anatomy, BinSummary, Candidate, Summary
+from pipeline.report.schema import Anatomy, BinSummary, Candidate, Summary, neurons
 from pipeline.report.study import plot as study_plot
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def anatomy(figure: Figure, sizes: Anatomy) -> None:
             whole["n_query_groups"] * whole["heads_per_group"] * whole["head_size"],
             [gene["n_query_groups"] * gene["heads_per_group"] * gene["head_size"] for gene in kept],
         ),
-        "MLP": (whole["intermediate_size"], [gene["intermediate_size"] for gene in kept]),
+        "MLP": (neurons(whole), [neurons(gene) for gene in kept]),
     }
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (title, (teacher, student)) in zip(panels, widths.items(), strict=True):

@@ -151,6 +151,13 @@ class LayerSizes(TypedDict):
     heads_per_group: int
     head_size: int
     intermediate_size: int
+    n_expert: NotRequired[int]  # of mixtures alone
+    n_expert_per_token: NotRequired[int]
+
+
+def neurons(sizes: LayerSizes) -> int:
+    """Of the MLP, or of all experts together."""
+    return sizes["intermediate_size"] * sizes.get("n_expert", 1)
 
 
 class KeptLayer(LayerSizes):

@@ -19,7 +19,14 @@ from pipeline.report.schema import (
 Table = tuple[str, list[str], list[list[str]], str]  # title, header, rows, and what the figures are
 
 HEADER = ["model", "start", "parameters", "perplexity", "bits per byte", "tokens", "FLOPs"]
-ANATOMY_HEADER = ["", "query groups", "heads per group", "head size", "MLP width"]
+SIZES = {
+    "n_query_groups": "query groups",
+    "heads_per_group": "heads per group",
+    "head_size": "head size",
+    "intermediate_size": "MLP width",
+    "n_expert": "experts",
+    "n_expert_per_token": "experts per token",
+}
 EFFICIENCY_HEADER = ["model", "parameters", "FLOPs per token", "KV cache per token", "prefill", "decode"]
 
 
@@ -181,11 +188,15 @@ def anatomy_sentence(anatomy: Anatomy) -> str:
     return f"The student keeps {depth[1]} of {depth[0]} layers and {width[1]} of {width[0]} embedding entries."
 
 
+def anatomy_header(anatomy: Anatomy) -> list[str]:
+    return ["", *(title for name, title in SIZES.items() if name in anatomy["teacher"])]
+
+
 def anatomy_rows(anatomy: Anatomy) -> list[list[str]]:
     """Teacher and student, layer by layer."""
 
     def sizes(gene: LayerSizes) -> list[str]:
-        return [str(gene[name]) for name in ("n_query_groups", "heads_per_group", "head_size", "intermediate_size")]
+        return [str(size) for name in SIZES if (size := gene.get(name)) is not None]
 
     return [["teacher, each", *sizes(anatomy["teacher"])]] + [
         [f"layer {gene['layer']}", *sizes(gene)] for gene in anatomy["student"]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pipeline.config import DeepSpeedConfig, DistillConfig
+from pipeline.config import Count, DeepSpeedConfig, DistillConfig
 from pipeline.ranks import world_size
 from pipeline.stages.context import Context
 from pipeline.subnetwork.counting import flops_per_token, outer_parameters, parameters
@@ -76,7 +76,9 @@ def settings(context: Context) -> DistillConfig:
     ranks = context.config.deepspeed.world_size or world_size()
     share = max(config.global_batch // ranks, 1)
     most = max(min(share, MOST_TOKENS[context.device.type] // context.config.data.block_size), 1)
-    size = min(parameters(a), context.bin.high + outer_parameters(a, a.n_embd))  # whatever the bin counts
+    size = parameters(a)
+    if context.bin.count != Count.active:  # whatever else the bin counts
+        size = min(size, context.bin.high + outer_parameters(a, a.n_embd))
     room = SHARE * device_memory(context.device)
     for blocks in (each for each in range(most, 1, -1) if share % each == 0):
         tried = replace(config, micro_batch=blocks)

@@ -72,6 +72,7 @@ def check_allocation(space: Space) -> None:
     Raises:
         SprigError: they do not; names the key.
     """
+    refuse_experts(space.architecture)
     if space.fine:
         raise SprigError(
             "search allocation adds the errors of nested cuts, but space.granularity=fine keeps random entries: it "
@@ -84,6 +85,14 @@ def check_allocation(space: Space) -> None:
                 f"search allocation knows the errors of whole heads, MLP neurons and layers alone, but the space "
                 f"offers {name}={grid[0]}..{grid[-1]}: add {name} to space.hold."
             )
+
+
+def refuse_experts(architecture: Architecture) -> None:
+    """Raises SprigError for a mixture, of whose experts no errors are known."""
+    if architecture.n_expert:
+        raise SprigError(
+            f"search allocation knows no errors of experts, which {architecture.name} has: choose another search."
+        )
 
 
 def _menu(space: Space) -> _Menu:

@@ -4,7 +4,18 @@ from dataclasses import asdict, dataclass
 
 from pipeline.errors import SprigError
 
-FAMILIES = ("gpt_neox", "llama", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "smollm3")
+FAMILIES = (
+    "gpt_neox",
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "olmo2",
+    "smollm3",
+    "mixtral",
+    "qwen3_moe",
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +27,7 @@ class Architecture:
     Head size, rotary entries and widths are in entries. `rope_adjusted` marks frequencies that are not one plain power
     law of `rope_base` (Llama 3.1's scaling, and local bases). `norms_before` and `norms_after` say where
     attention and MLP have norms over the width. With `qk_norm`, q and k of each head are normed by themselves, or those
-    of all heads together with `qk_norm_over_heads`.
+    of all heads together with `qk_norm_over_heads`. In a mixture of experts, `intermediate_size` is one expert's.
     """
 
     name: str
@@ -46,6 +57,8 @@ class Architecture:
     qk_norm_over_heads: bool = False
     capped_scores: bool = False  # soft caps of attention scores, and of the logits
     capped_logits: bool = False
+    n_expert: int = 0  # of each layer's mixture; 0: one MLP
+    n_expert_per_token: int = 0
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

@@ -6,12 +6,13 @@ from math import ceil, floor
 
 from pipeline.config import BinConfig
 from pipeline.errors import SprigError
+from pipeline.subnetwork.architecture import Architecture
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Parameter counts low..high, both inside. `count` says what is counted: "total", "non_embedding" or
-    "exported"."""
+    """Parameter counts low..high, both inside. `count` says what is counted: "total", "non_embedding",
+    "exported" or "active"."""
 
     center: int
     low: int
@@ -22,8 +23,19 @@ class Bin:
         return self.low <= parameters <= self.high
 
     def __str__(self) -> str:
-        of = {"non_embedding": " (non-embedding)", "exported": " (as exported)"}.get(self.count, "")
+        of = {"non_embedding": " (non-embedding)", "exported": " (as exported)", "active": " (active)"}.get(
+            self.count, ""
+        )
         return f"{self.low:,}..{self.high:,}{of}"
+
+
+def check_count(bin: Bin, architecture: Architecture) -> None:
+    """Raises SprigError where a bin counts what this teacher does not have."""
+    if bin.count == "active" and not architecture.n_expert:
+        raise SprigError(
+            f"bin.count=active counts the experts that a token passes, but {architecture.name} has none: use "
+            "bin.count=total."
+        )
 
 
 def make_bin(config: BinConfig) -> Bin:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.value import LayerGenes, SubNetwork, whole
+from pipeline.subnetwork.value import SubNetwork, whole
 
 Count = Any  # an integer, or an array of integers; arrays broadcast, and a result is an array where an argument is one
 
@@ -15,11 +15,15 @@ def _layer_matrices(
     heads_per_group: Count,
     head_size: Count,
     intermediate_size: Count,
+    mlps: Count = 1,
+    n_expert: Count = 0,
 ) -> Count:
-    """Entries of a layer's weight matrices: q, k, v, the attention's projection, and the MLP's two or three."""
+    """Entries of a layer's weight matrices: q, k, v, the attention's projection, the two or three of each of `mlps`
+    MLPs, and the router to `n_expert` experts."""
     queries = n_query_groups * heads_per_group * head_size
     keys = n_query_groups * head_size
-    return n_embd * (2 * queries + 2 * keys + (3 if architecture.gated_mlp else 2) * intermediate_size)
+    neurons = (3 if architecture.gated_mlp else 2) * mlps * intermediate_size
+    return n_embd * (2 * queries + 2 * keys + neurons + n_expert)
 
 
 def layer_parameters(
@@ -29,10 +33,17 @@ def layer_parameters(
     heads_per_group: Count,
     head_size: Count,
     intermediate_size: Count,
+    n_expert: Count = 0,
+    n_expert_per_token: Count = 0,
+    *,
+    count: str = "total",
 ) -> Count:
-    """Parameters of one layer: affine in each single argument."""
+    """Parameters of one layer, with the experts of one token alone if `count` is "active": affine in each single
+    argument. The experts are those of a mixture, and are left out otherwise."""
     total = architecture.norms * (2 if architecture.layer_norm else 1) * n_embd
-    total = total + _layer_matrices(architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size)
+    experts = (n_expert_per_token if count == "active" else n_expert, n_expert) if architecture.n_expert else ()
+    sizes = n_embd, n_query_groups, heads_per_group, head_size, intermediate_size
+    total = total + _layer_matrices(architecture, *sizes, *experts)
     if architecture.attention_bias:
         total = total + n_query_groups * (heads_per_group + 2) * head_size
     if architecture.bias:
@@ -56,18 +67,15 @@ def outer_parameters(architecture: Architecture, n_embd: Count, count: str = "to
     return final_norm + tables * rows * n_embd + head_bias
 
 
-def _sizes(gene: LayerGenes) -> tuple[int, int, int, int]:
-    return gene.n_query_groups, gene.heads_per_group, gene.head_size, gene.intermediate_size
-
-
 def parameters(architecture: Architecture, sub: SubNetwork | None = None, count: str = "total") -> int:
     """Parameters of a sub-network, or of the whole teacher: what counting the built model's tensors gives.
 
     "total" counts tied weights once; "non_embedding" leaves out the token embedding and the head; "exported" counts
-    what transformers does of a sub-network whose layers need no padding (see pipeline.subnetwork.exported).
+    what transformers does of a sub-network whose layers need no padding (see pipeline.subnetwork.exported); "active"
+    leaves out the experts that a token does not pass.
     """
     sub = sub or whole(architecture)
-    layers = sum(layer_parameters(architecture, sub.n_embd, *_sizes(gene)) for gene in sub.genes)
+    layers = sum(layer_parameters(architecture, sub.n_embd, *gene.sizes, count=count) for gene in sub.genes)
     return outer_parameters(architecture, sub.n_embd, count) + layers
 
 
@@ -78,10 +86,14 @@ def layer_flops(
     heads_per_group: Count,
     head_size: Count,
     intermediate_size: Count,
+    n_expert: Count = 0,
+    n_expert_per_token: Count = 0,
+    *,
     length: int,
 ) -> Count:
     """One layer's share of `flops_per_token`: affine in each single argument, as `layer_parameters`."""
-    matrices = _layer_matrices(architecture, n_embd, n_query_groups, heads_per_group, head_size, intermediate_size)
+    sizes = n_embd, n_query_groups, heads_per_group, head_size, intermediate_size
+    matrices = _layer_matrices(architecture, *sizes, *((n_expert_per_token, n_expert) if architecture.n_expert else ()))
     return 2 * matrices + 2 * length * n_query_groups * heads_per_group * head_size
 
 
@@ -94,12 +106,12 @@ def flops_per_token(architecture: Architecture, sub: SubNetwork | None = None, *
     """FLOPs of the forward pass for one token of a sequence of `length` tokens, averaged over the sequence.
 
     Two for each entry of a weight matrix, the head's included, the embedding look-up and vector operations not (Kaplan
-    et al. 2020, table 1). Causal attention, scores and weighted values together, is half of full attention's
-    4 * length * n_head * head_size, and sliding windows save nothing: they mask scores that are computed. The backward
-    pass costs twice the forward pass.
+    et al. 2020, table 1). Of a mixture, the experts that a token passes count. Causal attention, scores and weighted
+    values together, is half of full attention's 4 * length * n_head * head_size, and sliding windows save nothing: they
+    mask scores that are computed. The backward pass costs twice the forward pass.
     """
     sub = sub or whole(architecture)
-    layers = sum(layer_flops(architecture, sub.n_embd, *_sizes(gene), length) for gene in sub.genes)
+    layers = sum(layer_flops(architecture, sub.n_embd, *gene.sizes, length=length) for gene in sub.genes)
     return outer_flops(architecture, sub.n_embd) + layers
 
 

@@ -15,8 +15,8 @@ _T = TypeVar("_T")
 
 @dataclass
 class Draft:
-    """A sub-network under construction. `rows` has the genes of each kept layer in the order of GENES, or one row that
-    all layers share; `seeds` has one index seed per row. Seeds are None in coarse spaces."""
+    """A sub-network under construction. `rows` has the genes of each kept layer in the order of `genes_of`, or one row
+    that all layers share; `seeds` has one index seed per row. Seeds are None in coarse spaces."""
 
     layers: list[int]
     n_embd: int

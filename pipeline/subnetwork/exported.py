@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pipeline.config import ExportForm
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import layer_parameters, outer_parameters, parameters
-from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.selection import rotary_run
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
@@ -51,7 +50,7 @@ def neox_heads(groups: int, heads: int, head_size: int, width: int) -> tuple[int
 
 
 def _layer(architecture: Architecture, n_embd: int, gene: LayerGenes) -> int:
-    return layer_parameters(architecture, n_embd, *(getattr(gene, name) for name in GENES))
+    return layer_parameters(architecture, n_embd, *gene.sizes)
 
 
 def _stock(architecture: Architecture, sub: SubNetwork) -> LayerGenes | None:
@@ -59,7 +58,9 @@ def _stock(architecture: Architecture, sub: SubNetwork) -> LayerGenes | None:
     genes = sub.genes
     if architecture.lm_head_bias or (architecture.family != "gpt_neox" and architecture.rotary_percentage != 1):
         return None
-    common = LayerGenes(*(max(getattr(gene, name) for gene in genes) for name in GENES))
+    if len({(gene.n_expert, gene.n_expert_per_token) for gene in genes}) > 1:  # no zeros keep tokens from an expert
+        return None
+    common = LayerGenes.of([max(sizes) for sizes in zip(*(gene.sizes for gene in genes), strict=True)])
     head_size = _common_head_size(architecture, sub)
     if head_size is None:
         return None

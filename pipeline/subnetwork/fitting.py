@@ -9,17 +9,19 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import product
 
 import numpy as np
 
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import Count, layer_parameters, outer_parameters
-from pipeline.subnetwork.draft import Draft, Place, Pools, nearest, shuffled, split
-from pipeline.subnetwork.grids import GENES
+from pipeline.subnetwork.draft import Draft, Place, Pools, nearest, pick, shuffled, split
 from pipeline.subnetwork.limits import Limit
 from pipeline.subnetwork.stock import splits
+from pipeline.subnetwork.value import GENES, genes_of
 
+MLP = GENES.index("intermediate_size")  # the attention's genes come before it, those of experts after it
 TRADES = 9  # rounds in which 1, 2, 4, ... attention genes shrink to make room, before a draft is given up
 
 
@@ -28,12 +30,14 @@ class Costs:
     """The possible costs of a layer at one embedding width, in parameters.
 
     `attention` has the costs of a layer without its MLP neurons, ascending, and `options` the corresponding
-    (n_query_groups, heads_per_group, head_size). `neuron` is the cost of one neuron.
+    (n_query_groups, heads_per_group, head_size). `neuron` is the cost of one more neuron, of every expert, and `router`
+    what is added to the attention's, both by the experts of `Fitter.experts`; otherwise they have one entry.
     """
 
     options: list[list[int]]
     attention: list[int]
-    neuron: int
+    neuron: np.ndarray
+    router: np.ndarray
     least: int
     most: int
 
@@ -49,15 +53,14 @@ class Fitter:
         self, architecture: Architecture, grids: dict[str, list[int]], bin: Bin, limits: list[Limit], split: bool
     ):
         self.architecture, self.bin, self.limits, self.split = architecture, bin, limits, split
-        self.grids = [grids[name] for name in GENES]
+        self.grids = [grids[name] for name in genes_of(architecture)]
+        self.experts = list(product(*self.grids[MLP + 1 :]))
         self._by_name = grids
-        axes = np.meshgrid(*(np.array(grid) for grid in self.grids[:3]), indexing="ij")
+        axes = np.meshgrid(*(np.array(grid) for grid in self.grids[:MLP]), indexing="ij")
         self._options = np.stack([axis.ravel() for axis in axes])
         # A layer's cost by width and genes, for every quantity with a bound: first the count, then each limit.
-        self._layers: list[Callable[..., Count]] = [
-            partial(layer_parameters, architecture),
-            *(limit.layer for limit in limits),
-        ]
+        self.layer: Callable[..., Count] = partial(layer_parameters, architecture, count=bin.count)
+        self._layers: list[Callable[..., Count]] = [self.layer, *(limit.layer for limit in limits)]
         self.costs = cache(self._costs)
 
     def options(self, n_embd: int) -> np.ndarray:
@@ -67,18 +70,19 @@ class Fitter:
     def _costs(self, n_embd: int) -> Costs:
         options = self.options(n_embd)
         groups, heads, sizes = options
-        attention = layer_parameters(self.architecture, n_embd, groups, heads, sizes, 0)
+        experts = np.array(self.experts, dtype=int).T
+        attention = self.layer(n_embd, groups, heads, sizes, 0, *experts[:, 0])
         order = np.argsort(attention, kind="stable")
-        neuron = layer_parameters(self.architecture, n_embd, 1, 1, 1, 1) - layer_parameters(
-            self.architecture, n_embd, 1, 1, 1, 0
-        )
-        attention, neurons = attention[order].tolist(), self.grids[3]
+        without = np.atleast_1d(self.layer(n_embd, 1, 1, 1, 0, *experts))
+        neuron, router = self.layer(n_embd, 1, 1, 1, 1, *experts) - without, without - without[0]
+        attention, neurons = attention[order].tolist(), self.grids[MLP]
         return Costs(
             options=options[:, order].T.tolist(),
             attention=attention,
             neuron=neuron,
-            least=attention[0] + neuron * neurons[0],
-            most=attention[-1] + neuron * neurons[-1],
+            router=router,
+            least=attention[0] + int(neuron[0]) * neurons[0],
+            most=attention[-1] + int(router[-1] + neuron[-1] * neurons[-1]),
         )
 
     def total(self, draft: Draft) -> int:
@@ -105,18 +109,21 @@ class Fitter:
 
     def places(self, draft: Draft) -> list[Place]:
         """Row and gene of every gene that can take more than one value."""
-        return [(row, gene) for row in range(len(draft.rows)) for gene in range(len(GENES)) if self._has_choice(gene)]
+        return [(row, gene) for row, gene in self._every(draft) if self._has_choice(gene)]
+
+    def _every(self, draft: Draft) -> list[Place]:
+        return [(row, gene) for row in range(len(draft.rows)) for gene in range(len(self.grids))]
 
     def _has_choice(self, gene: int) -> bool:
-        return len(self.grids[gene]) > 1 and (gene == 3 or not self.split)
+        return len(self.grids[gene]) > 1 and (gene >= MLP or not self.split)
 
     def draw_rows(self, n_embd: int, depth: int, rows: int, rng: np.random.Generator) -> list[list[int]]:
         """Genes for `rows` rows (depth, or 1 that all layers share) of a model that aims at a random count in the bin.
 
-        Each row draws an attention uniformly from those that its budget allows, then takes the MLP width nearest to the
-        rest of the budget. The remainder is added to the next row's budget.
+        Each row draws experts, then an attention uniformly from those that its budget allows, then takes the MLP width
+        nearest to the rest of the budget. The remainder is added to the next row's budget.
         """
-        costs, neurons = self.costs(n_embd), self.grids[3]
+        costs, neurons = self.costs(n_embd), self.grids[MLP]
         outer = outer_parameters(self.architecture, n_embd, self.bin.count)
         low = max(self.bin.low - outer, depth * costs.least)
         high = min(self.bin.high - outer, depth * costs.most)
@@ -125,16 +132,28 @@ class Fitter:
         for budget, u in zip(
             split(total * rows / depth, rows, costs.least, costs.most, rng), rng.random(rows).tolist(), strict=True
         ):
-            budget += carried
-            first = bisect_left(costs.attention, budget - costs.neuron * neurons[-1])
-            last = bisect_right(costs.attention, budget - costs.neuron * neurons[0])
+            experts = self._draw_experts(costs, budget + carried, rng)
+            neuron, budget = int(costs.neuron[experts]), budget + carried - int(costs.router[experts])
+            first = bisect_left(costs.attention, budget - neuron * neurons[-1])
+            last = bisect_right(costs.attention, budget - neuron * neurons[0])
             if first >= last:
-                first, last = _nearest_run(costs.attention, budget - costs.neuron * neurons[0])
+                first, last = _nearest_run(costs.attention, budget - neuron * neurons[0])
             choice = first + int(u * (last - first))
-            width = nearest(neurons, (budget - costs.attention[choice]) / costs.neuron)
-            carried = budget - costs.attention[choice] - costs.neuron * width
-            drawn.append([*costs.options[choice], width])
+            width = nearest(neurons, (budget - costs.attention[choice]) / neuron)
+            carried = budget - costs.attention[choice] - neuron * width
+            drawn.append([*costs.options[choice], width, *self.experts[experts]])
         return drawn
+
+    def _draw_experts(self, costs: Costs, budget: float, rng: np.random.Generator) -> int:
+        """The place in `experts` of any that some attention and MLP width take to a layer's budget, or to half a step
+        of the width from it: the nearest one is taken then, too."""
+        if len(self.experts) == 1:
+            return 0
+        widths = self.grids[MLP]
+        least = costs.attention[0] + costs.router + costs.neuron * (widths[0] - (widths[:2][-1] - widths[0]) / 2)
+        most = costs.attention[-1] + costs.router + costs.neuron * (widths[-1] + (widths[-1] - widths[-2:][0]) / 2)
+        fitting = np.flatnonzero((least <= budget) & (budget <= most)).tolist()
+        return pick(fitting or [0 if budget < costs.least else len(self.experts) - 1], rng)
 
     def fit(self, draft: Draft, free: list[Place], rng: np.random.Generator) -> bool:
         """Moves genes until the count is in the bin and no limit is exceeded: first the `free` ones, then any.
@@ -150,7 +169,7 @@ class Fitter:
         totals = self._totals(draft)
         if self._met(totals):
             return True
-        every = [(row, gene) for row in range(len(draft.rows)) for gene in range(len(GENES))]
+        every = self._every(draft)
         pools: Pools = (free, every)
         for trade in range(TRADES):
             if not self._shrink(draft, pools, totals, rng):
@@ -159,7 +178,7 @@ class Fitter:
                 return True
             if not self.limits or totals[0] > self.bin.high or not self._trade(draft, 2**trade, totals, rng):
                 return False
-            pools = [place for place in every if place[1] == 3], every
+            pools = [place for place in every if place[1] >= MLP], every
         return False
 
     def _split_anew(self, draft: Draft, rng: np.random.Generator) -> None:
@@ -168,7 +187,7 @@ class Fitter:
         for row in draft.rows:
             shared = [sum(a == b for a, b in zip(option, row, strict=False)) for option in options]
             best = [option for option, same in zip(options, shared, strict=True) if same == max(shared)]
-            row[:3] = best[int(rng.random() * len(best))]
+            row[:MLP] = best[int(rng.random() * len(best))]
 
     def _shrink(self, draft: Draft, pools: Pools, totals: list[int], rng: np.random.Generator) -> bool:
         """Moves genes down until no limit is exceeded; False where one still is."""
@@ -204,6 +223,8 @@ class Fitter:
                         continue
                     grid, value = self.grids[gene], draft.rows[index][gene]
                     here, slopes = bisect_left(grid, value), self._slopes(draft, index, gene)
+                    if not slopes[0]:
+                        continue
                     first, last = self._run(grid, value, totals, slopes)
                     way = range(first, here) if totals[0] > high else range(here + 1, last)
                     if choices := range(first, last) or way:
@@ -213,7 +234,7 @@ class Fitter:
 
     def _trade(self, draft: Draft, count: int, totals: list[int], rng: np.random.Generator) -> bool:
         """Shrinks up to `count` attention genes by a random part; False where all are as small as they can be."""
-        attention = [(row, gene) for row in range(len(draft.rows)) for gene in range(3) if self._has_choice(gene)]
+        attention = [(row, gene) for row in range(len(draft.rows)) for gene in range(MLP) if self._has_choice(gene)]
         large = [(row, gene) for row, gene in attention if draft.rows[row][gene] > self.grids[gene][0]]
         for index, gene in shuffled(large, rng)[:count]:
             here = bisect_left(self.grids[gene], draft.rows[index][gene])
@@ -242,9 +263,12 @@ class Fitter:
         return self._slopes(draft, index, gene)[0]
 
     def _run(self, grid: list[int], value: int, totals: list[int], slopes: list[int]) -> tuple[int, int]:
-        """First and end of the entries that land in the bin within the limits in place of `value`."""
-        first = bisect_left(grid, value - (totals[0] - self.bin.low) // slopes[0])
-        last = bisect_right(grid, value + (self.bin.high - totals[0]) // slopes[0])
+        """First and end of the entries that land in the bin within the limits in place of `value`. The experts of a
+        token may cost no parameters."""
+        first, last = 0, len(grid) if self.bin.contains(totals[0]) else 0
+        if slopes[0]:
+            first = bisect_left(grid, value - (totals[0] - self.bin.low) // slopes[0])
+            last = bisect_right(grid, value + (self.bin.high - totals[0]) // slopes[0])
         for limit, total, slope in zip(self.limits, totals[1:], slopes[1:], strict=True):
             if slope:
                 last = min(last, bisect_right(grid, value + (limit.most - total) // slope))

@@ -3,10 +3,8 @@
 from pipeline.config import SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.value import head_size_unit
+from pipeline.subnetwork.value import EXPERT_GENES, genes_of, head_size_unit
 
-GENES = ("n_query_groups", "heads_per_group", "head_size", "intermediate_size")
-DIMENSIONS = ("n_layer", "n_embd", *GENES)
 # Tensor cores work on tiles of 64 entries of 16 bits (128 bytes) and need at least 8 of them. The others: 1.
 STEPS = {"n_embd": 64, "head_size": 8, "intermediate_size": 64}
 
@@ -62,9 +60,23 @@ def _grid(architecture: Architecture, config: SpaceConfig, name: str) -> list[in
 
 def make_grids(architecture: Architecture, config: SpaceConfig) -> dict[str, list[int]]:
     """For each dimension its values, ascending: multiples of the step within min..max, and the teacher's own size
-    unless max forbids it; head sizes keep whole rotary pairs.
+    unless max forbids it; head sizes keep whole rotary pairs, and a layer has the experts that a token may pass.
 
     Raises:
         SprigError: a step, min or max that this teacher cannot have, or that leaves no value.
     """
-    return {name: _grid(architecture, config, name) for name in DIMENSIONS}
+    grids = {name: _grid(architecture, config, name) for name in ("n_layer", "n_embd", *genes_of(architecture))}
+    if architecture.n_expert:
+        passed, most = grids["n_expert_per_token"][-1], grids["n_expert"][-1]
+        if most < passed:
+            raise SprigError(
+                f"The space has at most n_expert={most}, fewer than its n_expert_per_token={passed}: raise "
+                f"space.max.n_expert, or set space.max.n_expert_per_token={most}."
+            )
+        grids["n_expert"] = [count for count in grids["n_expert"] if count >= passed]
+        return grids
+    parts = {"step": config.step, "min": config.min, "max": config.max}
+    given = [f"{part}.{name}" for part, sizes in parts.items() for name in EXPERT_GENES if getattr(sizes, name)]
+    if given := given + [f"hold={name}" for name in EXPERT_GENES if name in config.hold]:
+        raise SprigError(f"space.{given[0]} is set, but teacher {architecture.name} has no experts: remove it.")
+    return grids

@@ -8,7 +8,6 @@ from pipeline.config import SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import Count, layer_flops, layer_kv_bytes, outer_flops
-from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -50,7 +49,7 @@ def make_limits(architecture: Architecture, config: SpaceConfig, length: int, va
                 f"bytes a token (KV cache, {value_bytes} bytes an entry)",
                 most,
                 lambda n_embd: 0 * n_embd,
-                lambda n_embd, groups, heads, head_size, mlp: layer_kv_bytes(groups, head_size, value_bytes),
+                lambda n_embd, groups, heads, head_size, *mlp: layer_kv_bytes(groups, head_size, value_bytes),
             )
         )
     return limits
@@ -59,6 +58,6 @@ def make_limits(architecture: Architecture, config: SpaceConfig, length: int, va
 def check_limits(limits: list[Limit], sub: SubNetwork, what: str) -> None:
     """Raises SprigError where a sub-network, called `what`, that was not made within the limits costs more."""
     for limit in limits:
-        layers = (limit.layer(sub.n_embd, *(getattr(gene, name) for name in GENES)) for gene in sub.genes)
+        layers = (limit.layer(sub.n_embd, *gene.sizes) for gene in sub.genes)
         if (cost := limit.outer(sub.n_embd) + sum(layers)) > limit.most:
             raise SprigError(f"{what} has {cost:,} {limit.unit}, beyond {limit.name}: raise it, or choose another.")

@@ -41,12 +41,16 @@ def _swapped(space: Space, parent: SubNetwork, rng: np.random.Generator) -> SubN
     before = fitter.total(space.thaw(parent))
     for draft, place in _stepped(space, parent, rng):
         excess = fitter.total(draft) - before
+        if not excess and fitter.fits(draft):
+            return space.freeze(draft)
         for row, gene in shuffled(fitter.places(draft), rng):
             old, grid = draft.rows[row][gene], fitter.grids[gene]
             other_way = [value for value in grid if (value < old if excess > 0 else value > old)]
             if (row, gene) == place or not other_way:
                 continue
-            draft.rows[row][gene] = nearest(other_way, old - excess / fitter.slope(draft, row, gene))
+            if not (slope := fitter.slope(draft, row, gene)):
+                continue
+            draft.rows[row][gene] = nearest(other_way, old - excess / slope)
             if fitter.fits(draft):
                 return space.freeze(draft)
             draft.rows[row][gene] = old

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from math import ceil
 
 import numpy as np
 
 from pipeline.errors import SprigError
-from pipeline.subnetwork.counting import Count, layer_parameters, outer_parameters, parameters
-from pipeline.subnetwork.fitting import Fitter
+from pipeline.subnetwork.counting import Count, outer_parameters, parameters
+from pipeline.subnetwork.fitting import MLP, Fitter
 from pipeline.subnetwork.limits import Limit
 
 WEIGHTS = 9  # of two limits in a mean of them, from the one alone to the other
@@ -81,10 +82,11 @@ def _needs(fitter: Fitter, limit: Limit, depths: list[int], widths: list[int], w
     column = np.array(depths)
     needs = []
     for width, mean in zip(widths, wanted.T, strict=True):
-        ends = fitter.options(width)[:, :, None], np.array([fitter.grids[3][0], fitter.grids[3][-1]])
+        attentions = fitter.options(width)[:, :, None]
+        ends = np.array(list(product(*((grid[0], grid[-1]) for grid in fitter.grids[MLP:])))).T
         sizes, costs = (
-            np.broadcast_to(layer(width, *ends[0], ends[1]), (ends[0].shape[1], 2)).ravel()
-            for layer in (lambda *genes: layer_parameters(fitter.architecture, *genes), limit.layer)
+            np.broadcast_to(layer(width, *attentions, *ends), (attentions.shape[1], ends.shape[1])).ravel()
+            for layer in (fitter.layer, limit.layer)
         )
         frontier = np.interp(mean, *_frontier(sizes, costs))
         needs.append((limit.outer(width) + column * frontier) * (1 - 1e-12))  # rounding must not exclude

@@ -14,7 +14,8 @@ class Ordering:
     """The entries of each dimension, most important first. They are numbers of the original teacher's entries.
 
     Shapes: layers (L,), embedding (E,), groups (L, G), heads (L, G, H/G) within each group, values (L, G, H_s) within
-    each group, neurons (L, D). q and k entries are not ordered: rotary pairs must stay together (`head_pairs`).
+    each group, neurons (L, D). q and k entries are not ordered: rotary pairs must stay together (`head_pairs`). In a
+    mixture, experts (L, N), and neurons (L, N, D) within each; experts are None otherwise.
     """
 
     fingerprint: str
@@ -24,11 +25,13 @@ class Ordering:
     heads: np.ndarray
     values: np.ndarray
     neurons: np.ndarray
+    experts: np.ndarray | None = None
 
     @classmethod
     def identity(cls, architecture: Architecture) -> "Ordering":
         """The teacher's own order (the paper's choice)."""
         layers, groups, heads = architecture.n_layer, architecture.n_query_groups, architecture.heads_per_group
+        experts = (architecture.n_expert,) if architecture.n_expert else ()
 
         def rows(*shape: int) -> np.ndarray:
             return np.broadcast_to(np.arange(shape[-1]), shape).copy()
@@ -40,20 +43,23 @@ class Ordering:
             groups=rows(layers, groups),
             heads=rows(layers, groups, heads),
             values=rows(layers, groups, architecture.head_size),
-            neurons=rows(layers, architecture.intermediate_size),
+            neurons=rows(layers, *experts, architecture.intermediate_size),
+            experts=rows(layers, *experts) if experts else None,
         )
 
 
 @dataclass(frozen=True)
 class LayerSelection:
     """The kept entries of one layer. Shapes: groups (g,); heads (g, h), within each kept group; rotary (head_size,),
-    the q and k entries of a head; values (g, head_size), the v entries of each kept group; neurons (d,)."""
+    the q and k entries of a head; values (g, head_size), the v entries of each kept group; neurons (d,). In a mixture,
+    experts (n,), and neurons (n, d) of each kept one."""
 
     groups: np.ndarray
     heads: np.ndarray
     rotary: np.ndarray
     values: np.ndarray
     neurons: np.ndarray
+    experts: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -93,21 +99,31 @@ def _rotary_entries(architecture: Architecture, head_size: int, head_pairs: str)
     return np.concatenate([first_halves, first_halves + rotary // 2, rotary + start + stride * np.arange(kept_free)])
 
 
-def _first(order: np.ndarray, count: int) -> np.ndarray:
+def _first(order: np.ndarray, count: int | None) -> np.ndarray:
     return np.sort(order[..., :count], axis=-1)
 
 
-def _coarse_layer(layer: int, gene: LayerGenes, ordering: Ordering) -> tuple[np.ndarray, ...]:
+_Kept = tuple[
+    np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None
+]  # groups, heads, values, neurons, experts
+
+
+def _coarse_layer(layer: int, gene: LayerGenes, ordering: Ordering) -> _Kept:
     groups = _first(ordering.groups[layer], gene.n_query_groups)
+    experts, neurons = None, ordering.neurons[layer]
+    if ordering.experts is not None:
+        experts = _first(ordering.experts[layer], gene.n_expert)
+        neurons = neurons[experts]
     return (
         groups,
         _first(ordering.heads[layer][groups], gene.heads_per_group),
         _first(ordering.values[layer][groups], gene.head_size),
-        _first(ordering.neurons[layer], gene.intermediate_size),
+        _first(neurons, gene.intermediate_size),
+        experts,
     )
 
 
-def _fine_layer(architecture: Architecture, gene: LayerGenes, seed: int) -> tuple[np.ndarray, ...]:
+def _fine_layer(architecture: Architecture, gene: LayerGenes, seed: int) -> _Kept:
     """Draws whole permutations and cuts them, so that changing the size of a gene gives nested sets of entries."""
     groups, heads = architecture.n_query_groups, architecture.heads_per_group
 
@@ -116,11 +132,15 @@ def _fine_layer(architecture: Architecture, gene: LayerGenes, seed: int) -> tupl
         return rng.permuted(np.broadcast_to(np.arange(entries), (rows, entries)), axis=1)
 
     kept = _first(order(0, 1, groups)[0], gene.n_query_groups)
+    experts, neurons = None, order(3, architecture.n_expert or 1, architecture.intermediate_size)
+    if architecture.n_expert:
+        experts = _first(order(6, 1, architecture.n_expert)[0], gene.n_expert)
     return (
         kept,
         _first(order(1, groups, heads)[kept], gene.heads_per_group),
         _first(order(2, groups, architecture.head_size)[kept], gene.head_size),
-        _first(order(3, 1, architecture.intermediate_size)[0], gene.intermediate_size),
+        _first(neurons[0] if experts is None else neurons[experts], gene.intermediate_size),
+        experts,
     )
 
 
@@ -138,7 +158,7 @@ def select(sub: SubNetwork, architecture: Architecture, ordering: Ordering) -> S
     layers = []
     for layer, gene in zip(sub.layers, sub.genes, strict=True):
         seed = gene.index_seed
-        groups, heads, values, neurons = (
+        groups, heads, values, neurons, experts = (
             _coarse_layer(layer, gene, ordering) if seed is None else _fine_layer(architecture, gene, seed)
         )
         if seed is not None and sub.head_pairs == "plain":
@@ -146,7 +166,7 @@ def select(sub: SubNetwork, architecture: Architecture, ordering: Ordering) -> S
             rotary = _first(rng.permutation(architecture.head_size), gene.head_size)
         else:
             rotary = _rotary_entries(architecture, gene.head_size, sub.head_pairs)
-        layers.append(LayerSelection(groups, heads, rotary, values, neurons))
+        layers.append(LayerSelection(groups, heads, rotary, values, neurons, experts))
     width = ordering.embedding
     if sub.index_seed is not None:
         width = np.random.default_rng([sub.index_seed, 5]).permutation(architecture.n_embd)

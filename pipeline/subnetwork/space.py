@@ -8,15 +8,15 @@ from pipeline.config import Exportable, Granularity, Layers, Sharing, SpaceConfi
 from pipeline.errors import SprigError
 from pipeline.subnetwork import reach
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.bins import Bin
+from pipeline.subnetwork.bins import Bin, check_count
 from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.draft import Draft, Place, pick
 from pipeline.subnetwork.fitting import Fitter
-from pipeline.subnetwork.grids import DIMENSIONS, GENES, finer_steps, make_grids, step_of
+from pipeline.subnetwork.grids import finer_steps, make_grids, step_of
 from pipeline.subnetwork.limits import flops_limit, make_limits
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.stock import check_stock, is_split, stock_grids
-from pipeline.subnetwork.value import LayerGenes, SubNetwork, check
+from pipeline.subnetwork.value import LayerGenes, SubNetwork, check, genes_of
 
 REDRAWS = 1000  # attempts before the bin counts as unreachable with the grids' steps
 LIMITED_REDRAWS = 100  # the same in spaces with limits, where an attempt costs more
@@ -49,7 +49,9 @@ class Space:
         """Raises SprigError if a grid is impossible, layers=rank has no ordering, or no sub-network lies in the bin."""
         if config.layers == Layers.rank and ordering is None:
             raise SprigError("space.layers=rank needs an ordering of the layers: set ordering.kind=importance.")
+        check_count(bin, architecture)
         self.architecture, self.config, self.bin = architecture, config, bin
+        self.genes = genes_of(architecture)
         self.grids = make_grids(architecture, config)
         stock = config.exportable == Exportable.stock
         if bin.count == "exported" and not stock:
@@ -91,7 +93,7 @@ class Space:
         found: list[str] = []
         if parameters(self.architecture, count=self.bin.count) < self.bin.low:
             return found
-        for name in DIMENSIONS:
+        for name in self.grids:
             steps = finer_steps(self.architecture, self.config, name)
             if steps and is_reached(name, steps[-1]):
                 nearest = next(step for step in steps if is_reached(name, step))
@@ -121,7 +123,7 @@ class Space:
             and sub.n_layer in grids["n_layer"]
             and (config.layers == Layers.subset or list(sub.layers) == self.layers_of(sub.n_layer))
             and sub.n_embd in grids["n_embd"]
-            and all(getattr(gene, name) in grids[name] for gene in set(sub.genes) for name in GENES)
+            and all(getattr(gene, name) in grids[name] for gene in set(sub.genes) for name in self.genes)
             and (not self.uniform or len(set(sub.genes)) == 1)
             and all((seed is not None) == self.fine for seed in seeds)
             and self.fitter.fits(self.thaw(sub))
@@ -134,7 +136,7 @@ class Space:
         Raises:
             SprigError: the bin lies between the steps of the grids.
         """
-        missed = []
+        missed, genes = [], len(self.genes)
         for _ in range(self._redraws):
             depth = pick(self._depths, rng)
             width = pick(self._widths_of[depth], rng)
@@ -143,9 +145,7 @@ class Space:
             # draw_rows gives each layer a random parameter budget. That alone would hardly ever yield layers at the
             # ends of their range, so a random share of the genes is drawn again, and only those are then moved to fit
             # the bin.
-            redrawn = (
-                [] if self.uniform else self._redraw(rows, rng.random((depth, len(GENES))) < rng.random() ** 2, rng)
-            )
+            redrawn = [] if self.uniform else self._redraw(rows, rng.random((depth, genes)) < rng.random() ** 2, rng)
             draft = Draft(layers, width, rows, [self._draw_seed(rng) for _ in rows], self._draw_seed(rng))
             if self.fitter.fit(draft, redrawn, rng):
                 return self.freeze(draft)
@@ -173,21 +173,21 @@ class Space:
         self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float
     ) -> SubNetwork | None:
         draft = self.thaw(parent)
-        rows, genes = len(draft.rows), len(draft.rows) * len(GENES)
+        rows, genes = len(draft.rows), len(draft.rows) * len(self.genes)
         rates = np.full(2 + genes + (rows + 1 if self.fine else 0), gene_rate)
         rates[:2] = global_rate
         chosen = rng.random(len(rates)) < rates
         if not chosen.any():
             chosen[rng.choice(len(rates), p=rates / rates.sum())] = True
         new_depth, new_width = chosen[:2]
-        redrawn = self._redraw(draft.rows, chosen[2 : 2 + genes].reshape(rows, len(GENES)), rng)
+        redrawn = self._redraw(draft.rows, chosen[2 : 2 + genes].reshape(rows, len(self.genes)), rng)
         for number in np.flatnonzero(chosen[2 + genes :]).tolist():
             if number < rows:
                 draft.seeds[number] = self._draw_seed(rng)
             else:
                 draft.width_seed = self._draw_seed(rng)
         if not (new_depth or new_width):
-            other = (int(rng.integers(rows)), int(rng.integers(len(GENES))))
+            other = (int(rng.integers(rows)), int(rng.integers(len(self.genes))))
             return self._fitted(draft, [*redrawn, other], rng)
 
         depth, width = parent.n_layer, parent.n_embd
@@ -234,7 +234,7 @@ class Space:
         rows, seeds = [], []
         for layer in of_a if self.uniform else layers:
             pair = (of_a if layer in of_a else of_b)[layer], (of_b if layer in of_b else of_a)[layer]
-            *sides, last = rng.integers(2, size=len(GENES) + 1).tolist()
+            *sides, last = rng.integers(2, size=len(self.genes) + 1).tolist()
             rows.append([pair[side][0][number] for number, side in enumerate(sides)])
             seeds.append(pair[last][1])
         width_seed = pick((a.index_seed, b.index_seed), rng)
@@ -281,13 +281,12 @@ class Space:
     def thaw(self, sub: SubNetwork) -> Draft:
         """A member as a draft that can be changed; `freeze` turns it back into a sub-network."""
         genes = sub.genes[:1] if self.uniform else sub.genes
-        rows = [[getattr(gene, name) for name in GENES] for gene in genes]
+        rows = [list(gene.sizes) for gene in genes]
         return Draft(list(sub.layers), sub.n_embd, rows, [gene.index_seed for gene in genes], sub.index_seed)
 
     def freeze(self, draft: Draft) -> SubNetwork:
         """The sub-network of a draft. Does not check that its count lies in the bin."""
-        rows = zip(draft.rows, draft.seeds, strict=True)
-        genes = tuple(LayerGenes(groups, heads, size, mlp, seed) for (groups, heads, size, mlp), seed in rows)
+        genes = tuple(LayerGenes.of(row, seed) for row, seed in zip(draft.rows, draft.seeds, strict=True))
         return SubNetwork(
             layers=tuple(draft.layers),
             n_embd=draft.n_embd,

@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
 
+GENES = ("n_query_groups", "heads_per_group", "head_size", "intermediate_size")
+EXPERT_GENES = ("n_expert", "n_expert_per_token")
 HEAD_PAIRS = ("last", "strided", "first", "plain")
 ATTENTION_SCALES = ("teacher", "own")
 ABOUT = "about"  # in a JSON file: notes for people, see pipeline.subnetwork.about
@@ -15,13 +18,29 @@ ABOUT = "about"  # in a JSON file: notes for people, see pipeline.subnetwork.abo
 
 @dataclass(frozen=True)
 class LayerGenes:
-    """The sizes of one kept layer, and in fine spaces the seed that its index sets are drawn from."""
+    """The sizes of one kept layer, and in fine spaces the seed that its index sets are drawn from.
+
+    In a mixture of experts, a token passes `n_expert_per_token` of `n_expert` MLPs; both are None where a layer has one
+    MLP.
+    """
 
     n_query_groups: int
     heads_per_group: int
     head_size: int
     intermediate_size: int
     index_seed: int | None = None
+    n_expert: int | None = None
+    n_expert_per_token: int | None = None
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], index_seed: int | None = None) -> "LayerGenes":
+        """The genes with these sizes, in the order of `genes_of`."""
+        return cls(**dict(zip(GENES + EXPERT_GENES, sizes, strict=False)), index_seed=index_seed)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """In the order of `genes_of`."""
+        return tuple(size for name in GENES + EXPERT_GENES if (size := getattr(self, name)) is not None)
 
     @property
     def n_head(self) -> int:
@@ -52,8 +71,7 @@ class SubNetwork:
     @property
     def uniform(self) -> bool:
         """Whether all layers have the same sizes (their index sets may differ)."""
-        sizes = {(g.n_query_groups, g.heads_per_group, g.head_size, g.intermediate_size) for g in self.genes}
-        return len(sizes) == 1
+        return len({gene.sizes for gene in self.genes}) == 1
 
     @property
     def key(self) -> str:
@@ -61,8 +79,11 @@ class SubNetwork:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict:
-        plain = asdict(self)
-        return plain | {"layers": list(self.layers), "genes": [asdict(gene) for gene in self.genes]}
+        genes = [
+            {name: size for name, size in asdict(gene).items() if size is not None or name not in EXPERT_GENES}
+            for gene in self.genes
+        ]
+        return asdict(self) | {"layers": list(self.layers), "genes": genes}
 
     @classmethod
     def from_dict(cls, plain: dict) -> "SubNetwork":
@@ -80,14 +101,14 @@ class SubNetwork:
         return sub
 
 
+def genes_of(architecture: Architecture) -> tuple[str, ...]:
+    """The names of a layer's sizes."""
+    return GENES + EXPERT_GENES if architecture.n_expert else GENES
+
+
 def whole(architecture: Architecture) -> SubNetwork:
     """The sub-network that keeps everything."""
-    genes = LayerGenes(
-        architecture.n_query_groups,
-        architecture.heads_per_group,
-        architecture.head_size,
-        architecture.intermediate_size,
-    )
+    genes = LayerGenes.of([getattr(architecture, name) for name in genes_of(architecture)])
     layers = tuple(range(architecture.n_layer))
     return SubNetwork(layers, architecture.n_embd, (genes,) * architecture.n_layer)
 
@@ -112,9 +133,9 @@ def _check_types(sub: SubNetwork) -> None:
     numbers = {f"layers[{place}]": layer for place, layer in enumerate(sub.layers)} | {"n_embd": sub.n_embd}
     seeds = {"index_seed": sub.index_seed}
     for place, gene in enumerate(sub.genes):
-        *sizes, seed = ((f"genes[{place}].{name}", value) for name, value in vars(gene).items())
-        numbers |= dict(sizes)
-        seeds |= dict([seed])
+        for name, value in vars(gene).items():
+            optional = name == "index_seed" or (name in EXPERT_GENES and value is None)
+            (seeds if optional else numbers)[f"genes[{place}].{name}"] = value
     numbers |= {name: seed for name, seed in seeds.items() if seed is not None}
     for name, value in numbers.items():
         if type(value) is not int:  # a bool would pass for 0 or 1
@@ -146,12 +167,21 @@ def check(sub: SubNetwork, architecture: Architecture) -> None:
             f"teacher {architecture.name}."
         )
     within("n_embd", sub.n_embd, architecture.n_embd)
-    unit = head_size_unit(architecture)
+    unit, names = head_size_unit(architecture), genes_of(architecture)
     for layer, gene in zip(sub.layers, sub.genes, strict=True):
-        within(f"n_query_groups at layer {layer}", gene.n_query_groups, architecture.n_query_groups)
-        within(f"heads_per_group at layer {layer}", gene.heads_per_group, architecture.heads_per_group)
-        within(f"head_size at layer {layer}", gene.head_size, architecture.head_size)
-        within(f"intermediate_size at layer {layer}", gene.intermediate_size, architecture.intermediate_size)
+        if len(gene.sizes) != len(names):
+            raise SprigError(
+                f"Sub-network has n_expert={gene.n_expert} and n_expert_per_token={gene.n_expert_per_token} at layer "
+                f"{layer}, but teacher {architecture.name} has {architecture.n_expert or 'no'} experts: give its."
+            )
+        for name, size in zip(names, gene.sizes, strict=True):
+            within(f"{name} at layer {layer}", size, getattr(architecture, name))
+        experts, passed = gene.n_expert, gene.n_expert_per_token
+        if experts is not None and passed is not None and experts < passed:
+            raise SprigError(
+                f"Sub-network's n_expert={experts} at layer {layer} is below its n_expert_per_token={passed}: a token "
+                "passes different experts."
+            )
         if gene.head_size % unit:
             raise SprigError(
                 f"Sub-network's head_size={gene.head_size} at layer {layer} breaks a rotary pair of teacher "

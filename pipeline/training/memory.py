@@ -68,6 +68,11 @@ def layer_activations(a: Architecture, width: int, gene: LayerGenes, precision: 
         normalisers = 2 if a.qk_norm_over_heads else gene.n_head + gene.n_query_groups
         attention += 4 * (inputs + queries + keys + normalisers)
     mlp = entry * gene.intermediate_size * (4 if a.gated_mlp else 2)
+    if (passed := gene.n_expert_per_token) is not None:
+        # The router reads what an MLP does; each expert reads a copy of its tokens, which autocast casts twice, and its
+        # output is kept for the routing weights, as are these, in fp32, and the numbers of tokens and experts.
+        casts = 2 if precision == "bf16-mixed" else 1
+        mlp = passed * (mlp + entry * width * (casts + 1) + 4 + 3 * 8) - entry * width * (casts - 1)
     return norms + projected + attention + mlp
 
 

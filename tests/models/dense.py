@@ -1,6 +1,7 @@
 """A transformer written out entry by entry in float64: what a cut teacher must compute."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -114,12 +115,35 @@ def _mlp(config, mlp, x: Tensor, width, neurons) -> Tensor:
     return hidden @ mlp.proj.weight[width][:, neurons].T + (0 if mlp.proj.bias is None else mlp.proj.bias[width])
 
 
+def _mixture(config, mixture, x: Tensor, width, kept: LayerSelection, passed: int) -> Tensor:
+    """Every kept expert on every token, weighted by a softmax over them all, and by 0 beyond the `passed` largest."""
+    scores = torch.full((*x.shape[:2], config.n_expert), -math.inf, dtype=x.dtype)
+    scores[..., kept.experts] = x @ mixture.gate.weight[kept.experts][:, width].T
+    shares = scores.softmax(-1)
+    shares = torch.where(shares >= shares.sort(dim=-1, descending=True)[0][..., passed - 1 : passed], shares, 0)
+    shares = shares / shares.sum(-1, keepdim=True)
+    as_mlp = replace(config, mlp_class_name="LLaMAMLP")
+    outputs = [
+        shares[..., number, None] * _mlp(as_mlp, mixture.experts[number], x, width, neurons)
+        for number, neurons in zip(kept.experts, torch.tensor(kept.neurons), strict=True)
+    ]
+    return sum(outputs)
+
+
 @torch.no_grad()
 def logits(
-    teacher: GPT, tokens: Tensor, layers, selection: Selection, plain: bool = False, own_scale: bool = False
+    teacher: GPT,
+    tokens: Tensor,
+    layers,
+    selection: Selection,
+    plain: bool = False,
+    own_scale: bool = False,
+    passed=None,
 ) -> Tensor:
-    """Logits of the teacher (a float64 copy) reduced to the selected entries of the given layers."""
+    """Logits of the teacher (a float64 copy) reduced to the selected entries of the given layers; a token passes as
+    many experts of each as `passed` says, all that the teacher's does if it is None."""
     config, width = teacher.config, torch.tensor(selection.embedding)
+    passed = passed or [config.n_expert_per_token] * len(selection.layers)
 
     def norm(module, x):
         if isinstance(module, torch.nn.Identity):
@@ -127,12 +151,16 @@ def logits(
         return _norm(config, x, module.weight[width], module.bias[width] if hasattr(module, "bias") else None)
 
     x = teacher.transformer.wte.weight[tokens][..., width] * (config.n_embd**0.5 if config.scale_embeddings else 1)
-    for layer, kept in zip(layers, selection.layers, strict=True):
+    for layer, kept, experts in zip(layers, selection.layers, passed, strict=True):
         block = teacher.transformer.h[layer]
         attention = _attention(config, layer, block, norm(block.norm_1, x), width, kept, plain, own_scale)
         attention = norm(block.post_attention_norm, attention)
         before_mlp = x if config.parallel_residual else x + attention
-        mlp = _mlp(config, block.mlp, norm(block.norm_2, before_mlp), width, torch.tensor(kept.neurons))
+        inside = norm(block.norm_2, before_mlp)
+        if config.n_expert:
+            mlp = _mixture(config, block.mlp, inside, width, kept, experts)
+        else:
+            mlp = _mlp(config, block.mlp, inside, width, torch.tensor(kept.neurons))
         x = x + attention + norm(block.post_mlp_norm, mlp)
     head = teacher.lm_head
     result = norm(teacher.transformer.ln_f, x) @ head.weight[:, width].T

@@ -35,18 +35,20 @@ def uniform(family: str, cut_head: bool, **changes) -> SubNetwork:
     if family == "gpt_neox":
         gene, width = LayerGenes(3, 1, 16 if cut_head else 32, 40), 48 if cut_head else 96
     else:
-        gene, width = LayerGenes(2, 2, 10 if cut_head else 16, 24), 40
+        gene, width = tiny.gene(family, 2, 2, 10 if cut_head else 16, 24), 40
     return SubNetwork((0, 2), width, (gene, gene), **changes)
 
 
 def layerwise(family: str, cut_head: bool, **changes) -> SubNetwork:
     """Three layers that differ in all sizes; with qk-norm not in the head size, which padding could not follow."""
-    heads = {"gpt_neox": (24, 8, 16), "qwen3": (10, 10, 10), "olmo2": (10, 10, 10)}.get(family, (10, 4, 14))
+    same = dict.fromkeys(("qwen3", "olmo2", "qwen3_moe"), (10, 10, 10))
+    heads = ({"gpt_neox": (24, 8, 16)} | same).get(family, (10, 4, 14))
     full = 32 if family == "gpt_neox" else 16
     heads = heads if cut_head else (full,) * 3
     per_group = (1, 1, 1) if family == "gpt_neox" else (2, 1, 2)
-    genes = zip((2, 3, 1), per_group, heads, (24, 16, 40), strict=True)
-    return SubNetwork((0, 1, 2), 96 if family == "gpt_neox" else 40, tuple(LayerGenes(*g) for g in genes), **changes)
+    sizes = zip((2, 3, 1), per_group, heads, (24, 16, 40), strict=True)
+    genes = tuple(tiny.gene(family, *each) for each in sizes)
+    return SubNetwork((0, 1, 2), 96 if family == "gpt_neox" else 40, genes, **changes)
 
 
 def student(family: str, sub: SubNetwork, tied: bool, **changes) -> GPT:

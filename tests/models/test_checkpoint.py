@@ -20,7 +20,7 @@ from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.student import LayerwiseGPT
 from pipeline.models.writing import writing
 from pipeline.subnetwork.selection import Ordering
-from pipeline.subnetwork.value import LayerGenes, SubNetwork
+from pipeline.subnetwork.value import SubNetwork
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def files_of_at_most(size):
 def student(family, layerwise, pairs="last"):
     teacher = tiny.teacher(family)
     architecture = architecture_of(teacher.config, is_tied(teacher))
-    gene = LayerGenes(2, 1, architecture.head_size // 2, 30)
+    gene = tiny.gene(family, 2, 1, architecture.head_size // 2, 30)
     other = dataclasses.replace(gene, n_query_groups=1, head_size=architecture.head_size) if layerwise else gene
     sub = SubNetwork((0, 2), 40, (gene, other), pairs)
     return extract(teacher, sub, Ordering.identity(architecture)), sub

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import exports
 import pytest
+import tiny
 import torch
 from covering import grid
 from litgpt import GPT
@@ -18,7 +19,6 @@ from pipeline.models.families import architecture_of, is_tied
 from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
-FAMILIES = ("gpt_neox", "llama", "llama3", "biased", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "smollm3")
 STOCK = {
     "gpt_neox": "GPTNeoXForCausalLM",
     "llama": "LlamaForCausalLM",
@@ -30,7 +30,10 @@ STOCK = {
     "gemma3": "Gemma3ForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
 }
+FAMILIES = tuple(STOCK)
 OWN = "SprigForCausalLM"
 
 
@@ -97,6 +100,18 @@ def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied
         padding_rows = 31 * sub.n_embd * (1 if tied else 2)
         ours = sum(parameter.numel() for parameter in student.parameters()) - padding_rows
         assert sum(parameter.numel() for parameter in model.parameters()) == ours
+
+
+def test_layers_of_different_experts_need_the_own_file(tokenizer):
+    genes = tuple(tiny.gene("mixtral", 2, 2, 16, 24, experts) for experts in (5, 3, 2))
+    sub = SubNetwork((0, 1, 2), 40, genes)
+    student = exports.student("mixtral", sub, tied=False)
+    with pytest.raises(SprigError, match=r"differ in their experts, and no zeros .*: use export\.form=own"):
+        exports.export(student, tokenizer, "padded")
+    taken, to = exports.export(student, tokenizer)
+    model = load(to)
+    assert foreseen(sub, student) == (taken, model.num_parameters()) and taken == ExportForm.own
+    assert_same(student, model)
 
 
 @pytest.mark.parametrize(

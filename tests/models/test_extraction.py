@@ -38,7 +38,7 @@ def architecture(teacher):
 
 def shuffled_ordering(arch, seed=0):
     identity, rng = Ordering.identity(arch), np.random.default_rng(seed)
-    names = ("layers", "embedding", "groups", "heads", "values", "neurons")
+    names = ["layers", "embedding", "groups", "heads", "values", "neurons", *(["experts"] if arch.n_expert else [])]
     arrays = {name: rng.permuted(getattr(identity, name), axis=-1) for name in names}
     return Ordering(fingerprint="shuffled", **arrays)
 
@@ -66,7 +66,8 @@ def test_a_permutation_changes_nothing(family):
             order.heads[layer][order.groups[layer]],
             np.arange(arch.head_size),
             order.values[layer][order.groups[layer]],
-            order.neurons[layer],
+            order.neurons[layer] if order.experts is None else order.neurons[layer][order.experts[layer]],
+            None if order.experts is None else order.experts[layer],
         )
         for layer in range(arch.n_layer)
     ]
@@ -85,7 +86,8 @@ def test_dropped_neurons_are_masked_neurons(family):
     masked = copy.deepcopy(teacher)
     with torch.no_grad():
         for layer, block in enumerate(masked.transformer.h):
-            block.mlp.proj.weight[:, order.neurons[layer][13:]] = 0
+            for mlp, neurons in zip(tiny.mlps(block), np.atleast_2d(order.neurons[layer]), strict=True):
+                mlp.proj.weight[:, neurons[13:]] = 0
     assert student.config.intermediate_size == 13
     close(run(student), run(masked))
 
@@ -143,8 +145,8 @@ def test_dropped_layers_are_skipped(family):
     sub = dataclasses.replace(everything, layers=(0, 2), genes=everything.genes[:2])
     masked = copy.deepcopy(teacher)
     with torch.no_grad():
-        for module in (masked.transformer.h[1].attn.proj, masked.transformer.h[1].mlp.proj):
-            for parameter in module.parameters():
+        for module in (masked.transformer.h[1].attn, *tiny.mlps(masked.transformer.h[1])):
+            for parameter in module.proj.parameters():
                 parameter.zero_()
     close(run(extract(teacher, sub, Ordering.identity(arch))), run(masked))
 
@@ -198,7 +200,15 @@ def random_cut(arch, seed, pairs, scale, uniform):
             int(rng.integers(1, arch.heads_per_group + 1)),
             unit * int(rng.integers(1, arch.head_size // unit + 1)),
             int(rng.integers(1, arch.intermediate_size + 1)),
+            None,
+            *((int(rng.integers(2, arch.n_expert + 1)), int(rng.integers(1, 3))) if arch.n_expert else ()),
         )
+
+    def neurons(gene):
+        if not arch.n_expert:
+            return (some(arch.intermediate_size, gene.intermediate_size),)
+        of_each = [some(arch.intermediate_size, gene.intermediate_size) for _ in range(gene.n_expert)]
+        return np.array(of_each), some(arch.n_expert, gene.n_expert)
 
     chosen = (genes(),) * 2 if uniform else (genes(), genes())
     sub = SubNetwork((0, 2), int(rng.integers(arch.n_embd // 2, arch.n_embd)), chosen, pairs, scale)
@@ -209,7 +219,7 @@ def random_cut(arch, seed, pairs, scale, uniform):
             np.array([some(arch.heads_per_group, g.heads_per_group) for _ in range(g.n_query_groups)]),
             pairs_kept[i].rotary if pairs != "plain" else some(arch.head_size, g.head_size),
             np.array([some(arch.head_size, g.head_size) for _ in range(g.n_query_groups)]),
-            some(arch.intermediate_size, g.intermediate_size),
+            *neurons(g),
         )
         for i, g in enumerate(chosen)
     )
@@ -224,7 +234,8 @@ def test_any_cut_is_the_dense_formula(family, pairs, scale, uniform):
     double = copy.deepcopy(teacher).double()
     for seed in range(3):
         sub, selection = random_cut(architecture(teacher), seed, pairs, scale, uniform)
-        expected = dense.logits(double, tiny.tokens(), sub.layers, selection, pairs == "plain", scale == "own")
+        passed = [gene.n_expert_per_token for gene in sub.genes]
+        expected = dense.logits(double, tiny.tokens(), sub.layers, selection, pairs == "plain", scale == "own", passed)
         close(run(cut(teacher, sub, selection)), expected)
 
 
@@ -259,7 +270,7 @@ def test_who_only_scores_shares_what_is_kept_whole_and_changes_none_of_it(family
         owner, reader = (extract(teacher, sub, Ordering.identity(arch), own=own) for own in (True, False))
         shared = {name for name, tensor in reader.state_dict().items() if tensor.data_ptr() in theirs}
         assert {"transformer.wte.weight", "transformer.ln_f.weight"} < shared
-        assert not any("mlp.proj.weight" in name for name in shared)
+        assert not any("mlp." in name and "proj.weight" in name for name in shared)
         assert torch.equal(run(reader), run(owner))
         assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
         assert not any(tensor.requires_grad for tensor in teacher.parameters())
@@ -285,7 +296,7 @@ def test_a_bf16_teacher_works_like_its_fp32_copy(family, precision, uniform):
     assert {parameter.dtype for parameter in student.parameters()} == {torch.bfloat16}
     assert student.cos.dtype == student.sin.dtype == torch.float32
     # Activations in bf16 are good for two digits: the upper half of the neurons is mostly the same.
-    halves = [[set(row[:20].tolist()) for row in order.neurons] for order in orders]
+    halves = [[set(row[:20].tolist()) for layer in order.neurons for row in np.atleast_2d(layer)] for order in orders]
     assert all(len(ours & theirs) >= 17 for ours, theirs in zip(*halves, strict=True))
     for ours, theirs in ((teacher, copy_in_fp32), (student, extract(copy_in_fp32, sub, orders[0]))):
         nll = [mean_nll(model, blocks, 2, precision) for model in (ours, theirs)]

@@ -23,6 +23,8 @@ def vars_of(name: str) -> dict:
         ("Gemma-2-2b", "gemma2", {"norms": 4, "qk_norm": False, "capped_scores": True, "capped_logits": True}),
         ("Gemma-3-1b-it", "gemma3", {"norms": 4, "qk_norm": True, "gated_mlp": True, "rope_adjusted": True}),
         ("OLMo-2-1124-7B", "olmo2", {"norms": 2, "norms_before": False, "qk_norm_over_heads": True}),
+        ("Mixtral-8x7B-v0.1", "mixtral", {"n_expert": 8, "n_expert_per_token": 2, "intermediate_size": 14336}),
+        ("Qwen3-30B-A3B", "qwen3_moe", {"n_expert": 128, "n_expert_per_token": 8, "intermediate_size": 768}),
     ],
 )
 def test_litgpt_configs_are_described(name, family, flags):
@@ -35,8 +37,7 @@ def test_litgpt_configs_are_described(name, family, flags):
 
 @pytest.mark.parametrize(
     "name",
-    ["phi-2", "Gemma-2b", "Gemma-3-1b-it", "Mixtral-8x7B-v0.1", "falcon-7b", "OLMo-1B-hf",
-     "Qwen3-30B-A3B", "Phi-3-mini-4k-instruct"],
+    ["phi-2", "Gemma-2b", "Gemma-3-1b-it", "falcon-7b", "OLMo-1B-hf", "Phi-3-mini-4k-instruct"],
 )  # fmt: skip
 def test_what_cannot_be_cut_is_named(name):
     config = Config.from_name(name)
@@ -57,8 +58,33 @@ def test_what_cannot_be_cut_is_named(name):
         ({"rope_adjustments": {"factor": 2.0, "beta_fast": 32.0, "beta_slow": 1.0, "original_max_seq_len": 8}}, "YaRN"),
         ({"norm_qk": True, "attn_bias": True}, "q and k norms, which Sprig does not support in a Qwen2.5 model"),
         ({"parallel_residual": True}, "parallel attention and MLP"),
+        ({"mlp_class_name": "LLaMAMoE", "n_expert": 4, "bias": True}, "has biases .all., .* in a Mixtral model"),
     ],
 )
 def test_each_unsupported_part_is_named(change, named):
     with pytest.raises(SprigError, match=named):
         architecture_of(dataclasses.replace(tiny.config("llama"), **change), tied=False)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"n_shared_expert": 1}, "has shared experts"),
+        (
+            {"n_expert": 6, "n_expert_groups": 2, "n_topk_groups": 1, "n_topk_scores_per_group": 1},
+            "has groups of experts with sigmoid routing",
+        ),
+        ({"routed_scaling_factor": 2.5}, "has a factor on what is routed"),
+        ({"first_k_dense_replace": 1}, "has dense layers before the mixtures"),
+    ],
+)
+def test_each_unsupported_part_of_a_mixture_is_named(change, named):
+    with pytest.raises(SprigError, match=f"{named}, which Sprig does not support in a Mixtral model"):
+        architecture_of(dataclasses.replace(tiny.config("mixtral"), **change), tied=False)
+
+
+@pytest.mark.parametrize("experts, passed", [(2, 3), (0, 0), (4, 0)])
+def test_a_token_passes_no_more_experts_than_there_are(experts, passed):
+    given = vars_of("Mixtral-8x7B-v0.1") | {"n_expert": experts, "n_expert_per_token": passed}
+    with pytest.raises(SprigError, match=f"n_expert_per_token={passed} and n_expert={experts} do not fit"):
+        checked(given)

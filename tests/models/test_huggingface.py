@@ -16,6 +16,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Phi3Config,
@@ -26,6 +28,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
 )
@@ -98,6 +102,13 @@ MODELS |= {
     "olmo2": (Olmo2ForCausalLM, Olmo2Config(**_GQA)),
     "olmo2 tied": (Olmo2ForCausalLM, Olmo2Config(**_SIZES, tie_word_embeddings=True, rope_parameters=_LLAMA3)),
 }
+_QWEN3_MOE = _GQA | {"moe_intermediate_size": 24, "num_experts": 6, "num_experts_per_tok": 3, "norm_topk_prob": True}
+MODELS |= {
+    "mixtral": (MixtralForCausalLM, MixtralConfig(**_GQA, num_local_experts=5)),
+    "mixtral wide heads": (MixtralForCausalLM, MixtralConfig(**_GQA, head_dim=16, num_experts_per_tok=1)),
+    "qwen3 moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**_QWEN3_MOE, head_dim=16)),
+    "qwen3 moe tied": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**_QWEN3_MOE, tie_word_embeddings=True)),
+}
 TOKENS = torch.randint(0, 300, (2, 40), generator=torch.Generator().manual_seed(0))
 
 
@@ -147,6 +158,15 @@ def test_logits_equal_transformers(name, tmp_path):
     assert sources.describe(config) == architecture_of(ours.config, is_tied(ours))
     own = sum(parameter.numel() for parameter in ours.parameters())
     assert own == sum(parameter.numel() for parameter in theirs.parameters())
+
+
+def test_experts_that_are_kept_together_are_refused(tmp_path):
+    theirs = make("mixtral")
+    theirs.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(SprigError, match=r"experts\.down_proj, which no plain mixtral has: save .* save_pretrained"):
+        sources.convert(teacher(tmp_path), tmp_path / "ours")
 
 
 @pytest.mark.parametrize("name", ["llama tied", "neox"])
@@ -222,7 +242,12 @@ def change(folder, **fields) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("llama", {"model_type": "mixtral"}, "is of model_type 'mixtral'; supported are gpt_neox, llama"),
+        ("llama", {"model_type": "deepseek_v3"}, "is of model_type 'deepseek_v3'; supported are gpt_neox, llama"),
+        ("mixtral", {"num_experts_per_tok": 6}, "num_experts_per_tok=6 and num_local_experts=5 do not fit"),
+        ("mixtral", {"sliding_window": 63}, r"sliding_attention \(sliding_window=63"),
+        ("qwen3 moe", {"norm_topk_prob": False}, "norm_topk_prob=False is not supported in a mixture, only True"),
+        ("qwen3 moe", {"mlp_only_layers": [1]}, r"layers without experts \(mlp_only_layers=\[1\]\) are not supported"),
+        ("qwen3 moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2 is not supported in a mixture, only 1"),
         ("llama", {"model_type": "sprig"}, r"not say what Sprig built the student from \('student'\): export it again"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only silu"),
         ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rotary scaling 'yarn'"),

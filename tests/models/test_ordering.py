@@ -15,6 +15,10 @@ from pipeline.subnetwork.value import LayerGenes, SubNetwork, whole
 NAMES = ("layers", "embedding", "groups", "heads", "values", "neurons")
 
 
+def names(teacher):
+    return (*NAMES, "experts") if teacher.config.n_expert else NAMES
+
+
 def measure(teacher, blocks=None, batch=2, precision="fp32"):
     return ordering.importance(teacher, tiny.tokens(5, 18) if blocks is None else blocks, precision, batch, "print")
 
@@ -27,15 +31,17 @@ def architecture(teacher):
 def test_it_is_a_permutation_that_changes_nothing(family):
     teacher = tiny.teacher(family)
     arch, order = architecture(teacher), measure(teacher)
-    for name in NAMES:
+    for name in names(teacher):
         array = getattr(order, name)
         assert np.array_equal(np.sort(array, axis=-1), np.broadcast_to(np.arange(array.shape[-1]), array.shape))
-    layers = tuple(
-        LayerSelection(groups, heads[groups], np.arange(arch.head_size), values[groups], neurons)
-        for groups, heads, values, neurons in zip(order.groups, order.heads, order.values, order.neurons, strict=True)
-    )
+    layers = []
+    for layer, groups in enumerate(order.groups):
+        experts = None if order.experts is None else order.experts[layer]
+        neurons = order.neurons[layer] if experts is None else order.neurons[layer][experts]
+        heads, values = order.heads[layer][groups], order.values[layer][groups]
+        layers.append(LayerSelection(groups, heads, np.arange(arch.head_size), values, neurons, experts))
     assert order.heads.shape == (3, arch.n_query_groups, arch.heads_per_group)
-    permuted = cut(teacher, whole(arch), Selection(order.embedding, layers))
+    permuted = cut(teacher, whole(arch), Selection(order.embedding, tuple(layers)))
     with torch.no_grad():
         torch.testing.assert_close(permuted(tiny.tokens()), teacher(tiny.tokens()), rtol=0, atol=1e-4)
 
@@ -73,18 +79,39 @@ def naive(teacher, blocks):
         scores.setdefault("heads", []).append(np.reshape([np.linalg.norm(w) for w in wanda], heads.shape))
         scores.setdefault("groups", []).append(heads.sum(1))
         scores.setdefault("values", []).append(values.sum(1))
+        if config.n_expert:
+            neurons, experts = naive_experts(config, layer, seen)
+            scores.setdefault("neurons", []).append(neurons)
+            scores.setdefault("experts", []).append(experts)
+            continue
         scores.setdefault("neurons", []).append(abs(seen[f"transformer.h.{layer}.mlp.proj"][0]).mean(0))
     return {name: np.array(array) for name, array in scores.items()}
+
+
+def naive_experts(config, layer, seen):
+    """Each token's share of an expert, token by token."""
+    router = seen[f"transformer.h.{layer}.mlp.gate"][1]
+    neurons, sums = np.zeros((config.n_expert, config.intermediate_size)), np.zeros(config.n_expert)
+    row = [0] * config.n_expert
+    for logits in router:
+        chosen = np.argsort(-logits)[: config.n_expert_per_token]
+        for expert in chosen:
+            share = np.exp(logits[expert]) / np.exp(logits[chosen]).sum()
+            hidden, output = seen[f"transformer.h.{layer}.mlp.experts.{expert}.proj"]
+            neurons[expert] += share * abs(hidden[row[expert]])
+            sums[expert] += share * np.linalg.norm(output[row[expert]])
+            row[expert] += 1
+    return neurons, sums
 
 
 @pytest.mark.parametrize("family", tiny.CONFIGS)
 def test_scores_follow_their_definitions_whatever_the_batch(family):
     teacher, blocks = tiny.teacher(family), tiny.tokens(5, 18)
     scores = naive(teacher, blocks)
-    assert set(scores) == set(NAMES)
+    assert set(scores) == set(names(teacher))
     for batch in (1, 3, 5):
         order = measure(teacher, blocks, batch)
-        for name in NAMES:
+        for name in names(teacher):
             ranked = np.take_along_axis(scores[name], getattr(order, name), axis=-1)
             # Descending up to the rounding of fp32 activations.
             assert (np.diff(ranked) <= 1e-5 * ranked.max()).all(), name
@@ -116,12 +143,15 @@ def test_an_important_cut_is_nearer_to_the_teacher():
     assert ours < theirs / 4
 
 
-def test_it_survives_its_file(tmp_path):
-    order = measure(tiny.teacher("gpt_neox"))
+@pytest.mark.parametrize("family", ["gpt_neox", "mixtral"])
+def test_it_survives_its_file(family, tmp_path):
+    teacher = tiny.teacher(family)
+    order = measure(teacher)
     ordering.save(order, tmp_path / "order")
     loaded = ordering.load(tmp_path / "order")
     assert loaded.fingerprint == "print"
-    assert all(np.array_equal(getattr(loaded, name), getattr(order, name)) for name in NAMES)
+    assert all(np.array_equal(getattr(loaded, name), getattr(order, name)) for name in names(teacher))
+    assert (loaded.experts is None) == (family == "gpt_neox")
     content = (tmp_path / "order" / "ordering.npz").read_bytes()
     for broken in (content[: len(content) // 2], content[:-1], b"PK", b""):
         (tmp_path / "order" / "ordering.npz").write_bytes(broken)

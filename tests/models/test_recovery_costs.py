@@ -29,10 +29,12 @@ def test_flops_are_what_torch_counts(family, seed):
     neox, bias, sizes = family == "gpt_neox", int(arch.bias), []
     for gene in sub.genes:
         queries, keys = gene.n_head * gene.head_size, gene.n_query_groups * gene.head_size
-        neurons = gene.intermediate_size
-        sizes += [(each + bias, sub.n_embd) for each in ([queries + neurons] if neox else [queries, neurons])]
+        neurons, experts = gene.intermediate_size, gene.n_expert or 1
+        solved = [neurons] * (2 * experts if gene.n_expert else 1)  # in two sweeps
+        sizes += [(each + bias, sub.n_embd) for each in ([queries + neurons] if neox else [queries, *solved])]
         sizes += [(sub.n_embd + int(arch.attention_bias), queries + 2 * keys)]
-        sizes += [(sub.n_embd + bias, neurons * (1 if neox else 2))]
+        sizes += [(sub.n_embd + bias, neurons * (1 if neox else 2))] * experts
+        sizes += [(sub.n_embd, gene.n_expert)] if gene.n_expert else []
     with FlopCounterMode(display=False) as counter:
         recover(teacher, student, sub, selection, blocks, SETTINGS)
     student_attention = sum(2 * 16 * gene.n_head * gene.head_size for gene in sub.genes)
@@ -44,6 +46,9 @@ def test_flops_are_what_torch_counts(family, seed):
     unchecked = sum(
         2 * held_out * sub.n_embd * (gene.n_head * gene.head_size + gene.intermediate_size) for gene in sub.genes
     )
+    # Nor has an expert a change, in either sweep.
+    changes = sum((gene.n_expert_per_token or 0) * gene.intermediate_size for gene in sub.genes)
+    unchecked += 3 * 9 * 16 * 2 * sub.n_embd * changes
     assert expected - unchecked <= counter.get_total_flops() <= expected
 
 

@@ -41,8 +41,9 @@ def test_a_sample_is_the_dense_formula(family, granularity, sharing, pairs):
             student = extract(teacher, subnetwork, order)
             assert sum(parameter.numel() for parameter in student.parameters()) == parameters(architecture, subnetwork)
             selection = select(subnetwork, architecture, order)
+            passed = [gene.n_expert_per_token for gene in subnetwork.genes]
             expected = dense.logits(
-                double, tiny.tokens(), subnetwork.layers, selection, pairs == "plain", scale == "own"
+                double, tiny.tokens(), subnetwork.layers, selection, pairs == "plain", scale == "own", passed
             )
             with torch.no_grad():
                 torch.testing.assert_close(student(tiny.tokens()).double(), expected, rtol=0, atol=1e-4)

@@ -17,7 +17,7 @@ PAIRS = ("last", "strided", "first", "plain")
 
 
 def uniform(config, pairs, head_size):
-    genes = LayerGenes(config.n_query_groups, 1, head_size, 20)
+    genes = tiny.gene(config.name, config.n_query_groups, 1, head_size, 20)
     return SubNetwork((0, 2), config.n_embd - 7, (genes,) * 2, pairs)
 
 

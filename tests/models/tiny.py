@@ -4,6 +4,7 @@ import torch
 from litgpt import GPT, Config
 
 from pipeline.models.student import build
+from pipeline.subnetwork.value import LayerGenes
 
 _COMMON = {"block_size": 32, "n_layer": 3, "vocab_size": 61, "padded_vocab_size": 64}
 _LLAMA = _COMMON | {
@@ -47,6 +48,13 @@ _OLMO = {
     "norm_qk": True,
     "norm_qk_type": "olmo2",
 }
+_MIXTURE = _LLAMA | {
+    "mlp_class_name": "LLaMAMoE",
+    "n_expert": 5,
+    "n_expert_per_token": 2,
+    "n_embd": 48,
+    "head_size": 16,
+}
 CONFIGS = {
     "gpt_neox": _COMMON | {"name": "neox", "n_embd": 96, "n_head": 3, "rotary_percentage": 0.25},
     "llama": _LLAMA | {"name": "llama", "n_embd": 96, "rope_base": 100000},
@@ -58,7 +66,10 @@ CONFIGS = {
     "gemma3": _GEMMA | {"name": "gemma3", "rope_adjustments": {"factor": 2.0}},
     "smollm3": _LLAMA | {"name": "smollm3", "n_embd": 96, "rope_indices": [0, 1, 0]},
     "olmo2": _LLAMA | _OLMO | {"name": "olmo2", "n_embd": 48, "head_size": 16},
+    "mixtral": _MIXTURE | {"name": "mixtral"},
+    "qwen3_moe": _MIXTURE | {"name": "qwen3_moe", "norm_qk": True, "n_expert_per_token": 3},
 }
+MIXTURES = {"mixtral", "qwen3_moe"}
 TIED = {"llama", "llama3", "qwen3", "gemma2", "gemma3", "smollm3"}
 
 
@@ -78,6 +89,16 @@ def randomize(model: GPT, seed: int = 0) -> GPT:
 
 def teacher(family: str) -> GPT:
     return randomize(build(config(family), None, family in TIED))
+
+
+def gene(family: str, groups: int, heads: int, head_size: int, neurons: int, experts: int = 4) -> LayerGenes:
+    """A layer's sizes; a token passes 2 experts of a mixture."""
+    return LayerGenes(groups, heads, head_size, neurons, None, *((experts, 2) if family in MIXTURES else ()))
+
+
+def mlps(block) -> list[torch.nn.Module]:
+    """The experts of a mixture, or the one MLP."""
+    return list(block.mlp.experts) if hasattr(block.mlp, "experts") else [block.mlp]
 
 
 def tokens(rows: int = 2, length: int = 17) -> torch.Tensor:

@@ -13,9 +13,9 @@ from pipeline.errors import SprigError
 from pipeline.subnetwork.allocation import Errors, allocate
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.fitting import Draft
-from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import GENES
 
 RANKED = replace(Ordering.identity(TEACHER), fingerprint="ranked", layers=np.array([3, 0, 2, 1]))
 NEOX = replace(

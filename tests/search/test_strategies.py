@@ -8,8 +8,8 @@ from pipeline.errors import SprigError
 from pipeline.search.journal import read
 from pipeline.search.strategies.registry import POPULATIONS, RULES, starts
 from pipeline.subnetwork.bins import make_bin
-from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import GENES
 
 SEPARABLE = Space(
     TEACHER,

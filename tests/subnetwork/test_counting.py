@@ -29,6 +29,7 @@ TEACHERS = {  # litgpt name: family, tied
     "Gemma-2-2b": ("gemma2", True),
     "Gemma-3-1b-it": ("gemma3", True),
     "OLMo-2-1124-7B": ("olmo2", False),
+    "Mixtral-8x7B-v0.1": ("mixtral", False),
 }
 # layers, width, heads, head size, MLP width, padded vocabulary; non-embedding and total parameters as published.
 PYTHIAS = {
@@ -79,6 +80,8 @@ def architecture(name: str, tied: bool | None = None) -> Architecture:
         norms_before=config.norm_1,
         norms_after=config.post_mlp_norm,
         qk_norm_over_heads=config.norm_qk_type == "olmo2",
+        n_expert=config.n_expert,
+        n_expert_per_token=config.n_expert_per_token,
     )
 
 
@@ -94,6 +97,8 @@ def build(name: str, sub: SubNetwork, tied: bool) -> GPT:
             n_query_groups=gene.n_query_groups,
             head_size=gene.head_size,
             intermediate_size=gene.intermediate_size,
+            n_expert=gene.n_expert or 0,
+            n_expert_per_token=gene.n_expert_per_token or 0,
         )
 
     with torch.device("meta"):

@@ -7,9 +7,9 @@ from architectures import SMOLLM2_135M, TOY, TOY_STEPS, every_subnetwork
 from pipeline.config import BinConfig, Granularity, Sharing, Sizes, SpaceConfig
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.counting import parameters
-from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.neighbours import neighbour, swap
 from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import GENES
 
 SPACES = [SpaceConfig(granularity=granularity, sharing=sharing) for granularity in Granularity for sharing in Sharing]
 HALF = make_bin(BinConfig(center=67_257_504, tolerance=0.05))

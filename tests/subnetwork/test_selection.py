@@ -10,10 +10,9 @@ from architectures import PYTHIA_6_9B, SMOLLM2_135M
 from pipeline.config import Granularity, HeadPairs, Layers, Sharing, SpaceConfig
 from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import parameters
-from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.selection import LayerSelection, Ordering, rotary_run, select
 from pipeline.subnetwork.space import Space
-from pipeline.subnetwork.value import SubNetwork, whole
+from pipeline.subnetwork.value import GENES, SubNetwork, whole
 
 SPACES = [(granularity, sharing) for granularity in Granularity for sharing in Sharing]
 # Fields of a layer's selection, and the gene that sizes each.

@@ -25,9 +25,8 @@ from pipeline.config import Count, Granularity, Layers, Sharing, Sizes, SpaceCon
 from pipeline.errors import SprigError
 from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import parameters
-from pipeline.subnetwork.grids import GENES
 from pipeline.subnetwork.space import Space
-from pipeline.subnetwork.value import LayerGenes, SubNetwork, check, whole
+from pipeline.subnetwork.value import GENES, LayerGenes, SubNetwork, check, whole
 
 CONF = Path(__file__).parents[2] / "conf"
 

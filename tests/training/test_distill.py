@@ -11,6 +11,7 @@ from tiny_training import (
     assert_near,
     assert_same_weights,
     metrics,
+    mixture,
     settings,
     step_lines,
     student,
@@ -41,9 +42,9 @@ def test_a_text_of_another_vocabulary_is_refused(tmp_path, monkeypatch):
         train(tmp_path)
 
 
-def reference():
+def reference(model=None):
     """The same training in plain PyTorch: whole batches, dense losses, torch's own AdamW and clipping."""
-    config, model, kd_teacher = settings(), student(), teacher()
+    config, model, kd_teacher = settings(), model or student(), teacher()
     decayed = [p for name, p in model.named_parameters() if "norm" not in name and "ln_f" not in name]
     others = [p for name, p in model.named_parameters() if "norm" in name or "ln_f" in name]
     optimizer = torch.optim.AdamW(
@@ -83,6 +84,16 @@ def test_equals_a_plain_loop(stage, one_rank, tmp_path):
     assert_near(step_lines(folder), lines)
     assert_same_weights(weights, expected, rtol=1e-4, atol=1e-5)
     assert weights["lm_head.weight"].data_ptr() == weights["transformer.wte.weight"].data_ptr()
+
+
+@pytest.mark.parametrize("stage", [1, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 2, 3))])
+def test_a_mixture_equals_a_plain_loop(stage, tmp_path):
+    """Tokens are routed twice, and some experts get none of a micro-batch."""
+    config = settings(activation_checkpointing=True)
+    weights = train(tmp_path, config=config, given=mixture(), stage=stage).state_dict()
+    lines, expected = reference(mixture())
+    assert_near(step_lines(tmp_path), lines)
+    assert_same_weights(weights, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_metrics_hold_steps_and_the_validation_curve(one_rank):

@@ -29,7 +29,7 @@ SEED, LR, STEPS = 3, 1e-2, 6
 SLOW_STEPS = 120  # of a training that is killed again and again
 
 
-def _model(width: int, rows: int, tied: bool, vocab_size: int) -> GPT:
+def _model(width: int, rows: int, tied: bool, vocab_size: int, **fields) -> GPT:
     config = Config(
         n_layer=2,
         n_embd=width,
@@ -41,7 +41,7 @@ def _model(width: int, rows: int, tied: bool, vocab_size: int) -> GPT:
         padded_vocab_size=rows,
         block_size=32,
         norm_class_name="RMSNorm",
-        mlp_class_name="LLaMAMLP",
+        **{"mlp_class_name": "LLaMAMLP"} | fields,
         bias=False,
         parallel_residual=False,
         rotary_percentage=1.0,
@@ -53,6 +53,11 @@ def _model(width: int, rows: int, tied: bool, vocab_size: int) -> GPT:
 
 def student() -> GPT:
     return _model(24, 96, tied=True, vocab_size=90)
+
+
+def mixture() -> GPT:
+    """A student whose MLPs are mixtures of experts."""
+    return _model(24, 96, tied=True, vocab_size=90, mlp_class_name="LLaMAMoE", n_expert=5, n_expert_per_token=2)
 
 
 def teacher(vocab_size: int = 90) -> GPT:

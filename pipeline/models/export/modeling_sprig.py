@@ -12,58 +12,26 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 # What transformers calls a KV cache: `cache` in recent versions, `past_key_values` before.
 CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+DEFAULTS = {"vocab_size": 256, "hidden_size": 64, "max_position_embeddings": 128, "hidden_act": "silu", "norm": "rms"}
+DEFAULTS |= {"norm_eps": 1e-5, "bias": False, "attention_bias": False, "head_bias": False, "gated_mlp": True}
+DEFAULTS |= {"qk_norm": False, "qk_norm_over_heads": False, "norms_before": True, "norms_after": False}
+DEFAULTS |= {"embedding_scale": 1.0, "attention_cap": None, "logit_cap": None, "parallel_residual": False}
+DEFAULTS |= {"initializer_range": 0.02, "use_cache": True}
 
 
 class SprigConfig(PretrainedConfig):
     """`layers` has one dictionary a layer: num_attention_heads, num_key_value_heads, head_dim, intermediate_size,
     `rope`, and `window`, how many tokens it sees, or None for all. `rope_frequencies` gives, for each `rope`, the
     radians a position of its rotary pairs: entries i and i + pairs turn together, entries beyond twice the pairs do
-    not turn."""
+    not turn. In a mixture, a layer also has `experts` MLPs, and a token passes `experts_per_token` of them."""
 
     model_type = "sprig"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
 
-    def __init__(
-        self,
-        vocab_size=256,
-        hidden_size=64,
-        layers=(),
-        rope_frequencies=None,
-        max_position_embeddings=128,
-        hidden_act="silu",
-        norm="rms",
-        norm_eps=1e-5,
-        bias=False,
-        attention_bias=False,
-        head_bias=False,
-        gated_mlp=True,
-        qk_norm=False,
-        qk_norm_over_heads=False,
-        norms_before=True,
-        norms_after=False,
-        embedding_scale=1.0,
-        attention_cap=None,
-        logit_cap=None,
-        parallel_residual=False,
-        initializer_range=0.02,
-        use_cache=True,
-        tie_word_embeddings=False,
-        **kwargs,
-    ):
-        self.vocab_size = vocab_size
-        self.hidden_size = hidden_size
-        self.layers = list(layers)
-        self.rope_frequencies = rope_frequencies or {}
-        self.max_position_embeddings = max_position_embeddings
-        self.hidden_act = hidden_act
-        self.norm, self.norm_eps = norm, norm_eps
-        self.bias, self.attention_bias, self.head_bias = bias, attention_bias, head_bias
-        self.gated_mlp, self.parallel_residual = gated_mlp, parallel_residual
-        self.qk_norm, self.qk_norm_over_heads = qk_norm, qk_norm_over_heads
-        self.norms_before, self.norms_after, self.embedding_scale = norms_before, norms_after, embedding_scale
-        self.attention_cap, self.logit_cap = attention_cap, logit_cap
-        self.initializer_range = initializer_range
-        self.use_cache = use_cache
+    def __init__(self, layers=(), rope_frequencies=None, tie_word_embeddings=False, **kwargs):
+        self.layers, self.rope_frequencies = list(layers), rope_frequencies or {}
+        for name, default in DEFAULTS.items():
+            setattr(self, name, kwargs.pop(name, default))
         # transformers 4 takes a model for tied unless this says otherwise.
         kwargs |= {"num_hidden_layers": len(self.layers), "tie_word_embeddings": tie_word_embeddings}
         super().__init__(**kwargs)
@@ -187,16 +155,33 @@ class SprigMLP(nn.Module):
         return self.down(self.act(self.up(x)) if self.gate is None else self.act(self.gate(x)) * self.up(x))
 
 
+class SprigMixture(nn.Module):
+    """Sends each token to the experts of its largest router logits, weighted by a softmax over these."""
+
+    def __init__(self, config, number):
+        super().__init__()
+        count, self.passed = (config.layers[number][key] for key in ("experts", "experts_per_token"))
+        self.router = nn.Linear(config.hidden_size, count, bias=False)
+        self.experts = nn.ModuleList(SprigMLP(config, number) for _ in range(count))
+
+    def forward(self, x):
+        shape, x = x.shape, x.flatten(0, 1)
+        logits, chosen = self.router(x).topk(self.passed)
+        weights, added = logits.softmax(dim=-1, dtype=torch.float32).to(x.dtype), torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            tokens, places = torch.where(chosen == number)
+            added[tokens] += weights[tokens, places, None] * expert(x[tokens])
+        return added.view(shape)
+
+
 class SprigLayer(nn.Module):
     def __init__(self, config, number):
         super().__init__()
-
-        def norm(present):
-            return make_norm(config, config.hidden_size) if present else nn.Identity()
-
-        self.attention_norm, self.mlp_norm = norm(config.norms_before), norm(config.norms_before)
-        self.attention_post_norm, self.mlp_post_norm = norm(config.norms_after), norm(config.norms_after)
-        self.attention, self.mlp = SprigAttention(config, number), SprigMLP(config, number)
+        present = (config.norms_before,) * 2 + (config.norms_after,) * 2
+        norms = [make_norm(config, config.hidden_size) if each else nn.Identity() for each in present]
+        self.attention_norm, self.mlp_norm, self.attention_post_norm, self.mlp_post_norm = norms
+        self.attention = SprigAttention(config, number)
+        self.mlp = (SprigMixture if "experts" in config.layers[number] else SprigMLP)(config, number)
         self.parallel = config.parallel_residual
 
     def forward(self, x, rotary, mask, cache, tell):

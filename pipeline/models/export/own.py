@@ -22,7 +22,7 @@ _AUTO_MAP = {
     "AutoModelForCausalLM": f"{MODELING.stem}.SprigForCausalLM",
 }
 _ATTENTION = ("q", "k", "v", "out", "q_norm", "k_norm")
-_MLP = ("gate", "up", "down")
+_MLP = ("gate", "up", "down", "router", "experts")
 
 
 def config_json(model: GPT) -> dict:
@@ -48,6 +48,7 @@ def config_json(model: GPT) -> dict:
                 "rope": rope_name(model, number),
                 "window": config.sliding_window_size if is_windowed(model, number) else None,
             }
+            | ({"experts": block.experts, "experts_per_token": block.passed} if block.experts else {})
             for number, block in enumerate(blocks)
         ],
         "rope_frequencies": frequencies(model),

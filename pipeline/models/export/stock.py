@@ -14,6 +14,7 @@ from pipeline.models.padding import Target, common, padded
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.exported import neox_heads
 
+_SILU = ("LLaMAMLP", "LLaMAMoE")
 _ACTIVATIONS = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}  # of litgpt's gelu_approximate
 
 
@@ -62,7 +63,7 @@ def common_config(model: GPT) -> dict:
         "hidden_size": config.n_embd,
         "num_hidden_layers": config.n_layer,
         "max_position_embeddings": config.block_size,
-        "hidden_act": "silu" if config.mlp_class_name == "LLaMAMLP" else _ACTIVATIONS[config.gelu_approximate],
+        "hidden_act": "silu" if config.mlp_class_name in _SILU else _ACTIVATIONS[config.gelu_approximate],
         "tie_word_embeddings": is_tied(model),
         "use_cache": True,
         "dtype": "float32",
@@ -88,7 +89,8 @@ def config_json(model: GPT, target: Target) -> dict:
             "head_dim": size.head_size,
             "rms_norm_eps": config.norm_eps,
         }
-    return plain | stock.keys(replace(config, head_size=size.head_size))
+    held = {"intermediate_size": size.neurons, "n_expert": size.experts, "n_expert_per_token": size.passed}
+    return plain | stock.keys(replace(config, head_size=size.head_size, **held))
 
 
 def _class(family: str, heads: int, width: int) -> Stock:
@@ -157,10 +159,10 @@ def state_dict(model: GPT, target: Target) -> dict[str, Tensor]:
         state[f"{names.body}.{names.norm}.weight"] -= family.folded.norms
     for number, parts in enumerate(padded(model, target)):
         for name, tensor in flat(family.fuse(parts)).items():
-            module, kind = name.split(".")
+            module, _, kind = name.rpartition(".")
             if module.endswith("norm") and family.folded.norms:
                 tensor = tensor - family.folded.norms
-            state[f"{names.body}.layers.{number}.{names.parts[module]}.{kind}"] = tensor
+            state[f"{names.body}.layers.{number}.{names.module(module)}.{kind}"] = tensor
     return state
 
 

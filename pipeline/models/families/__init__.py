@@ -8,6 +8,7 @@ from pipeline.models.families.family import Family
 from pipeline.models.families.gemma import GEMMA3
 from pipeline.models.families.gemma2 import GEMMA2
 from pipeline.models.families.llama import LLAMA
+from pipeline.models.families.mixtures import MIXTRAL, QWEN3_MOE
 from pipeline.models.families.neox import NEOX
 from pipeline.models.families.olmo import OLMO2
 from pipeline.models.families.parts import strange
@@ -17,7 +18,8 @@ from pipeline.subnetwork.architecture import Architecture
 
 __all__ = ["CALLED", "FAMILIES", "architecture_of", "checked", "family_of", "is_power_law", "is_tied", "rotary_share"]
 
-FAMILIES = {family.name: family for family in (NEOX, LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, OLMO2, SMOLLM3)}
+_ALL = (NEOX, LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, OLMO2, SMOLLM3, MIXTRAL, QWEN3_MOE)
+FAMILIES = {family.name: family for family in _ALL}
 _NAMES = [family.called for family in FAMILIES.values()]
 CALLED = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
 
@@ -72,6 +74,8 @@ def architecture_of(config: Config, tied: bool) -> Architecture:
         capped_scores=config.attention_logit_softcapping is not None,
         capped_logits=config.final_logit_softcapping is not None,
         qk_norm_over_heads=config.norm_qk and config.norm_qk_type == "olmo2",
+        n_expert=config.n_expert,
+        n_expert_per_token=config.n_expert_per_token if config.n_expert else 0,
     )
 
 

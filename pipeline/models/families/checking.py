@@ -25,7 +25,9 @@ _WHOLE = {
     "padding_multiple": 2**24,
     "sliding_window_size": 2**22,
     "attention_scores_scalar": 2**20,
+    "moe_intermediate_size": 2**24,
 }
+_EXPERTS = 2**14
 # None: litgpt fills it in, or the model does without.
 _OPTIONAL = (
     "n_query_groups",
@@ -34,6 +36,7 @@ _OPTIONAL = (
     "padded_vocab_size",
     "sliding_window_size",
     "attention_scores_scalar",
+    "moe_intermediate_size",
     "rope_local_base_freq",
     "attention_logit_softcapping",
     "final_logit_softcapping",
@@ -66,6 +69,8 @@ def checked(given: dict[str, Any], called: Callable[[str], str] = str) -> Config
         local = given.get("rope_local_base_freq") is not None
         if wrong := _wrong(name, value, local):
             raise SprigError(f"{called(name)}={reprlib.repr(value)} {wrong}")
+    if given.get("mlp_class_name") == "LLaMAMoE":
+        given = _with_experts(given, called)
     heads, groups, width = (given.get(name) for name in ("n_head", "n_query_groups", "n_embd"))
     if heads and groups and heads % groups:
         raise SprigError(f"{called('n_head')}={heads} is not a multiple of {called('n_query_groups')}={groups}")
@@ -91,6 +96,18 @@ def _wrong_indices(given: Any, layers: int) -> bool:
         return False
     right = isinstance(given, list) and len(given) == layers
     return not right or not all(type(each) is int and each in (0, 1) for each in given)
+
+
+def _with_experts(given: dict[str, Any], called: Callable[[str], str]) -> dict[str, Any]:
+    """The fields of a mixture, with the experts' width as `intermediate_size`."""
+    experts, passed = given.get("n_expert", 0), given.get("n_expert_per_token", 0)
+    if not 1 <= passed <= experts <= _EXPERTS:
+        raise SprigError(
+            f"{called('n_expert_per_token')}={passed} and {called('n_expert')}={experts} do not fit: a token "
+            f"passes at least 1 of at most {_EXPERTS:,} experts, and no more than there are"
+        )
+    width = given.get("moe_intermediate_size")
+    return given if width is None else given | {"intermediate_size": width, "moe_intermediate_size": None}
 
 
 def neutral(name: str) -> str:

@@ -1,5 +1,6 @@
 """What a family is: data that loading, counting, cutting, recovery and export read. One file for each family."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +15,26 @@ Parts = dict[str, Tensor]
 @dataclass(frozen=True)
 class Names:
     """The weight names of a transformers class: the prefix of its body, the modules around the layers, and the module
-    of each part of a layer (parts as in pipeline.models.blocks)."""
+    of each part of a layer (parts as in pipeline.models.blocks). A part of an expert, "experts.up", has {} for the
+    expert's number; that of one expert is "experts.3.up"."""
 
     body: str
     embedding: str
     norm: str
     head: str
     parts: dict[str, str]
+
+    def module(self, part: str) -> str:
+        """The module of a layer's part."""
+        name, *expert = part.split(".", 2)
+        return self.parts[f"{name}.{expert[1]}"].format(expert[0]) if expert else self.parts[part]
+
+    def part(self, module: str) -> str | None:
+        """The part that a layer's module is; None if it is none."""
+        for part, theirs in self.parts.items():
+            if found := re.fullmatch(re.escape(theirs).replace(r"\{\}", r"(\d+)"), module):
+                return part.replace(".", f".{found[1]}.") if found.groups() else part
+        return None
 
 
 @dataclass(frozen=True)

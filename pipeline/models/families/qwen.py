@@ -10,7 +10,7 @@ from pipeline.models.families.family import GGUF, Described, Family, Stock
 _FULL = {"use_sliding_window": False}
 
 
-def _window(plain: dict[str, Any]) -> None:
+def refuse_windows(plain: dict[str, Any]) -> None:
     window = plain.get("sliding_window", 4096) if read.flag(plain, "use_sliding_window", False) else None
     first = plain.get("max_window_layers", 28)
     if type(first) is not int:
@@ -19,12 +19,12 @@ def _window(plain: dict[str, Any]) -> None:
 
 
 def _qwen2(plain: dict[str, Any]) -> Described:
-    _window(plain)
+    refuse_windows(plain)
     return read.described(plain, read.llama_like(plain, 32, attn_bias=True))
 
 
 def _qwen3(plain: dict[str, Any]) -> Described:
-    _window(plain)
+    refuse_windows(plain)
     if read.flag(plain, "attention_bias", False):
         raise SprigError("attention_bias=True is not supported with q and k norms: use another model")
     return read.described(plain, read.llama_like(plain, 32, norm_qk=True, head_size=plain.get("head_dim", 128)))

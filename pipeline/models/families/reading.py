@@ -55,6 +55,8 @@ _KEYS = _SIZES | {
     "rope_adjustments": "rope_parameters",
     "norm_eps": "rms_norm_eps",
     "parallel_residual": "use_parallel_residual",
+    "n_expert": "num_local_experts",
+    "n_expert_per_token": "num_experts_per_tok",
 }
 GELU = {
     "none": ("gelu", "gelu_python"),

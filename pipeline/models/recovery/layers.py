@@ -35,7 +35,7 @@ class Refit:
 
 
 @dataclass(frozen=True)
-class _Write:
+class Write:
     """One addition to the residual stream, by attention, the MLP, or both in parallel. `writers` are the projections
     that write it and `readers` those that read its input, by their names in the block. `ours` and `theirs` advance the
     student's and the teacher's stream past it."""
@@ -96,7 +96,7 @@ class Layers:
             refits += self._refit_writers(number, write) if write.norm is None else self._refit_normed(number, write)
         return tuple(refits)
 
-    def _writes(self, number: int) -> list[_Write]:
+    def _writes(self, number: int) -> list[Write]:
         """A layer's additions to the stream: attention and MLP, or both at once if they are parallel.
 
         The last one also advances the teacher's stream through the dropped layers that follow, so that the student's
@@ -107,7 +107,7 @@ class Layers:
         mlp_readers = ("mlp.fc_1", "mlp.fc_2") if hasattr(student.transformer.h[number].mlp, "fc_1") else ("mlp.fc",)
         if teacher.config.parallel_residual:
             return [
-                _Write(
+                Write(
                     ("attn.proj", "mlp.proj"),
                     {"norm_1": ("attn.qkv",), "norm_2": mlp_readers},
                     lambda x: through(student, number, x),
@@ -116,14 +116,14 @@ class Layers:
             ]
         config = teacher.config
         return [
-            _Write(
+            Write(
                 ("attn.proj",),
                 {"norm_1": ("attn.qkv",)},
                 lambda x: x + attention(student, number, x),
                 lambda x: x + attention(teacher, layer, x),
                 "post_attention_norm" if config.post_attention_norm else None,
             ),
-            _Write(
+            Write(
                 ("mlp.proj",),
                 {"norm_2": mlp_readers},
                 lambda x: x + mlp(student, number, x),
@@ -166,7 +166,7 @@ class Layers:
                 correct([each], delta)
         return refit
 
-    def _refit_writers(self, number: int, write: _Write) -> list[Refit]:
+    def _refit_writers(self, number: int, write: Write) -> list[Refit]:
         """Refits the projections of one addition jointly, towards the teacher's stream after it."""
         block = self.student.transformer.h[number]
         writers = [block.get_submodule(name) for name in write.writers]
@@ -189,7 +189,7 @@ class Layers:
             chunk.features = []
         return [refit]
 
-    def _refit_normed(self, number: int, write: _Write) -> list[Refit]:
+    def _refit_normed(self, number: int, write: Write) -> list[Refit]:
         """Refits a projection in front of a norm, then the norm. Each change is kept only if it lowers the error of the
         stream on the held-out tokens."""
         assert write.norm is not None

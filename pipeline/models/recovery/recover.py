@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.errors import SprigError
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.recovery.layers import Layers, Refit
+from pipeline.models.recovery.mixture import MixtureLayers
 from pipeline.models.recovery.ridge import Reduce
 from pipeline.models.recovery.streams import Chunk
 from pipeline.models.student import embed
@@ -125,7 +126,8 @@ def recover(
         for tokens in part[:, :-1].to(device).split(settings.batch):
             if len(tokens):
                 chunks.append(Chunk(embed(teacher, tokens), embed(student, tokens), held_out))
-    layers = Layers(teacher, student, sub, selection, chunks, settings.ridges, settings.precision, reduce)
+    kind = MixtureLayers if teacher.config.n_expert else Layers
+    layers = kind(teacher, student, sub, selection, chunks, settings.ridges, settings.precision, reduce)
     refits: list[Refit] = []
     with Progress("recover", total=sub.n_layer, unit="layers", start=len(finished)) as progress:
         for number, block in enumerate(student.transformer.h):

@@ -116,7 +116,7 @@ class Regression:
             total[0] += left.square().sum(dtype=torch.float64)
             total[1] += len(x)
         error, tokens = self.reduce(total).tolist()
-        return error / tokens
+        return error / tokens if tokens else 0.0  # an expert may be passed by no token
 
 
 @torch.no_grad()

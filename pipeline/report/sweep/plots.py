@@ -26,7 +26,7 @@ from pipeline.report.canvas import (
     scientific,
     short,
 )
-from pipeline.report.schema import Anatomy
+from pipeline.report.schema import Anatomy, neurons
 from pipeline.report.sweep import ends
 from pipeline.report.sweep import savings as sweep_savings
 from pipeline.report.sweep.runs import INITS, SAVINGS, Cell, Sweep
@@ -285,7 +285,7 @@ def _anatomy(figure: Figure, known: list[tuple[str, Anatomy]]) -> None:
         width = whole["n_query_groups"] * whole["heads_per_group"] * whole["head_size"]
         for gene in sizes["student"]:
             heads = gene["n_query_groups"] * gene["heads_per_group"] * gene["head_size"]
-            shares["MLP"][row, gene["layer"]] = gene["intermediate_size"] / whole["intermediate_size"]
+            shares["MLP"][row, gene["layer"]] = neurons(gene) / neurons(whole)
             shares["attention"][row, gene["layer"]] = heads / width
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (title, values) in zip(panels, shares.items(), strict=True):

@@ -4,7 +4,6 @@ from pipeline.config import Layers
 from pipeline.errors import SprigError
 from pipeline.search.strategies.scaling import refuse_fine
 from pipeline.subnetwork.draft import Draft
-from pipeline.subnetwork.grids import DIMENSIONS, GENES
 from pipeline.subnetwork.limits import check_limits
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
@@ -23,7 +22,7 @@ def first_layers(space: Space) -> SubNetwork:
             "first_layers keeps the first layers, but space.layers=rank the most influential: it needs "
             "space.layers=prefix or subset."
         )
-    for name in DIMENSIONS[1:]:
+    for name in list(space.grids)[1:]:
         if space.grids[name][-1] < getattr(space.architecture, name):
             raise SprigError(
                 f"first_layers keeps layers whole, but space.max.{name}={space.grids[name][-1]}: it needs "
@@ -44,6 +43,6 @@ def first_layers(space: Space) -> SubNetwork:
 
 
 def _whole_layers(space: Space, depth: int) -> Draft:
-    row = [getattr(space.architecture, gene) for gene in GENES]
+    row = [getattr(space.architecture, gene) for gene in space.genes]
     rows = 1 if space.uniform else depth
     return Draft(list(range(depth)), space.architecture.n_embd, [row] * rows, [None] * rows, None)

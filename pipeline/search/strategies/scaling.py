@@ -8,11 +8,9 @@ import numpy as np
 
 from pipeline.errors import SprigError
 from pipeline.subnetwork.draft import Draft, nearest
-from pipeline.subnetwork.grids import DIMENSIONS, GENES
+from pipeline.subnetwork.fitting import MLP
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
-
-MLP = GENES.index("intermediate_size")
 
 
 def scaled(name: str, space: Space, dimensions: Collection[str], layers_of: Callable[[int], list[int]]) -> SubNetwork:
@@ -75,11 +73,11 @@ def _draft(space: Space, dimensions: Collection[str], layers_of: Callable[[int],
         name: nearest(space.grids[name], factor * getattr(space.architecture, name))
         if name in dimensions
         else space.grids[name][-1]
-        for name in DIMENSIONS
+        for name in space.grids
     }
-    row = [sizes[gene] for gene in GENES]
+    row = [sizes[gene] for gene in space.genes]
     if space.fitter.split:  # only some attentions share out the width: the one of the nearest proportions
-        row[:3] = min(
+        row[:MLP] = min(
             space.fitter.costs(sizes["n_embd"]).options,
             key=lambda option: sum(abs(math.log(size / wanted)) for size, wanted in zip(option, row, strict=False)),
         )

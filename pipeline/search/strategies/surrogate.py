@@ -11,8 +11,7 @@ import numpy as np
 
 from pipeline.search.strategies.protocol import Scored
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.grids import GENES
-from pipeline.subnetwork.value import SubNetwork
+from pipeline.subnetwork.value import SubNetwork, genes_of
 
 RIDGES = 10.0 ** np.arange(-2, 4)  # candidates, for features of unit variance
 DECIMALS = 9  # of a prediction: beyond them, the number of threads may change the sum
@@ -38,9 +37,9 @@ def features(a: Architecture, sub: SubNetwork) -> np.ndarray:
     """The sizes of every teacher layer as shares of the teacher's, 0 where it is dropped, and their logarithms, because
     returns diminish; their sums over layers and the squares of these, because layers stand in for one another; depth
     and width."""
-    layers = np.zeros((a.n_layer, 1 + len(GENES)))
+    layers = np.zeros((a.n_layer, 1 + len(genes_of(a))))
     for layer, gene in zip(sub.layers, sub.genes, strict=True):
-        layers[layer] = [1, *(getattr(gene, name) / getattr(a, name) for name in GENES)]
+        layers[layer] = [1, *(getattr(gene, name) / getattr(a, name) for name in genes_of(a))]
     sums = layers.sum(axis=0)
     width = sub.n_embd / a.n_embd
     return np.array([*layers.ravel(), *np.log1p(8 * layers).ravel(), *layers.prod(axis=1), *sums, *sums**2, width])

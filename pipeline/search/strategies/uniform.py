@@ -1,7 +1,6 @@
 """Uniform scaling: the teacher made smaller by one factor in every dimension. A baseline, and a start of searches."""
 
 from pipeline.search.strategies.scaling import scaled
-from pipeline.subnetwork.grids import DIMENSIONS
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
@@ -11,4 +10,4 @@ def uniform(space: Space) -> SubNetwork:
     stay. Layers are the space's own: the most influential under layers=rank, else the first.
 
     Raises SprigError as `scaled`."""
-    return scaled("uniform", space, DIMENSIONS, space.layers_of)
+    return scaled("uniform", space, space.grids, space.layers_of)
