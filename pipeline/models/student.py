@@ -1,6 +1,7 @@
 """The student as a model: stock litgpt where litgpt's config can express it, else one config per block."""
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +11,6 @@ import torch
 from litgpt import GPT, Config
 from litgpt.model import Block, build_rope_cache
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, is_power_law
@@ -19,6 +19,8 @@ from pipeline.models.positions import has_still_layers, is_windowed, masks, turn
 from pipeline.models.precision import without_casts
 from pipeline.subnetwork.selection import rotary_run
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
+
+_BUILDING = threading.RLock()
 
 
 def _layer_config(config: Config, sub: SubNetwork, gene: LayerGenes) -> Config:
@@ -120,6 +122,9 @@ class LayerwiseGPT(SprigGPT):
         self.rope_columns = [slice(ends[b.head_size] - b.rope_n_elem, ends[b.head_size]) for b in blocks]
 
     def rope_cache(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        if device is None and self.transformer.wte.weight.is_meta:
+            # The constructor asks; the tables are made with the weights, and on meta they would take as long.
+            return torch.empty(self.max_seq_length, 0), torch.empty(self.max_seq_length, 0)
         tables = [self._rope_table(size, device) for size in sorted({gene.head_size for gene in self.sub.genes})]
         cos, sin = (torch.cat(columns, dim=1) for columns in zip(*tables, strict=True))
         return with_still_tables(self.config, cos, sin)
@@ -173,20 +178,26 @@ def assemble(config: Config, sub: SubNetwork | None, tied: bool, weights: dict[s
     return _finished(model, tied)
 
 
-class _WithoutInit(TorchFunctionMode):
-    """Modules are built without what torch.nn.init draws for them: on meta, too, it takes most of the time."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
+@contextmanager
+def _without_init() -> Iterator[None]:
+    """Modules are built without initial weights, which on meta too take most of the time. As in transformers'
+    no_init_weights, torch's classes go without for the moment; a TorchFunctionMode takes as long as the rest."""
+    kinds: tuple[Any, ...] = (nn.Linear, nn.Embedding, nn.LayerNorm)
+    with _BUILDING:
+        own = [kind.reset_parameters for kind in kinds]
+        for kind in kinds:
+            kind.reset_parameters = lambda self: None
+        try:
+            yield
+        finally:
+            for kind, reset in zip(kinds, own, strict=True):
+                kind.reset_parameters = reset
 
 
 def _outline(config: Config, sub: SubNetwork | None, tied: bool) -> GPT:
     """The model without memory for its weights."""
     architecture_of(config, tied)  # rejects what is not supported
-    with torch.device("meta"), _WithoutInit():
+    with torch.device("meta"), _without_init():
         if sub is not None and not is_stock(config, sub):
             return LayerwiseGPT(config, sub)
         stock = config if sub is None else _layer_config(config, sub, sub.genes[0])

@@ -7,8 +7,10 @@ import tiny
 import torch
 from litgpt import GPT, Config
 from litgpt.utils import save_config
+from torch import nn
 
 from pipeline.errors import SprigError
+from pipeline.models import student
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.student import LayerwiseGPT, SprigGPT, build, hidden_states, initialize
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, whole
@@ -135,6 +137,16 @@ def test_random_weights_depend_on_the_seed_alone():
     assert one["transformer.h.1.mlp.fc.weight"].std().item() == pytest.approx((2 / (5 * 256)) ** 0.5, rel=0.02)
     assert one["transformer.h.1.mlp.proj.weight"].std().item() == pytest.approx(2 / (3 * 16), rel=0.02)
     assert one["transformer.h.0.norm_1.weight"].eq(1).all() and one["transformer.h.0.attn.qkv.bias"].eq(0).all()
+
+
+def test_modules_of_others_have_initial_weights_afterwards(monkeypatch):
+    build(tiny.config("gpt_neox"), None, False)
+    monkeypatch.setattr(student, "GPT", lambda config: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(tiny.config("gpt_neox"), None, False)
+    for module in (nn.Linear(64, 64), nn.Embedding(64, 64)):
+        assert 0.01 < module.weight.std() < 2
+    assert torch.equal(nn.LayerNorm(64).weight, torch.ones(64))
 
 
 def test_tied_weights_are_drawn_once():
