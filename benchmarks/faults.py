@@ -1,6 +1,6 @@
 """Random faults in whole runs, and whether each run still comes to the result of an undisturbed one.
 
-    python -m benchmarks.faults [--kills N] [--limits N] [--seed S] [--minutes M] [--json FILE]
+    python -m benchmarks.faults [--kills N] [--limits N] [--settings S...] [--seed S] [--minutes M] [--json FILE]
 
 The run is experiment=smoke with a logits cache, a control, recovery and an export. Each attempt is a fork of this
 process. SIGKILL ends it at a random moment, and the same command is given again, until an attempt ends by itself; the
@@ -49,6 +49,7 @@ TIMES = {"seconds", "started", "created", "outputs", "to", "run"}  # keys of JSO
 TIMED = {"speed.json", "seconds.txt"}  # files of measured times
 LIMIT = 300  # seconds after which an attempt counts as hung
 ATTEMPTS = 60  # of one run, at most
+SETTINGS = ("killed", "two processes", "next to clean", "full disk", "few file handles", "little memory")
 
 
 @dataclass
@@ -68,6 +69,11 @@ class Row:
 class Campaign:
     def __init__(self, folder: Path, seed: int):
         self.folder, self.rng = folder, random.Random(seed)
+        self.limits = {
+            "full disk": self.full_disk,
+            "few file handles": self.few_handles,
+            "little memory": self.little_memory,
+        }
         started = time.monotonic()
         assert self.wait(self.start(self.command("undisturbed"), "undisturbed")) == 0, self.said("undisturbed")
         self.seconds = time.monotonic() - started
@@ -289,26 +295,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Random faults in whole runs.")
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--limits", type=int, default=10, help="attempts with each limit")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, metavar="SETTING")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0, help="begins no new run after these")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat dictionary")
     given = parser.parse_args()
     torch.set_num_threads(1)
     import_deepspeed(torch.device("cpu"))  # once, in place of once for each fork, as the others
+    import torch._dynamo
+    from transformers import AutoModelForCausalLM  # noqa: F401
+
     import pipeline.report.html
     import pipeline.runner  # noqa: F401
 
     ends = time.monotonic() + 60 * given.minutes
-    settings = ("killed", "two processes", "next to clean", "full disk", "few file handles", "little memory")
-    rows = {name: Row() for name in settings}
+    rows = {name: Row() for name in given.settings}
+    share = {"killed": round(0.6 * given.kills), "two processes": round(0.2 * given.kills)}
+    share |= {"next to clean": given.kills - sum(share.values())}
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder), given.seed)
-        campaign.alone(rows["killed"], round(0.6 * given.kills), ends)
-        campaign.together(rows["two processes"], round(0.2 * given.kills), ends)
-        campaign.cleaned(rows["next to clean"], given.kills - round(0.6 * given.kills) - round(0.2 * given.kills), ends)
-        campaign.limited(rows["full disk"], given.limits, ends, campaign.full_disk)
-        campaign.limited(rows["few file handles"], given.limits, ends, campaign.few_handles)
-        campaign.limited(rows["little memory"], given.limits, ends, campaign.little_memory)
+        kills = {"killed": campaign.alone, "two processes": campaign.together, "next to clean": campaign.cleaned}
+        for name, row in rows.items():
+            if name in kills:
+                kills[name](row, share[name], ends)
+            else:
+                campaign.limited(row, given.limits, ends, campaign.limits[name])
     columns = ["setting", "runs", "attempts", "faults", "by stage", "different", "left", "tracebacks", "hung"]
     lines = [
         [
