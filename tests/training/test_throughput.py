@@ -10,6 +10,8 @@ from pipeline.training.throughput import Flops, peak_flops
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H20", 148e12),
+        ("NVIDIA GH200 480GB", 989e12),
         ("NVIDIA L4", 121e12),
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L40", None),
