@@ -32,7 +32,7 @@ def settings(loss=Loss.forward_kl, **values):
 class Blocks:
     """The blocks of `tiny`, as pipeline.data.blocks hands them out."""
 
-    block_size = 8
+    block_size, vocab_size = 8, tiny.config("qwen2").vocab_size
 
     def __len__(self):
         return len(BLOCKS)
