@@ -63,6 +63,11 @@ def test_the_page_of_the_api_is_made_from_its_docstrings():
     assert (ROOT / "docs/api.md").read_text() == made, "rewrite docs/api.md: python docs/api.py"
 
 
+def test_the_support_matrix_is_what_tests_prove():
+    made = runpy.run_path(str(ROOT / "docs/support.py"))["page"]()
+    assert (ROOT / "docs/support.md").read_text() == made, "rewrite docs/support.md: python docs/support.py"
+
+
 def test_there_are_commands_of_every_kind():
     assert len(SPRIG) >= 15 and len(AT_ONCE) >= 5 and len(AT_LENGTH) >= 8 and len(SETTINGS) >= 20
 

@@ -3,6 +3,7 @@
 Run with the arguments FOLDER...; reads tokens.pt, writes results.pt.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,8 +15,10 @@ torch.set_num_threads(1)
 
 
 def load(folder: str, **options):
-    """Only what brings its own modelling file has to be trusted."""
+    """Only what brings its own modelling file has to be trusted; only eager attention caps scores."""
     trusted = (Path(folder) / "modeling_sprig.py").is_file()
+    if json.loads((Path(folder) / "config.json").read_text()).get("attn_logit_softcapping"):
+        options["attn_implementation"] = "eager"
     return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trusted, **options).eval()
 
 

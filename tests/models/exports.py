@@ -51,6 +51,15 @@ def layerwise(family: str, cut_head: bool, **changes) -> SubNetwork:
     return SubNetwork((0, 1, 2), 96 if family == "gpt_neox" else 40, genes, **changes)
 
 
+def form_of(family: str, shape: str, cut_head: bool) -> str:
+    """What export.form=auto takes for a `uniform` or a `layerwise` student."""
+    # Mistral, which such a width needs, has no biases; and a norm of q and k over padding is another one.
+    if (shape == "layerwise" and family in ("biased", "olmo2")) or (family == "gemma3" and cut_head):
+        return "own"
+    # A cut head keeps its place among Llama 3.1's frequencies, which are not a power law, with zeros for the others.
+    return "padded" if shape == "layerwise" or (family == "llama3" and cut_head) else "stock"
+
+
 def student(family: str, sub: SubNetwork, tied: bool, **changes) -> GPT:
     whole = teacher(family, tied, **changes)
     return extract(whole, sub, Ordering.identity(architecture_of(whole.config, is_tied(whole)))).eval()

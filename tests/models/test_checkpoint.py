@@ -5,6 +5,7 @@ import os
 import resource
 from contextlib import contextmanager
 
+import exports
 import pytest
 import tiny
 import torch
@@ -13,8 +14,9 @@ from litgpt.utils import check_valid_checkpoint_dir, save_config
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from pipeline.config import Source, TeacherConfig
 from pipeline.errors import SprigError
-from pipeline.models import checkpoint
+from pipeline.models import checkpoint, sources
 from pipeline.models.extraction import extract
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.student import LayerwiseGPT
@@ -77,6 +79,7 @@ def stock_load(folder):
     return model.eval()
 
 
+@pytest.mark.proves("converted teacher loads in stock litgpt", lambda family: family)
 @pytest.mark.parametrize("family", [family for family in tiny.CONFIGS if family != "smollm3"])
 def test_a_teacher_is_a_stock_litgpt_folder(family, tmp_path, tokenizer):
     """But SmolLM3: litgpt has no layers without rotary positions."""
@@ -87,10 +90,14 @@ def test_a_teacher_is_a_stock_litgpt_folder(family, tmp_path, tokenizer):
     assert torch.equal(run(stock_load(tmp_path / "model")), run(teacher))
 
 
+@pytest.mark.proves("teacher from a litgpt folder", lambda family: family)
 @pytest.mark.parametrize("family", tiny.CONFIGS)
-def test_a_teacher_survives_its_folder(family, tmp_path, tokenizer):
-    teacher = tiny.teacher(family)
-    checkpoint.save(teacher, tmp_path / "model", None, tokenizer)
+def test_a_teacher_survives_its_folder_and_its_conversion(family, tmp_path):
+    teacher = exports.teacher(family, family in tiny.TIED)
+    checkpoint.save(teacher, tmp_path / "model", None, exports.tokenizer(tmp_path))
+    given = TeacherConfig(name=family, source=Source.litgpt, path=str(tmp_path / "model"))
+    sources.convert(given, tmp_path / "converted")
+    assert torch.equal(run(checkpoint.load(tmp_path / "converted", "cpu")), run(teacher))
     loaded = checkpoint.load(tmp_path / "model", "cpu")
     assert torch.equal(run(loaded), run(teacher))
     assert not isinstance(loaded, LayerwiseGPT) and is_tied(loaded) == (family in tiny.TIED)

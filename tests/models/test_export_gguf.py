@@ -48,6 +48,7 @@ def read(file: Path, to: Path) -> GPT:
     return checkpoint.load(to, "cpu").eval()
 
 
+@pytest.mark.proves("export GGUF", "llama")
 @pytest.mark.parametrize(("tied", "kind"), [(False, "f16"), (True, "f32")])
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.no_grad()

@@ -92,6 +92,7 @@ def test_dropped_neurons_are_masked_neurons(family):
     close(run(student), run(masked))
 
 
+@pytest.mark.proves("cut heads and query groups", lambda family: family)
 @pytest.mark.parametrize("family", [family for family in tiny.CONFIGS if family != "gpt_neox"])
 @pytest.mark.parametrize("groups, heads", [(2, 2), (3, 1), (1, 1)])
 def test_dropped_heads_and_groups_are_masked(family, groups, heads):
@@ -126,6 +127,7 @@ def _norm_over_kept(attention, mask, heads):
         norm.eps *= share.item()
 
 
+@pytest.mark.proves("cut heads and query groups", "gpt_neox")
 def test_dropped_heads_of_gpt_neox_are_masked():
     teacher = tiny.teacher("gpt_neox")
     arch = architecture(teacher)
@@ -226,6 +228,8 @@ def random_cut(arch, seed, pairs, scale, uniform):
     return sub, Selection(some(arch.n_embd, sub.n_embd), layers)
 
 
+@pytest.mark.proves("cut depth, width and MLP", lambda family: family)
+@pytest.mark.proves("cut head size", lambda family: family)
 @pytest.mark.parametrize(
     ("family", "pairs", "scale", "uniform"), grid(tiny.CONFIGS, PAIRS, ["teacher", "own"], [True, False], times=2)
 )

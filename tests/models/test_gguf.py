@@ -20,6 +20,8 @@ from transformers import (
     Olmo2Config,
     PreTrainedConfig,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
     SmolLM3Config,
 )
 
@@ -130,6 +132,7 @@ def write(model: PreTrainedModel, path: Path, architecture="llama", quantised=Fa
     writer.close()
 
 
+@pytest.mark.proves("teacher from GGUF", "llama")
 @pytest.mark.parametrize("tied", [True, False])
 def test_logits_equal_the_model_that_was_written(tied, tmp_path):
     theirs = make(tied)
@@ -171,6 +174,8 @@ FAMILIES = {
         final_logit_softcapping=3.0,
         attn_implementation="eager",
     ),
+    "qwen2": Qwen2Config(**_SIZES, **_BASE, num_hidden_layers=2),
+    "qwen3": Qwen3Config(**_SIZES, **_BASE, num_hidden_layers=2, head_dim=16),
     "olmo2": Olmo2Config(**_SIZES, **_BASE, num_hidden_layers=2),
     "smollm3": SmolLM3Config(**_SIZES, **_BASE, num_hidden_layers=5, pad_token_id=0),
 }
@@ -179,8 +184,10 @@ FAMILIES = {
 def _keys(config: PreTrainedConfig) -> list[Callable[[gguf.GGUFWriter], None]]:
     """What `write` does not say of them."""
     keys: list[Callable[[gguf.GGUFWriter], None]] = [lambda writer: writer.add_rope_freq_base(3000.0)]
+    if getattr(config, "head_dim", None) == 16:
+        keys.append(lambda writer: writer.add_key_length(16))
     if hasattr(config, "query_pre_attn_scalar"):
-        keys += [lambda writer: writer.add_sliding_window(9), lambda writer: writer.add_key_length(16)]
+        keys.append(lambda writer: writer.add_sliding_window(9))
     if config.model_type == "gemma2":
         keys += [
             lambda writer: writer.add_attn_logit_softcapping(2.0),
@@ -189,6 +196,7 @@ def _keys(config: PreTrainedConfig) -> list[Callable[[gguf.GGUFWriter], None]]:
     return keys
 
 
+@pytest.mark.proves("teacher from GGUF", lambda family: family)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families(family, tmp_path):
     torch.manual_seed(0)

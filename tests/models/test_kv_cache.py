@@ -10,8 +10,6 @@ from pipeline.models.families import architecture_of
 from pipeline.models.student import hidden_states, kv_cache
 from pipeline.subnetwork.counting import kv_bytes_per_token
 
-FAMILIES = ["gpt_neox", "llama", "llama3", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "smollm3"]
-
 
 @torch.no_grad()
 def greedily(model, prompt: list[int], count: int) -> list[int]:
@@ -23,8 +21,9 @@ def greedily(model, prompt: list[int], count: int) -> list[int]:
     return ids[len(prompt) :]
 
 
+@pytest.mark.proves("generation with a KV cache", lambda family: family)
 @pytest.mark.parametrize("shape", [exports.uniform, exports.layerwise])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.CONFIGS)
 @torch.no_grad()
 def test_the_cache_changes_nothing(family, shape):
     """Logits and tokens, for students whose layers have caches of their own sizes."""
@@ -68,7 +67,7 @@ def test_draws_follow_the_temperature():
     assert one == two != other
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiny.CONFIGS)
 def test_the_cache_has_the_counted_bytes(family):
     sub = exports.layerwise(family, cut_head=True)
     model = exports.student(family, sub, tied=False)

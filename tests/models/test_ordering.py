@@ -104,6 +104,7 @@ def naive_experts(config, layer, seen):
     return neurons, sums
 
 
+@pytest.mark.proves("importance ordering", lambda family: family)
 @pytest.mark.parametrize("family", tiny.CONFIGS)
 def test_scores_follow_their_definitions_whatever_the_batch(family):
     teacher, blocks = tiny.teacher(family), tiny.tokens(5, 18)

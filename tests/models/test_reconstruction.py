@@ -36,7 +36,8 @@ def error_of_a_cut(features, weights, projection, kept):
     return left + penalty * ((delta[: len(kept)] ** 2).sum() + (teacher[:, dropped] ** 2).sum())
 
 
-@pytest.mark.parametrize("family", ["llama", "biased", "gpt_neox", "qwen3"])
+@pytest.mark.proves("`search=allocation`", lambda family: family)
+@pytest.mark.parametrize("family", ["llama", "biased", "gpt_neox", "qwen2", "qwen3", "smollm3"])
 def test_errors_are_those_of_least_squares_times_what_the_loss_feels(family):
     teacher, tokens = double(family), tiny.tokens(5, 17)
     a = architecture_of(teacher.config, is_tied(teacher))
@@ -83,8 +84,9 @@ def test_errors_are_those_of_least_squares_times_what_the_loss_feels(family):
     np.testing.assert_allclose(table[:-1] / table[0], wanted[:-1] / wanted[0], rtol=1e-6)  # the unit is one factor
 
 
-def test_projections_in_front_of_a_norm_are_refused():
-    teacher = double("gemma3")
+@pytest.mark.parametrize("family", ["gemma2", "gemma3", "olmo2"])
+def test_projections_in_front_of_a_norm_are_refused(family):
+    teacher = double(family)
     ordering = Ordering.identity(architecture_of(teacher.config, is_tied(teacher)))
-    with pytest.raises(SprigError, match="gemma3 has norms after attention and MLP: choose another search"):
+    with pytest.raises(SprigError, match=f"{family} has norms after attention and MLP: choose another search"):
         measure(teacher, ordering, tiny.tokens(2, 17), "fp32", 2)

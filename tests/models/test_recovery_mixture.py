@@ -105,6 +105,7 @@ def steps(reference, number):
     return [*layer, *first, *((f"mlp.experts.{expert}.proj", refit) for expert, (_, refit) in enumerate(first))]
 
 
+@pytest.mark.proves("recovery", lambda family: family)
 @pytest.mark.parametrize("family", sorted(tiny.MIXTURES))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_refit_of_an_expert_is_least_squares_on_its_tokens(family, seed):

@@ -21,6 +21,8 @@ from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import whole
 
 
+@pytest.mark.proves("exact parameter counts", lambda family: family)
+@pytest.mark.proves("all four search spaces", lambda family: family)
 @pytest.mark.parametrize(
     ("family", "granularity", "sharing", "pairs"), grid(tiny.CONFIGS, Granularity, Sharing, HeadPairs, times=2)
 )

@@ -135,6 +135,7 @@ def test_published_pythias(name):
     assert parameters(pythia, count="non_embedding") == non_embedding
 
 
+@pytest.mark.proves("exact parameter counts", lambda name: TEACHERS[name][0])
 @pytest.mark.parametrize(("granularity", "sharing"), [(a, b) for a in Granularity for b in Sharing])
 @pytest.mark.parametrize("name", TEACHERS)
 @settings(max_examples=3, derandomize=True, database=None, deadline=None)
