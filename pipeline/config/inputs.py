@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from pipeline.config.checks import LARGEST_SEED, TOKENS, immaterial, label, location, require, share, whole
 from pipeline.config.choices import DataSource, Dtype, SampleBy, Source
+from pipeline.config.own import is_own
 
 
 @dataclass
@@ -22,6 +23,7 @@ class TeacherConfig:
     revision: str | None = label(None)  # hub revision
     # A litgpt config name, or an inline litgpt config. `random` builds it; `hf` plans with it before any download.
     litgpt: Any = None
+    family: str | None = None  # your own model family, by import path; see docs/extend.md
     tokenizer: str | None = location(
         None
     )  # null: comes with the source; "bytes"; or a folder or file with a tokenizer.json
@@ -34,6 +36,10 @@ class TeacherConfig:
         require(
             self.litgpt is None or isinstance(self.litgpt, str | dict),
             f"teacher.litgpt={self.litgpt} must be the name of a litgpt configuration, or its keys.",
+        )
+        require(
+            self.family is None or is_own(self.family),
+            f"teacher.family={self.family} must be an import path, such as my_module.MY_FAMILY.",
         )
         needs = "litgpt" if self.source == Source.random else "path"
         require(

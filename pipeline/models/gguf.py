@@ -18,6 +18,7 @@ from pipeline.errors import SprigError
 from pipeline.models import gguf_tokenizer
 from pipeline.models.blocks import joined
 from pipeline.models.families import FAMILIES, checked
+from pipeline.models.families.family import GGUF
 from pipeline.models.families.reading import LLAMA_FIELDS
 from pipeline.models.gguf_header import Header, StoredTensor, read_header
 from pipeline.models.gguf_metadata import Metadata
@@ -40,7 +41,6 @@ _PARTS = {
     "ffn_down": "down",
 }
 _ALL_BIASES = frozenset({"q", "k", "v", "out", "gate", "up", "down"})
-_ARCHITECTURES = {name: each for family in FAMILIES.values() for name, each in family.gguf.items()}
 _KEYS = {
     "block_size": "context_length",
     "n_layer": "block_count",
@@ -78,6 +78,10 @@ _NEUTRAL = {
     "rope.scaling.attn_factor": (0, 1),
 }
 _PIECE = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+
+
+def _architectures() -> dict[str, GGUF]:
+    return {name: each for family in FAMILIES.values() for name, each in family.gguf.items()}
 
 
 class GGUFFile:
@@ -139,12 +143,16 @@ class GGUFFile:
         if (kind := self._metadata.text("general.type", "model")) != "model":
             raise SprigError(f"{self.path} holds an {kind}, not a model: merge it into its model first.")
         architecture = self._metadata.text("general.architecture")
-        if architecture not in _ARCHITECTURES:
+        if architecture not in _architectures():
             raise SprigError(
                 f"{self.path} is of architecture {architecture!r}, of GGUF files Sprig reads "
-                f"{', '.join(_ARCHITECTURES)}: use teacher.source=hf with the model's safetensors."
+                f"{', '.join(_architectures())}: use teacher.source=hf with the model's safetensors."
             )
         return architecture
+
+    @property
+    def _kind(self) -> GGUF:
+        return _architectures()[self._architecture]
 
     @cached_property
     def config(self) -> Config:
@@ -160,7 +168,7 @@ class GGUFFile:
         rows = self._tensors["token_embd.weight"].shape[0]
         base = metadata.number(f"{start}rope.freq_base", 10000.0)
         context = metadata.whole(f"{start}context_length")
-        kind = _ARCHITECTURES[self._architecture]
+        kind = self._kind
         window = metadata.whole(f"{start}attention.sliding_window", 0)
         if 0 < window < context and not kind.windows:
             raise metadata.wrong(f"{start}attention.sliding_window", "shorter than the context, which is not supported")
@@ -198,7 +206,7 @@ class GGUFFile:
             )
         for key, value in self._metadata.values.items():
             name = key.removeprefix(start)
-            known = _READ | _HARMLESS | set(_ARCHITECTURES[self._architecture].numbers.values())
+            known = _READ | _HARMLESS | set(self._kind.numbers.values())
             if name == key or name in known or name.startswith("rope.scaling.yarn_"):
                 continue
             if name not in _NEUTRAL or value not in _NEUTRAL[name]:
@@ -232,7 +240,7 @@ class GGUFFile:
         config = self.config
         state: dict[str, Tensor] = {}
         layers: dict[str, dict[str, Tensor]] = defaultdict(dict)
-        side_by_side = _ARCHITECTURES[self._architecture].side_by_side
+        side_by_side = self._kind.side_by_side
         rotated = {"q": config.n_head, "k": config.n_query_groups} if side_by_side else {}
         for full_name, stored in self._tensors.items():
             module, _, kind = full_name.rpartition(".")

@@ -115,6 +115,8 @@ def identify(teacher: TeacherConfig) -> dict[str, Any]:
         "tied": teacher.tied,
         "padded_vocab_size": teacher.padded_vocab_size,
     }
+    if teacher.family is not None:
+        identity["family"] = teacher.family
     if teacher.source == Source.random:
         identity |= {"litgpt": asdict(_litgpt_config(teacher)), "seed": RANDOM_SEED}
     elif teacher.on_hub:

@@ -18,6 +18,7 @@ from pipeline.data import prepare as data
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, sources
+from pipeline.models.families import register
 from pipeline.models.precision import resolve_device, resolve_precision
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.ranks import world_size
@@ -50,8 +51,11 @@ class Step:
 Steps = dict[str, Step]  # by role, in the order in which they are made
 
 
-def _name(config: DataConfig | TeacherConfig, identify: Callable[..., dict]) -> str:
-    return f"{identify.__name__} {digest(to_plain(config))}"
+def _name(config: DataConfig | TeacherConfig, fact: str) -> str:
+    plain = to_plain(config)
+    if plain.get("family") is None:  # as in runs from before there was this key
+        plain.pop("family", None)
+    return f"{fact} {digest(plain)}"
 
 
 class Context:
@@ -63,6 +67,8 @@ class Context:
 
     def __init__(self, config: Config, log: Callable[[dict], None], shared: dict[str, Any] | None = None):
         self.config, self.log = config, log
+        for teacher in (config.teacher, config.kd_teacher):
+            register(teacher.family if teacher else None)
         self.store = Store(Path(config.outputs) / "artifacts")
         self.facts = Facts(shared, Path(config.run) if config.run else None)
         # A plan runs nothing, so it may be of a machine with other hardware.
@@ -110,8 +116,8 @@ class Context:
 
     def describe(self, teacher: TeacherConfig) -> Architecture:
         """As its source has it, with its whole vocabulary."""
-        name = f"architecture {digest(to_plain(teacher))}"
-        return Architecture(**self.facts.get(name, lambda: sources.describe(teacher).to_dict()))
+        found = self.facts.get(_name(teacher, "architecture"), lambda: sources.describe(teacher).to_dict())
+        return Architecture(**found)
 
     @cached_property
     def bin(self) -> Bin:
@@ -129,7 +135,7 @@ class Context:
         return self._identity(self.config.teacher, sources.identify_tokenizer)
 
     def _identity(self, config: DataConfig | TeacherConfig, identify: Callable[..., dict]) -> dict:
-        return self.facts.get(_name(config, identify), partial(identify, config))
+        return self.facts.get(_name(config, identify.__name__), partial(identify, config))
 
     def check_source(self, config: DataConfig | TeacherConfig, identify: Callable[..., dict]) -> None:
         """Before work from a source of a run that is opened again.
@@ -137,7 +143,7 @@ class Context:
         Raises:
             SprigError: it is not what it was when the run was created.
         """
-        recalled = self.facts.recalled.get(_name(config, identify))
+        recalled = self.facts.recalled.get(_name(config, identify.__name__))
         if recalled is not None and recalled != json.loads(json.dumps(identify(config))):
             key = "data" if isinstance(config, DataConfig) else "teacher"
             raise SprigError(

@@ -2,21 +2,6 @@
 
 from dataclasses import asdict, dataclass
 
-from pipeline.errors import SprigError
-
-FAMILIES = (
-    "gpt_neox",
-    "llama",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "olmo2",
-    "smollm3",
-    "mixtral",
-    "qwen3_moe",
-)
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -59,10 +44,6 @@ class Architecture:
     capped_logits: bool = False
     n_expert: int = 0  # of each layer's mixture; 0: one MLP
     n_expert_per_token: int = 0
-
-    def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise SprigError(f"{self.name} is of family {self.family!r}; supported are {', '.join(FAMILIES)}.")
 
     @property
     def heads_per_group(self) -> int:

@@ -30,8 +30,8 @@ def target(model: GPT, cure: str) -> Target:
         raise SprigError(f"{name} has a bias in its head, which no stock class has: {cure}.")
     if architecture.family != "gpt_neox" and architecture.rotary_percentage != 1:
         raise SprigError(
-            f"{name} rotates {architecture.rotary_percentage} of a head's entries, and stock {architecture.family} "
-            f"all of them: {cure}."
+            f"{name} rotates {architecture.rotary_percentage} of a head's entries, which Sprig exports in a stock "
+            f"class only for GPT-NeoX: {cure}."
         )
     held = common(model, cure)
     heads = held.sizes.groups * held.sizes.heads

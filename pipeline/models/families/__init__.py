@@ -2,6 +2,7 @@
 
 from litgpt import GPT, Config
 
+from pipeline.config.own import imported
 from pipeline.errors import SprigError
 from pipeline.models.families.checking import checked, rotary_share
 from pipeline.models.families.family import Family
@@ -16,12 +17,39 @@ from pipeline.models.families.qwen import QWEN2, QWEN3
 from pipeline.models.families.smollm import SMOLLM3
 from pipeline.subnetwork.architecture import Architecture
 
-__all__ = ["CALLED", "FAMILIES", "architecture_of", "checked", "family_of", "is_power_law", "is_tied", "rotary_share"]
+__all__ = [
+    "CALLED",
+    "FAMILIES",
+    "architecture_of",
+    "checked",
+    "family_of",
+    "is_power_law",
+    "is_tied",
+    "register",
+    "rotary_share",
+]
 
 _ALL = (NEOX, LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, OLMO2, SMOLLM3, MIXTRAL, QWEN3_MOE)
 FAMILIES = {family.name: family for family in _ALL}
 _NAMES = [family.called for family in FAMILIES.values()]
 CALLED = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"
+
+
+def register(path: str | None) -> None:
+    """Adds a family of the user's own, by its import path (teacher.family), to those that models are held against.
+
+    Raises:
+        SprigError: it cannot be imported, is not a Family, or has the name of another one.
+    """
+    if path is None:
+        return
+    family = imported("teacher.family", path)
+    if not isinstance(family, Family):
+        raise SprigError(
+            f"teacher.family={path} is of type {type(family).__name__}: name a Family, see docs/extend.md."
+        )
+    if FAMILIES.setdefault(family.name, family) is not family:
+        raise SprigError(f"teacher.family={path} is called {family.name}, as another family is: give it another name.")
 
 
 def family_of(config: Config) -> Family:
