@@ -49,6 +49,11 @@ def neox_heads(groups: int, heads: int, head_size: int, width: int) -> tuple[int
     return None if heads > 1 or fits is None else (width // fits, fits)
 
 
+def refuses_heads(architecture: Architecture, heads: int, width: int) -> bool:
+    """Whether transformers, from 5.9 on, refuses this number of heads in the stock class: it must divide the width."""
+    return architecture.family in ("gemma2", "gemma3") and width % heads > 0
+
+
 def _layer(architecture: Architecture, n_embd: int, gene: LayerGenes) -> int:
     return layer_parameters(architecture, n_embd, *gene.sizes)
 
@@ -70,6 +75,8 @@ def _stock(architecture: Architecture, sub: SubNetwork) -> LayerGenes | None:
     if architecture.family == "gpt_neox":
         fits = neox_heads(common.n_query_groups, common.heads_per_group, common.head_size, sub.n_embd)
         return None if fits is None else replace(common, n_query_groups=fits[0], head_size=fits[1])
+    if refuses_heads(architecture, common.n_head, sub.n_embd):
+        return None
     becomes_mistral = architecture.family == "llama" and sub.n_embd % common.n_head
     return None if becomes_mistral and architecture.bias else common
 

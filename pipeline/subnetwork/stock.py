@@ -3,6 +3,7 @@
 from pipeline.config import Sharing, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.exported import refuses_heads
 
 Attention = tuple[int, int, int]  # query groups, heads of a group, head size
 
@@ -32,12 +33,21 @@ def stock_grids(architecture: Architecture, grids: dict[str, list[int]]) -> dict
         grids["head_size"] = [size for size in grids["head_size"] if size == architecture.head_size]
     if is_split(architecture):
         grids["n_embd"] = [width for width in grids["n_embd"] if splits(grids, width)]
-    for name in ("head_size", "n_embd"):
+
+    def divide(width: int, heads: list[int]) -> bool:
+        """Whether the width suits all of these numbers of heads in a group, with any number of groups."""
+        totals = [groups * each for groups in grids["n_query_groups"] for each in heads]
+        return not any(refuses_heads(architecture, total, width) for total in totals)
+
+    # Numbers of heads that do not divide the teacher's own width go first, then widths that the others do not divide.
+    grids["heads_per_group"] = [each for each in grids["heads_per_group"] if divide(architecture.n_embd, [each])]
+    grids["n_embd"] = [width for width in grids["n_embd"] if divide(width, grids["heads_per_group"])]
+    for name in ("head_size", "heads_per_group", "n_embd"):
         if not grids[name]:
             raise SprigError(
                 f"space.exportable=stock leaves no {name} of {architecture.name}: stock {architecture.family} needs "
-                "the teacher's head size where its rotary frequencies are adjusted, and in GPT-NeoX heads x head size "
-                "= width; widen space.min, space.max, space.step or space.hold."
+                "the teacher's head size where its rotary frequencies are adjusted, in GPT-NeoX heads x head size = "
+                "width, in Gemma a width that the heads divide; widen space.min, space.max, space.step or space.hold."
             )
     return grids
 

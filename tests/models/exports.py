@@ -47,8 +47,8 @@ def layerwise(family: str, cut_head: bool, **changes) -> SubNetwork:
     heads = heads if cut_head else (full,) * 3
     per_group = (1, 1, 1) if family == "gpt_neox" else (2, 1, 2)
     sizes = zip((2, 3, 1), per_group, heads, (24, 16, 40), strict=True)
-    genes = tuple(tiny.gene(family, *each) for each in sizes)
-    return SubNetwork((0, 1, 2), 96 if family == "gpt_neox" else 40, genes, **changes)
+    width = {"gpt_neox": 96, "gemma2": 42, "gemma3": 42}.get(family, 40)  # the heads divide Gemma's
+    return SubNetwork((0, 1, 2), width, tuple(tiny.gene(family, *each) for each in sizes), **changes)
 
 
 def form_of(family: str, shape: str, cut_head: bool) -> str:

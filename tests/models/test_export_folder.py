@@ -24,6 +24,7 @@ from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.ordering import importance
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.subnetwork.bins import Bin
+from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
@@ -262,3 +263,14 @@ def test_a_width_that_heads_do_not_divide_is_a_mistral(tokenizer):
         assert plain["architectures"] == [f"{kind.capitalize()}ForCausalLM"]
         assert_comes_back(student, to, tokenizer.parent / kind)
         to.rename(tokenizer.parent / f"{kind} export")
+
+
+def test_a_gemma_whose_width_its_heads_do_not_divide_needs_the_own_file(tokenizer):
+    """Newer versions of transformers refuse it, and there is no class like Mistral."""
+    sub = SubNetwork((0, 2), 40, (LayerGenes(3, 2, 16, 24),) * 2)
+    student = exports.student("gemma2", sub, tied=True)
+    with pytest.raises(SprigError, match=r"width of 40, which is not a multiple of its 6 heads, .* export\.form=own"):
+        exports.export(student, tokenizer, "stock")
+    teacher = exports.teacher("gemma2", tied=True)
+    assert exported(architecture_of(teacher.config, tied=True), sub).form == "own"
+    assert exports.export(student, tokenizer)[0] == "own"

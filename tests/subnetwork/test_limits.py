@@ -12,6 +12,7 @@ from pipeline.config import Exportable, Layers, Sharing, Sizes, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.subnetwork.bins import Bin
 from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
+from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.neighbours import neighbour, swap
 from pipeline.subnetwork.space import Space
 
@@ -165,6 +166,18 @@ def test_stock_neox_splits_its_width_among_the_heads():
         assert neighbour(space, parent, rng).genes[0].n_head == parent.genes[0].n_head
         parent = other
     assert len(widths) > 5
+
+
+def test_stock_gemma_has_widths_that_its_heads_divide():
+    """3 heads do not divide the teacher's own width."""
+    gemma = replace(SMOLLM2_135M, family="gemma3", n_embd=640, n_head=4, n_query_groups=1, rope_adjusted=True)
+    config = SpaceConfig(sharing=Sharing.uniform, exportable=Exportable.stock)
+    space, rng = Space(gemma, config, Bin(0, 1, parameters(gemma)), None), np.random.default_rng(0)
+    samples = [space.sample(rng) for _ in range(40)]
+    assert all(exported(gemma, sub).form == "stock" for sub in samples)
+    assert {sub.genes[0].n_head for sub in samples} == {1, 2, 4}
+    with pytest.raises(SprigError, match=r"leaves no heads_per_group .* in Gemma a width that the heads divide"):
+        Space(replace(gemma, n_embd=639), replace(config, hold=["heads_per_group"]), HALF, None)
 
 
 def test_stock_needs_one_shape_for_all_layers():

@@ -12,7 +12,7 @@ from pipeline.models.families import FAMILIES, architecture_of, family_of, is_ti
 from pipeline.models.families.family import Stock
 from pipeline.models.padding import Target, common, padded
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.exported import neox_heads
+from pipeline.subnetwork.exported import neox_heads, refuses_heads
 
 _SILU = ("LLaMAMLP", "LLaMAMoE")
 _ACTIVATIONS = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}  # of litgpt's gelu_approximate
@@ -39,6 +39,11 @@ def target(model: GPT, cure: str) -> Target:
         raise SprigError(
             f"{name} has biases, and its width {architecture.n_embd} is not a multiple of its {heads} heads, "
             f"which a Llama needs in transformers from 5.9 on: {cure}."
+        )
+    if refuses_heads(architecture, heads, architecture.n_embd):
+        raise SprigError(
+            f"{name} has a width of {architecture.n_embd}, which is not a multiple of its {heads} heads, as a Gemma "
+            f"needs in transformers from 5.9 on: {cure}."
         )
     return _neox(architecture, held, cure) if architecture.family == "gpt_neox" else held
 
@@ -125,7 +130,8 @@ def _rope(model: GPT, target: Target, family: str) -> dict[str, Any]:
     parameters = {"rope_theta": base, **(scaling or {"rope_type": "default"})}
     plain: dict[str, Any] = {"rope_parameters": parameters}
     if scaling is not None:
-        plain["rope_scaling"] = scaling
+        typed = FAMILIES[family].stock.typed_scaling and scaling["rope_type"] == "linear"
+        plain["rope_scaling"] = {"type": "linear", "factor": scaling["factor"]} if typed else scaling
     if family == "gpt_neox":
         share = target.sizes.rotary_share
         parameters["partial_rotary_factor"] = share  # read from 5.9 on; before, transformers knows rotary_pct alone

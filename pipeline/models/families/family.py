@@ -103,11 +103,13 @@ class GGUF:
 @dataclass(frozen=True)
 class Stock:
     """A stock class of transformers: its config.json's `model_type`, its name, and `keys`, what its config.json says
-    in addition to what all have."""
+    in addition to what all have. With `typed_scaling`, transformers 4 takes linear rotary scaling only as `type` and
+    `factor`."""
 
     kind: str
     name: str
     keys: Callable[[Config], dict[str, Any]] = lambda config: {}
+    typed_scaling: bool = False
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,6 @@ OLMO2 = Family(
     },
     names=_NAMES,
     readers={"olmo2": _read},
-    stock=Stock("olmo2", "Olmo2ForCausalLM", lambda config: {"attention_bias": False}),
+    stock=Stock("olmo2", "Olmo2ForCausalLM", lambda config: {"attention_bias": False}, typed_scaling=True),
     gguf={"olmo2": GGUF(_FIELDS)},
 )
