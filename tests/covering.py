@@ -1,10 +1,15 @@
 """Which combinations of a grid belong to `make test`; the others are in `make test-all`."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import combinations, product
 from typing import Any
 
 import pytest
+
+
+def slow(cases: Iterable[Any]) -> list[Any]:
+    """These cases, none of them in `make test`."""
+    return [pytest.param(*getattr(case, "values", case), marks=pytest.mark.slow) for case in cases]
 
 
 def grid(*axes: Collection[Any], times: int = 1) -> list[Any]:

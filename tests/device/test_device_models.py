@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from covering import grid
+from covering import grid, slow
 
 from pipeline.config import AttentionScale, Fitness, HeadPairs, Sharing, SpaceConfig
 from pipeline.evaluation.sampling import continue_text
@@ -22,7 +22,8 @@ from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.selection import Ordering, select
 from pipeline.subnetwork.space import Space
 
-FAMILIES = sorted(tiny.CONFIGS.keys() - tiny.MIXTURES)  # how many tokens pass an expert depends on the data
+# How many tokens pass an expert depends on the data.
+FAMILIES = sorted({*tiny.FIRST} - tiny.MIXTURES)
 PRECISIONS = [("fp32", torch.float32), ("bf16-mixed", torch.float32), ("bf16-mixed", torch.bfloat16)]
 BLOCKS = tiny.tokens(4, 9)
 
@@ -56,7 +57,9 @@ def assert_on(model, device, dtype):
 
 
 @pytest.mark.parametrize(
-    ("family", "sharing", "arithmetic", "fitness"), grid(FAMILIES, list(Sharing), PRECISIONS, list(Fitness)[::-1])
+    ("family", "sharing", "arithmetic", "fitness"),
+    grid(FAMILIES, list(Sharing), PRECISIONS, list(Fitness)[::-1])
+    + slow(grid(tiny.LATER, list(Sharing), PRECISIONS, list(Fitness))),
 )
 def test_a_candidate_is_cut_and_scored_there(cuda, family, sharing, arithmetic, fitness):
     precision, dtype = arithmetic
@@ -85,7 +88,7 @@ def test_every_choice_of_pairs_and_scale_is_cut_there(cuda, pairs, scale, family
     assert hidden_states(student, BLOCKS[:, :-1].to(cuda)).device.type == "cuda"
 
 
-@pytest.mark.parametrize(("family", "sharing"), grid(FAMILIES, list(Sharing)))
+@pytest.mark.parametrize(("family", "sharing"), grid(FAMILIES, list(Sharing)) + slow(grid(tiny.LATER, list(Sharing))))
 def test_a_student_starts_from_random_weights_there(cuda, family, sharing):
     sub, _ = cut_of(family, sharing)
     student = build(config_of(family), sub, family in tiny.TIED, cuda)

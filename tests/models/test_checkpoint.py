@@ -9,6 +9,7 @@ import exports
 import pytest
 import tiny
 import torch
+from covering import slow
 from litgpt import GPT, Config
 from litgpt.utils import check_valid_checkpoint_dir, save_config
 from safetensors import SafetensorError
@@ -80,7 +81,7 @@ def stock_load(folder):
 
 
 @pytest.mark.proves("converted teacher loads in stock litgpt", lambda family: family)
-@pytest.mark.parametrize("family", [family for family in tiny.CONFIGS if family != "smollm3"])
+@pytest.mark.parametrize("family", tiny.families(of=[each for each in tiny.CONFIGS if each != "smollm3"]))
 def test_a_teacher_is_a_stock_litgpt_folder(family, tmp_path, tokenizer):
     """But SmolLM3: litgpt has no layers without rotary positions."""
     teacher = tiny.teacher(family)
@@ -91,7 +92,7 @@ def test_a_teacher_is_a_stock_litgpt_folder(family, tmp_path, tokenizer):
 
 
 @pytest.mark.proves("teacher from a litgpt folder", lambda family: family)
-@pytest.mark.parametrize("family", tiny.CONFIGS)
+@pytest.mark.parametrize("family", ["llama", *tiny.LATER, *slow([each] for each in tiny.FIRST if each != "llama")])
 def test_a_teacher_survives_its_folder_and_its_conversion(family, tmp_path):
     teacher = exports.teacher(family, family in tiny.TIED)
     checkpoint.save(teacher, tmp_path / "model", None, exports.tokenizer(tmp_path))

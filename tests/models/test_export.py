@@ -19,6 +19,7 @@ from pipeline.models.families import architecture_of, is_tied
 from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
+SHAPES = ["uniform", "padded", "own"]
 STOCK = {
     "gpt_neox": "GPTNeoXForCausalLM",
     "llama": "LlamaForCausalLM",
@@ -81,7 +82,8 @@ def expected_form(family: str, shape: str, cut_head: bool) -> str:
 )
 @pytest.mark.parametrize(
     ("family", "shape", "tied", "cut_head"),
-    grid(FAMILIES, ["uniform", "padded", "own"], [False, True], [False, True], times=2),
+    grid(tiny.FIRST, SHAPES, [False, True], [False, True], times=2)
+    + grid(tiny.LATER, SHAPES, [False, True], [False, True]),
 )
 def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied, cut_head, tokenizer):
     sub = (exports.uniform if shape == "uniform" else exports.layerwise)(family, cut_head)
@@ -161,6 +163,7 @@ def test_a_norm_on_heads_of_several_sizes_needs_the_own_file(tokenizer):
     assert_same(student, load(to))
 
 
+@pytest.mark.slow
 @pytest.mark.proves("export `padded`", "biased")
 def test_biases_are_padded_where_heads_divide_the_width(tokenizer):
     """Else the stock class would be Mistral, which has none."""

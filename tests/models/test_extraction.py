@@ -20,7 +20,7 @@ from pipeline.subnetwork.selection import LayerSelection, Ordering, Selection, s
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, head_size_unit, whole
 
 PAIRS = ["last", "strided", "first", "plain"]
-families = pytest.mark.parametrize("family", tiny.CONFIGS)
+families = pytest.mark.parametrize("family", tiny.families("olmo2"))
 
 
 def close(ours, theirs):
@@ -93,7 +93,7 @@ def test_dropped_neurons_are_masked_neurons(family):
 
 
 @pytest.mark.proves("cut heads and query groups", lambda family: family)
-@pytest.mark.parametrize("family", [family for family in tiny.CONFIGS if family != "gpt_neox"])
+@pytest.mark.parametrize("family", tiny.families("olmo2")[1:])
 @pytest.mark.parametrize("groups, heads", [(2, 2), (3, 1), (1, 1)])
 def test_dropped_heads_and_groups_are_masked(family, groups, heads):
     teacher = tiny.teacher(family)
@@ -153,7 +153,7 @@ def test_dropped_layers_are_skipped(family):
     close(run(extract(teacher, sub, Ordering.identity(arch))), run(masked))
 
 
-@pytest.mark.parametrize("family", [family for family, config in tiny.CONFIGS.items() if "norm_qk" not in config])
+@pytest.mark.parametrize("family", tiny.families(of=[each for each in tiny.CONFIGS if not tiny.config(each).norm_qk]))
 @pytest.mark.parametrize("scale", ["teacher", "own"])
 @pytest.mark.parametrize(
     "pairs, kept_pairs",
@@ -231,7 +231,9 @@ def random_cut(arch, seed, pairs, scale, uniform):
 @pytest.mark.proves("cut depth, width and MLP", lambda family: family)
 @pytest.mark.proves("cut head size", lambda family: family)
 @pytest.mark.parametrize(
-    ("family", "pairs", "scale", "uniform"), grid(tiny.CONFIGS, PAIRS, ["teacher", "own"], [True, False], times=2)
+    ("family", "pairs", "scale", "uniform"),
+    grid(tiny.FIRST, PAIRS, ["teacher", "own"], [True, False], times=2)
+    + grid(tiny.LATER, PAIRS, ["teacher", "own"], [True, False]),
 )
 def test_any_cut_is_the_dense_formula(family, pairs, scale, uniform):
     teacher = tiny.teacher(family)
@@ -280,7 +282,7 @@ def test_who_only_scores_shares_what_is_kept_whole_and_changes_none_of_it(family
         assert not any(tensor.requires_grad for tensor in teacher.parameters())
 
 
-@families
+@pytest.mark.parametrize("family", tiny.families())
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
 @pytest.mark.parametrize("uniform", [True, False])
 def test_a_bf16_teacher_works_like_its_fp32_copy(family, precision, uniform):

@@ -1,14 +1,19 @@
 """Continuations with a KV cache against whole forward passes, and draws against the distribution they come from."""
 
+from itertools import product
+
 import exports
 import pytest
 import tiny
 import torch
+from covering import grid
 
 from pipeline.evaluation.sampling import continue_text
 from pipeline.models.families import architecture_of
 from pipeline.models.student import hidden_states, kv_cache
 from pipeline.subnetwork.counting import kv_bytes_per_token
+
+SHAPES = (exports.uniform, exports.layerwise)
 
 
 @torch.no_grad()
@@ -22,8 +27,7 @@ def greedily(model, prompt: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.proves("generation with a KV cache", lambda family: family)
-@pytest.mark.parametrize("shape", [exports.uniform, exports.layerwise])
-@pytest.mark.parametrize("family", tiny.CONFIGS)
+@pytest.mark.parametrize(("family", "shape"), [*product(tiny.FIRST, SHAPES), *grid(tiny.LATER, SHAPES)])
 @torch.no_grad()
 def test_the_cache_changes_nothing(family, shape):
     """Logits and tokens, for students whose layers have caches of their own sizes."""
@@ -67,7 +71,7 @@ def test_draws_follow_the_temperature():
     assert one == two != other
 
 
-@pytest.mark.parametrize("family", tiny.CONFIGS)
+@pytest.mark.parametrize("family", tiny.families())
 def test_the_cache_has_the_counted_bytes(family):
     sub = exports.layerwise(family, cut_head=True)
     model = exports.student(family, sub, tied=False)

@@ -30,7 +30,7 @@ def test_bf16_where_there_is_some(monkeypatch):
     assert [resolve_precision(each, CPU) for each in (Precision.fp32, Precision.bf16)] == ["fp32", "bf16"]
 
 
-@pytest.mark.parametrize("family", tiny.CONFIGS)
+@pytest.mark.parametrize("family", tiny.families())
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_frozen_model_gives_the_logits_of_autocast_to_the_bit(family, dtype):
     """The reference is litgpt's own forward pass under autocast, over the weights as they are."""

@@ -3,12 +3,14 @@
 import copy
 import dataclasses
 import threading
+from itertools import product
 
 import numpy as np
 import pytest
 import tiny
 import torch
-from test_extraction import architecture, families, random_cut
+from covering import slow
+from test_extraction import architecture, random_cut
 
 from pipeline.errors import SprigError
 from pipeline.models.extraction import cut
@@ -20,8 +22,10 @@ from pipeline.models.student import build
 from pipeline.subnetwork.selection import Ordering, select
 from pipeline.subnetwork.value import SubNetwork, whole
 
+families = pytest.mark.parametrize("family", tiny.families())
 SETTINGS = Settings(ridges=(3.0, 30.0, 300.0), held_out=0.25, batch=3)
-without_experts = pytest.mark.parametrize("family", [name for name in tiny.CONFIGS if name not in tiny.MIXTURES])
+DENSE = [name for name in tiny.FIRST if name not in tiny.MIXTURES]
+without_experts = pytest.mark.parametrize("family", tiny.families(of=[*DENSE, *tiny.LATER]))
 
 
 def double(family, **changes):
@@ -285,8 +289,10 @@ def narrow(teacher, **genes):
 
 
 @pytest.mark.proves("recovery", lambda family: family)
-@without_experts
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("family", "seed"),
+    [*product(DENSE, (0, 1)), ("olmo2", 0), *slow([("olmo2", 1), *product(("gemma2", "smollm3"), (0, 1))])],
+)
 def test_every_refit_is_least_squares(family, seed):
     """Heads, head sizes, groups, neurons and width cut at random, by index sets of their own; uniform and not."""
     teacher = double(family)

@@ -1,5 +1,9 @@
 """Tiny random teachers of every family, with nothing left at zero or one that a mistake could hide behind."""
 
+from collections.abc import Collection
+from typing import Any
+
+import pytest
 import torch
 from litgpt import GPT, Config
 
@@ -71,6 +75,15 @@ CONFIGS = {
 }
 MIXTURES = {"mixtral", "qwen3_moe"}
 TIED = {"llama", "llama3", "qwen3", "gemma2", "gemma3", "smollm3"}
+
+# Quick cases prove what these have in addition to the others; their other cases are slow.
+LATER = ("gemma2", "olmo2", "smollm3")
+FIRST = tuple(family for family in CONFIGS if family not in LATER)
+
+
+def families(*quick: str, of: Collection[str] = tuple(CONFIGS)) -> list[Any]:
+    """Families as parameters of a test, `quick` or slow if they are LATER ones."""
+    return [family if family in (*FIRST, *quick) else pytest.param(family, marks=pytest.mark.slow) for family in of]
 
 
 def config(family: str) -> Config:

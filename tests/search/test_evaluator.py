@@ -20,7 +20,7 @@ from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import whole
 
-FAMILIES = sorted(tiny.CONFIGS)
+FAMILIES = tiny.families()
 BLOCKS = tiny.tokens(8, 17)
 STATE = 16 * 96 * 4  # bytes of one block's hidden states
 
