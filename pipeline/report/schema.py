@@ -98,6 +98,7 @@ class ModelSummary(TypedDict):
     init: str
     kd: bool
     parameters: int | None
+    active_parameters: NotRequired[int | None]  # of a mixture, those that a token passes
     exported: NotRequired[ExportedSummary | None]
     n_layer: int | None
     untrained_perplexity: float | None

@@ -204,6 +204,9 @@ def _model(
         "init": str(extract.init_of(context, role)),
         "kd": config.distill.distils,
         "parameters": parameters(context.architecture, sub) if sub else None,
+        "active_parameters": parameters(context.architecture, sub, "active")
+        if sub and context.architecture.n_expert
+        else None,
         "exported": _exported(context, sub) if sub else None,
         "n_layer": sub.n_layer if sub else None,
         "untrained_perplexity": _figure(models, "untrained", "perplexity") if recovered else start,

@@ -150,6 +150,8 @@ def facts(summary: Summary) -> list[list[str]]:
         seconds = recover.get("seconds")
         took = "" if seconds is None else f", {seconds:,.1f} s"
         rows.append(["recovery", f"{number(recover.get('tokens'), ',')} calibration tokens{took}"])
+    if active := summary["student"].get("active_parameters"):
+        rows.append(["active parameters", f"{active:,}"])
     if leaves := summary["student"].get("exported"):  # absent in summaries of older runs
         rows.append(["parameters as exported", f"{leaves['parameters']:,} (form {leaves['form']})"])
     recovering = flops.get("recover")

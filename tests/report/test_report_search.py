@@ -2,6 +2,10 @@
 
 import json
 
+from hand import KEPT, SIZES
+from matplotlib.figure import Figure
+
+from pipeline.report import plots, tables
 from pipeline.search import journal
 from pipeline.subnetwork.diversity import diversity
 from pipeline.subnetwork.value import SubNetwork
@@ -27,3 +31,16 @@ def test_the_report_shows_the_winners_layers_and_the_candidates_diversity(smoke_
     measured = summary["search"]["diversity"]
     assert measured == {"candidates": 6, "first": diversity(candidates[:6]), "last": diversity(candidates[-6:])}
     assert 0 < measured["last"] < 1
+
+
+def test_the_report_of_a_mixture_shows_its_experts():
+    teacher, kept = SIZES | {"n_expert": 8, "n_expert_per_token": 2}, KEPT | {"n_expert": 3, "n_expert_per_token": 1}
+    anatomy = {"n_layer": [2, 1], "n_embd": [16, 8], "teacher": teacher, "student": [{"layer": 1} | kept]}
+    assert tables.anatomy_header(anatomy)[4:] == ["MLP width", "experts", "experts per token"]
+    assert tables.anatomy_rows(anatomy) == [
+        ["teacher, each", "2", "2", "4", "32", "8", "2"],
+        ["layer 1", "1", "2", "4", "16", "3", "1"],
+    ]
+    figure = Figure()
+    plots.anatomy(figure, anatomy)
+    assert {bar.get_width() for bar in figure.axes[1].patches} == {8 * 32, 3 * 16}
