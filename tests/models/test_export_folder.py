@@ -8,6 +8,7 @@ from pathlib import Path
 
 import exports
 import pytest
+import tiny
 import torch
 import transformers
 from covering import grid
@@ -97,7 +98,7 @@ def assert_comes_back(student: GPT, to: Path, place: Path) -> GPT:
 
 @pytest.mark.parametrize(
     ("family", "form", "tied"),
-    grid(["gpt_neox", "llama", "llama3", "qwen2", "qwen3"], ["stock", "own"], [False, True]),
+    grid(["gpt_neox", "llama", "llama3", "qwen2", "qwen3", "mixtral"], ["stock", "own"], [False, True]),
 )
 def test_an_export_comes_back_as_a_teacher(family, form, tied, tokenizer):
     """Nothing of it is lost on the way out and in."""
@@ -131,6 +132,11 @@ def test_own_files_that_cannot_be_a_teacher(tokenizer):
     config = sources.TeacherConfig(name="back", source=Source.hf, path=str(to))
     with pytest.raises(SprigError, match=r"norms q and k over heads .* take another student"):
         sources.describe(config)
+    genes = tuple(tiny.gene("mixtral", 2, 2, 16, 24, experts) for experts in (5, 3))
+    student = exports.student("mixtral", SubNetwork((0, 2), 40, genes), tied=False)
+    _, to = exports.export(student, tokenizer, "auto")
+    with pytest.raises(SprigError, match=r"differ in their experts, and no zeros .* take another student"):
+        sources.describe(sources.TeacherConfig(name="back", source=Source.hf, path=str(to)))
 
 
 def test_an_own_file_with_other_weights_is_refused(tokenizer):
