@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 from pipeline.models.recovery.mixture import SWEEPS
 from pipeline.models.recovery.recover import Settings, held_out_count
@@ -14,15 +13,15 @@ from pipeline.subnetwork.value import LayerGenes, SubNetwork
 @dataclass(frozen=True)
 class _Regression:
     """Features and outputs of one regression; `constant` is 1 where it fits a bias. `reads` marks an input projection,
-    whose targets the teacher puts out from its whole width. `share` is that of all tokens that it
-    reads, `held` how many times as many features wait until the layer is done, `times` how often it is solved."""
+    whose targets the teacher puts out from its whole width. There are `count` alike, of experts, and together they read
+    every token `passed` times; each is solved `times` times."""
 
     features: int
     outputs: int
     constant: int
     reads: bool
-    share: Fraction = Fraction(1)
-    held: int = 1
+    count: int = 1
+    passed: int = 1
     times: int = 1
 
     @property
@@ -46,18 +45,16 @@ def _regressions(a: Architecture, sub: SubNetwork, gene: LayerGenes) -> Iterator
 
 
 def _mixture(a: Architecture, sub: SubNetwork, gene: LayerGenes) -> Iterator[_Regression]:
-    """Those of one layer with experts, which tokens pass evenly."""
+    """Those of one layer with experts."""
     width, queries, keys = sub.n_embd, gene.n_head * gene.head_size, 2 * gene.n_query_groups * gene.head_size
     assert gene.n_expert is not None and gene.n_expert_per_token is not None
-    share = Fraction(gene.n_expert_per_token, gene.n_expert)
+    experts = gene.n_expert, gene.n_expert_per_token
     yield _Regression(queries, width, 0, reads=False)
-    for _ in range(gene.n_expert):
-        yield _Regression(gene.intermediate_size, width, 0, False, share, gene.n_expert, SWEEPS)
+    yield _Regression(gene.intermediate_size, width, 0, False, *experts, times=SWEEPS)
     if width < a.n_embd:
         yield _Regression(width, queries + keys, 0, reads=True)
         yield _Regression(width, gene.n_expert, 0, reads=True)
-        for _ in range(gene.n_expert):
-            yield _Regression(width, 2 * gene.intermediate_size, 0, True, share)
+        yield _Regression(width, 2 * gene.intermediate_size, 0, True, *experts)
 
 
 def _all_regressions(a: Architecture, sub: SubNetwork) -> list[_Regression]:
@@ -83,19 +80,19 @@ def flops(architecture: Architecture, sub: SubNetwork, blocks: int, length: int,
         for gene in sub.genes
         if gene.n_expert and gene.n_expert_per_token
     )
-    total = Fraction(tokens * (forward + 2 * sub.n_embd * mixtures) + 2 * held_out * student)
+    total = tokens * (forward + 2 * sub.n_embd * mixtures) + 2 * held_out * student
     for each in _all_regressions(architecture, sub):
         again = architecture.n_embd + sub.n_embd if each.reads else each.features
-        passes = 2 * each.times if each.times > 1 else 1
-        total += each.share * tokens * 2 * passes * again * each.outputs
-        total += each.times * each.share * (tokens - held_out) * 2 * each.rows * (each.rows + each.outputs)
-        total += each.times * each.share * ridges * held_out * 2 * each.rows * each.outputs
-        total += each.times * ridges * (each.rows**3 // 3 + 2 * each.rows**2 * each.outputs)
+        again *= 2 * each.times if each.times > 1 else 1
+        total += each.passed * tokens * 2 * again * each.outputs
+        total += each.times * each.passed * (tokens - held_out) * 2 * each.rows * (each.rows + each.outputs)
+        total += each.times * each.passed * ridges * held_out * 2 * each.rows * each.outputs
+        total += each.times * each.count * ridges * (each.rows**3 // 3 + 2 * each.rows**2 * each.outputs)
         if (
             architecture.norms_after and not each.reads
         ):  # the stream's own error, and what the norm's weights are fit on
             total += (held_out * (3 + ridges) + tokens - held_out) * 2 * each.features * each.outputs
-    return round(total)
+    return total
 
 
 def memory(architecture: Architecture, sub: SubNetwork, blocks: int, length: int, settings: Settings) -> int:
@@ -109,9 +106,9 @@ def memory(architecture: Architecture, sub: SubNetwork, blocks: int, length: int
     streams = 4 * blocks * length * (architecture.n_embd + sub.n_embd)
 
     def needs(each: _Regression) -> int:
-        features = 0 if each.reads else 4 * blocks * length * round(each.features * each.held * each.share)
-        left = 4 * blocks * length * each.outputs if each.held > 1 else 0
+        features = 0 if each.reads else 4 * blocks * length * each.features * each.passed
+        left = 4 * blocks * length * each.outputs if each.times > 1 else 0
         solve = 8 * (2 * each.rows**2 + 3 * each.rows * each.outputs)
-        return features + left + solve + 4 * round(held_out * each.share) * (each.rows + each.outputs)
+        return features + left + solve + 4 * held_out * each.passed // each.count * (each.rows + each.outputs)
 
     return streams + max(needs(each) for each in _all_regressions(architecture, sub))
