@@ -7,14 +7,16 @@ import math
 import pytest
 import tiny
 import torch
-from litgpt import Config
+from litgpt import GPT, Config
+from litgpt.utils import save_config
 from test_extraction import architecture, change, close, run, shuffled_ordering
 from transformers import AutoModelForCausalLM, MixtralConfig, Qwen3MoeConfig
 
 import pipeline
 from pipeline.api import Teacher
+from pipeline.config import Source, TeacherConfig
 from pipeline.errors import SprigError
-from pipeline.models import reconstruction
+from pipeline.models import checkpoint, reconstruction, sources
 from pipeline.models.extraction import extract
 from pipeline.models.families import architecture_of, checked
 from pipeline.models.precision import autocast
@@ -65,6 +67,20 @@ def test_dropped_experts_are_experts_that_no_token_reaches(family, monkeypatch):
     student = extract(teacher, sub, order)
     assert len(student.transformer.h[0].mlp.experts) == 3
     close(run(student), run(masked))
+
+
+def test_litgpts_own_folder_with_a_width_for_experts(tmp_path):
+    """litgpt's configuration of Qwen3-MoE has the width of a dense MLP, too, which no layer has."""
+    fields = tiny.CONFIGS["qwen3_moe"] | {"intermediate_size": 72, "moe_intermediate_size": 24}
+    fields |= {"vocab_size": 257, "padded_vocab_size": 257}  # as the byte tokenizer has
+    theirs = tiny.randomize(GPT(Config(**fields)))
+    (folder := tmp_path / "theirs").mkdir()
+    save_config(theirs.config, folder)
+    torch.save(theirs.state_dict(), folder / "lit_model.pth")
+    config = TeacherConfig(name="ours", source=Source.litgpt, path=str(folder), tokenizer="bytes", tied=False)
+    assert sources.describe(config).intermediate_size == 24
+    sources.convert(config, tmp_path / "ours")
+    close(run(checkpoint.load(tmp_path / "ours", "cpu")), run(theirs))
 
 
 class Text:
