@@ -26,6 +26,17 @@ def fingerprints(outputs, *overrides) -> tuple[str, str]:
     return steps["search"].recipe.fingerprint, steps["random_search"].recipe.fingerprint
 
 
+def test_the_dimensions_of_mixtures_are_in_a_fingerprint_only_where_they_are_set(tmp_path):
+    """Searches from before there were mixtures stay."""
+    dense = {"n_layer", "n_embd", "n_query_groups", "heads_per_group", "head_size", "intermediate_size"}
+    plain, given = (
+        search.space_part(Context(smoke(tmp_path, *overrides), lambda line: None))
+        for overrides in ([], ["space.max.n_expert=2"])
+    )
+    assert set(plain["step"]) == set(plain["min"]) == set(plain["max"]) == dense
+    assert given["max"] == plain["max"] | {"n_expert": 2}
+
+
 @pytest.mark.parametrize(
     ("strategy", "matters", "does_not"),
     [
