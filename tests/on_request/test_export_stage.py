@@ -180,3 +180,12 @@ def test_the_card_says_which_versions_forget_a_rotary_share(run):
             f"before 5.9 forgets `rotary_pct` when it saves a GPT-NeoX model, and takes 0.25 instead of {share:g}"
             in " ".join(text.split())
         ) == said
+
+
+def test_the_card_loads_a_gemma_2_with_the_attention_that_caps_scores(run):
+    summary = json.loads((run / "summary.json").read_text())
+    sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
+    teacher = TeacherConfig(name="teacher", source=Source.hf, path="x", license="mit")
+    text = card("model", ExportForm.stock, {"attn_logit_softcapping": 50.0}, ExportConfig(), summary, sub, teacher)
+    assert 'AutoModelForCausalLM.from_pretrained("model", attn_implementation="eager")' in text
+    assert "soft caps of attention scores: load it as above" in text
