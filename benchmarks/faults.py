@@ -50,7 +50,7 @@ TIMES = {"seconds", "started", "created", "outputs", "to", "run"}  # keys of JSO
 TIMED = {"speed.json", "seconds.txt"}  # files of measured times
 LIMIT = 300  # seconds after which an attempt counts as hung
 ATTEMPTS = 60  # of one run, at most
-# Once, in place of once for each fork; and memory that runs out in an import is a defect of the interpreter's state.
+# Once, in place of once for each fork. A library whose import runs out of memory is left half imported.
 IMPORTED = ("pipeline.runner", "pipeline.report.html", "torch._dynamo", "transformers.models.auto.modeling_auto")
 SETTINGS = ("killed", "two processes", "next to clean", "full disk", "few file handles", "little memory")
 
