@@ -155,7 +155,7 @@ def test_the_smallest_head_that_holds_all_pairs_is_taken(tokenizer):
 def test_a_norm_on_heads_of_several_sizes_needs_the_own_file(tokenizer):
     sub = exports.with_heads(exports.layerwise("qwen3", True), 10, 4, 14)
     student = exports.student("qwen3", sub, tied=True)
-    with pytest.raises(SprigError, match=r"norms q and k over heads .* use export\.form=own"):
+    with pytest.raises(SprigError, match=r"norms q and k over each head, .* use export\.form=own"):
         exports.export(student, tokenizer, "padded")
     taken, to = exports.export(student, tokenizer)
     assert taken == ExportForm.own

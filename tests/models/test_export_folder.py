@@ -130,7 +130,7 @@ def test_own_files_that_cannot_be_a_teacher(tokenizer):
     student = exports.student("qwen3", exports.with_heads(exports.layerwise("qwen3", True), 10, 4, 14), tied=True)
     _, to = exports.export(student, tokenizer, "own")
     config = sources.TeacherConfig(name="back", source=Source.hf, path=str(to))
-    with pytest.raises(SprigError, match=r"norms q and k over heads .* take another student"):
+    with pytest.raises(SprigError, match=r"norms q and k over each head, .* take another student"):
         sources.describe(config)
     genes = tuple(tiny.gene("mixtral", 2, 2, 16, 24, experts) for experts in (5, 3))
     student = exports.student("mixtral", SubNetwork((0, 2), 40, genes), tied=False)
