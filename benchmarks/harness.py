@@ -15,8 +15,11 @@ from rich.table import Table
 from pipeline.hardware import processor
 
 
-def arguments(description: str) -> argparse.Namespace:
+def arguments(description: str, *folders: str) -> argparse.Namespace:
+    """`folders` are positional paths."""
     parser = argparse.ArgumentParser(description=description)
+    for name in folders:
+        parser.add_argument(name, type=Path)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat dictionary")
     return parser.parse_args()
 
