@@ -50,6 +50,7 @@ def join(address: Address) -> None:
     except OSError as error:
         log.warning("Rank %d cannot watch rank 0 at %s:%d (%s).", rank(), host, port, error)
         return
+    _Links.sockets = (link,)  # before this rank can leave
     threading.Thread(target=_watch, args=({link: 0},), name="peers", daemon=True).start()
 
 
@@ -87,13 +88,13 @@ def _accept(server: socket.socket, key: str) -> None:
                 shown = ""
             if shown[: len(key)] == key:
                 links[link] = int(shown[len(key) :])
+                _Links.sockets = tuple(links)
             else:
                 link.close()
     _watch(links)
 
 
 def _watch(links: dict[socket.socket, int]) -> None:
-    _Links.sockets = tuple(links)
     with selectors.DefaultSelector() as selector:
         for link, number in links.items():
             link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -18,7 +18,9 @@ def shuffled(a, seed=0):
     rng = np.random.default_rng(seed)
     plain = Ordering.identity(a)
     arrays = {name: value for name, value in vars(plain).items() if name != "fingerprint"}
-    return Ordering("shuffled", **{name: rng.permuted(value, axis=-1) for name, value in arrays.items()})
+    return Ordering(
+        "shuffled", **{name: rng.permuted(value, axis=-1) for name, value in arrays.items() if value is not None}
+    )
 
 
 def error_of_a_cut(features, weights, projection, kept):
