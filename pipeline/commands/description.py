@@ -10,18 +10,10 @@ from pipeline.artifacts import LINKS
 from pipeline.commands import Line
 from pipeline.errors import SprigError
 from pipeline.subnetwork.about import About
-from pipeline.subnetwork.value import ABOUT, LayerGenes, SubNetwork
+from pipeline.subnetwork.value import ABOUT, SIZES, LayerGenes, SubNetwork
 
 FILE = "subnetwork.json"
 STUDENT = "distilled_student"
-SIZES = {
-    "n_query_groups": "query groups",
-    "heads_per_group": "heads per group",
-    "head_size": "head size",
-    "intermediate_size": "MLP width",
-    "n_expert": "experts",
-    "n_expert_per_token": "experts per token",
-}
 NAME_WIDTH = 16
 
 

@@ -130,8 +130,7 @@ class LayerwiseGPT(SprigGPT):
         return with_still_tables(self.config, cos, sin)
 
     def _rope_table(self, head_size: int, device: torch.device | None) -> list[Tensor]:
-        config = self.config
-        plain = self.sub.head_pairs == "plain"
+        config, plain = self.config, self.sub.head_pairs == "plain"
         tables = build_rope_cache(
             self.max_seq_length,
             int(config.rotary_percentage * head_size) if plain else config.rope_n_elem,

@@ -15,18 +15,11 @@ from pipeline.report.schema import (
     Summary,
     trained_models,
 )
+from pipeline.subnetwork.value import SIZES
 
 Table = tuple[str, list[str], list[list[str]], str]  # title, header, rows, and what the figures are
 
 HEADER = ["model", "start", "parameters", "perplexity", "bits per byte", "tokens", "FLOPs"]
-SIZES = {
-    "n_query_groups": "query groups",
-    "heads_per_group": "heads per group",
-    "head_size": "head size",
-    "intermediate_size": "MLP width",
-    "n_expert": "experts",
-    "n_expert_per_token": "experts per token",
-}
 EFFICIENCY_HEADER = ["model", "parameters", "FLOPs per token", "KV cache per token", "prefill", "decode"]
 
 

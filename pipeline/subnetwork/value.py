@@ -14,6 +14,15 @@ EXPERT_GENES = ("n_expert", "n_expert_per_token")
 HEAD_PAIRS = ("last", "strided", "first", "plain")
 ATTENTION_SCALES = ("teacher", "own")
 ABOUT = "about"  # in a JSON file: notes for people, see pipeline.subnetwork.about
+# A layer's genes, as people read them.
+SIZES = {
+    "n_query_groups": "query groups",
+    "heads_per_group": "heads per group",
+    "head_size": "head size",
+    "intermediate_size": "MLP width",
+    "n_expert": "experts",
+    "n_expert_per_token": "experts per token",
+}
 
 
 @dataclass(frozen=True)
