@@ -197,9 +197,9 @@ def test_an_interrupt_ends_the_jobs(tmp_path, send, number, how):
 
 def test_fail_fast_ends_the_others(tmp_path):
     """A job of 3,000 tokens fails when its text is one document."""
-    axes = ["data.max_tokens=3000,300000", "hydra.launcher.jobs=2", "hydra.launcher.fail_fast=true"]
-    code, said = finish(tmp_path, *axes, "distill.temperature=1,2")
-    assert code == 1 and "jobs failed, first data.max_tokens=3000 distill.temperature=1: Data sotu has 1 " in said
+    axes = ["distill.temperature=1,2", "data.max_tokens=3000,300000"]
+    code, said = finish(tmp_path, *axes, "hydra.launcher.jobs=2", "hydra.launcher.fail_fast=true")
+    assert code == 1 and "jobs failed, first distill.temperature=1 data.max_tokens=3000: Data sotu has 1 " in said
     found = json.loads((tmp_path / "sweeps/smoke/sweep.json").read_text())["jobs"]
     assert {job["status"] for job in found[2:]} == {"missing"} and found[1]["status"] == "interrupted"
     assert not processes_of(tmp_path)
