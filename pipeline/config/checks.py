@@ -91,6 +91,11 @@ def immaterial(default: Any) -> Any:
     return _marked(default, immaterial=True)
 
 
+def later(default: Any) -> Any:
+    """A field that came after runs whose fingerprints stay: no part of a recipe while it has its default."""
+    return _marked(default, later=True)
+
+
 def used_by(default: Any, *strategies: str) -> Any:
     """A field of the search that only these strategies read."""
     return _marked(default, strategies=strategies)

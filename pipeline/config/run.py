@@ -1,6 +1,6 @@
 """One run: all groups together, and the way from what Hydra composed to typed objects."""
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -192,7 +192,7 @@ def material(config: Any, *without: str) -> dict[str, Any]:
     return {
         each.name: _material_value(getattr(config, each.name))
         for each in fields(config)
-        if each.name not in without and not each.metadata.get("immaterial")
+        if each.name not in without and not each.metadata.get("immaterial") and not _is_absent(config, each)
     }
 
 
@@ -202,6 +202,10 @@ def walk(config: SearchConfig) -> dict[str, Any]:
     # A class of the user's may read them all.
     read = [name for name, strategies in readers.items() if config.strategy in strategies or is_own(config.strategy)]
     return {name: _material_value(getattr(config, name)) for name in read}
+
+
+def _is_absent(config: Any, key: Field[Any]) -> bool:
+    return bool(key.metadata.get("later")) and getattr(config, key.name) == key.default
 
 
 def _material_value(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.config.checks import BLOCKS, TOKENS, label, real, require, share, whole
+from pipeline.config.checks import BLOCKS, TOKENS, label, later, real, require, share, whole
 from pipeline.config.choices import (
     AttentionScale,
     Count,
@@ -27,8 +27,8 @@ class Sizes:
     heads_per_group: int | None = whole(None)
     head_size: int | None = whole(None)
     intermediate_size: int | None = whole(None)  # of an expert, in a mixture
-    n_expert: int | None = whole(None)
-    n_expert_per_token: int | None = whole(None)
+    n_expert: int | None = later(whole(None))
+    n_expert_per_token: int | None = later(whole(None))
 
 
 @dataclass
@@ -46,7 +46,7 @@ class SpaceConfig:
     hold: list[str] = field(default_factory=list)  # dimensions kept at the teacher's size
     # Keeps this many tokens of the teacher's byte-level BPE, the most used in the training text; null: all.
     vocabulary: int | None = whole(None, high=10**8)
-    type: str | None = label(None)  # the import path of your own subclass of pipeline.subnetwork.space.Space
+    type: str | None = later(label(None))  # the import path of your own subclass of pipeline.subnetwork.space.Space
     exportable: Exportable = Exportable.any  # stock: only shapes that the family's transformers class can hold
     max_flops_per_token: int | None = whole(None, high=10**18)  # limit of a forward pass over data.block_size
     max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # limit of the KV cache in the run's precision

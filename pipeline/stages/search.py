@@ -29,7 +29,7 @@ from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.exported import counted
 from pipeline.subnetwork.limits import check_limits, make_limits
 from pipeline.subnetwork.space import Space
-from pipeline.subnetwork.value import ABOUT, EXPERT_GENES, SubNetwork, check
+from pipeline.subnetwork.value import ABOUT, SubNetwork, check
 
 log = logging.getLogger("sprig")
 
@@ -157,12 +157,7 @@ def space_part(context: Context) -> dict:
     """What of the space determines a result; what limits are counted at only where there are some."""
     space = context.config.space
     is_limited = space.max_flops_per_token or space.max_kv_bytes_per_token
-    # The vocabulary is the teacher's, which is an input.
-    own = {key: each for key, each in material(space, "vocabulary").items() if key != "type" or each is not None}
-    for sizes in (own["step"], own["min"], own["max"]):
-        for name in EXPERT_GENES:
-            if sizes[name] is None:  # as before there were mixtures
-                del sizes[name]
+    own = material(space, "vocabulary")  # which is the teacher's, an input
     return own | ({"limits": {"version": LIMITS} | context.counted_at} if is_limited else {})
 
 
