@@ -143,10 +143,10 @@ def copy(source: Path, folder: Path) -> None:
     if (template := file.with_name(_CHAT_TEMPLATE)).is_file():
         settings["chat_template"] = _text(template)
     kept = special_tokens.named(settings, tokenizer, file.with_name("tokenizer_config.json"))
-    _write_json(folder / "tokenizer_config.json", kept)
+    write_json(folder / "tokenizer_config.json", kept)
     model, generation = (read_json(file.with_name(name)) for name in ("config.json", "generation_config.json"))
     if numbers := special_tokens.numbered(model, tokenizer) | special_tokens.numbered(generation, tokenizer):
-        _write_json(folder / "generation_config.json", numbers)
+        write_json(folder / "generation_config.json", numbers)
 
 
 def drop_beyond(folder: Path, rows: int) -> list[str]:
@@ -168,9 +168,9 @@ def drop_beyond(folder: Path, rows: int) -> list[str]:
         return []
     settings = read_json(folder / "tokenizer_config.json") | {"eos_token": end}
     remaining.save(str(file))
-    _write_json(folder / "tokenizer_config.json", special_tokens.named(settings, remaining, file))
+    write_json(folder / "tokenizer_config.json", special_tokens.named(settings, remaining, file))
     if numbers := special_tokens.numbered(read_json(folder / "generation_config.json"), remaining):
-        _write_json(folder / "generation_config.json", numbers)
+        write_json(folder / "generation_config.json", numbers)
     return [token["content"] for token in beyond]
 
 
@@ -184,7 +184,7 @@ def write(
     """Writes a tokenizer that has no files yet."""
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"eos_token": eos_token, "chat_template": chat_template, "bos_token": bos_token}
-    _write_json(folder / "tokenizer_config.json", {key: value for key, value in settings.items() if value is not None})
+    write_json(folder / "tokenizer_config.json", {key: value for key, value in settings.items() if value is not None})
 
 
 def write_bytes(folder: Path) -> None:
@@ -238,7 +238,8 @@ def _deeper_than(depth: int, content: Any) -> bool:
     return bool(level)
 
 
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """A file of a tokenizer's or model's folder, as transformers writes them."""
     file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -11,23 +11,25 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
 import torch
-from litgpt import GPT
+from litgpt import GPT, Config
 from tokenizers import pre_tokenizers
 
 from pipeline.errors import SprigError
 from pipeline.models import special_tokens, student
 from pipeline.models.families import is_tied
-from pipeline.models.tokenizer import read_json
+from pipeline.models.tokenizer import read_json, write_json
 from pipeline.models.weights import EMBEDDING, HEAD, HEAD_BIAS
+from pipeline.subnetwork.architecture import Architecture
 
 KEY = "space.vocabulary"
 _FILE, _NAMES, _NUMBERS = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
 Pair = tuple[str, str]
+_Described = TypeVar("_Described", Config, Architecture)
 
 
 class Vocabulary:
@@ -115,11 +117,11 @@ class Vocabulary:
             "added_tokens": [token | {"id": new[token["id"]]} for token in self._plain["added_tokens"]],
             "post_processor": _renumbered(self._plain["post_processor"], new),
         }
-        _write_json(folder / _FILE, plain)
-        _write_json(folder / _NAMES, read_json(self.folder / _NAMES))
+        write_json(folder / _FILE, plain)
+        write_json(folder / _NAMES, read_json(self.folder / _NAMES))
         if found := read_json(self.folder / _NUMBERS):
             ids = {key: [new[n] for n in each] if isinstance(each, list) else new[each] for key, each in found.items()}
-            _write_json(folder / _NUMBERS, ids)
+            write_json(folder / _NUMBERS, ids)
 
 
 def too_small(size: int, least: int) -> str:
@@ -129,9 +131,14 @@ def too_small(size: int, least: int) -> str:
     )
 
 
+def of_size(model: _Described, kept: int | None) -> _Described:
+    """A model's description with this many tokens, and no rows beyond them; as it is where `kept` is None."""
+    return model if kept is None else replace(model, vocab_size=kept, padded_vocab_size=kept)
+
+
 def with_rows(model: GPT, kept: list[int]) -> GPT:
     """The model with these rows of embedding and head alone; it shares its other weights with the one given."""
-    config = replace(model.config, vocab_size=len(kept), padded_vocab_size=len(kept))
+    config = of_size(model.config, len(kept))
     state, rows = dict(model.state_dict()), torch.tensor(kept)
     for name in (EMBEDDING, HEAD, HEAD_BIAS):
         if name in state:
@@ -193,7 +200,3 @@ def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
         return processor | {"special_tokens": given}
     ends = {name: [processor[name][0], new[processor[name][1]]] for name in ("sep", "cls")}  # BERT's and RoBERTa's
     return processor | ends
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from litgpt import GPT, Config
 
 from pipeline.config import DeepSpeedConfig, Loss, TeacherConfig
 from pipeline.errors import SprigError
+from pipeline.models import vocabulary
 from pipeline.models.precision import frozen
 from pipeline.models.sources import DTYPES, shape
 from pipeline.models.student import build
@@ -87,8 +88,7 @@ def _timed(context: Context, sub: SubNetwork) -> float:
 
 def _shape(context: Context, teacher: TeacherConfig) -> tuple[Config, bool]:
     config, tied = shape(teacher)
-    kept = context.config.space.vocabulary
-    return (config if kept is None else replace(config, vocab_size=kept, padded_vocab_size=kept)), tied
+    return vocabulary.of_size(config, context.config.space.vocabulary), tied
 
 
 @torch.no_grad()

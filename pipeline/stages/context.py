@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline.config.own import imported
 from pipeline.data import prepare as data
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
-from pipeline.models import checkpoint, sources
+from pipeline.models import checkpoint, sources, vocabulary
 from pipeline.models.families import register
 from pipeline.models.precision import resolve_device, resolve_precision
 from pipeline.models.tokenizer import Tokenizer
@@ -106,8 +106,7 @@ class Context:
         return self._with_vocabulary(self.config.kd_teacher) if self.config.kd_teacher else self.architecture
 
     def _with_vocabulary(self, teacher: TeacherConfig) -> Architecture:
-        kept, found = self.config.space.vocabulary, self.describe(teacher)
-        return found if kept is None else replace(found, vocab_size=kept, padded_vocab_size=kept)
+        return vocabulary.of_size(self.describe(teacher), self.config.space.vocabulary)
 
     @property
     def uncut_vocabulary(self) -> int | None:

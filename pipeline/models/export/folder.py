@@ -1,6 +1,5 @@
 """A student as a transformers folder: written next to its destination, checked, and only then moved there."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from pipeline.models.blocks import sizes
 from pipeline.models.export import gguf, own, stock
 from pipeline.models.export.check import check, check_gguf, require_transformers
 from pipeline.models.families import architecture_of, is_tied
-from pipeline.models.tokenizer import Tokenizer, read_json
+from pipeline.models.tokenizer import Tokenizer, read_json, write_json
 from pipeline.models.writing import writing
 
 OWN = "use export.form=own"
@@ -124,9 +123,9 @@ def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path
     entries = Tokenizer(tokenizer)
     special, numbers = _special(entries, config["vocab_size"])
     _write_model(folder, config | numbers, state)
-    _write_json(folder / "generation_config.json", {"do_sample": False} | numbers)
+    write_json(folder / "generation_config.json", {"do_sample": False} | numbers)
     shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
-    _write_json(
+    write_json(
         folder / "tokenizer_config.json",
         special
         | {
@@ -143,7 +142,7 @@ def _write_model(folder: Path, config: dict, state: dict[str, Tensor]) -> None:
 
     with writing(folder):
         save_torch_state_dict(state, folder)
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
         file.chmod((folder / "config.json").stat().st_mode)
 
@@ -169,7 +168,3 @@ def _special(entries: Tokenizer, rows: int) -> tuple[dict[str, Any], dict[str, i
         "pad_token_id": pad,
     }
     return named | {"pad_token": entries.token_of(pad)}, numbers
-
-
-def _write_json(file: Path, content: dict) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
