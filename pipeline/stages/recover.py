@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict
 from functools import partial
-from itertools import count, takewhile
 from pathlib import Path
 
 from litgpt import GPT
@@ -158,12 +157,10 @@ def _agreed(count: int) -> int:
 
 def _finished(layers: Path) -> list[RefittedLayer]:
     """From the first one on."""
-    kept = (checkpoint.kept(_file(layers, number)) for number in count())
-    return [
-        RefittedLayer(saved["weights"], tuple(Refit(**each) for each in saved["refits"]))
-        for saved in takewhile(lambda saved: saved is not None, kept)
-        if saved is not None
-    ]
+    found: list[RefittedLayer] = []
+    while (saved := checkpoint.kept(_file(layers, len(found)))) is not None:
+        found.append(RefittedLayer(saved["weights"], tuple(Refit(**each) for each in saved["refits"])))
+    return found
 
 
 def _file(layers: Path, number: int) -> Path:
