@@ -63,10 +63,9 @@ def test_a_rank_that_is_killed_ends_the_others_with_a_sentence(start, tmp_path, 
 
 def test_a_rank_that_ends_well_leaves_the_others_alone(start):
     def act(number):
-        if number == 1:
-            peers.leave()
-        else:
+        if number != 1:
             time.sleep(1)
+        peers.leave()
 
     for process in start(3, act):
         process.join(10)
