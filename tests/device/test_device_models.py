@@ -24,6 +24,7 @@ from pipeline.subnetwork.space import Space
 
 # How many tokens pass an expert depends on the data.
 FAMILIES = sorted({*tiny.FIRST} - tiny.MIXTURES)
+LATER = sorted({*tiny.LATER} - tiny.MIXTURES)
 PRECISIONS = [("fp32", torch.float32), ("bf16-mixed", torch.float32), ("bf16-mixed", torch.bfloat16)]
 BLOCKS = tiny.tokens(4, 9)
 
@@ -59,7 +60,7 @@ def assert_on(model, device, dtype):
 @pytest.mark.parametrize(
     ("family", "sharing", "arithmetic", "fitness"),
     grid(FAMILIES, list(Sharing), PRECISIONS, list(Fitness)[::-1])
-    + slow(grid(tiny.LATER, list(Sharing), PRECISIONS, list(Fitness))),
+    + slow(grid(LATER, list(Sharing), PRECISIONS, list(Fitness))),
 )
 def test_a_candidate_is_cut_and_scored_there(cuda, family, sharing, arithmetic, fitness):
     precision, dtype = arithmetic
@@ -88,7 +89,7 @@ def test_every_choice_of_pairs_and_scale_is_cut_there(cuda, pairs, scale, family
     assert hidden_states(student, BLOCKS[:, :-1].to(cuda)).device.type == "cuda"
 
 
-@pytest.mark.parametrize(("family", "sharing"), grid(FAMILIES, list(Sharing)) + slow(grid(tiny.LATER, list(Sharing))))
+@pytest.mark.parametrize(("family", "sharing"), grid(FAMILIES, list(Sharing)) + slow(grid(LATER, list(Sharing))))
 def test_a_student_starts_from_random_weights_there(cuda, family, sharing):
     sub, _ = cut_of(family, sharing)
     student = build(config_of(family), sub, family in tiny.TIED, cuda)
