@@ -4,6 +4,7 @@ from functools import cache
 from itertools import product
 
 import pytest
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
@@ -22,11 +23,17 @@ SIZED = [[f"experiment={preset}", f"size={size}"] for preset in TWINS for size i
 
 
 @cache
-def axes(*overrides: str) -> dict[str, list[str]]:
-    """What the preset sweeps over."""
+def axes(experiment: str, *sizes: str) -> dict[str, list[str]]:
+    """What the preset sweeps over: what its own file says, which a size may replace."""
+    if not sizes:
+        preset = yaml.safe_load((CONF / f"{experiment.replace('=', '/')}.yaml").read_text())
+        return {
+            key: str(values).split(",")
+            for key, values in preset.get("hydra", {}).get("sweeper", {}).get("params", {}).items()
+        }
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra_compose("config", list(overrides), return_hydra_config=True)
+        config = hydra_compose("config", [experiment, *sizes], return_hydra_config=True)
     return {key: str(values).split(",") for key, values in (config.hydra.sweeper.params or {}).items()}
 
 

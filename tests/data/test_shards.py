@@ -15,6 +15,7 @@ import psutil
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
+from covering import grid
 from prepared import END, config, documents, made
 
 from pipeline.data import documents as reading
@@ -106,9 +107,10 @@ def recording(tokenizer: Tokenizer, tmp_path: Path) -> tuple[Tokenizer, Path]:
     return killed.Recording(tokenizer.path, record, 0), record
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("at", [1, 2, 4])
-@pytest.mark.parametrize("name", ["pipeline.data.packing.write_json", "pathlib.Path.unlink", "os.fsync", "os.truncate"])
+ENDS = ["pipeline.data.packing.write_json", "pathlib.Path.unlink", "os.fsync", "os.truncate"]
+
+
+@pytest.mark.parametrize(("name", "at", "after"), grid(ENDS, [1, 2, 4], [False, True], times=2))
 def test_packing_that_ends_anywhere_resumes(tokenizer, tmp_path, uninterrupted, small, monkeypatch, name, at, after):
     tokenizer, record = recording(tokenizer, tmp_path)
     data, folder = config(tmp_path / "a.jsonl", "jsonl"), tmp_path / "out"

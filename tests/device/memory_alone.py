@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from covering import grid
 from litgpt import Config
 from torch.nn import functional as F
 
@@ -45,8 +46,7 @@ def saved(config, precision, device):
     return sum(storage.nbytes() for storage, copy in found.values() if not copy)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(("name", "precision"), grid(CONFIGS, ["fp32", "bf16-mixed"]))
 def test_a_block_keeps_what_the_plan_says(cuda, monkeypatch, name, precision):
     monkeypatch.setattr(F, "scaled_dot_product_attention", flash_attention)
     one, two = (saved(replace(CONFIGS[name], n_layer=layers), precision, cuda) for layers in (1, 2))

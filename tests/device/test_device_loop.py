@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from covering import slow
 from test_device_models import model_of
 from test_device_training import Blocks, settings, student_of
 
@@ -45,7 +46,7 @@ class PlainEngine:
         pass
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", *slow([["fp32"]])])
 def test_a_training_runs_and_resumes_there(cuda, tmp_path, monkeypatch, precision):
     monkeypatch.setattr(distill, "Engine", PlainEngine)
     monkeypatch.setattr(distill, "start", lambda device: device)

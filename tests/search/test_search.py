@@ -6,6 +6,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+from covering import grid
 from toy import BLOCKS, LENGTH, SPACE, TEACHER, Counted, configure, fitness, follow, make_budget, walk
 
 from pipeline.config import FROM_A_POPULATION, BinConfig, LimitConfig, SpaceConfig
@@ -42,8 +43,7 @@ def test_the_seed_alone_decides_the_way(tmp_path, kind):
     assert a == b != c
 
 
-@pytest.mark.parametrize("dies_at", [0, 3, 10, 17, 59])
-@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize(("dies_at", "kind"), grid([0, 3, 10, 17, 59], SEARCHES))
 def test_a_killed_search_goes_on_to_the_same_journal(tmp_path, dies_at, kind):
     config = configure(kind)
     whole = walk(config, tmp_path / "whole", seed=3)
@@ -56,10 +56,13 @@ def test_a_killed_search_goes_on_to_the_same_journal(tmp_path, dies_at, kind):
     assert (tmp_path / "killed").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
-@pytest.mark.parametrize("kind", SEARCHES)
-@pytest.mark.parametrize(("name", "most"), [("evaluations", 23), ("tokens", 2_500), ("flops", 60_000_000)])
-def test_a_limit_stops_the_same_way_short(tmp_path, kind, name, most):
+MOST = [("evaluations", 23), ("tokens", 2_500), ("flops", 60_000_000)]
+
+
+@pytest.mark.parametrize(("kind", "limit"), grid(SEARCHES, MOST))
+def test_a_limit_stops_the_same_way_short(tmp_path, kind, limit):
     """A limited search is the beginning of the unlimited one; one more evaluation would have been too much."""
+    name, most = limit
     walk(configure(kind), tmp_path / "whole")
     config = configure(kind, limit=LimitConfig(**{name: most}))
     budget = make_budget(config.limit)

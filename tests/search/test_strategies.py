@@ -1,6 +1,7 @@
 """What makes each strategy what it is."""
 
 import pytest
+from covering import slow
 from toy import BLOCKS, LENGTH, SPACE, TEACHER, configure, walk
 
 from pipeline.config import FROM_A_POPULATION, BinConfig, LimitConfig, MutationConfig, Sizes, SpaceConfig
@@ -34,7 +35,7 @@ def best_of_random(tmp_path_factory) -> list[float]:
     return [walk(drawn, folder / f"{seed}", distance, SEPARABLE, seed).fitness for seed in range(5)]
 
 
-@pytest.mark.parametrize("kind", FROM_A_POPULATION)
+@pytest.mark.parametrize("kind", ["evolution", *slow([["one_plus_lambda"], ["local"]])])
 def test_a_search_beats_best_of_random_at_equal_tokens(tmp_path, kind, best_of_random):
     config = configure(kind, generations=100, limit=LIMIT)
     searched = [walk(config, tmp_path / f"{seed}", distance, SEPARABLE, seed).fitness for seed in range(5)]
