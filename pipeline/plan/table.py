@@ -97,7 +97,8 @@ def _search(context: Context, costs: dict[str, int], forward: int) -> list[tuple
     expected, baseline = forecast.expected(config, length, scoring), ""
     if config.random_baseline:
         baseline = f", and random ones on as many ({costs['random_search']:.3g} FLOPs)"
-    found = f"{expected.evaluations:,} evaluations, {expected.tokens:,} tokens, {costs['search']:.3g} FLOPs{baseline}"
+    evaluations = "1 evaluation" if expected.evaluations == 1 else f"{expected.evaluations:,} evaluations"
+    found = f"{evaluations}, {expected.tokens:,} tokens, {costs['search']:.3g} FLOPs{baseline}"
     unspent = forecast.unspent(config, length, scoring)
     return [
         *_errors(context, costs["errors"]),

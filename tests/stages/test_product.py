@@ -45,7 +45,6 @@ def product(mine: Path, *overrides: str) -> pipeline.config.Config:
         "data.block_size=32",
         "distill.tokens=2k",
         "recover.tokens=1k",
-        "search.generations=1",
         "precision=fp32",
         f"outputs={mine / 'outputs'}",
     ]
