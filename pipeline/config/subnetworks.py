@@ -44,7 +44,7 @@ class SpaceConfig:
     min: Sizes = field(default_factory=Sizes)  # smallest sizes
     max: Sizes = field(default_factory=Sizes)  # largest sizes
     hold: list[str] = field(default_factory=list)  # dimensions kept at the teacher's size
-    # Keeps this many tokens of the teacher's byte-level BPE, the most used in the training text; null: all.
+    # Keeps this many tokens of the teacher's tokenizer, the most used in the training text; null: all.
     vocabulary: int | None = whole(None, high=10**8)
     type: str | None = later(label(None))  # the import path of your own subclass of pipeline.subnetwork.space.Space
     exportable: Exportable = Exportable.any  # stock: only shapes that the family's transformers class can hold

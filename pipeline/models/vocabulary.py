@@ -2,10 +2,12 @@
 
 A token counts as used whenever the tokenizer makes it: as a token of the text, or on the way to a longer one. So it is
 used at least as often as each token that is merged from it, and the most used ones are closed: all that a kept token is
-merged from is kept too.
+merged from is kept too. What a byte-level BPE merges are bytes, which always stay. With byte fall-back, as SentencePiece's
+has it, they are characters: one that is not kept becomes its bytes.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -28,12 +30,16 @@ from pipeline.subnetwork.architecture import Architecture
 
 KEY = "space.vocabulary"
 _FILE, _NAMES, _NUMBERS = "tokenizer.json", "tokenizer_config.json", "generation_config.json"
+_FALL_BACK = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+_SPACE = "▁"  # SentencePiece's; its bytes would not be read back as a space
+# Gemma's rows without a use, 6,242 of them.
+_RESERVED = re.compile(r"<unused\d+>")
 Pair = tuple[str, str]
 _Described = TypeVar("_Described", Config, Architecture)
 
 
 class Vocabulary:
-    """The entries of a byte-level BPE in a folder that pipeline.models.tokenizer.copy wrote.
+    """The entries of a BPE, byte-level or with byte fall-back, in a folder that pipeline.models.tokenizer.copy wrote.
 
     Raises:
         SprigError: the tokenizer is of another kind.
@@ -47,10 +53,11 @@ class Vocabulary:
         built.no_truncation()
         self._plain: dict[str, Any] = json.loads(built.to_str())
         self._model = self._plain["model"]
-        if not _is_byte_level(self._plain):
+        self._falls_back = bool(self._model.get("byte_fallback"))
+        if not _is_of_bytes(self._plain):
             raise SprigError(
-                f"{KEY} cuts byte-level BPE alone, and the tokenizer of this teacher is {_kind(self._model)}: set "
-                f"{KEY}=null, or choose another teacher."
+                f"{KEY} cuts BPE of bytes, or with fall-back to all of them, and the tokenizer of this teacher is "
+                f"{self._model['type']} without: set {KEY}=null, or choose another teacher."
             )
         self._numbers: dict[str, int] = self._model["vocab"]
         self._merges: list[Pair] = [(left, right) for left, right in self._model["merges"]]
@@ -59,9 +66,11 @@ class Vocabulary:
     @cached_property
     def always(self) -> set[int]:
         """The tokens that stay whatever a text uses: the bytes, of which SmolLM2's lacks some, those that were added to
-        the vocabulary, and those that the files name, such as the one that ends a text."""
-        found = {self._numbers[each] for each in pre_tokenizers.ByteLevel.alphabet() if each in self._numbers}
-        found |= {token["id"] for token in self._plain["added_tokens"]} | _around(self._plain["post_processor"])
+        the vocabulary and are not reserved, and those that the files name, such as the one that ends a text."""
+        spelled = {*_FALL_BACK, _SPACE} if self._falls_back else pre_tokenizers.ByteLevel.alphabet()
+        found = {self._numbers[each] for each in spelled if each in self._numbers}
+        found |= {each["id"] for each in self._plain["added_tokens"] if not _RESERVED.fullmatch(each["content"])}
+        found |= _around(self._plain["post_processor"])
         names = read_json(self.folder / _NAMES)
         named = [self._model["unk_token"], *(names.get(name) for name in special_tokens.NAMES)]
         found |= {self._numbers[each] for each in named if each in self._numbers}
@@ -70,11 +79,14 @@ class Vocabulary:
         return found
 
     @cached_property
-    def _halves(self) -> dict[int, tuple[int, int]]:
-        """The two tokens that each token is merged from, of those that merges lead to."""
+    def _halves(self) -> dict[int, tuple[int, ...]]:
+        """The two tokens that each token is merged from, of those that merges lead to; none of a character that falls
+        back to its bytes."""
         ranks = {pair: rank for rank, pair in reversed(list(enumerate(self._merges)))}
         pairs = ((number, _last_merge(token, ranks)) for token, number in self._numbers.items())
-        return {number: (self._numbers[pair[0]], self._numbers[pair[1]]) for number, pair in pairs if pair}
+        merged = {number: (self._numbers[pair[0]], self._numbers[pair[1]]) for number, pair in pairs if pair}
+        characters = (number for token, number in self._numbers.items() if self._falls_back and len(token) == 1)
+        return dict.fromkeys(characters, ()) | merged
 
     def most_used(self, counts: np.ndarray, size: int) -> list[int]:
         """The numbers of the `size` tokens to keep, ascending: those that always stay, and the most used others.
@@ -94,7 +106,7 @@ class Vocabulary:
             for half in self._halves[number]:
                 used[half] += used[number]
         for number in by_length:
-            order[number] = max(number, *(order[half] for half in self._halves[number]))
+            order[number] = max([number, *(order[half] for half in self._halves[number])])
         # Of equally used tokens, one comes after its parts: that is what `order` and length are for.
         others = sorted(
             (number for number in by_length if number not in self.always),
@@ -114,7 +126,9 @@ class Vocabulary:
         merges = [pair for pair in self._merges if {*pair, "".join(pair)} <= numbers.keys()]
         plain = self._plain | {
             "model": self._model | {"vocab": numbers, "merges": merges},
-            "added_tokens": [token | {"id": new[token["id"]]} for token in self._plain["added_tokens"]],
+            "added_tokens": [
+                token | {"id": new[token["id"]]} for token in self._plain["added_tokens"] if token["id"] in new
+            ],
             "post_processor": _renumbered(self._plain["post_processor"], new),
         }
         write_json(folder / _FILE, plain)
@@ -146,22 +160,19 @@ def with_rows(model: GPT, kept: list[int]) -> GPT:
     return student.assemble(config, None, is_tied(model), state)
 
 
-def _is_byte_level(plain: Mapping[str, Any]) -> bool:
-    """Whether a text is a sequence of its bytes before merges."""
+def _is_of_bytes(plain: Mapping[str, Any]) -> bool:
+    """Whether merges begin from a text's bytes, or from its characters and the bytes of those that are not tokens."""
     model = plain["model"]
-    if model["type"] != "BPE" or "ByteLevel" not in _types(plain["pre_tokenizer"]):
+    if model["type"] != "BPE" or any(map(model.get, ("continuing_subword_prefix", "end_of_word_suffix"))):
         return False
-    affixes = ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
-    return not any(map(model.get, affixes))
+    if model.get("byte_fallback"):
+        return model["vocab"].keys() >= _FALL_BACK
+    return "ByteLevel" in _types(plain["pre_tokenizer"])
 
 
 def _types(step: Any) -> set[str]:
     """Of a pre-tokenizer and those that it consists of."""
     return {step["type"]}.union(*map(_types, step.get("pretokenizers", []))) if step else set()
-
-
-def _kind(model: Mapping[str, Any]) -> str:
-    return f"{model['type']} with byte fall-back, as SentencePiece's" if model.get("byte_fallback") else model["type"]
 
 
 def _last_merge(token: str, ranks: Mapping[Pair, int]) -> Pair | None:

@@ -11,11 +11,11 @@ import tokenizers
 import torch
 from tiny import CONFIGS, TIED, randomize
 from tiny import config as config_of
-from tokenizers import AddedToken, models, processors
+from tokenizers import AddedToken, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
 from pipeline.errors import SprigError
-from pipeline.models import checkpoint, tokenizer
+from pipeline.models import bpe, checkpoint, tokenizer
 from pipeline.models.student import build
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.models.vocabulary import Vocabulary, with_rows
@@ -23,18 +23,34 @@ from teachers.train_tokenizer import train
 
 ROOT = Path(__file__).parents[2]
 TEXT = " ".join(f"{(ROOT / 'README.md').read_text()}\n{(ROOT / 'docs/concepts.md').read_text()}".split())
-SIZES = (260, 300, 450, 600)
+SIZES = (265, 300, 450, 600)
+FALL_BACK = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def sentencepiece() -> tokenizers.Tokenizer:
+    """Of 600 tokens, as Gemma's: characters, with fall-back to bytes."""
+    learned = tokenizers.Tokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    learned.train_from_iterator([TEXT], trainers.BpeTrainer(vocab_size=342, show_progress=False))
+    words = sorted(learned.get_vocab(), key=learned.get_vocab().__getitem__)
+    tokens = ["<|endoftext|>", "<unk>", *FALL_BACK, *words]
+    kinds = [bpe.Kind.CONTROL, bpe.Kind.UNKNOWN, *[bpe.Kind.BYTE] * 256, *[bpe.Kind.NORMAL] * len(words)]
+    scores = [-float(number) for number in range(len(tokens))]
+    built = bpe.sentencepiece(bpe.Pieces(tokens, scores, kinds, 1, prefix=False, always=True))
+    bpe.add_special(built, tokens, kinds)
+    return built
+
+
+@pytest.fixture(scope="module", params=["bytes", "characters"])
+def whole(request, tmp_path_factory) -> Path:
     """600 tokens and two that were added later, of which one begins texts; numbers of tokens in two files."""
-    folder = tmp_path_factory.mktemp("whole")
-    built = train([TEXT], 600)
+    folder = tmp_path_factory.mktemp(request.param)
+    built = train([TEXT], 600) if request.param == "bytes" else sentencepiece()
     built.add_tokens([AddedToken("  ", normalized=False), AddedToken("<s>", special=True)])
     begins = [("<s>", built.token_to_id("<s>"))]
+    own = [processors.ByteLevel()] if request.param == "bytes" else []
     built.post_processor = processors.Sequence(
-        [processors.ByteLevel(), processors.TemplateProcessing(single="<s> $A", special_tokens=begins)]
+        [*own, processors.TemplateProcessing(single="<s> $A", special_tokens=begins)]
     )
     tokenizer.write(built, "<|endoftext|>", folder, chat_template="{{ messages }}", bos_token="<s>")
     numbers = {"bos_token_id": 601, "eos_token_id": [0, 601], "pad_token_id": 0}
@@ -61,9 +77,11 @@ def plain(folder: Path) -> dict:
     return json.loads((folder / "tokenizer.json").read_text())
 
 
-def spelled(text: str) -> str:
-    """A text's bytes as byte-level BPE writes them."""
-    return "".join(tokenizers.pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(text)[0][0])
+def always(folder: Path) -> set[str]:
+    """What no merge leads to and stays: bytes, and the ends of texts and words."""
+    if plain(folder)["model"]["byte_fallback"]:
+        return {*FALL_BACK, "<unk>", "<|endoftext|>", "▁"}
+    return {*pre_tokenizers.ByteLevel.alphabet(), "<|endoftext|>"}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -73,20 +91,26 @@ def test_the_kept_merges_lead_to_every_kept_token(cut, whole, size):
     alone = models.BPE(vocab, [tuple(pair) for pair in kept["model"]["merges"]])
     added = {token["content"] for token in kept["added_tokens"]}
     assert added == {token["content"] for token in before["added_tokens"]}
-    for token in vocab.keys() - added:
+    merged = {token for token in vocab.keys() - always(whole) if len(token) > 1}
+    for token in merged:
         assert [each.value for each in alone.tokenize(token)] == [token]
     everything = vocab | {token["content"]: token["id"] for token in kept["added_tokens"]}
     assert sorted(everything.values()) == list(range(size))
-    assert set(tokenizers.pre_tokenizers.ByteLevel.alphabet()) <= vocab.keys() <= before["model"]["vocab"].keys()
-    order = [pair for pair in before["model"]["merges"] if pair in kept["model"]["merges"]]
-    assert kept["model"]["merges"] == order and len(order) == len(vocab) - 257
+    assert always(whole) <= vocab.keys() <= before["model"]["vocab"].keys()
+    assert kept["model"]["merges"] == [pair for pair in before["model"]["merges"] if pair in kept["model"]["merges"]]
+    assert {"".join(pair) for pair in kept["model"]["merges"]} == merged
 
 
 def test_the_most_used_tokens_stay(cut, whole):
     """Merging the text by hand, one merge at a time over all of it, counts how often each token is made."""
     before = plain(whole)
-    words = Counter(piece for piece, _ in Tokenizer(whole)._tokenizer.pre_tokenizer.pre_tokenize_str(TEXT))
+    splits = Tokenizer(whole)._tokenizer.pre_tokenizer
+    pieces = [piece for piece, _ in splits.pre_tokenize_str(TEXT)] if splits else TEXT.replace(" ", " ▁").split(" ")
+    words = Counter(pieces)
     text, made = {word: list(word) for word in words}, Counter()
+    for word, times in words.items():
+        for each in set(word) - always(whole):
+            made[each] += word.count(each) * times
     for left, right in before["model"]["merges"]:
         for word, parts in text.items():
             place = 0
@@ -147,9 +171,9 @@ def test_a_cut_teacher_is_saved_and_loaded(cut, tmp_path):
 
 
 def test_too_few_and_too_many_tokens_are_refused(whole, counts):
-    entries = Vocabulary(whole)
-    with pytest.raises(SprigError, match=r"space.vocabulary=258, but 259 tokens always stay.* 259 or more"):
-        entries.most_used(counts, 258)
+    entries, least = Vocabulary(whole), len(always(whole)) + 2
+    with pytest.raises(SprigError, match=rf"vocabulary={least - 1}, but {least} tokens always stay.* {least} or more"):
+        entries.most_used(counts, least - 1)
     with pytest.raises(SprigError, match=r"space.vocabulary=603, but the merges .* lead to 602 of its 602 tokens"):
         entries.most_used(counts, 603)
 
@@ -168,11 +192,23 @@ def test_tokens_that_merges_do_not_lead_to_do_not_count(tmp_path):
         entries.most_used(counts, 260)
 
 
+def test_reserved_tokens_go_first(tmp_path):
+    built = sentencepiece()
+    bpe.add_special(built, ["<unused7>", "<turn>"], [bpe.Kind.CONTROL, bpe.Kind.USER_DEFINED])
+    tokenizer.write(built, "<|endoftext|>", tmp_path)
+    entries = Vocabulary(tmp_path)
+    (cut := tmp_path / "cut").mkdir()
+    entries.write(entries.most_used(np.ones(602, int), 300), cut)
+    assert [each["content"] for each in plain(cut)["added_tokens"]] == ["<|endoftext|>", "<turn>"]
+    ours = Tokenizer(cut)
+    assert ours.decode(ours.encode("a <unused7><turn>")) == "a <unused7><turn>"
+
+
 @pytest.mark.parametrize(
     ("model", "kind"),
     [
         (models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"), "WordLevel"),
-        (models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>", byte_fallback=True), "BPE with byte fall-back"),
+        (models.BPE({"<unk>": 0, "a": 1}, [], unk_token="<unk>", byte_fallback=True), "BPE"),
         (models.Unigram([("a", 0.0)], 0), "Unigram"),
     ],
 )
