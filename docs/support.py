@@ -50,6 +50,7 @@ COLUMNS = {
     "SmolLM3": ("smollm3",),
     "Mixtral": ("mixtral",),
     "Qwen3-MoE": ("qwen3_moe",),
+    "OLMoE": ("olmoe",),
 }
 # Which of the page's notes belong to a cell, or to a row.
 NOTES = {
@@ -57,18 +58,22 @@ NOTES = {
     ("teacher from GGUF", "Gemma 2"): "2",
     ("teacher from GGUF", "Gemma 3 (text)"): "2",
     ("converted teacher loads in stock litgpt", "SmolLM3"): "3",
+    ("converted teacher loads in stock litgpt", "OLMoE"): "3",
     ("cut heads and query groups", "GPT-NeoX (Pythia)"): "4",
     ("cut heads and query groups", "OLMo 2"): "5",
+    ("cut heads and query groups", "OLMoE"): "5",
     ("cut head size", None): "6",
     ("cut vocabulary", None): "13",
     ("`search=allocation`", None): "7",
     ("export `stock`", "GPT-NeoX (Pythia)"): "8",
+    ("export `stock`", "OLMoE"): "8",
     ("export `stock`", "Gemma 2"): "9",
     ("export `stock`", None): "10",
     ("export `padded`", "Qwen3"): "11",
     ("export `padded`", "Gemma 3 (text)"): "11",
     ("export `padded`", "OLMo 2"): "11",
     ("export `padded`", "Qwen3-MoE"): "11",
+    ("export `padded`", "OLMoE"): "11",
     ("export GGUF", "Llama, Mistral, Phi-3"): "12",
 }
 FEATURES = (

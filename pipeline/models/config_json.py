@@ -7,6 +7,14 @@ from pipeline.errors import SprigError
 from pipeline.models.families import FAMILIES
 from pipeline.models.families.family import Described
 
+# Parts that no family has, by the keys of config.json that other model types have for them.
+_FOREIGN = {
+    "kv_lora_rank": "latent attention",
+    "n_shared_experts": "shared experts",
+    "n_group": "groups of experts",
+    "first_k_dense_replace": "dense layers before the mixtures",
+}
+
 
 def describe(plain: dict[str, Any]) -> Described:
     """Reads a config.json.
@@ -18,8 +26,10 @@ def describe(plain: dict[str, Any]) -> Described:
     readers = {kind: reader for family in FAMILIES.values() for kind, reader in family.readers.items()}
     kind = plain.get("model_type")
     if not isinstance(kind, str) or kind not in readers:
+        parts = " and ".join(part for key, part in _FOREIGN.items() if plain.get(key))
         raise SprigError(
-            f"it is of model_type {reprlib.repr(kind)}; supported are {', '.join(readers)}: use one of these"
+            f"it is of model_type {reprlib.repr(kind)}{parts and f', with {parts}'}; supported are "
+            f"{', '.join(readers)}: use one of these"
         )
     if quantised := plain.get("quantization_config") or plain.get("compression_config"):
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised

@@ -13,6 +13,7 @@ from litgpt.model import Block, build_rope_cache
 from torch import Tensor, nn
 
 from pipeline.errors import SprigError
+from pipeline.models.experts import OpenMixture, has_open_weights
 from pipeline.models.families import architecture_of, is_power_law
 from pipeline.models.head import CappedHead
 from pipeline.models.positions import has_still_layers, is_windowed, masks, turns, with_still_tables
@@ -74,22 +75,25 @@ def is_stock(config: Config, sub: SubNetwork) -> bool:
 def _is_litgpts(config: Config) -> bool:
     """Whether litgpt's own GPT computes a model of this config, and no worse than SprigGPT."""
     capped = config.attention_logit_softcapping is not None or config.final_logit_softcapping is not None
-    return config.sliding_window_size is None and not capped and not has_still_layers(config)
+    own = capped or has_still_layers(config) or has_open_weights(config)
+    return config.sliding_window_size is None and not own
 
 
 class SprigGPT(GPT):
     """A litgpt GPT with what litgpt lacks. Masks for sliding windows are made once for all layers, and only for longer
-    texts; the head itself caps the logits; and layers may have no rotary positions."""
+    texts; the head itself caps the logits; layers may have no rotary positions, and mixtures open weights."""
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self._mask_outside()
+        self._complete_blocks()
         if (cap := config.final_logit_softcapping) is not None:
             self.lm_head: nn.Linear = CappedHead(config.n_embd, config.padded_vocab_size, config.lm_head_bias, cap)
 
-    def _mask_outside(self) -> None:
+    def _complete_blocks(self) -> None:
         for block in self.transformer.h:
             block.attn.apply_sliding_window_attention = False  # litgpt's own masks are built token by token
+            if has_open_weights(block.config):
+                block.mlp = OpenMixture(block.config)
 
     def forward(self, idx: Tensor) -> Tensor:
         """Token numbers (B, T) to logits (B, T, padded_vocab_size)."""
@@ -115,7 +119,7 @@ class LayerwiseGPT(SprigGPT):
         self.config = replace(config, **_kept_layers(config, sub), n_embd=sub.n_embd)
         blocks = [_layer_config(config, sub, gene) for gene in sub.genes]
         self.transformer.h = nn.ModuleList(Block(block, layer) for layer, block in enumerate(blocks))
-        self._mask_outside()
+        self._complete_blocks()
         ends: dict[int, int] = {}
         for block in sorted(blocks, key=lambda block: block.head_size):
             ends.setdefault(block.head_size, max(ends.values(), default=0) + block.rope_n_elem)

@@ -2,8 +2,8 @@
 
 A token counts as used whenever the tokenizer makes it: as a token of the text, or on the way to a longer one. So it is
 used at least as often as each token that is merged from it, and the most used ones are closed: all that a kept token is
-merged from is kept too. What a byte-level BPE merges are bytes, which always stay. With byte fall-back, as SentencePiece's
-has it, they are characters: one that is not kept becomes its bytes.
+merged from is kept too. A byte-level BPE merges bytes, which always stay. One with fall-back to bytes, as SentencePiece
+has it, merges characters: one that is not kept becomes its bytes.
 """
 
 import json
@@ -84,9 +84,10 @@ class Vocabulary:
         back to its bytes."""
         ranks = {pair: rank for rank, pair in reversed(list(enumerate(self._merges)))}
         pairs = ((number, _last_merge(token, ranks)) for token, number in self._numbers.items())
-        merged = {number: (self._numbers[pair[0]], self._numbers[pair[1]]) for number, pair in pairs if pair}
         characters = (number for token, number in self._numbers.items() if self._falls_back and len(token) == 1)
-        return dict.fromkeys(characters, ()) | merged
+        halves: dict[int, tuple[int, ...]] = dict.fromkeys(characters, ())
+        halves.update((number, (self._numbers[pair[0]], self._numbers[pair[1]])) for number, pair in pairs if pair)
+        return halves
 
     def most_used(self, counts: np.ndarray, size: int) -> list[int]:
         """The numbers of the `size` tokens to keep, ascending: those that always stay, and the most used others.

@@ -93,7 +93,8 @@ def check(context: Context) -> None:
 
     Raises:
         SprigError: space.vocabulary has more tokens than the teacher's tokenizer or fewer than always stay, or the
-            tokenizer is not a BPE that reads every byte. A tokenizer that is still to be downloaded is checked once it is here.
+            tokenizer is not a BPE that reads every byte. A tokenizer that is still to be downloaded is checked once it
+            is here.
     """
     teacher, kept = context.config.teacher, context.config.space.vocabulary
     if kept is None:

@@ -10,6 +10,9 @@ from pipeline.subnetwork.counting import layer_parameters, outer_parameters, par
 from pipeline.subnetwork.selection import rotary_run
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
+# Families whose stock class has no head size of its own: it is width / heads.
+SPLIT = ("gpt_neox", "olmoe")
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -75,6 +78,8 @@ def _stock(architecture: Architecture, sub: SubNetwork) -> LayerGenes | None:
     if architecture.family == "gpt_neox":
         fits = neox_heads(common.n_query_groups, common.heads_per_group, common.head_size, sub.n_embd)
         return None if fits is None else replace(common, n_query_groups=fits[0], head_size=fits[1])
+    if architecture.family in SPLIT and common.n_head * common.head_size != sub.n_embd:
+        return None  # norms over all heads keep zeros out
     if refuses_heads(architecture, common.n_head, sub.n_embd):
         return None
     becomes_mistral = architecture.family == "llama" and sub.n_embd % common.n_head

@@ -3,7 +3,7 @@
 from pipeline.config import Sharing, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.exported import refuses_heads
+from pipeline.subnetwork.exported import SPLIT, refuses_heads
 
 Attention = tuple[int, int, int]  # query groups, heads of a group, head size
 
@@ -46,15 +46,16 @@ def stock_grids(architecture: Architecture, grids: dict[str, list[int]]) -> dict
         if not grids[name]:
             raise SprigError(
                 f"space.exportable=stock leaves no {name} of {architecture.name}: stock {architecture.family} needs "
-                "the teacher's head size where its rotary frequencies are adjusted, in GPT-NeoX heads x head size = "
-                "width, in Gemma a width that the heads divide; widen space.min, space.max, space.step or space.hold."
+                "the teacher's head size where its rotary frequencies are adjusted, in GPT-NeoX and OLMoE heads x head "
+                "size = width, in Gemma a width that the heads divide; widen space.min, space.max, space.step or "
+                "space.hold."
             )
     return grids
 
 
 def is_split(architecture: Architecture) -> bool:
     """Whether the stock class has no head size of its own, but splits the width among its heads."""
-    return architecture.family == "gpt_neox"
+    return architecture.family in SPLIT
 
 
 def splits(grids: dict[str, list[int]], width: int) -> list[Attention]:

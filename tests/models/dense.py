@@ -116,12 +116,14 @@ def _mlp(config, mlp, x: Tensor, width, neurons) -> Tensor:
 
 
 def _mixture(config, mixture, x: Tensor, width, kept: LayerSelection, passed: int) -> Tensor:
-    """Every kept expert on every token, weighted by a softmax over them all, and by 0 beyond the `passed` largest."""
+    """Every kept expert on every token, weighted by a softmax over them all, and by 0 beyond the `passed` largest; what
+    is left sums to 1 again, unless weights are open."""
     scores = torch.full((*x.shape[:2], config.n_expert), -math.inf, dtype=x.dtype)
     scores[..., kept.experts] = x @ mixture.gate.weight[kept.experts][:, width].T
     shares = scores.softmax(-1)
     shares = torch.where(shares >= shares.sort(dim=-1, descending=True)[0][..., passed - 1 : passed], shares, 0)
-    shares = shares / shares.sum(-1, keepdim=True)
+    if config.routed_scaling_factor is not None:
+        shares = shares / shares.sum(-1, keepdim=True)
     as_mlp = replace(config, mlp_class_name="LLaMAMLP")
     outputs = [
         shares[..., number, None] * _mlp(as_mlp, mixture.experts[number], x, width, neurons)

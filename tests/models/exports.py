@@ -41,7 +41,7 @@ def uniform(family: str, cut_head: bool, **changes) -> SubNetwork:
 
 def layerwise(family: str, cut_head: bool, **changes) -> SubNetwork:
     """Three layers that differ in all sizes; with qk-norm not in the head size, which padding could not follow."""
-    same = dict.fromkeys(("qwen3", "olmo2", "qwen3_moe"), (10, 10, 10))
+    same = dict.fromkeys(("qwen3", "olmo2", "qwen3_moe", "olmoe"), (10, 10, 10))
     heads = ({"gpt_neox": (24, 8, 16)} | same).get(family, (10, 4, 14))
     full = 32 if family == "gpt_neox" else 16
     heads = heads if cut_head else (full,) * 3
@@ -54,7 +54,9 @@ def layerwise(family: str, cut_head: bool, **changes) -> SubNetwork:
 def form_of(family: str, shape: str, cut_head: bool) -> str:
     """What export.form=auto takes for a `uniform` or a `layerwise` student."""
     # Mistral, which such a width needs, has no biases; and a norm of q and k over padding is another one.
-    if (shape == "layerwise" and family in ("biased", "olmo2")) or (family == "gemma3" and cut_head):
+    if (shape == "layerwise" and family in ("biased", "olmo2", "olmoe")) or (family == "gemma3" and cut_head):
+        return "own"
+    if family == "olmoe" and not cut_head:  # 4 heads of 16 are more than the width
         return "own"
     # A cut head keeps its place among Llama 3.1's frequencies, which are not a power law, with zeros for the others.
     return "padded" if shape == "layerwise" or (family == "llama3" and cut_head) else "stock"

@@ -33,6 +33,7 @@ STOCK = {
     "smollm3": "SmolLM3ForCausalLM",
     "mixtral": "MixtralForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
+    "olmoe": "OlmoeForCausalLM",
 }
 FAMILIES = tuple(STOCK)
 OWN = "SprigForCausalLM"
@@ -173,17 +174,24 @@ def test_biases_are_padded_where_heads_divide_the_width(tokenizer):
     assert_same(exports.student("biased", sub, tied=False), load(to))
 
 
-@pytest.mark.proves("export `padded`", "olmo2")
-def test_a_norm_over_another_number_of_heads_needs_the_own_file(tokenizer):
+@pytest.mark.proves("export `padded`", lambda family: family)
+@pytest.mark.parametrize("family", ["olmo2", "olmoe"])
+def test_a_norm_over_another_number_of_heads_needs_the_own_file(family, tokenizer):
     """With the same heads in all layers, the MLPs are padded."""
-    sub = exports.layerwise("olmo2", True)
+    sub = exports.layerwise(family, True)
     with pytest.raises(SprigError, match=r"norms q and k over all heads, .* use export\.form=own"):
-        exports.export(exports.student("olmo2", sub, tied=False), tokenizer, "padded")
+        exports.export(exports.student(family, sub, tied=False), tokenizer, "padded")
     genes = tuple(replace(sub.genes[0], intermediate_size=gene.intermediate_size) for gene in sub.genes)
-    student = exports.student("olmo2", replace(sub, genes=genes), tied=False)
+    student = exports.student(family, replace(sub, genes=genes), tied=False)
     taken, to = exports.export(student, tokenizer)
     assert taken == ExportForm.padded
     assert_same(student, load(to))
+
+
+def test_olmoe_heads_that_do_not_fill_the_width_need_the_own_file(tokenizer):
+    student = exports.student("olmoe", exports.uniform("olmoe", False), tied=False)
+    with pytest.raises(SprigError, match=r"2 x 2 heads of 16, but stock olmoe has heads x head size = width, 40 here"):
+        exports.export(student, tokenizer, "padded")
 
 
 def test_neox_heads_that_do_not_fill_the_width(tokenizer):

@@ -70,6 +70,7 @@ def test_each_unsupported_part_is_named(change, named):
     "change, named",
     [
         ({"n_shared_expert": 1}, "has shared experts"),
+        ({"routed_scaling_factor": None}, "has routing weights that do not sum to 1"),
         (
             {"n_expert": 6, "n_expert_groups": 2, "n_topk_groups": 1, "n_topk_scores_per_group": 1},
             "has groups of experts with sigmoid routing",

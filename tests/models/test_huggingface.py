@@ -8,6 +8,7 @@ import torch
 from litgpt import GPT, Config
 from safetensors.torch import load_file, save_file
 from transformers import (
+    DeepseekV3Config,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -20,6 +21,8 @@ from transformers import (
     MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedConfig,
@@ -108,6 +111,12 @@ MODELS |= {
     "mixtral wide heads": (MixtralForCausalLM, MixtralConfig(**_GQA, head_dim=16, num_experts_per_tok=1)),
     "qwen3 moe": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**_QWEN3_MOE, head_dim=16)),
     "qwen3 moe tied": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**_QWEN3_MOE, tie_word_embeddings=True)),
+    "qwen3 moe open": (Qwen3MoeForCausalLM, Qwen3MoeConfig(**_QWEN3_MOE | {"norm_topk_prob": False})),
+    "olmoe": (OlmoeForCausalLM, OlmoeConfig(**_GQA, num_experts=6, num_experts_per_tok=3)),
+    "olmoe tied": (
+        OlmoeForCausalLM,
+        OlmoeConfig(**_SIZES, num_experts=5, norm_topk_prob=True, num_experts_per_tok=2, tie_word_embeddings=True),
+    ),
 }
 TOKENS = torch.randint(0, 300, (2, 40), generator=torch.Generator().manual_seed(0))
 
@@ -250,7 +259,7 @@ def change(folder, **fields) -> None:
         ("llama", {"model_type": "deepseek_v3"}, "is of model_type 'deepseek_v3'; supported are gpt_neox, llama"),
         ("mixtral", {"num_experts_per_tok": 6}, "num_experts_per_tok=6 and num_local_experts=5 do not fit"),
         ("mixtral", {"sliding_window": 63}, r"sliding_attention \(sliding_window=63"),
-        ("qwen3 moe", {"norm_topk_prob": False}, "norm_topk_prob=False is not supported in a mixture, only True"),
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv=8.0 is not supported in OLMoE"),
         ("qwen3 moe", {"mlp_only_layers": [1]}, r"layers without experts \(mlp_only_layers=\[1\]\) are not supported"),
         ("qwen3 moe", {"decoder_sparse_step": 2}, "decoder_sparse_step=2 is not supported in a mixture, only 1"),
         ("llama", {"model_type": "sprig"}, r"not say what Sprig built the student from \('student'\): export it again"),
@@ -280,6 +289,13 @@ def test_what_litgpt_would_compute_otherwise_is_refused(name, fields, message, t
     make(name).save_pretrained(tmp_path)
     change(tmp_path, **fields)
     with pytest.raises(SprigError, match=message):
+        sources.describe(teacher(tmp_path))
+
+
+def test_the_parts_of_deepseeks_mixtures_are_named(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(DeepseekV3Config().to_dict()))
+    parts = "latent attention and shared experts and groups of experts and dense layers before the mixtures"
+    with pytest.raises(SprigError, match=f"is of model_type 'deepseek_v3', with {parts}; supported are gpt_neox, .*"):
         sources.describe(teacher(tmp_path))
 
 

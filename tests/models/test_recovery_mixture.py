@@ -52,7 +52,8 @@ class Routed(Reference):
             chosen = np.argsort(-each)[:passed]
             if expert in chosen:
                 rows.append(row)
-                shares.append(np.exp(each[expert]) / np.exp(each[chosen]).sum())
+                among = each if self.teacher.config.routed_scaling_factor is None else each[chosen]
+                shares.append(np.exp(each[expert]) / np.exp(among).sum())
         held = np.repeat(self.held, self.tokens.size(1))
         return np.array(rows, dtype=int), np.array(shares), held[np.array(rows, dtype=int)]
 

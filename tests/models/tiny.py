@@ -72,12 +72,13 @@ CONFIGS = {
     "olmo2": _LLAMA | _OLMO | {"name": "olmo2", "n_embd": 48, "head_size": 16},
     "mixtral": _MIXTURE | {"name": "mixtral"},
     "qwen3_moe": _MIXTURE | {"name": "qwen3_moe", "norm_qk": True, "n_expert_per_token": 3},
+    "olmoe": _MIXTURE | {"name": "olmoe", "norm_qk": True, "norm_qk_type": "olmo2", "routed_scaling_factor": None},
 }
-MIXTURES = {"mixtral", "qwen3_moe"}
+MIXTURES = {"mixtral", "qwen3_moe", "olmoe"}
 TIED = {"llama", "llama3", "qwen3", "gemma2", "gemma3", "smollm3"}
 
 # Quick cases prove what these have in addition to the others; their other cases are slow.
-LATER = ("gemma2", "olmo2", "smollm3", "qwen3_moe")
+LATER = ("gemma2", "olmo2", "smollm3", "qwen3_moe", "olmoe")
 FIRST = tuple(family for family in CONFIGS if family not in LATER)
 
 

@@ -16,7 +16,7 @@ DEFAULTS = {"vocab_size": 256, "hidden_size": 64, "max_position_embeddings": 128
 DEFAULTS |= {"norm_eps": 1e-5, "bias": False, "attention_bias": False, "head_bias": False, "gated_mlp": True}
 DEFAULTS |= {"qk_norm": False, "qk_norm_over_heads": False, "norms_before": True, "norms_after": False}
 DEFAULTS |= {"embedding_scale": 1.0, "attention_cap": None, "logit_cap": None, "parallel_residual": False}
-DEFAULTS |= {"initializer_range": 0.02, "use_cache": True}
+DEFAULTS |= {"open_weights": False, "initializer_range": 0.02, "use_cache": True}
 
 
 class SprigConfig(PretrainedConfig):
@@ -156,18 +156,22 @@ class SprigMLP(nn.Module):
 
 
 class SprigMixture(nn.Module):
-    """Sends each token to the experts of its largest router logits, weighted by a softmax over these."""
+    """Sends each token to the experts of its largest router logits, weighted by a softmax over these; with
+    `open_weights`, over all."""
 
     def __init__(self, config, number):
         super().__init__()
         count, self.passed = (config.layers[number][key] for key in ("experts", "experts_per_token"))
-        self.router = nn.Linear(config.hidden_size, count, bias=False)
+        self.router, self.open = nn.Linear(config.hidden_size, count, bias=False), config.open_weights
         self.experts = nn.ModuleList(SprigMLP(config, number) for _ in range(count))
 
     def forward(self, x):
         shape, x = x.shape, x.flatten(0, 1)
-        logits, chosen = self.router(x).topk(self.passed)
-        weights, added = logits.softmax(dim=-1, dtype=torch.float32).to(x.dtype), torch.zeros_like(x)
+        logits = self.router(x)
+        highest, chosen = logits.topk(self.passed)
+        weights = logits.softmax(dim=-1, dtype=torch.float32).gather(1, chosen)
+        weights = weights if self.open else highest.softmax(dim=-1, dtype=torch.float32)
+        weights, added = weights.to(x.dtype), torch.zeros_like(x)
         for number, expert in enumerate(self.experts):
             tokens, places = torch.where(chosen == number)
             added[tokens] += weights[tokens, places, None] * expert(x[tokens])

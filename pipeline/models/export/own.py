@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.errors import SprigError
 from pipeline.models.blocks import flat, frequencies, rope_name, sizes, weights
+from pipeline.models.experts import has_open_weights
 from pipeline.models.export.stock import common_config, ends
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.own_folder import MODEL_TYPE
@@ -66,6 +67,7 @@ def config_json(model: GPT) -> dict:
         "attention_cap": config.attention_logit_softcapping,
         "logit_cap": config.final_logit_softcapping,
         "parallel_residual": config.parallel_residual,
+        "open_weights": has_open_weights(config),
     }
 
 

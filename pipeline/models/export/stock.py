@@ -12,7 +12,7 @@ from pipeline.models.families import FAMILIES, architecture_of, family_of, is_ti
 from pipeline.models.families.family import Stock
 from pipeline.models.padding import Target, common, padded
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.exported import neox_heads, refuses_heads
+from pipeline.subnetwork.exported import SPLIT, neox_heads, refuses_heads
 
 _SILU = ("LLaMAMLP", "LLaMAMoE")
 _ACTIVATIONS = {"none": "gelu", "tanh": "gelu_pytorch_tanh"}  # of litgpt's gelu_approximate
@@ -45,17 +45,22 @@ def target(model: GPT, cure: str) -> Target:
             f"{name} has a width of {architecture.n_embd}, which is not a multiple of its {heads} heads, as a Gemma "
             f"needs in transformers from 5.9 on: {cure}."
         )
-    return _neox(architecture, held, cure) if architecture.family == "gpt_neox" else held
+    return _split(architecture, held, cure) if architecture.family in SPLIT else held
 
 
-def _neox(architecture: Architecture, held: Target, cure: str) -> Target:
-    """Stock GPT-NeoX has no head size of its own: it is width / heads."""
+def _split(architecture: Architecture, held: Target, cure: str) -> Target:
+    """The sizes in a stock class without a head size of its own: it is width / heads. GPT-NeoX takes further heads of
+    zeros; OLMoE's norms over all heads do not."""
     size, width = held.sizes, architecture.n_embd
-    fits = neox_heads(size.groups, size.heads, size.head_size, width)
+    fits: tuple[int, int] | None = (size.groups, size.head_size)
+    if architecture.family == "gpt_neox":
+        fits = neox_heads(size.groups, size.heads, size.head_size, width)
+    elif size.groups * size.heads * size.head_size != width:
+        fits = None
     if fits is None:
         raise SprigError(
-            f"{architecture.name} needs {size.groups} x {size.heads} heads of {size.head_size}, but stock gpt_neox has "
-            f"heads x head size = width, {width} here: {cure}."
+            f"{architecture.name} needs {size.groups} x {size.heads} heads of {size.head_size}, but stock "
+            f"{architecture.family} has heads x head size = width, {width} here: {cure}."
         )
     return replace(held, sizes=replace(size, groups=fits[0], head_size=fits[1]))
 

@@ -9,7 +9,7 @@ from pipeline.models.families.family import Family
 from pipeline.models.families.gemma import GEMMA3
 from pipeline.models.families.gemma2 import GEMMA2
 from pipeline.models.families.llama import LLAMA
-from pipeline.models.families.mixtures import MIXTRAL, QWEN3_MOE
+from pipeline.models.families.mixtures import MIXTRAL, OLMOE, QWEN3_MOE
 from pipeline.models.families.neox import NEOX
 from pipeline.models.families.olmo import OLMO2
 from pipeline.models.families.parts import strange
@@ -29,7 +29,7 @@ __all__ = [
     "rotary_share",
 ]
 
-_ALL = (NEOX, LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, OLMO2, SMOLLM3, MIXTRAL, QWEN3_MOE)
+_ALL = (NEOX, LLAMA, QWEN2, QWEN3, GEMMA2, GEMMA3, OLMO2, SMOLLM3, MIXTRAL, QWEN3_MOE, OLMOE)
 FAMILIES = {family.name: family for family in _ALL}
 _NAMES = [family.called for family in FAMILIES.values()]
 CALLED = f"{', '.join(_NAMES[:-1])} or {_NAMES[-1]}"

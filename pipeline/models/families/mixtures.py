@@ -1,5 +1,6 @@
-"""Mixtures of experts: Mixtral, and Qwen3-MoE, which has norms of q and k. A router sends each token to the experts of
-its largest logits, and adds their outputs, weighted by a softmax over these logits. Every layer is a mixture."""
+"""Mixtures of experts: Mixtral; Qwen3-MoE, which has norms of q and k; and OLMoE, whose norms of q and k run over all
+heads together. A router sends each token to the experts of its largest logits, and adds their outputs, weighted by a
+softmax over these logits, or over all without `norm_topk_prob`. Every layer is a mixture."""
 
 import reprlib
 from dataclasses import replace
@@ -43,7 +44,7 @@ def _mixtral(plain: dict[str, Any]) -> Described:
 
 def _qwen3_moe(plain: dict[str, Any]) -> Described:
     refuse_windows(plain)
-    needed = {"attention_bias": (False, False), "norm_topk_prob": (True, False), "decoder_sparse_step": (1, 1)}
+    needed = {"attention_bias": (False, False), "decoder_sparse_step": (1, 1)}
     for key, (supported, absent) in needed.items():
         if (value := plain.get(key, absent)) != supported:
             raise SprigError(
@@ -57,6 +58,7 @@ def _qwen3_moe(plain: dict[str, Any]) -> Described:
         plain,
         4,
         **_FIELDS,
+        **_weights(plain),
         norm_qk=True,
         intermediate_size=plain.get("moe_intermediate_size", 768),
         # Its name in files of transformers 5.
@@ -64,6 +66,27 @@ def _qwen3_moe(plain: dict[str, Any]) -> Described:
         n_expert_per_token=plain.get("num_experts_per_tok", 8),
     )
     return replace(read.described(plain, config), names=_QWEN_NAMES)
+
+
+def _olmoe(plain: dict[str, Any]) -> Described:
+    read.refuse_keys(plain, "OLMoE", "attention_bias", "clip_qkv")
+    config = read.llama_like(
+        plain,
+        None,
+        **_FIELDS,
+        **_weights(plain),
+        norm_qk=True,
+        norm_qk_type="olmo2",
+        norm_eps=plain.get("rms_norm_eps", 1e-5),
+        n_expert=plain.get("num_experts", plain.get("num_local_experts", 64)),
+        n_expert_per_token=plain.get("num_experts_per_tok", 8),
+    )
+    return replace(read.described(plain, config), names=_QWEN_NAMES)
+
+
+def _weights(plain: dict[str, Any]) -> dict[str, Any]:
+    """litgpt's fields for the weights of the experts; see pipeline.models.experts."""
+    return {} if read.flag(plain, "norm_topk_prob", False) else {"routed_scaling_factor": None}
 
 
 def _mixtral_keys(config: Config) -> dict[str, Any]:
@@ -79,11 +102,21 @@ def _qwen_keys(config: Config) -> dict[str, Any]:
         "num_experts": config.n_expert,
         "num_experts_per_tok": config.n_expert_per_token,
         "moe_intermediate_size": config.intermediate_size,
-        "norm_topk_prob": True,
+        "norm_topk_prob": config.routed_scaling_factor is not None,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
         "attention_bias": False,
         "use_sliding_window": False,
+    }
+
+
+def _olmoe_keys(config: Config) -> dict[str, Any]:
+    return {
+        "num_experts": config.n_expert,
+        "num_experts_per_tok": config.n_expert_per_token,
+        "norm_topk_prob": config.routed_scaling_factor is not None,
+        "attention_bias": False,
+        "clip_qkv": None,
     }
 
 
@@ -98,8 +131,16 @@ MIXTRAL = Family(
 QWEN3_MOE = Family(
     name="qwen3_moe",
     called="Qwen3-MoE",
-    parts=_PARTS | {"qk norm": (True,)},
+    parts=_PARTS | {"qk norm": (True,), "open weights": (False, True)},
     names=_QWEN_NAMES,
     readers={"qwen3_moe": _qwen3_moe},
     stock=Stock("qwen3_moe", "Qwen3MoeForCausalLM", _qwen_keys),
+)
+OLMOE = Family(
+    name="olmoe",
+    called="OLMoE",
+    parts=_PARTS | {"qk norm": (True,), "qk norm over heads": (True,), "open weights": (False, True)},
+    names=_QWEN_NAMES,
+    readers={"olmoe": _olmoe},
+    stock=Stock("olmoe", "OlmoeForCausalLM", _olmoe_keys),
 )

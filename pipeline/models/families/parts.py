@@ -32,7 +32,10 @@ PARTS = {
     "experts": Part("a mixture of experts", lambda c: c.n_expert > 0 or c.mlp_class_name == "LLaMAMoE", False),
     "shared experts": Part("shared experts", lambda c: bool(c.n_shared_expert), False),
     "expert groups": Part("groups of experts with sigmoid routing", lambda c: bool(c.n_expert_groups), False),
-    "scaled routing": Part("a factor on what is routed", lambda c: c.routed_scaling_factor != 1, False),
+    "scaled routing": Part("a factor on what is routed", lambda c: c.routed_scaling_factor not in (1, None), False),
+    "open weights": Part(
+        "routing weights that do not sum to 1", lambda c: c.n_expert > 0 and c.routed_scaling_factor is None, False
+    ),
     "first layers": Part("dense layers before the mixtures", lambda c: bool(c.first_k_dense_replace), False),
     "latent attention": Part("latent attention", lambda c: c.latent_attention is not None, False),
     "windows": Part("sliding window attention", lambda c: c.sliding_window_size is not None, False),
