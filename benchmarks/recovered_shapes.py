@@ -1,6 +1,6 @@
 """Recovery of cuts of other kinds than the quickstart's, on the embedded teacher.
 
-    python -m benchmarks.recovered_shapes [--tokens 16384 65536] [--json FILE]
+    python -m benchmarks.recovered_shapes [--cuts plain width quarter] [--tokens 16384 65536] [--json FILE]
 
 `plain`: the first 17 layers and the first neurons, as the paper's plain selection. `width`: all layers, 384 of 576
 embedding entries and 960 of 1,536 neurons by importance. `quarter`: what importance chooses at three quarters of the
@@ -27,10 +27,13 @@ from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.selection import Ordering, select
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
+CUTS = ("plain", "width", "quarter")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=[16_384, 65_536])
+    parser.add_argument("--cuts", nargs="+", choices=CUTS, default=CUTS)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat dictionary")
     given = parser.parse_args()
     words = ["experiment=quickstart", "precision=fp32", "bin.center=100_900_000"]
@@ -41,13 +44,17 @@ def main() -> None:
     plain, every = Ordering.identity(a), tuple(range(a.n_layer))
     cases = {
         "plain": (plain, SubNetwork(every[:17], 576, (LayerGenes(3, 3, 64, 832),) * 17)),
-        "width": (ordering, SubNetwork(every, 384, (LayerGenes(3, 3, 64, 960),) * a.n_layer)),
+        "width": (
+            ordering,
+            SubNetwork(every, 384, (LayerGenes(3, 3, 64, 960),) * a.n_layer, ordering=ordering.fingerprint),
+        ),
         "quarter": (ordering, RULES[Strategy.importance](context.space(ordering))),
     }
     validation = context.evenly(made.tokens, "validation", VALIDATION, "VALIDATION")
     rows: list[list[str]] = []
     figures: dict[str, float] = {}
-    for name, (by, sub) in cases.items():
+    for name in given.cuts:
+        by, sub = cases[name]
         case = Case(teacher, sub, select(sub, a, by))
         for tokens in (0, *given.tokens):
             student, began = case.student(), time.monotonic()
