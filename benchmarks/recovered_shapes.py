@@ -1,10 +1,10 @@
 """Recovery of cuts of other kinds than the quickstart's, on the embedded teacher.
 
-    python -m benchmarks.recovered_shapes [--cuts plain width quarter] [--tokens 16384 65536] [--json FILE]
+    python -m benchmarks.recovered_shapes [--cuts plain width 75% 50% 25%] [--tokens 16384 65536] [--json FILE]
 
 `plain`: the first 17 layers and the first neurons, as the paper's plain selection. `width`: all layers, 384 of 576
-embedding entries and 960 of 1,536 neurons by importance. `quarter`: what importance chooses at three quarters of the
-parameters. Perplexity of the cut and after recovery on this many training tokens, over 16 validation blocks.
+embedding entries and 960 of 1,536 neurons by importance. `75%`, `50%` and `25%`: what importance chooses at this share
+of the parameters. Perplexity of the cut and after recovery on this many training tokens, over 16 validation blocks.
 """
 
 import argparse
@@ -27,7 +27,13 @@ from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.selection import Ordering, select
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
-CUTS = ("plain", "width", "quarter")
+CUTS = ("plain", "width", "75%", "50%", "25%")
+
+
+def of_size(center: int | None) -> Context:
+    """The quickstart, with the bin around another number of parameters."""
+    words = [] if center is None else [f"bin.center={center}"]
+    return Context(pipeline.compose(["experiment=quickstart", "precision=fp32", *words]), log=lambda line: None)
 
 
 def main() -> None:
@@ -36,8 +42,7 @@ def main() -> None:
     parser.add_argument("--cuts", nargs="+", choices=CUTS, default=CUTS)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat dictionary")
     given = parser.parse_args()
-    words = ["experiment=quickstart", "precision=fp32", "bin.center=100_900_000"]
-    context = prepared(Context(pipeline.compose(words), log=lambda line: None))
+    context = prepared(of_size(None))
     made = roots(context)
     teacher, ordering = context.teacher(made.teacher, context.config.teacher), order.load(context, made.ordering)
     a, length = context.architecture, context.config.data.block_size
@@ -48,8 +53,10 @@ def main() -> None:
             ordering,
             SubNetwork(every, 384, (LayerGenes(3, 3, 64, 960),) * a.n_layer, ordering=ordering.fingerprint),
         ),
-        "quarter": (ordering, RULES[Strategy.importance](context.space(ordering))),
     }
+    for name in CUTS[2:]:
+        center = int(name[:-1]) * parameters(a) // 100
+        cases[name] = ordering, RULES[Strategy.importance](of_size(center).space(ordering))
     validation = context.evenly(made.tokens, "validation", VALIDATION, "VALIDATION")
     rows: list[list[str]] = []
     figures: dict[str, float] = {}
