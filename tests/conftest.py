@@ -3,12 +3,19 @@
 import functools
 import gc
 import pickle
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Shells let background jobs ignore interrupts, and what a test starts would inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
