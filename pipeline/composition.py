@@ -18,17 +18,20 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import groups
-from pipeline.config import Cluster, Config, keys, register, to_objects
+from pipeline.config import ON_REQUEST, Cluster, Config, keys, register, to_objects
 from pipeline.config.values import read_as_written
 from pipeline.errors import SprigError
+from pipeline.group_choices import PARTS
 from pipeline.groups import CONF, Files
+from pipeline.layout import LATEST
 from pipeline.overrides import NULLABLE, SEARCHPATH, Words, refuse_hydra
 
 # What a reopened run does not take over.
 OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export", "prompt", "sample")
+SAVED = Path(".hydra/config.yaml")  # of a run's folder
+OUTPUTS = Path("outputs")
 OWN_CONF = "conf"  # a project's own choices, in the working directory
 PRESETS = ("experiment", "size")  # the groups that decide which others a command uses
-OPTIONAL = ("size/axes",)  # a size has axes for some presets only
 UNUSED: dict[str, Any] = {
     "hydra.run.dir": ".",
     "hydra.output_subdir": None,
@@ -59,8 +62,8 @@ class Session:
     def _check(self, composed: DictConfig) -> None:
         """Holds a preset's own choices to what holds for those of a command line."""
         for key, choice in composed.hydra.runtime.choices.items():
-            if choice is not None and not key.startswith("hydra/") and key not in OPTIONAL:
-                self.checker.check_choices(
+            if choice is not None and not key.startswith("hydra/") and key not in PARTS:
+                self.checker.choices.check(
                     key, choice if isinstance(choice, Sequence) and not isinstance(choice, str) else [choice]
                 )
         for key, unused in UNUSED.items():
@@ -79,9 +82,25 @@ def compose(overrides: list[str]) -> Config:
         SprigError: a key is unknown, misspelled or missing, a value has the wrong type or is out of range, or a group
             has no such choice.
     """
+    _require_run(overrides)
     config = to_objects(composed(overrides))
     _require_text(overrides)
     return config
+
+
+def _require_run(overrides: list[str]) -> None:
+    """What works on a finished run needs to know which one.
+
+    Raises:
+        SprigError: the words ask for such stages alone, and name neither a run nor a preset.
+    """
+    values = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
+    asked = re.findall(r"\w+", values.get("stages", ""))
+    if asked and {*asked} <= ({*ON_REQUEST, "report"} - {"cache"}) and not values.keys() & {"run", "experiment"}:
+        raise SprigError(
+            f"stages={values['stages']} works on a run that exists: name it, run=outputs/quickstart/latest; `sprig "
+            "runs` lists all."
+        )
 
 
 def _require_text(overrides: list[str]) -> None:
@@ -228,12 +247,8 @@ def recorded(file: Path) -> Any:
 def _reopen(overrides: list[str]) -> DictConfig:
     with session([]) as opened, read_as_written():
         named = [override for override in overrides if override.startswith("run=")]
-        folder = Path(opened.checker.values(named)["run"])
-        saved = folder / ".hydra" / "config.yaml"
-        if not saved.exists():
-            raise SprigError(
-                f"run={folder} is not a run folder, as it has no {saved}: name one of outputs/<preset>/<id>."
-            )
+        folder = _run_folder(Path(opened.checker.values(named)["run"]))
+        saved = folder / SAVED
         defaults = OmegaConf.structured(Config)
         config = OmegaConf.merge(defaults, OmegaConf.create(recorded(saved)))
         assert isinstance(config, DictConfig)
@@ -249,6 +264,23 @@ def _reopen(overrides: list[str]) -> DictConfig:
         return config
 
 
+def _run_folder(named: Path) -> Path:
+    """A run by its folder, or by its name in `outputs` as `sprig runs` shows it.
+
+    Raises:
+        SprigError: there is no such run.
+    """
+    for folder in (named, OUTPUTS / named):
+        if (folder / SAVED).exists():
+            return folder
+        if (folder / LATEST / SAVED).exists():
+            raise SprigError(f"run={named} holds several runs: name one, such as run={folder / LATEST}.")
+    raise SprigError(
+        f"run={named} is not a run folder, as it has no {named / SAVED}: name one of outputs/<preset>/<id>; `sprig "
+        "runs` lists them."
+    )
+
+
 def _sentence(error: Exception) -> str:
     """What Hydra says over several lines, in one sentence with a cure."""
     text = " ".join(f"{error} {error.__cause__ or ''}".split())
@@ -257,6 +289,9 @@ def _sentence(error: Exception) -> str:
         return keys.unknown(full[1] if full else match[1])
     text = re.split(r" full_key:| Config search path:| See https?:", text)[0]
     text = text.removeprefix("Error merging override ").removeprefix("In 'config': ")
-    text = re.sub(r"of type '\w+' is incompatible with type hint 'Union\[bool, str\]'", "is not true or false", text)
-    text = re.sub(r"^(\S+=.*?) (?=Value '|Invalid |Cannot )", r"\1: ", text)
-    return f"{text.strip().rstrip('.')}. `sprig --help` lists the choices."
+    no_switch = r"of type '\w+' is incompatible with type hint 'Union\[bool, str\]'|is not a valid bool \(type \w+\)"
+    text = re.sub(no_switch, "is not true or false", text)
+    text = re.sub(r"(?: of type '\w+')? could not be converted to (?:Float|Integer)", " is not a number", text)
+    text = re.sub(r"^(\S+=.*?) Value '.*?' (?=is not )", r"\1 ", text)
+    set_to = re.sub(r"^(\S+=.*?) (?=Value '|Invalid |Cannot )", r"\1: ", text).strip().rstrip(".")
+    return f"{set_to}." if "=" in set_to else f"{set_to}. `sprig --help` lists the choices."

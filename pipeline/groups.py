@@ -16,7 +16,7 @@ from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pipeline.overrides import SEARCHED
+from pipeline.group_choices import SEARCHED
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 KEPT = 32  # compositions that a process keeps

@@ -8,27 +8,27 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra._internal.config_repository import IConfigRepository
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from pipeline.config import ON_REQUEST, STAGES, keys
+from pipeline.config.derived import tokens_of
 from pipeline.config.keys import Key
 from pipeline.errors import SprigError
+from pipeline.group_choices import Choices
 
 SEARCHPATH = "hydra.searchpath"
 PROMPTS = ("prompt", "evaluate.prompt")  # texts of any characters
 COMMANDS = ("run", "sweep")  # keys that decide what kind of command it is
 HONOURED = ("hydra.mode", SEARCHPATH, "hydra.launcher", "hydra.sweeper")  # of Hydra's own keys
-SEARCHED = "searched"  # Hydra's sources that are folders of the user's
 NULLABLE = "teacher@kd_teacher"  # the one group where null is a choice: the same teacher
 _WORD = re.compile(r"(?P<prefix>~|\+\+|\+)?(?P<key>[^=~+][^=]*?)(?P<given>=(?P<value>.*))?", re.DOTALL)
+_SEPARATED = re.compile(r"-?\d{1,3}([.,]\d{3})+")  # thousands, or a decimal fraction
 _HOME = re.compile(r"(^|[\[,]\s*)(~[^/,\]\s]*)(?=[/,\]]|$)")
 
 
@@ -49,6 +49,7 @@ class Words:
         self, repository: IConfigRepository, parser: OverridesParser, known_groups: Sequence[str], sweeps: bool
     ):
         self.repository, self.parser, self.known_groups, self.sweeps = repository, parser, known_groups, sweeps
+        self.choices = Choices(repository)
         self.kd_teacher = True  # whether the run has a teacher of its own for the distillation
 
     def checked(self, words: Sequence[str]) -> list[str]:
@@ -57,20 +58,37 @@ class Words:
         Raises:
             SprigError: an argument is not KEY=VALUE, names an unknown key or choice, has no value, or cannot be parsed.
         """
-        return [self._checked(word) for word in words]
+        self._check_once(words)
+        return [self._checked(word, before) for before, word in zip(["", *words], words, strict=False)]
 
-    def _checked(self, word: str) -> str:
+    def _check_once(self, words: Sequence[str]) -> None:
+        """Of two choices of one group, the first would have no effect."""
+        chosen: dict[str, str] = {}
+        for word in words:
+            match = _WORD.fullmatch(word)
+            if match is None or match["prefix"] == "~" or not self._is_group(match["key"]):
+                continue
+            first = chosen.setdefault(match["key"], word)
+            if first.lstrip("+") != word.lstrip("+"):
+                raise SprigError(f"{first} and {word} choose from one group: leave one of them out.")
+
+    def _is_group(self, key: str) -> bool:
+        return self.repository.group_exists(key.partition("@")[0])
+
+    def _checked(self, word: str, before: str = "") -> str:
         match = _WORD.fullmatch(word)
         if match is None or (match["given"] is None and match["prefix"] != "~"):
-            raise SprigError(self._bare(word))
+            raise SprigError(self._bare(word, before))
         prefix, key, value = match["prefix"] or "", match["key"].strip(), (match["value"] or "").strip()
         if prefix == "~":
             return self._deletion(word, key)
-        group = key.partition("@")[0]
-        if group.startswith("hydra"):
+        if key.startswith("hydra"):
             return self._of_hydra(word, prefix, key, value)
-        if self.repository.group_exists(group) and group != "hydra":
+        if self._is_group(key):
             return self._choice(prefix, key, value)
+        if key == keys.BUDGET:
+            values = value.split(",") if self.sweeps else [value]
+            key, value = "distill.tokens", ",".join(tokens_of(each.strip()) for each in values)
         return self._value(key, value)
 
     def values(self, words: Sequence[str]) -> dict[str, Any]:
@@ -80,12 +98,11 @@ class Words:
             SprigError: as `checked`; or an argument chooses from a group.
         """
         given = {}
-        for word in words:
+        for before, word in zip(["", *words], words, strict=False):
             match = _WORD.fullmatch(word)
-            group = match["key"].partition("@")[0] if match else ""
-            if match and (match["prefix"] == "~" or group.startswith("hydra") or self.repository.group_exists(group)):
+            if match and (match["prefix"] == "~" or match["key"].startswith("hydra") or self._is_group(match["key"])):
                 raise SprigError(f"{word}: a reopened run keeps its groups; change single values{self._inside(match)}.")
-            override = self._parse(self._checked(word))
+            override = self._parse(self._checked(word, before))
             given[override.key_or_group] = override.value()
         return given
 
@@ -100,17 +117,21 @@ class Words:
         flat = [f"{group}.{key}={each}" for key, each in content.items() if not isinstance(each, dict | list)]
         return f", such as {' '.join(flat[:4])}" if flat else ""
 
-    def _bare(self, word: str) -> str:
-        """What to write instead of an argument that sets nothing."""
+    def _bare(self, word: str, before: str) -> str:
+        """What to write instead of an argument that sets nothing; `before` is the one before it."""
+        key, given, value = before.partition("=")
+        text = keys.find(key.lstrip("+"))
         if word.strip() in ("help", "version"):
             return f"{word} is an option: sprig --{word.strip()}."
         if word in (*STAGES, *ON_REQUEST):
             return f"{word} is a stage: sprig run=FOLDER stages=[{word}], or add stages=[{word}] to a command."
-        if keys.find(word) is not None or self.repository.group_exists(word):
+        if word == keys.BUDGET or keys.find(word) is not None or self.repository.group_exists(word):
             return f"{word} needs a value: write {word}=VALUE, without spaces around the = sign."
-        if found := [f"{group}={word}" for group in self.groups() if word in self.options(group)]:
+        if given and text is not None and (text.is_text or text.is_path):
+            return f"{word!r} sets nothing: a value with spaces needs quotes, {key}={f'{value} {word}'!r}."
+        if found := [f"{group}={word}" for group in self.choices.groups() if word in self.choices.options(group)]:
             return f"{word} is a choice of a group: write {' or '.join(found)}."
-        every = {option: group for group in reversed(self.groups()) for option in self.options(group)}
+        every = {option: group for group in reversed(self.choices.groups()) for option in self.choices.options(group)}
         near = difflib.get_close_matches(word, every, n=1)
         hint = f"did you mean {every[near[0]]}={near[0]}?" if near else "`sprig --help` lists the choices."
         return f"{word!r} sets nothing, as arguments are KEY=VALUE: {hint}"
@@ -129,27 +150,13 @@ class Words:
         if key == "hydra/launcher":
             self._choice(prefix, key, value)
         elif key == "hydra/sweeper":
-            self.check_choices("hydra/sweeper", [value])
+            self.choices.check("hydra/sweeper", [value])
         elif key.startswith(f"{keys.LAUNCHER}."):
             return self._value(key, value)
         elif not any(key == name or key.startswith(f"{name}.") for name in HONOURED):
             refuse_hydra(key)
         self._parse(word)
         return word
-
-    def groups(self) -> list[str]:
-        """The groups of the configuration, Hydra's own apart from the launcher left out."""
-        tops = [name for name in self.repository.get_group_options("", ObjectType.GROUP) if name != "hydra"]
-        tops.sort(key=lambda name: name != "experiment")
-        inner = [f"{top}/{name}" for top in tops for name in self.repository.get_group_options(top, ObjectType.GROUP)]
-        return [*tops, *(each for each in inner if not each.startswith("experiment/"))]
-
-    def options(self, group: str) -> list[str]:
-        """The choices of a group, those of its folders by their path: experiment has twin/p1-bins."""
-        found = [name for name in self.repository.get_group_options(group, ObjectType.CONFIG) if name != "schema"]
-        for folder in self.repository.get_group_options(group, ObjectType.GROUP):
-            found += [f"{folder}/{each}" for each in self.options(f"{group}/{folder}")]
-        return found
 
     def _choice(self, prefix: str, key: str, value: str) -> str:
         group = key.partition("@")[0]
@@ -158,7 +165,7 @@ class Words:
                 f"hydra/launcher={value}: Sprig's sweeps start their jobs themselves; choose local or slurm."
             )
         if not value:
-            raise SprigError(f"{key}= names no choice: {self._listed(group)}.")
+            raise SprigError(f"{key}= names no choice: {self.choices.listed(group)}.")
         override = self._parse(f"{key}={value}")
         if override.is_sweep_override() and not self.sweeps:
             raise SprigError(f"{key}={value} names several choices: add --multirun to sweep over them.")
@@ -168,49 +175,12 @@ class Words:
             given = override.value()
             chosen = given if isinstance(given, list) else ["null" if given is None else str(given)]
         if key != NULLABLE and "null" in chosen:
-            raise SprigError(f"{key}=null names no choice: leave it out, or choose one; {self._listed(group)}.")
-        self.check_choices(key, [each for each in chosen if each != "null"])
+            raise SprigError(f"{key}=null names no choice: leave it out, or choose one; {self.choices.listed(group)}.")
+        self.choices.check(key, [each for each in chosen if each != "null"])
         if chosen == ["null"]:
             return f"~{key}"
         # A group that the command's preset does not use yet is appended: `kd=on` for the quickstart.
         return f"{'' if key in self.known_groups else '+'}{key}={value}"
-
-    def check_choices(self, key: str, chosen: Sequence[str]) -> None:
-        """
-        Raises:
-            SprigError: the group of `key` has no such choice, or two different ones of one name.
-        """
-        group = key.partition("@")[0]
-        for each in chosen:
-            self._check_unique(group, each)
-            if not self.repository.config_exists(f"{group}/{each}") or each == "schema":
-                raise SprigError(self._unknown_choice(key, group, str(each)))
-
-    def _unknown_choice(self, key: str, group: str, choice: str) -> str:
-        section = keys.keys().get(key)
-        if section is not None and section.is_section and re.fullmatch(r"[\d._]+[kKmMbBtT]?", choice):
-            sized = {"bin": "bin.center", "distill": "distill.tokens", "search": "search.generations"}.get(key)
-            if sized:
-                return f"{key}={choice} chooses no file of conf/{group}: for a number write {sized}={choice}."
-        near = difflib.get_close_matches(choice, self.options(group), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"{self._listed(group)}."
-        return f"There is no {key}={choice}: {hint}"
-
-    def _check_unique(self, group: str, choice: str) -> None:
-        texts: dict[str, Path] = {}
-        for source in self.repository.get_sources():
-            if (
-                source.provider in ("main", SEARCHED)
-                and source.scheme() == "file"
-                and source.is_config(f"{group}/{choice}")
-            ):
-                path = Path(source.path.removeprefix("file://"), group, f"{choice}.yaml")
-                texts.setdefault(path.read_text(encoding="utf-8"), path)
-        if len(texts) > 1:
-            raise SprigError(f"{' and '.join(map(str, texts.values()))} are both {group}={choice}: rename your own.")
-
-    def _listed(self, group: str) -> str:
-        return f"the choices are {', '.join(self.options(group))}"
 
     def _value(self, key: str, value: str) -> str:
         found = keys.find(key)
@@ -227,6 +197,11 @@ class Words:
             raise SprigError(_section(found, value, self.repository.group_exists("teacher")))
         if not value and key not in PROMPTS:
             raise SprigError(f"{key}= has no value: give one{', or null' if found.field.default is None else ''}.")
+        if found.hint is int and _SEPARATED.fullmatch(value) and not ("," in value and self.sweeps):
+            digits = re.sub("[.,]", "_", value)
+            raise SprigError(f"{key}={value} could be read in two ways: write {key}={digits}, or use k, M, B or T.")
+        if found.is_list and re.fullmatch(r"[\w.+-]+", value) and value != "null":
+            value = f"[{value}]"  # one value of a list needs no brackets
         if found.is_path:
             value = _HOME.sub(lambda each: each[1] + os.path.expanduser(each[2]), value)
         if (found.is_text or found.is_path) and self._is_plain_text(found, value):
@@ -260,6 +235,11 @@ class Words:
             return self.parser.parse_overrides([word])[0]
         except HydraException:
             key, _, value = word.lstrip("+").partition("=")
+            if more := re.search(r"(?:\s|,)([\w.@/]+)=", value):
+                raise SprigError(
+                    f"{key}={value} holds several arguments: give {more[1]}=VALUE as an argument of its own, with a "
+                    "space and without quotes around both."
+                ) from None
             raise SprigError(
                 f"{key}={value} cannot be read: a list is [a,b], and text with spaces, commas, brackets, = or : "
                 f"needs its own quotes inside those of the shell, \"{key}='a, b'\"."

@@ -63,7 +63,7 @@ def refused(monkeypatch, *arguments: str) -> str:
         ("distill.tokns=5", "no configuration key distill.tokns: did you mean distill.tokens?"),
         ("nonsense=5", "no configuration key nonsense"),
         ("teacher=nonsense", "There is no teacher=nonsense: the choices are gemma-3-270m, lab-l-shape"),
-        ("distill.lr=fast", "distill.lr=fast: Value 'fast' of type 'str' could not be converted to Float"),
+        ("distill.lr=fast", "distill.lr=fast is not a number."),
         ("space.layers=some", "expected one of [prefix, rank, subset]"),
         ("stages=[search,nonsense]", "stages names 'nonsense'; the stages are prepare, order"),
         ("seed=-1 plan=true", "seed=-1 must lie in 0..18_446_744_073_709_551_615"),

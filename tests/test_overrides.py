@@ -55,6 +55,9 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=", "experiment= names no choice"),
         ("experiment=smoke teacher@kd_teacher=", "teacher@kd_teacher= names no choice"),
         # Keys that do not exist.
+        ("experiment=smoke model=x", "There is no configuration key model: did you mean teacher.path?"),
+        ("experiment=smoke tokens=5", "key tokens: did you mean distill.tokens?"),
+        ("experiment=smoke distill.hours=5", "key distill.hours: did you mean budget?"),
         ("experiment=smoke +foo=1", "There is no configuration key foo"),
         ("experiment=smoke ++distill.foo=1", "There is no configuration key distill.foo"),
         ("experiment=smoke +distill.gradient_clip=0.1", "key distill.gradient_clip: did you mean distill.clip?"),
@@ -81,6 +84,14 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke kd_teacher.path=x", "this run distils from the teacher that is cut: choose one, teacher@kd"),
         ("experiment=smoke teacher@kd_teacher=null kd_teacher.name=x", "choose one, teacher@kd_teacher=CHOICE"),
         # Words that set nothing.
+        ("experiment=smoke prompt=Hello world", "a value with spaces needs quotes, prompt='Hello world'"),
+        ("'experiment=smoke plan=true'", "holds several arguments: give plan=VALUE as an argument of its own"),
+        ("experiment=smoke,seed=0", "holds several arguments: give seed=VALUE"),
+        ("experiment=smoke budget", "budget needs a value: write budget=VALUE"),
+        ("stages=chat", "stages=chat works on a run that exists: name it, run=outputs/quickstart/latest"),
+        # Two choices of one group.
+        ("experiment=smoke experiment=quickstart", "experiment=smoke and experiment=quickstart choose from one group"),
+        ("experiment=smoke +teacher=tiny-deep teacher=tiny-random", "choose from one group: leave one of them out"),
         ("quickstart", "quickstart is a choice of a group: write experiment=quickstart"),
         ("smok", "did you mean experiment=smoke?"),
         ("tiny-random", "write teacher=tiny-random"),
@@ -94,6 +105,18 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke ~seed", "~seed: only a chosen group or an axis of a preset can be removed"),
         ("experiment=smoke ~distill.lr=3", "only a chosen group"),
         # Values of the wrong kind.
+        ("experiment=smoke size=0.5B", "size=0.5B chooses no file of conf/size: for a number write bin.center=0.5B"),
+        ("experiment=smoke size=huge", "the choices are gpu, smoke."),
+        ("experiment=smoke teacher=.", "for a path write teacher=local teacher.source=hf teacher.path=."),
+        ("experiment=smoke data=/tmp", "for a path write data=text data.path=/tmp"),
+        ("experiment=smoke teacher@kd_teacher=/", "teacher@kd_teacher=local kd_teacher.source=hf kd_teacher.path=/"),
+        ("experiment=smoke bin.center=150,000", "could be read in two ways: write bin.center=150_000"),
+        ("experiment=smoke bin.center=150.000", "could be read in two ways: write bin.center=150_000"),
+        ("experiment=smoke stages=[sampel]", "stages names 'sampel': did you mean sample?"),
+        ("experiment=smoke debug=maybe", "debug=maybe is not true or false."),
+        ("experiment=smoke budget=8h", "needs the speed of the machine: plan=measure without a budget prints it"),
+        ("experiment=smoke budget=-20x", "budget=-20x is not a budget: give tokens, budget=2B"),
+        ("experiment=smoke budget=0x", "distill.tokens=0 must lie in"),
         ("experiment=smoke bin=70M", "bin=70M chooses no file of conf/bin: for a number write bin.center=70M"),
         ("experiment=smoke distill=50k", "for a number write distill.tokens=50k"),
         ("experiment=smoke distill.tokens=1.5", "is not a count, such as 50_000, 50k, 70M or 1e4"),
@@ -105,7 +128,7 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke debug=-1", "is not true or false"),
         ("experiment=smoke plan=2", "is not true or false"),
         ("experiment=smoke distill.lr=inf", "distill.lr=inf must lie in"),
-        ("experiment=smoke distill.lr=true", "could not be converted to Float"),
+        ("experiment=smoke distill.lr=true", "distill.lr=true is not a number."),
         ("experiment=smoke seed=99999999999999999999", "must lie in 0..18_446_744_073_709_551_615"),
         ("experiment=smoke data.seed=-1", "data.seed=-1 must lie in"),
         ("experiment=smoke data.path=[null]", "data.path=[None] must name a file"),
@@ -190,6 +213,10 @@ def test_every_folder_of_conf_is_a_group_of_that_test():
         ("distill.tokens=50_000", "distill.tokens", 50_000),
         ("data.max_tokens=70m", "data.max_tokens", 70_000_000),
         ("search.limit.flops=1e15", "search.limit.flops", 10**15),
+        ("budget=50k", "distill.tokens", 50_000),
+        ("budget=0.5x", "distill.tokens", 40_000),
+        ("budget=1.5h@20", "distill.tokens", 108_000),
+        ("stages=search", "stages", ["search"]),
         ("study.short=[1k,2k]", "study.short", [1_000, 2_000]),
         ("study.short=[1e3,2048.0]", "study.short", [1_000, 2_048]),
         ("space.max.n_embd=1k", "space.max.n_embd", 1_000),
@@ -227,6 +254,11 @@ def test_what_is_meant_is_understood(words, key, value):
     for name in key.split("."):
         found = getattr(found, name)
     assert found == value
+
+
+def test_budgets_are_an_axis():
+    with session([SMOKE, "budget=1k,20x"], sweeps=True) as opened:
+        assert opened.words[1] == "distill.tokens=1000,${tokens_per_parameter:20}"
 
 
 def test_a_sweep_tells_axes_from_texts():

@@ -2,22 +2,50 @@
 
 In a preset: `tokens: ${tokens_per_parameter:20}`, `global_batch: ${batch_for_the_budget:}` and `stages:
 ${stages_and_export:}`. A value that is set takes their place, and the configuration that a run keeps holds the values.
+On the command line, `budget` sets the tokens in the unit that it is given in.
 """
 
 import math
+import re
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.choices import STAGES
+from pipeline.config.values import count
 from pipeline.errors import SprigError
 
 BATCH_TOKENS = 1 << 19  # tokens of an optimizer step at the budget below: about half a million
 BUDGET = 10 * 10**9
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 
 
 def register_resolvers() -> None:
     for resolver in (tokens_per_parameter, batch_for_the_budget, stages_and_export):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+def tokens_of(budget: str) -> str:
+    """The value of distill.tokens for a budget in tokens, 2B, in tokens per parameter, 20x, or in hours of training at
+    a speed in tokens per second, 8h@210k.
+
+    Raises:
+        SprigError: it is none of these.
+    """
+    if match := re.fullmatch(f"{_NUMBER}x", budget, re.IGNORECASE):
+        return f"${{tokens_per_parameter:{match[1]}}}"
+    timed = re.fullmatch(f"{_NUMBER} ?h(?:ours?)?(?:@(.+))?", budget, re.IGNORECASE)
+    if timed and not timed[2]:
+        raise SprigError(
+            f"budget={budget} needs the speed of the machine: plan=measure without a budget prints it as a budget to "
+            f"paste, such as budget={timed[1]}h@210k, hours at tokens per second."
+        )
+    try:
+        return f"{round(float(timed[1]) * 3600 * count(timed[2]))}" if timed else f"{count(budget)}"
+    except ValueError:
+        raise SprigError(
+            f"budget={budget} is not a budget: give tokens, budget=2B, tokens per parameter, budget=20x, or hours at "
+            "tokens per second, budget=8h@210k, which plan=measure prints."
+        ) from None
 
 
 def tokens_per_parameter(ratio: float, *, _root_: DictConfig) -> int:

@@ -13,6 +13,27 @@ from pipeline.config.typed import hints, without_none
 
 LAUNCHER = "hydra.launcher"
 LISTED = 12  # a section of at most this many keys is listed in full
+BUDGET = "budget"  # a word for distill.tokens, see pipeline.config.derived
+ELSEWHERE = {  # what other tools call it
+    "batch_size": "distill.global_batch",
+    "dataset": "data.path",
+    "dry_run": "plan",
+    "epochs": BUDGET,
+    "gpus": "deepspeed.world_size",
+    "hours": BUDGET,
+    "learning_rate": "distill.lr",
+    "model": "teacher.path",
+    "name": "run_name",
+    "output": "outputs",
+    "output_dir": "outputs",
+    "params": "bin.center",
+    "parameters": "bin.center",
+    "resume": "run",
+    "steps": BUDGET,
+    "tasks": "evaluate.tasks",
+    "text": "data.path",
+    "tokens": "distill.tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,10 @@ class Key:
     @property
     def is_text(self) -> bool:
         return self.hint is str
+
+    @property
+    def is_list(self) -> bool:
+        return get_origin(self.hint) is list
 
     @property
     def is_open(self) -> bool:
@@ -79,6 +104,8 @@ def unknown(name: str) -> str:
 def nearest(name: str) -> str | None:
     """The key that was probably meant: of the same last name, else similar in the section, else similar anywhere."""
     section, _, last = name.rpartition(".")
+    if (meant := ELSEWHERE.get(last)) and ("." not in meant or meant.startswith(section)):
+        return meant
     settable = [key.name for key in keys().values() if not key.is_section]
     below = [key for key in settable if key.startswith(f"{section}.")] if section else settable
     same = [key for pool in (below, settable) for key in pool if key.rpartition(".")[2] == last]

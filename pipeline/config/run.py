@@ -1,5 +1,6 @@
 """One run: all groups together, and the way from what Hydra composed to typed objects."""
 
+import difflib
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -138,7 +139,9 @@ class Config:
         )
         known = STAGES + ON_REQUEST
         for stage in self.stages:
-            require(stage in known, f"stages names {stage!r}; the stages are {', '.join(known)}.")
+            near = difflib.get_close_matches(stage, known, n=1)
+            hint = f": did you mean {near[0]}?" if near else f"; the stages are {', '.join(known)}."
+            require(stage in known, f"stages names {stage!r}{hint}")
         require(
             "export" not in self.stages or self.export.to is not None,
             "stages names export, but export.to is null: name the folder to make, export.to=FOLDER.",

@@ -56,9 +56,7 @@ def _integer(node: IntegerNode, value: Any) -> int:
     try:
         return count(value)
     except ValueError:
-        raise ValidationError(
-            "Value '$VALUE' of type '$VALUE_TYPE' is not a count, such as 50_000, 50k, 70M or 1e4"
-        ) from None
+        raise ValidationError("Value '$VALUE' is not a count, such as 50_000, 50k, 70M or 1e4") from None
 
 
 def _switch(value: Any) -> Any:
