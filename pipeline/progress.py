@@ -28,6 +28,7 @@ class Progress:
     quiet.
     """
 
+    after: ClassVar[float] = 0.0  # seconds that the whole run takes after this piece of work
     _shown: ClassVar[bool] = False
 
     def __init__(self, description: str, total: int | None = None, unit: str = "steps", start: int = 0):
@@ -78,17 +79,20 @@ class Progress:
         soon = self.total is not None and 10 * (self.done - self._said) >= self.total
         return SECONDS_BETWEEN_LINES if soon else MOST_SECONDS
 
-    def status(self) -> str:
-        """For example "tokenise 1,200/10,000 documents, 350/s, 0:25 left, loss 3.21"."""
+    def status(self, with_unit: bool = True) -> str:
+        """For example "tokenise 1,200/10,000 documents, 350/s, 0:25 left, loss 3.21"; 0:25/1:40 left, where the run
+        still takes 1:40."""
         seconds = time.monotonic() - self._began
         rate = (self.done - self.start) / seconds if seconds > 0 else 0.0
         of_total = "" if self.total is None else f"/{short(self.total)}"
         speed = short(round(rate)) if rate >= 10 else f"{rate:.2f}"
-        parts = [f"{self.description} {short(self.done)}{of_total} {self.unit}", f"{speed}/s"]
+        unit = f" {self.unit}" if with_unit else ""
+        parts = [f"{self.description} {short(self.done)}{of_total}{unit}", f"{speed}/s"]
         if self.total is not None and self.done >= self.total:
             parts.append(f"{clock(seconds)} in all")
         elif self.total is not None and rate > 0:
-            parts.append(f"{clock((self.total - self.done) / rate)} left")
+            left = (self.total - self.done) / rate
+            parts.append(f"{clock(left)}{f'/{clock(left + self.after)}' if self.after >= 60 else ''} left")
         return ", ".join(parts + [f"{name} {value}" for name, value in self.fields.items()])
 
     def _show(self) -> None:
@@ -101,6 +105,8 @@ class Progress:
     def _bar(self) -> Text:
         """One line, however narrow the terminal: the bar makes room for the text, and only then is that cut."""
         status, columns = self.status(), self._live.console.width if self._live else BAR_WIDTH
+        if len(status) > columns:
+            status = self.status(with_unit=False)
         width = min(BAR_WIDTH, columns - len(status) - 1)
         if not self.total or width < 4:
             return Text(status, no_wrap=True, overflow="ellipsis")

@@ -19,13 +19,15 @@ from pipeline.config import Config
 from pipeline.layout import COMPLETED
 from pipeline.models.precision import repeatable
 from pipeline.on_request import chat, export, sample, score
-from pipeline.plan import checks, outlook
+from pipeline.on_request.printable import printable
+from pipeline.plan import after, checks, outlook
 from pipeline.plan.outlook import Outlook
 from pipeline.plan.table import table
+from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
 from pipeline.report import ending, material
 from pipeline.report.material import Material
-from pipeline.report.schema import Summary
+from pipeline.report.schema import Summary, random_weights
 from pipeline.report.tracker import Tracker
 from pipeline.run_folder import RunFolder
 from pipeline.stages import cache, distill, downstream, graph, rerank, search, study
@@ -61,6 +63,7 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
     if config.plan:
         if rank() == 0:
             _show("What this run would do", ["", ""], table(context))
+            _show_commands(after.commands(config, overrides or []))
         return None
     steps = graph.build(context)
     downstream.check(context, steps)
@@ -112,6 +115,7 @@ def _make(
     found, started = context.store.find(step.recipe), time.monotonic()
     state = "cached" if found else f"starting{left.left()}"
     log.info("%s %s %s (%s): %s", place, step.stage, step.role, step.recipe.fingerprint, state)
+    Progress.after = left.seconds(without=step.role)
     context.store.obtain(step.recipe, step.make, step.agree)
     left.finish(step.role, time.monotonic() - started)
     if step.role == "tokens":
@@ -179,7 +183,7 @@ def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Mat
     if opened.writable:
         log.info("The report is %s and %s", opened.path / material.PAGE, html.PAGE)
     if shown.summary["status"] == COMPLETED:
-        _show_ending(opened.path)
+        _show_ending(opened.path, shown)
     return shown
 
 
@@ -195,14 +199,22 @@ def _write_report(context: Context, last: Step, shown: Material, folder: Path) -
     pages.write(shown, folder)
 
 
-def _show_ending(folder: Path) -> None:
-    """On lines of their own, not in a box: commands are there to be copied."""
-    console = Console()
-    for name, path in ending.places(folder):
-        console.print(f"{name}: {path}", markup=False, highlight=False, soft_wrap=True)
-    console.print("Next:", markup=False)
-    for name, command in ending.next_commands(folder):
-        console.print(f"  # {name}\n  {command}", markup=False, highlight=False, soft_wrap=True)
+def _show_ending(folder: Path, shown: Material) -> None:
+    if shown.evaluation is not None and not random_weights(shown.summary):
+        _print(*map(printable, ending.continuations(shown.evaluation)))
+    _print(*(f"{name}: {path}" for name, path in ending.places(folder)))
+    _show_commands(ending.next_commands(folder))
+
+
+def _show_commands(rows: list[tuple[str, str]]) -> None:
+    """Of purpose and command, on lines of their own: commands are there to be copied."""
+    if rows:
+        _print("Next:", *(f"  # {purpose}\n  {command}" for purpose, command in rows))
+
+
+def _print(*lines: str) -> None:
+    for line in lines:
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(title: str, header: list[str], rows: list) -> None:

@@ -64,6 +64,16 @@ def test_status_without_total_with_start_and_fields(clock):
         assert bar.status() == "train 100,000/100,000 tokens, 1,000/s, 0:10 in all, loss 2"
 
 
+def test_the_line_has_the_time_that_the_whole_run_takes(clock, monkeypatch):
+    monkeypatch.setattr(Progress, "after", 3600.0)
+    with Progress("train", total=1_000, unit="tokens") as bar:
+        clock.now += 60
+        bar.advance(500)
+        assert bar.status() == "train 500/1,000 tokens, 8.33/s, 1:00/1:01:00 left"
+        bar.advance(500)
+        assert bar.status().endswith(", 1:00 in all")
+
+
 def test_other_ranks_and_inner_work_are_quiet(clock, capsys, monkeypatch):
     with Progress("outer", total=10) as outer:
         with Progress("inner", total=10) as inner:

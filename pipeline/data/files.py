@@ -59,6 +59,16 @@ def file_hashes(data: DataConfig) -> list[list[str]]:
     return hashes
 
 
+def most_tokens(data: DataConfig) -> int | None:
+    """About the most tokens that local files can have: one per byte, and one that ends each file. None for other files
+    than plain text. Raises SprigError as `local_files`."""
+    if data.source not in (DataSource.text, DataSource.jsonl, DataSource.csv):
+        return None
+    paths = [path for _, path in local_files(data).files]
+    compressed = any(path.suffix in COMPRESSED for path in paths)
+    return None if compressed else sum(path.stat().st_size + 1 for path in paths)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
     """A file of a data set, opened for reading. Raises SprigError if that is not allowed or fails."""

@@ -1,5 +1,6 @@
 """How often a training goes through its text."""
 
+from pipeline.data.files import most_tokens
 from pipeline.errors import SprigError
 from pipeline.stages import distill, prepare
 from pipeline.stages.budget import budget
@@ -9,10 +10,12 @@ MOST = 4  # beyond this, repeated text is worth ever less (https://arxiv.org/abs
 
 
 def text_tokens(context: Context) -> int | None:
-    """Tokens of the training text: exact once prepared, before that at most `data.max_tokens`; None if unknown."""
-    tokens = prepare.tokens_recipe(context)
+    """Tokens of the training text: exact once prepared, before that at most `data.max_tokens` and one per byte; None
+    if unknown."""
+    tokens, data = prepare.tokens_recipe(context), context.config.data
     if context.store.find(tokens) is None:
-        return context.config.data.max_tokens
+        bounds = (data.max_tokens, most_tokens(data))
+        return min((each for each in bounds if each is not None), default=None)
     blocks = context.blocks(tokens, "train")
     return len(blocks) * blocks.block_size
 

@@ -8,7 +8,6 @@ import torch
 from pipeline.config import ExportForm
 from pipeline.plan import costs as prices
 from pipeline.plan import epochs, measured
-from pipeline.progress import short
 from pipeline.stages import distill, prepare
 from pipeline.stages.budget import batch_tokens, budget, token_flops
 from pipeline.stages.context import Context, Step
@@ -27,8 +26,12 @@ def text(context: Context) -> Row:
     if tokens is None or times is None:
         return "text", f"{name}; its training tokens are known once stage prepare has run"
     known = context.store.find(prepare.tokens_recipe(context)) is not None
-    often = f"; the text is read {times:.1f} times" if times > 1 else f", {times:.2g} epochs"
-    return "text", f"{name}: {'' if known else 'at most '}{tokens:,} training tokens{often}"
+    most, least = ("", "") if known else ("at most ", "at least ")
+    most, least = ("", "") if known else ("at most ", "at least ")
+    often = f"the text is read {least}{times:.1f} times" if times > 1 else f"{least}{times:.2g} epochs"
+    by_bytes = not known and tokens != context.config.data.max_tokens
+    of = " (one per byte; English has about four bytes per token)" if by_bytes else ""
+    return "text", f"{name}: {most}{tokens:,} training tokens{of}; {often}"
 
 
 def schedule(context: Context) -> Row:
@@ -71,8 +74,8 @@ def hours(context: Context, flops: int, ranks: int, student: SubNetwork) -> Row:
         tokens, of_a_token = measured.tokens_per_second(context, student), token_flops(context, student)
         took = _clock(flops / (tokens * (of_a_token.student + of_a_token.teacher) * ranks))
         return "time", (
-            f"about {took} at the measured {tokens:,.0f} tokens/s of training per process; in an hour, {ranks} x "
-            f"{kind} train on {short(round(3600 * tokens * ranks))} tokens, communication not counted"
+            f"about {took} at the measured {tokens:,.0f} tokens/s of training per process, communication not counted; "
+            f"for 8 hours of training: budget=8h@{tokens * ranks:.0f}"
         )
     rate, of = _rate(context)
     took = _clock(flops / (rate * UTILISATION[kind] * ranks))
@@ -99,8 +102,13 @@ class Outlook:
 
     def left(self) -> str:
         """For a log line; empty below a minute."""
-        seconds = sum(self.expected.values()) * (self.took / self.done if self.done else 1)
+        seconds = self.seconds()
         return f", about {_clock(seconds)} left in all" if seconds >= 60 else ""
+
+    def seconds(self, without: str | None = None) -> float:
+        """What is left, apart from the step `without`."""
+        rest = sum(seconds for role, seconds in self.expected.items() if role != without)
+        return rest * (self.took / self.done if self.done else 1)
 
 
 def expected(context: Context, steps: list[Step], ranks: int) -> Outlook:

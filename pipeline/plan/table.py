@@ -66,8 +66,8 @@ def table(context: Context) -> list[tuple[str, str]]:
         *([("stable phase", f"the first {stable:,} tokens, which other budgets share")] if stable else []),
         (
             "batch",
-            f"{batches.global_batch} blocks of {length:,} tokens: {ranks} processes x {batches.micro_batch} at a time "
-            f"x {batches.accumulation} times",
+            f"{batches.global_batch} blocks of {length:,} tokens: {ranks} {'process' if ranks == 1 else 'processes'} x "
+            f"{batches.micro_batch} at a time x {batches.accumulation} times",
         ),
         outlook.hours(context, total, ranks, typical.middle),
         ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),

@@ -119,4 +119,4 @@ class Search:
             self.progress.begin_at(self.progress.done + 1)
             return
         best = {} if self.best is None else {f"best {self.config.fitness}": f"{self.best.fitness:,.2f}"}
-        self.progress.advance(1, generation=self.generation, tokens=f"{self.tokens:,}", **best)
+        self.progress.advance(1, **best, generation=self.generation)

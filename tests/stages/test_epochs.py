@@ -43,10 +43,22 @@ def test_max_tokens_bounds_a_text_that_is_not_prepared(tmp_path, capsys):
     few = ["data.max_tokens=20_000"]
     with pytest.raises(SprigError, match=r"goes 5\.0 times through .* 20,000 tokens at most"):
         planned(tmp_path, capsys, *few, "distill.tokens=100_000")
-    assert "the text is read 4.0 times" in planned(tmp_path, capsys, *few, "distill.tokens=80_000")
+    assert "the text is read at least 4.0 times" in planned(tmp_path, capsys, *few, "distill.tokens=80_000")
     assert "the text is read" not in planned(tmp_path, capsys, *few, "distill.tokens=20_000")
-    # Nobody knows yet how much text there is.
-    assert "the text is read" not in planned(tmp_path, capsys, "data.max_tokens=null", "distill.tokens=10_000_000_000")
+
+
+def test_a_token_per_byte_bounds_a_text_in_files(tmp_path, capsys):
+    (tmp_path / "texts").mkdir()
+    for number in range(4):
+        (tmp_path / f"texts/{number}.txt").write_text("é" * 2_000)
+    texts = ["data=text", f"data.path={tmp_path / 'texts'}", "data.block_size=32", "data.max_tokens=null"]
+    with pytest.raises(SprigError, match=r"goes 31\.2 times through .* text, which has 16,004 tokens at most"):
+        planned(tmp_path, capsys, *texts, "distill.tokens=500_000")
+    said = planned(tmp_path, capsys, *texts, "distill.tokens=4_096")
+    assert "text: at most 16,004 training tokens (one per byte;" in said and "; at least 0.26 epochs" in said
+    (tmp_path / "texts/4.txt.gz").write_bytes(b"")  # nobody knows what it holds
+    said = planned(tmp_path, capsys, *texts, "distill.tokens=500_000")
+    assert "text; its training tokens are known once stage prepare has run" in said
 
 
 def test_a_text_that_turns_out_short_is_refused_before_the_search(tmp_path):

@@ -1,5 +1,6 @@
 """plan=measure times real training steps on this device."""
 
+import re
 from itertools import count
 
 import pytest
@@ -34,7 +35,9 @@ def test_the_time_of_a_plan_follows_the_measured_speed(tmp_path, capsys, batches
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     # A global batch of 4 blocks of 32 tokens in two micro-batches; one step to warm up and a timed one of two seconds.
     assert batches == [(True, (2, 33))] * 4
-    assert "at the measured 64 tokens/s of training per process; in an hour, 1 x cpu train on 230,400 tokens" in said
+    assert "at the measured 64 tokens/s of training per process, communication not counted; for 8 hours" in said
+    budget = re.search(r"for 8 hours of training: (budget=\S+)", said)[1]
+    assert smoke(tmp_path, budget).distill.tokens == 8 * 3600 * 64
     context = Context(config, log=lambda _: None)
     typical = costs.typical(context)
     each = token_flops(context, typical.middle)

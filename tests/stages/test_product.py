@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 import pipeline
 from pipeline.config import Device
 from pipeline.errors import SprigError
-from pipeline.plan import costs, outlook
+from pipeline.plan import after, costs, outlook
 from pipeline.plan.table import table
 from pipeline.stages import budget, graph
 from pipeline.stages.context import Context
@@ -59,7 +59,11 @@ def test_one_command_leads_from_nothing_to_a_model_of_the_size_that_was_asked_fo
     assert "10 steps, 0 of them cached: prepare, order, search, extract, recover, distill, evaluate, report" in said
     places = [line.split()[0] for line in said if line.endswith(": starting")]
     assert places == [f"{number}/10" for number in range(1, 11)]
-    commands = re.findall(r"^  sprig (.+)", capsys.readouterr().out, re.MULTILINE)
+    printed = capsys.readouterr().out
+    prompt, *continued = printed[printed.index(config.evaluate.prompt) :].splitlines()[:4]
+    assert prompt == config.evaluate.prompt and all(len(line) <= 80 for line in continued)
+    assert [line.split(": ...")[0].strip() for line in continued[:2]] == ["teacher", "untrained"]
+    commands = re.findall(r"^  sprig (.+)", printed, re.MULTILINE)
     assert len(commands) == 4
     for command in commands:
         assert pipeline.compose(shlex.split(command)).preset == "product"
@@ -158,6 +162,16 @@ def test_the_plan_names_text_steps_control_time_and_what_leaves(mine):
     low, high, form = re.fullmatch(r"([\d,]+) to ([\d,]+) \((\w+)\)", rows["parameters as exported"]).groups()
     assert form == "stock"
     assert all(context.bin.contains(int(each.replace(",", ""))) for each in (low, high))
+
+
+def test_the_plan_ends_with_the_command_that_runs_it(mine, capsys):
+    words = ["experiment=product", "teacher.path=a b", "plan=true", "deepspeed.world_size=8"]
+    pipeline.run(product(mine, "plan=true"), words[:3])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "sprig experiment=product 'teacher.path=a b'" in lines
+    assert "sprig experiment=product 'teacher.path=a b' plan=measure" in lines
+    (_, run), *_ = after.commands(product(mine, words[3]), words)
+    assert run == "python -m launchers.torchrun 8 experiment=product 'teacher.path=a b'"
 
 
 def test_the_plan_says_what_padding_and_a_control_cost(tmp_path):
