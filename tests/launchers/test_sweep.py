@@ -50,8 +50,7 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ("data=glob(nonsense*)", "Axis data of the sweep has no values"),
         ("seed=0,1 data.workers=1,2", "Axis data.workers=1,2 changes no result of smoke"),
         ("search=random search.parents=2,3", "Axis search.parents=2,3 changes no result of smoke"),
-        ("experiment=smoke,quickstart", "A sweep has one preset, but these axes give the run folders"),
-        ("run_name=a,b", "A sweep has one preset"),
+        ("run_name=a,b", "A sweep has one preset, but these axes give the run folders"),
         ("stages=[export] export.to=x seed=0,1", "Job seed=0: stages names export, which is for one run"),
         ("seed=0,1 hydra.launcher.jobs=0", "hydra.launcher.jobs=0 must lie in 1..10_000"),
         ("seed=0,1 hydra.launcher.job=2", "no configuration key hydra.launcher.job: did you mean hydra.launcher.jobs?"),
@@ -84,6 +83,10 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
 def test_nothing_starts_where_something_is_wrong(tmp_path, overrides, said):
     assert said in refused(tmp_path, *overrides.split())
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_sweep_over_presets_is_refused(tmp_path):
+    assert "A sweep has one preset" in refused(tmp_path, base=["experiment=smoke,quickstart"])
 
 
 def record(outputs: Path) -> dict:
