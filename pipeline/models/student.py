@@ -1,7 +1,6 @@
 """The student as a model: stock litgpt where litgpt's config can express it, else one config per block."""
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,26 +12,26 @@ from litgpt.model import Block, build_rope_cache
 from torch import Tensor, nn
 
 from pipeline.errors import SprigError
+from pipeline.models.bare import bare, with_weights
 from pipeline.models.experts import OpenMixture, has_open_weights
 from pipeline.models.families import architecture_of, is_power_law
 from pipeline.models.head import CappedHead
 from pipeline.models.positions import has_still_layers, is_windowed, masks, turns, with_still_tables
 from pipeline.models.precision import without_casts
+from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.selection import rotary_run
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
-_BUILDING = threading.RLock()
 
-
-def _layer_config(config: Config, sub: SubNetwork, gene: LayerGenes) -> Config:
-    """The stock config whose blocks all have this gene's sizes.
+def _layer_config(config: Config, architecture: Architecture, sub: SubNetwork, gene: LayerGenes) -> Config:
+    """The stock config whose blocks all have this gene's sizes; `architecture` is that of `config`.
 
     A run of pairs (offset o, step s, m of n/2 pairs) of frequencies B**(-2i/n) is stock rope with base B**(s*m/(n/2))
     and positions divided by B**(o/(n/2)). `plain` keeps the base and so changes the frequencies, as the paper does.
     """
     rope = {}
     if sub.head_pairs != "plain" and gene.head_size != config.head_size:
-        offset, step, pairs = rotary_run(architecture_of(config, tied=False), gene.head_size, sub.head_pairs)
+        offset, step, pairs = rotary_run(architecture, gene.head_size, sub.head_pairs)
         base, total = float(config.rope_base), config.rope_n_elem // 2
         rope = {
             "rope_base": base ** (step * pairs / total),
@@ -114,10 +113,10 @@ class LayerwiseGPT(SprigGPT):
 
     def __init__(self, config: Config, sub: SubNetwork):
         # Before the parent's constructor, because that asks for the rope cache.
-        self.sub = sub
+        self.sub, self._uncut = sub, architecture_of(config, tied=False)
         super().__init__(replace(config, n_layer=0, n_embd=sub.n_embd))  # blocks of one size, which are not wanted
         self.config = replace(config, **_kept_layers(config, sub), n_embd=sub.n_embd)
-        blocks = [_layer_config(config, sub, gene) for gene in sub.genes]
+        blocks = [_layer_config(config, self._uncut, sub, gene) for gene in sub.genes]
         self.transformer.h = nn.ModuleList(Block(block, layer) for layer, block in enumerate(blocks))
         self._complete_blocks()
         ends: dict[int, int] = {}
@@ -125,10 +124,8 @@ class LayerwiseGPT(SprigGPT):
             ends.setdefault(block.head_size, max(ends.values(), default=0) + block.rope_n_elem)
         self.rope_columns = [slice(ends[b.head_size] - b.rope_n_elem, ends[b.head_size]) for b in blocks]
 
+    @with_weights
     def rope_cache(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-        if device is None and self.transformer.wte.weight.is_meta:
-            # The constructor asks; the tables are made with the weights, and on meta they would take as long.
-            return torch.empty(self.max_seq_length, 0), torch.empty(self.max_seq_length, 0)
         tables = [self._rope_table(size, device) for size in sorted({gene.head_size for gene in self.sub.genes})]
         cos, sin = (torch.cat(columns, dim=1) for columns in zip(*tables, strict=True))
         return with_still_tables(self.config, cos, sin)
@@ -146,7 +143,7 @@ class LayerwiseGPT(SprigGPT):
         )
         if plain:
             return list(tables)
-        offset, step, pairs = rotary_run(architecture_of(config, tied=False), head_size, self.sub.head_pairs)
+        offset, step, pairs = rotary_run(self._uncut, head_size, self.sub.head_pairs)
         first_halves = torch.arange(offset, offset + step * pairs, step, device=device)
         entries = torch.cat([first_halves, first_halves + config.rope_n_elem // 2])
         return [table[:, entries] for table in tables]
@@ -177,33 +174,23 @@ def assemble(config: Config, sub: SubNetwork | None, tied: bool, weights: dict[s
         SprigError: the family is not supported.
     """
     model = _outline(config, sub, tied)
-    model.load_state_dict(weights, assign=True)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    if shapes != {name: tensor.shape for name, tensor in weights.items()}:
+        model.load_state_dict(weights, assign=True)  # raises; otherwise, it takes longer than all the modules
+    modules = dict(model.named_modules())
+    for name, tensor in weights.items():
+        module, _, kind = name.rpartition(".")
+        setattr(modules[module], kind, nn.Parameter(tensor))
     return _finished(model, tied)
-
-
-@contextmanager
-def _without_init() -> Iterator[None]:
-    """Modules are built without initial weights, which on meta too take most of the time. As in transformers'
-    no_init_weights, torch's classes go without for the moment; a TorchFunctionMode takes as long as the rest."""
-    kinds: tuple[Any, ...] = (nn.Linear, nn.Embedding, nn.LayerNorm)
-    with _BUILDING:
-        own = [kind.reset_parameters for kind in kinds]
-        for kind in kinds:
-            kind.reset_parameters = lambda self: None
-        try:
-            yield
-        finally:
-            for kind, reset in zip(kinds, own, strict=True):
-                kind.reset_parameters = reset
 
 
 def _outline(config: Config, sub: SubNetwork | None, tied: bool) -> GPT:
     """The model without memory for its weights."""
-    architecture_of(config, tied)  # rejects what is not supported
-    with torch.device("meta"), _without_init():
+    architecture = architecture_of(config, tied)  # rejects what is not supported
+    with bare():
         if sub is not None and not is_stock(config, sub):
             return LayerwiseGPT(config, sub)
-        stock = config if sub is None else _layer_config(config, sub, sub.genes[0])
+        stock = config if sub is None else _layer_config(config, architecture, sub, sub.genes[0])
         return (GPT if _is_litgpts(stock) else SprigGPT)(stock)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.errors import SprigError
 from pipeline.models import student
 from pipeline.models.families import architecture_of, is_tied
-from pipeline.models.student import LayerwiseGPT, SprigGPT, build, hidden_states, initialize
+from pipeline.models.student import LayerwiseGPT, SprigGPT, assemble, build, hidden_states, initialize
 from pipeline.subnetwork.value import LayerGenes, SubNetwork, whole
 
 PAIRS = ("last", "strided", "first", "plain")
@@ -144,14 +144,29 @@ def test_random_weights_depend_on_the_seed_alone():
     assert one["transformer.h.0.norm_1.weight"].eq(1).all() and one["transformer.h.0.attn.qkv.bias"].eq(0).all()
 
 
-def test_modules_of_others_have_initial_weights_afterwards(monkeypatch):
-    build(tiny.config("gpt_neox"), None, False)
-    monkeypatch.setattr(student, "GPT", lambda config: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        build(tiny.config("gpt_neox"), None, False)
+def test_modules_of_others_have_initial_weights_and_tables_afterwards(monkeypatch):
+    config = tiny.config("gpt_neox")
+    built = build(config, None, False)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(student, "GPT", lambda config: 1 / 0)
+        build(config, None, False)
+    assert torch.equal(GPT(config).cos, built.cos) and built.cos.numel() > 0
     for module in (nn.Linear(64, 64), nn.Embedding(64, 64)):
         assert 0.01 < module.weight.std() < 2
     assert torch.equal(nn.LayerNorm(64).weight, torch.ones(64))
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+def test_weights_that_do_not_fit_are_named(change):
+    config = tiny.config("gpt_neox")
+    weights = build(config, None, False).state_dict()
+    name = "transformer.h.1.mlp.fc.weight"
+    if change == "missing":
+        del weights[name]
+    else:
+        weights[name] = weights[name][1:]
+    with pytest.raises(RuntimeError, match=name):
+        assemble(config, None, False, weights)
 
 
 def test_tied_weights_are_drawn_once():

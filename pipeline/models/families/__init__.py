@@ -58,14 +58,16 @@ def family_of(config: Config) -> Family:
     Raises:
         SprigError: it has a part that none of the families has; names the parts in which it differs from the nearest.
     """
-    apart = {family.name: strange(config, family.parts) for family in FAMILIES.values()}
-    nearest = FAMILIES[min(apart, key=lambda name: len(apart[name]))]
-    if differing := apart[nearest.name]:
-        raise SprigError(
-            f"{config.name} has {' and '.join(differing)}, which Sprig does not support in a {nearest.called} model: "
-            f"use a plain {CALLED} model."
-        )
-    return nearest
+    apart = {}
+    for name, family in FAMILIES.items():
+        apart[name] = strange(config, family.parts)
+        if not apart[name]:
+            return family
+    nearest = min(apart, key=lambda name: len(apart[name]))
+    raise SprigError(
+        f"{config.name} has {' and '.join(apart[nearest])}, which Sprig does not support in a "
+        f"{FAMILIES[nearest].called} model: use a plain {CALLED} model."
+    )
 
 
 def architecture_of(config: Config, tied: bool) -> Architecture:
