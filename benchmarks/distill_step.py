@@ -35,7 +35,7 @@ class RandomBlocks:
     tokens = torch.randint(VOCABULARY, (STORED, LENGTH + 1), generator=torch.Generator().manual_seed(0))
 
     def take(self, numbers: np.ndarray) -> Tensor:
-        return self.tokens[torch.as_tensor(np.asarray(numbers))]
+        return self.tokens[torch.as_tensor(np.asarray(numbers, np.int64))]
 
 
 def main() -> None:
@@ -83,8 +83,9 @@ def main() -> None:
             place.mkdir()
             cache = LogitsCache(place, kind, blocks, VOCABULARY, config)
             cache.fill(np.arange(STORED), lambda: filler, precision)
-            # With the checksums, which lie before each block.
-            bytes_a_token[kind] = (place / "records.bin").stat().st_size / (STORED * LENGTH)
+            # With the checksum and number of each block.
+            stored = sum(file.stat().st_size for file in (place / "records").iterdir())
+            bytes_a_token[kind] = stored / (STORED * LENGTH)
             losses[kind] = partial(ours, config, cache)
         losses |= {"online": partial(ours, DistillConfig(tokens=1)), "dense loop": dense}
         methods = {name: partial(step, loss) for name, loss in losses.items()}

@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_written_keeps_what_is_finished(monkeypatch, tmp
 
 
 @pytest.mark.parametrize(
-    ("of", "name", "file"), [(os, "pwrite", "records.bin"), (checkpoints, "save_file", "state.safetensors")]
+    ("of", "name", "file"), [(os, "pwrite", "records/0.numbers"), (checkpoints, "save_file", "state.safetensors")]
 )
 def test_a_disk_that_fills_in_training_harms_nothing(monkeypatch, smoke_outputs, tmp_path, of, name, file):
     """While the logits cache is written, or a checkpoint; the same command goes on once there is room."""

@@ -47,12 +47,12 @@ def write_manifest(folder: Path, recipe: Recipe, started: float, grows: dict[str
 
     Args:
         started: when the work began, in seconds since the epoch.
-        grows: files that gain records after the artifact is published, with the bytes of one record.
+        grows: folders that gain records after the artifact is published, with the bytes of one record.
     """
     files: dict[str, dict[str, int | str]] = {}
     stamps: dict[str, list] = {}
     for name, path in contents(folder).items():
-        if name in grows:
+        if _top(name) in grows:
             continue
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -145,8 +145,9 @@ def check(folder: Path, everything: bool = False) -> None:
     if (own := f"{manifest['stage']}/{manifest['fingerprint']}") != place:
         raise damaged(folder, f"{MANIFEST} is that of {own}")
     found, files, grows = contents(folder), _files(manifest), _grows(manifest)
-    for name in found.keys() - files.keys() - grows.keys():
-        raise damaged(folder, f"{name} is not in its {MANIFEST}")
+    for name in found.keys() - files.keys():
+        if _top(name) not in grows:
+            raise damaged(folder, f"{name} is not in its {MANIFEST}")
     trusted = {} if everything else _read_stamp(folder)
     stamps: dict[str, list] = {}
     for name, (size, sha256) in files.items():
@@ -168,6 +169,11 @@ def check(folder: Path, everything: bool = False) -> None:
         write_stamp(folder, stamps, trusted)
 
 
+def _top(name: str) -> str:
+    """The folder, directly in the artifact, of one of its files."""
+    return name.partition("/")[0]
+
+
 def _check_records(folder: Path, name: str, size: int, key: str) -> None:
     if not (folder / name).exists():
         return
@@ -179,7 +185,7 @@ def _check_records(folder: Path, name: str, size: int, key: str) -> None:
             return
         except OSError:  # not writable, so nothing is filled there
             pass
-        records = stack.enter_context(Records(folder / name, size, key, writable=False))
+        records = stack.enter_context(Records(folder / name, size, key))
         bad, there = records.damaged()
     if bad:
         raise SprigError(

@@ -85,7 +85,7 @@ class Store:
         """The artifact, made by `make(folder)` if it is not there yet; jobs that want the same one wait on one lock.
 
         Under several ranks, rank 0 makes it while the others wait for the publication; with `agree`, which hands rank
-        0's decision to every rank, all of them call `make` together. `grows` names the files that gain records later,
+        0's decision to every rank, all of them call `make` together. `grows` names the folders that gain records later,
         with the bytes of one record (see pipeline.artifacts.records).
         """
         folder = self.path(recipe)

@@ -1,7 +1,7 @@
 """Stage cache: the teacher's logits on the blocks that a run reads (`distill.cache`), filled before distillation.
 
 The one artifact that grows. What is published, in one rename as always, is a manifest that says of which teacher, text
-and settings it is, and that `records.bin` grows: that file has a checksum for every block, gains the blocks that a run
+and settings it is, and that the folder `records` grows: it has a checksum for every block, gains the blocks that a run
 lacks, and is never wrong, only incomplete (see pipeline.artifacts.records). Distillation has it filled; by
 itself, on request, the stage fills it for runs to come: stages=[prepare,cache].
 """
@@ -23,12 +23,12 @@ from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.training import distributed
-from pipeline.training.cache import FILE, LogitsCache
+from pipeline.training.cache import RECORDS, LogitsCache
 from pipeline.training.cached import token_dtype
 from pipeline.training.order import block_numbers
 from pipeline.training.throughput import matrix_flops
 
-STAGE, VERSION = "cache", 3
+STAGE, VERSION = "cache", 4
 VERIFIED = 5  # purpose of the generator
 
 
@@ -117,7 +117,7 @@ def complete(context: Context, roots: Roots) -> LogitsCache:
     if settings.mode == CacheMode.read:
         folder = _found(context, made)
     else:
-        folder = context.store.obtain(made, lambda _: None, grows={FILE: _token_bytes(context) * blocks.block_size})
+        folder = context.store.obtain(made, lambda _: None, grows={RECORDS: _token_bytes(context) * blocks.block_size})
     cache = LogitsCache(folder, made.fingerprint, blocks, context.kd_architecture.vocab_size, config.distill)
     if settings.mode == CacheMode.read:
         cache.check_complete(numbers)
@@ -127,6 +127,7 @@ def complete(context: Context, roots: Roots) -> LogitsCache:
             distributed.broadcast(None)
             cache.fill(numbers, load, context.precision)
             torch.distributed.barrier()
+        cache.refresh()  # with what the other ranks have added
     if settings.verify and rank() == 0:
         count = min(settings.verify, len(numbers))
         chosen = np.random.default_rng([config.seed, VERIFIED]).choice(numbers, count, replace=False)
@@ -142,7 +143,7 @@ def _found(context: Context, made: Recipe) -> Path:
     """
     path = context.config.distill.cache.path
     folder = Path(path) if path else context.store.path(made)
-    if not (folder / MANIFEST).exists() or not (folder / FILE).exists():
+    if not (folder / MANIFEST).exists() or not (folder / RECORDS).exists():
         raise SprigError(
             f"There is no logits cache in {folder} and distill.cache.mode=read: fill one with distill.cache.mode=fill."
         )

@@ -1,9 +1,10 @@
 """The logits cache: what is kept of a teacher at every token, a record for each block of training text.
 
 A cache is filled before training, by all ranks, with the blocks that the run will read and that no run before it
-wrote, and only read from then on. So teacher and student need not share a device, and what a student is trained on
-does not depend on which run filled it: a teacher's pass always has one shape, and a block's draws follow from its
-number, so neither order nor batches, ranks or epochs enter. An interrupted fill resumes with the missing blocks.
+wrote, each rank in a file of its own, and only read from then on. So teacher and student need not share a device, and
+what a student is trained on does not depend on which run filled it: a teacher's pass always has one shape, and a
+block's draws follow from its number, so neither order nor batches, ranks or epochs enter. An interrupted fill resumes
+with the missing blocks.
 """
 
 import logging
@@ -14,8 +15,8 @@ import numpy as np
 import torch
 from litgpt import GPT
 
-from pipeline.artifacts.records import Damaged, Records
-from pipeline.config import CacheMode, DistillConfig
+from pipeline.artifacts.records import Damaged, Records, Writer
+from pipeline.config import DistillConfig
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models.head import chunk_tokens
@@ -25,7 +26,7 @@ from pipeline.progress import Progress
 from pipeline.ranks import rank, world_size
 from pipeline.training.cached import Sampled, TopK, decode, distance, encode, token_dtype
 
-FILE = "records.bin"
+RECORDS = "records"  # the folder
 PASS_TOKENS = 4096  # of one pass of the teacher, in whole blocks
 _CPU_CHUNK_TOKENS = 256
 _PURPOSE = 102  # keeps these draws apart from every other draw of the same number
@@ -39,7 +40,7 @@ class LogitsCache:
     """A cache's records as the configured loss reads them, of the blocks of one text under one teacher.
 
     Args:
-        folder: where its file is, or will be.
+        folder: where its records are, or will be.
         key: the fingerprint of all that determines the records.
         vocab_size: of the teacher.
     """
@@ -48,8 +49,12 @@ class LogitsCache:
         self.folder, self.blocks, self.vocab_size, self.config = folder, blocks, vocab_size, config
         self.temperatures = config.cache_temperatures
         self.dtype = token_dtype(config.cache, self.temperatures, vocab_size)
-        writable = config.cache.mode == CacheMode.fill
-        self.records = Records(folder / FILE, self.dtype.itemsize * blocks.block_size, key, writable)
+        self._layout = (self.dtype.itemsize * blocks.block_size, key)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes note of the records that were written meanwhile."""
+        self.records = Records(self.folder / RECORDS, *self._layout)
 
     def take(self, numbers: np.ndarray) -> Sampled | TopK:
         """The reference of these blocks' targets, block after block.
@@ -60,44 +65,36 @@ class LogitsCache:
         records = [self._record(int(number)) for number in numbers]
         return decode(np.concatenate(records), self.temperatures, self.config)
 
-    def missing(self, numbers: np.ndarray) -> list[int]:
-        """Which of these blocks are missing or damaged; damaged ones are logged."""
-        found = []
-        for number in map(int, numbers):
-            try:
-                there = self.records.read(number) is not None
-            except Damaged:
-                log.warning("Block %d of cache %s is damaged.", number, self.folder)
-                there = False
-            if not there:
-                found.append(number)
-        return found
-
     def fill(self, numbers: np.ndarray, teacher: Callable[[], GPT], precision: str) -> None:
-        """Adds this rank's share of what is missing of these blocks; the teacher is loaded only where there is some.
+        """Adds what is missing of this rank's share of these blocks; the teacher is loaded only where there is some.
 
         Raises:
             OSError: the disk is full or not writable; what was added stays.
         """
-        missing = self.missing(numbers[rank() :: world_size()])
+        self.refresh()
+        missing = self.records.missing(numbers[rank() :: world_size()]).tolist()
         if not missing:
             return
         model, together = teacher(), self._together
-        with Progress("cache", total=len(missing) * self.blocks.block_size, unit="tokens") as progress:
+        with (
+            Writer(self.folder / RECORDS, str(rank()), *self._layout) as writer,
+            Progress("cache", total=len(missing) * self.blocks.block_size, unit="tokens") as progress,
+        ):
             for start in range(0, len(missing), together):
                 part = missing[start : start + together]
                 for number, record in zip(part, self._compute(part, model, precision), strict=True):
-                    self.records.write(number, record)
+                    writer.write(number, record)
                 progress.advance(len(part) * self.blocks.block_size)
-        self.records.sync()
+        self.refresh()
 
     def check_complete(self, numbers: np.ndarray) -> None:
-        """Raises SprigError where this rank's share of these blocks is not all there."""
-        share = numbers[rank() :: world_size()]
-        if missing := self.missing(share):
+        """Raises SprigError where these blocks are not all there. Reads none of them."""
+        missing = self.records.missing(numbers)
+        if len(missing):
             raise SprigError(
-                f"Cache {self.folder} lacks {len(missing):,} of {len(share):,} blocks of this run, block {missing[0]} "
-                f"first, and distill.cache.mode=read: fill it with distill.cache.mode=fill, or lower distill.tokens."
+                f"Cache {self.folder} lacks {len(missing):,} of {len(numbers):,} blocks of this run, block "
+                f"{missing[0]} first, and distill.cache.mode=read: fill it with distill.cache.mode=fill, or lower "
+                "distill.tokens."
             )
 
     def verify(self, numbers: np.ndarray, teacher: GPT, precision: str) -> None:

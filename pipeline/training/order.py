@@ -11,17 +11,18 @@ _PURPOSE = 101  # keeps this draw apart from every other draw of the same seed
 def _epoch(blocks: int, seed: int, epoch: int) -> np.ndarray:
     numbers = np.arange(blocks, dtype=np.uint32 if blocks <= 1 << 32 else np.int64)
     np.random.default_rng([seed, _PURPOSE, epoch]).shuffle(numbers)
+    numbers.flags.writeable = False  # for it is shared
     return numbers
 
 
 def block_numbers(blocks: int, seed: int, position: int, count: int) -> np.ndarray:
-    """The numbers (count,) of the blocks at `position`, `position` + 1, ... of the endless sequence of epochs, int64.
+    """The numbers (count,) of the blocks at `position`, `position` + 1, ... of the endless sequence of epochs.
 
+    They are uint32 if that suffices. If they are all of one epoch, the array is a read-only view of its permutation.
     Every epoch holds each of the `blocks` numbers once, in an order of its own.
     """
-    numbers, end = np.empty(count, np.int64), position + count
+    end, parts = position + count, []
     for epoch in range(position // blocks, -(-end // blocks)):
         start = epoch * blocks
-        first, last = max(position, start), min(end, start + blocks)
-        numbers[first - position : last - position] = _epoch(blocks, seed, epoch)[first - start : last - start]
-    return numbers
+        parts.append(_epoch(blocks, seed, epoch)[max(position - start, 0) : end - start])
+    return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint32), *parts])

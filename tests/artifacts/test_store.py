@@ -21,7 +21,7 @@ from pipeline.artifacts import (
     sweep_temporaries,
     write_json,
 )
-from pipeline.artifacts.records import Records
+from pipeline.artifacts.records import Writer
 from pipeline.errors import SprigError
 
 
@@ -302,20 +302,21 @@ def test_what_is_being_made_is_no_artifact_of_its_stage(tmp_path):
     assert Store(tmp_path).recipes("search") == [other_recipe()]
 
 
-def test_a_file_that_grows_is_not_in_the_list(tmp_path):
+def test_a_folder_that_grows_is_not_in_the_list(tmp_path):
     def make(folder: Path) -> None:
-        (folder / "records.bin").write_bytes(b"")
+        (folder / "records").mkdir()
+        (folder / "records/0.bin").write_bytes(b"")
 
-    folder = Store(tmp_path).obtain(recipe(), make, grows={"records.bin": 100})
-    assert read_manifest(folder)["files"] == {} and read_manifest(folder)["grows"] == {"records.bin": 100}
-    with Records(folder / "records.bin", 100, recipe().fingerprint, writable=True) as records:
-        records.write(3, b"x" * 100)
+    folder = Store(tmp_path).obtain(recipe(), make, grows={"records": 100})
+    assert read_manifest(folder)["files"] == {} and read_manifest(folder)["grows"] == {"records": 100}
+    with Writer(folder / "records", "0", 100, recipe().fingerprint) as writer:
+        writer.write(3, b"x" * 100)
     check(folder, everything=True)
-    with (folder / "records.bin").open("r+b") as file:
-        file.seek(3 * 116 + 50)
+    with (folder / "records/0.bin").open("r+b") as file:
+        file.seek(50)
         file.write(b"y")
     assert Store(tmp_path).find(recipe()) == folder, "a run reads only the records that it needs"
-    with pytest.raises(SprigError, match=r"1 damaged records among the 1 of records\.bin, record 3 first"):
+    with pytest.raises(SprigError, match=r"1 damaged records among the 1 of records, record 3 first"):
         check(folder, everything=True)
 
 

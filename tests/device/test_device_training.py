@@ -38,7 +38,7 @@ class Blocks:
         return len(BLOCKS)
 
     def take(self, numbers):
-        return BLOCKS[torch.as_tensor(numbers) % len(BLOCKS)]
+        return BLOCKS[torch.as_tensor(np.asarray(numbers, np.int64)) % len(BLOCKS)]
 
 
 def student_of(family, sharing, device):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -93,7 +94,7 @@ class Text:
         return len(self.tokens)
 
     def take(self, numbers):
-        return self.tokens[torch.as_tensor(numbers)]
+        return self.tokens[torch.as_tensor(np.asarray(numbers, np.int64))]
 
 
 def test_a_mixture_is_searched_by_active_parameters_recovered_distilled_and_exported(tmp_path):

@@ -45,7 +45,9 @@ def kinds() -> set[str]:
 def largest(folder: Path) -> Path:
     """A file that a logits cache fills on demand, where the artifact has no others."""
     manifest = read_manifest(folder)
-    return max((folder / name for name in manifest["files"] or manifest["grows"]), key=lambda file: file.stat().st_size)
+    files = [folder / name for name in manifest["files"]]
+    files = files or [file for name in manifest["grows"] for file in (folder / name).iterdir()]
+    return max(files, key=lambda file: file.stat().st_size)
 
 
 def flip(folder: Path, _: Path) -> None:

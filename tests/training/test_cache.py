@@ -32,8 +32,9 @@ def filled(folder, settings=None, numbers=ALL):
     return cache
 
 
-def content(folder) -> bytes:
-    return (folder / "records.bin").read_bytes()
+def content(folder, settings=None) -> list[bytes]:
+    cache = opened(folder, settings)
+    return [cache.records.read(number) for number in ALL]
 
 
 def loaded_twice():
@@ -61,7 +62,7 @@ def test_two_ranks_at_batch_4_serve_one_rank_at_batch_6_in_epoch_2(kind, tmp_pat
     for start in range(20, 38, 6):
         numbers = block_numbers(20, SEED, start, 6)
         given = cache.take(numbers)
-        logits = teacher()(TinyBlocks.tokens[numbers][:, :-1])[..., :90].flatten(0, 1)
+        logits = teacher()(TinyBlocks().take(numbers)[:, :-1])[..., :90].flatten(0, 1)
         p = (logits / 2).softmax(1)
         if kind == "topk":
             torch.testing.assert_close(given.log_p[:, :-1].exp(), p.gather(1, given.ids), rtol=2e-3, atol=1e-6)
@@ -74,12 +75,13 @@ def test_two_ranks_at_batch_4_serve_one_rank_at_batch_6_in_epoch_2(kind, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["sampled", "topk"])
-def test_order_batches_and_interruptions_leave_no_trace(kind, tmp_path):
+def test_order_batches_and_interruptions_change_no_record(kind, tmp_path):
     whole = filled(tmp_path / "whole", config(kind))
     pieces = opened(tmp_path / "pieces", config(kind))
     for numbers in ([19], [3, 1, 4, 15, 9], [3, 2], ALL[::-1]):
         pieces.fill(np.array(numbers), teacher, "fp32")
-    assert content(tmp_path / "pieces") == content(tmp_path / "whole")
+    contents = [content(tmp_path / name, config(kind)) for name in ("pieces", "whole")]
+    assert contents[0] == contents[1] and None not in contents[0]
     whole.fill(ALL, loaded_twice, "fp32")
 
 
@@ -95,17 +97,17 @@ def test_a_block_is_sampled_by_its_number(tmp_path):
     assert first.tobytes() == cache.records.read(0)
 
 
-def test_a_flipped_byte_is_refused_by_the_reader_and_computed_anew_by_the_filler(tmp_path, caplog):
+def test_a_flipped_byte_is_refused_by_the_reader_and_computed_again_by_the_filler(tmp_path):
     cache = filled(tmp_path)
-    good = content(tmp_path)
-    place = len(good) // 20 * 7 + 100
-    (tmp_path / "records.bin").write_bytes(good[:place] + bytes([good[place] ^ 4]) + good[place + 1 :])
+    good, file = content(tmp_path), tmp_path / "records/0.bin"
+    flipped = bytearray(file.read_bytes())
+    flipped[len(flipped) // 20 * 7 + 100] ^= 4
+    file.write_bytes(flipped)
     with pytest.raises(SprigError, match=r"Block 7 of cache .* is missing or damaged"):
         cache.take(np.array([3, 7]))
     with pytest.raises(SprigError, match=r"lacks 1 of 20 blocks of this run, block 7 first"):
         opened(tmp_path, config(mode="read")).check_complete(ALL)
     opened(tmp_path).fill(ALL, teacher, "fp32")
-    assert "Block 7 of cache" in caplog.text
     assert content(tmp_path) == good
 
 
@@ -123,17 +125,17 @@ def test_what_was_filled_when_the_disk_was_full_is_kept(tmp_path, monkeypatch):
     write, calls = os.pwrite, []
 
     def full_after_7(file, data, place):
-        if len(calls) == 7:
+        if len(calls) == 7 and len(data) > 100:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        calls.append(place)
+        calls.extend([place] * (len(data) > 100))  # of a record, not of the list
         return write(file, data, place)
 
     with monkeypatch.context() as patched, pytest.raises(OSError) as raised:
         patched.setattr(os, "pwrite", full_after_7)
         filled(tmp_path / "cache")
-    assert raised.value.errno == errno.ENOSPC and "records.bin" in raised.value.filename
+    assert raised.value.errno == errno.ENOSPC and "records/0.bin" in raised.value.filename
     cache = opened(tmp_path / "cache")
-    assert cache.missing(ALL) == list(range(7, 20))
+    assert cache.records.missing(ALL).tolist() == list(range(7, 20))
     cache.fill(ALL, teacher, "fp32")
     filled(tmp_path / "whole")
     assert content(tmp_path / "cache") == content(tmp_path / "whole")

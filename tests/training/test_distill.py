@@ -52,7 +52,7 @@ def reference(model=None):
     )
     lines = []
     for step in range(1, STEPS + 1):
-        tokens = TinyBlocks.tokens[block_numbers(20, SEED, 4 * (step - 1), 4)]
+        tokens = TinyBlocks().take(block_numbers(20, SEED, 4 * (step - 1), 4))
         inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
         logits = model(inputs)[..., :90].flatten(0, 1)
         with torch.no_grad():

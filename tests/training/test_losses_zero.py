@@ -32,7 +32,7 @@ def reference(loss):
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer, lines = torch.optim.AdamW(groups, betas=(0.9, 0.95)), []
     for step in (1, 2):
-        tokens = TinyBlocks.tokens[block_numbers(20, SEED, 4 * (step - 1), 4)]
+        tokens = TinyBlocks().take(block_numbers(20, SEED, 4 * (step - 1), 4))
         logits, theirs = (m(tokens[:, :-1])[..., :90].flatten(0, 1) for m in (model, teacher()))
         value = ce = F.cross_entropy(logits, tokens[:, 1:].flatten())
         if loss != Loss.ce:

@@ -30,7 +30,7 @@ def test_numbers_are_numpys_permutations_one_by_one(position, count):
         for place in range(position, position + count)
     ]
     found = block_numbers(50, 7, position, count)
-    assert found.dtype == np.int64 and found.tolist() == wanted
+    assert found.dtype == np.uint32 and found.tolist() == wanted
 
 
 def test_one_permutation_is_kept_and_takes_four_bytes_a_block():
@@ -41,3 +41,4 @@ def test_one_permutation_is_kept_and_takes_four_bytes_a_block():
     # Once an epoch, though batches cross their borders.
     assert order._epoch.cache_info().misses == 3
     assert order._epoch(1_000, 7, 2).nbytes == 4_000
+    assert np.shares_memory(order._epoch(1_000, 7, 2), block_numbers(1_000, 7, 2_000, 1_000))

@@ -80,7 +80,7 @@ class TinyBlocks:
         self.lives -= 1
         if self.lives < 0:
             raise KeyboardInterrupt
-        return self.tokens[torch.as_tensor(numbers)]
+        return self.tokens[torch.as_tensor(np.asarray(numbers, np.int64))]
 
 
 def settings(**changes) -> DistillConfig:
