@@ -18,7 +18,7 @@ def live(number, ranks, pipes, act, file):
     """One rank, which then does nothing that could notice the death of another: as in a collective of NCCL."""
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
     peers.log.addHandler(logging.FileHandler(file))
-    peers.GRACE = 0.2
+    peers.GRACE, peers._Links.failed = 0.2, False  # a run of this process may have failed before the fork
     if number == 0:
         address = peers.listen()
         for pipe in pipes[1:]:

@@ -54,3 +54,30 @@ def test_a_block_keeps_what_the_plan_says(cuda, monkeypatch, name, precision):
     gene = whole(architecture).genes[0]
     wanted = BATCH * LENGTH * layer_activations(architecture, architecture.n_embd, gene, precision, LENGTH)
     assert two - one == pytest.approx(wanted, abs=64), "but for the seeds of attention's dropout"
+
+
+def kept_by_mlp(family, precision):
+    """Bytes of a token that autograd keeps of an MLP but for its weights, and those that a plan counts of its block."""
+    fields = {"n_embd": 48, "head_size": 16, "n_layer": 1, "n_expert_per_token": 2}
+    model = tiny.randomize(build(Config(**tiny.CONFIGS[family] | fields), None, tied=False))
+    mlp, arch = model.transformer.h[0].mlp, architecture_of(model.config, tied=False)
+    weights = {parameter.shape for parameter in mlp.parameters()}
+    weights |= {shape[::-1] for shape in weights}
+    found = {}
+
+    def pack(tensor):
+        if tensor.shape not in weights:
+            found[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    x = torch.randn(8, 64, 48).requires_grad_() * 1  # autocast would keep what it makes of a leaf
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast(precision, x.device):
+        mlp(x)
+    planned = layer_activations(arch, 48, whole(arch).genes[0], precision, 64)
+    return sum(storage.nbytes() for storage in found.values()) / (8 * 64), planned
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_a_mixture_keeps_what_the_plan_says_beyond_one_mlp(precision):
+    (plain, one), (mixed, many) = (kept_by_mlp(family, precision) for family in ("llama", "mixtral"))
+    assert many - one == pytest.approx(mixed - plain, rel=0.02)
