@@ -32,8 +32,8 @@ ABOUT_RUNS = [command for command in COMMANDS if commands.named(shlex.split(comm
 SPRIG = [command for command in COMMANDS if command.startswith("sprig ") and command not in ABOUT_RUNS]
 AT_ONCE = [command for command in SPRIG if "plan=true" in command and "run=" not in command]
 # Run, some with other arguments, by tests/launchers, which has stand-ins for machines, tests/test_twins.py,
-# tests/test_lab.py and tests/test_cli.py.
-ELSEWHERE = ("launcher=slurm", "sweep=", "experiment=twin/", "experiment=lab/p", "--help")
+# tests/test_lab.py, tests/test_cli.py and tests/stages/test_product.py.
+ELSEWHERE = ("launcher=slurm", "sweep=", "experiment=twin/", "experiment=lab/p", "experiment=product", "--help")
 AT_LENGTH = [
     command
     for command in COMMANDS

@@ -25,7 +25,7 @@ from pipeline.subnetwork.value import SubNetwork, whole
 families = pytest.mark.parametrize("family", tiny.families())
 SETTINGS = Settings(ridges=(3.0, 30.0, 300.0), held_out=0.25, batch=3)
 DENSE = [name for name in tiny.FIRST if name not in tiny.MIXTURES]
-without_experts = pytest.mark.parametrize("family", tiny.families(of=[*DENSE, *tiny.LATER]))
+without_experts = pytest.mark.parametrize("family", tiny.families(of=sorted(tiny.CONFIGS.keys() - tiny.MIXTURES)))
 
 
 def double(family, **changes):
