@@ -135,6 +135,13 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke data.path=[[1]]", "data.path=[[1]] must name a file"),
         ("experiment=smoke data.path=[]", "data.path=[] must name a file"),
         ("experiment=smoke search.start=[[1]]", "search.start=[[1]] must be a flat list"),
+        # Values that refer to others.
+        ("experiment=smoke 'stages=${seed}'", "stages=${seed} refers to no list: write one"),
+        ("experiment=smoke 'study.short=${teacher}'", "study.short=${teacher} refers to no list"),
+        ("experiment=smoke 'distill.cache.temperatures=${stages}'", "temperatures[0]: Value 'prepare' of type 'str'"),
+        ("experiment=smoke 'study.short=[${nothing}]'", "Interpolation key 'nothing' not found"),
+        ("experiment=smoke 'seed=${stages}'", "is not a count"),
+        ("experiment=smoke 'seed=${seed}'", "seed: Recursive interpolation detected"),
         ("experiment=smoke teacher.litgpt=[1]", "teacher.litgpt=[1]"),
         ("teacher=pythia-14m experiment=smoke teacher.litgpt=7", "must be the name of a litgpt configuration"),
         ("experiment=smoke study.random=1e30", "study.random=1000000000000000000000000000000 must lie in"),

@@ -39,7 +39,8 @@ def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Sec
     except OmegaConfBaseException as error:
         if (own := _own_error(error)) is not None:
             raise own from None
-        raise SprigError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}.") from None
+        place = f"{prefix}{error.full_key}: " if error.full_key else ""
+        raise SprigError(f"{place}{str(error).splitlines()[0]}.") from None
 
 
 def _schema(kind: type) -> DictConfig:
@@ -80,13 +81,30 @@ def _check(kind: type, node: DictConfig, prefix: str) -> None:
             f"There is no configuration key {prefix}{unknown}: `sprig --cfg job distill.tokens=0` prints all."
         )
     for name, each in known.items():
-        if OmegaConf.is_missing(node, name) or node[name] is None:
+        is_listed = get_origin(without_none(hints(kind)[name])) is list
+        if OmegaConf.is_missing(node, name):
+            continue
+        if is_listed and OmegaConf.is_interpolation(node, name):
+            _read_list(node, name, prefix)  # OmegaConf checks what single values refer to, but not lists
+        if node[name] is None:
             continue
         if (inner := section_type(kind, each)) is not None:
             _check(inner, node[name], f"{prefix}{name}.")
         else:
             value = node[name]
-            if get_origin(without_none(hints(kind)[name])) is list and any(map(OmegaConf.is_config, value)):
+            if is_listed and any(map(OmegaConf.is_config, value)):
                 raise SprigError(f"{prefix}{name}={OmegaConf.to_container(value)} must be a flat list, such as [a,b].")
             plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             checks.check(f"{prefix}{name}", plain, each.metadata)
+
+
+def _read_list(node: DictConfig, name: str, prefix: str) -> None:
+    """Put what the list `name` refers to in its place, so that its elements are of the key's own type."""
+    value = node[name]
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value, resolve=True)
+    if value is not None and not isinstance(value, list):
+        written = OmegaConf.to_container(node, resolve=False)
+        assert isinstance(written, dict)
+        raise SprigError(f"{prefix}{name}={written[name]} refers to no list: write one, such as [a,b].")
+    node[name] = value
