@@ -27,6 +27,7 @@ MODULES = (
     "test_counting",
     "test_extraction",
     "test_sampled",
+    "test_transformers_counts",
     "test_ordering",
     "test_recovery",
     "test_recovery_mixture",
