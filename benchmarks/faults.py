@@ -14,9 +14,7 @@ held locks are counted. All counts in the last four columns should be 0.
 """
 
 import argparse
-import hashlib
 import importlib
-import json
 import os
 import random
 import re
@@ -30,13 +28,12 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.harness import report
+from benchmarks.outcome import compare, content, leftovers
 from pipeline import cli
-from pipeline.artifacts import MANIFEST, PARTIAL, is_held
 from pipeline.artifacts.__main__ import clean
 from pipeline.training.distributed import import_deepspeed
 
@@ -46,8 +43,6 @@ RUN = [
     "distill.cache.kind=topk",
     "stages=[prepare,order,search,extract,recover,distill,evaluate,export,report]",
 ]
-TIMES = {"seconds", "started", "created", "outputs", "to", "run"}  # keys of JSON files that may differ from run to run
-TIMED = {"speed.json", "seconds.txt"}  # files of measured times
 LIMIT = 300  # seconds after which an attempt counts as hung
 ATTEMPTS = 60  # of one run, at most
 # Once, in place of once for each fork. A library whose import runs out of memory is left half imported.
@@ -248,50 +243,6 @@ class Campaign:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         size = pages * resource.getpagesize() + (self.rng.randrange(4, 256) << 20)
         return lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-
-def content(outputs: Path) -> dict[str, str]:
-    """A checksum of each file that a finished run leaves, by its path, times left out."""
-    found = {}
-    for place in ("artifacts", "student", "smoke"):
-        for file in sorted((outputs / place).rglob("*")):
-            path = file.relative_to(outputs)
-            if file.is_file() and file.name not in TIMED | {MANIFEST} and wanted(path):
-                found[str(path)] = hashlib.sha256(timeless(file)).hexdigest()
-    return found
-
-
-def wanted(path: Path) -> bool:
-    """Reports and logs have times in their text, and locks and stamps are not part of a result."""
-    if path.parts[0] == "smoke":
-        return path.name in ("summary.json", "metrics.jsonl")
-    if "report" in path.parts or path.name.startswith("."):
-        return False
-    return path.suffix not in (".lock", ".verified", ".md")
-
-
-def timeless(file: Path) -> bytes:
-    if file.suffix != ".json":
-        return file.read_bytes()
-
-    def without(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: without(each) for key, each in value.items() if key not in TIMES | {"efficiency"}}
-        return [without(each) for each in value] if isinstance(value, list) else value
-
-    return json.dumps(without(json.loads(file.read_text()))).encode()
-
-
-def compare(found: dict[str, str], wanted: dict[str, str]) -> list[str]:
-    return [name for name in sorted(found | wanted) if found.get(name) != wanted.get(name)]
-
-
-def leftovers(outputs: Path) -> list[Path]:
-    """Half-made artifacts, temporary files, and locks that somebody still holds."""
-    partial = [each for each in outputs.glob("artifacts/*/*") if each.name.endswith(PARTIAL)]
-    temporary = [each for each in outputs.rglob("*") if each.name.endswith(".tmp") or each.name.startswith("tmp")]
-    held = [each for each in outputs.glob("artifacts/*/*") if each.is_dir() and is_held(each)]
-    return [*partial, *temporary, *held]
 
 
 def main() -> None:

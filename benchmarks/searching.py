@@ -19,9 +19,11 @@ from pipeline.subnetwork.value import SubNetwork
 
 
 def prepared(context: Context) -> Context:
-    """Teacher, text and ordering of a run are made where they are not there yet."""
+    """Teacher, text, ordering and errors of a run are made where they are not there yet."""
     steps = graph.build(context)
-    for role in ("teacher", "tokens", "ordering"):
+    for role in ("teacher", "tokens", "ordering", "errors"):
+        if role not in steps:
+            continue
         context.store.obtain(steps[role].recipe, steps[role].make)
     return context
 

@@ -235,11 +235,9 @@ class SprigForCausalLM(PreTrainedModel, GenerationMixin):
 
     def _rotary(self, x, position_ids):
         """For each `rope` cos and sin (B, 1, T, rotary), made in fp32 whatever the model's dtype."""
-        tables = {}
+        tables, positions = {}, position_ids[:, None, :, None].float()
         for name, frequencies in self.config.rope_frequencies.items():
-            turns = torch.tensor(frequencies, dtype=torch.float32, device=x.device)
-            angles = position_ids[:, None, :, None].float() * turns
-            angles = torch.cat([angles, angles], dim=-1)
+            angles = positions * torch.tensor(frequencies, dtype=torch.float32, device=x.device).repeat(2)
             tables[name] = (angles.cos().to(x.dtype), angles.sin().to(x.dtype))
         return tables
 
@@ -272,8 +270,7 @@ class SprigForCausalLM(PreTrainedModel, GenerationMixin):
             cache = DynamicCache()
         cache = None if again else cache
         seen = 0 if cache is None else cache.get_seq_length()
-        places = kwargs.pop("cache_position", None)  # from transformers before 5.9
-        if places is None:
+        if (places := kwargs.pop("cache_position", None)) is None:  # given by transformers before 5.9
             places = torch.arange(x.shape[1], device=x.device) + seen
         position_ids = places[None] if position_ids is None else position_ids
         shared = (
@@ -291,11 +288,9 @@ class SprigForCausalLM(PreTrainedModel, GenerationMixin):
         x = self.norm(x)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = soft_capped(self.lm_head(x[:, kept]), config.logit_cap)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=config.vocab_size, **kwargs)
+        for_loss = {"logits": logits, "labels": labels, "vocab_size": config.vocab_size, **kwargs}
         output = CausalLMOutputWithPast(
-            loss=loss,
+            loss=None if labels is None else self.loss_function(**for_loss),
             logits=logits,
             hidden_states=(*states, x) if keep else None,
             attentions=tuple(shares) if shared[-1] else None,
