@@ -50,10 +50,11 @@ class LogitsCache:
         self.temperatures = config.cache_temperatures
         self.dtype = token_dtype(config.cache, self.temperatures, vocab_size)
         self._layout = (self.dtype.itemsize * blocks.block_size, key)
-        self.refresh()
+        self.records = Records(folder / RECORDS, *self._layout)
 
     def refresh(self) -> None:
         """Takes note of the records that were written meanwhile."""
+        self.records.close()
         self.records = Records(self.folder / RECORDS, *self._layout)
 
     def take(self, numbers: np.ndarray) -> Sampled | TopK:

@@ -158,7 +158,8 @@ def test_ranks_of_a_job_see_its_gpus_and_its_cores(tmp_path):
     """A machine that says it has four: two jobs at a time with two ranks each, as their processes were started."""
     texts = ["data.max_tokens=20000,30000,40000", "data.block_size=16", "stages=[prepare]", "device=cpu"]
     overrides = ["-m", *SMALL, f"outputs={tmp_path}", *texts, "distill.micro_batch=2", "hydra.launcher.gpus_per_job=2"]
-    environment = {key: os.environ[key] for key in os.environ if key not in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+    set_by_others = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "LOCAL_RANK")  # DeepSpeed sets the last in this process
+    environment = {key: os.environ[key] for key in os.environ if key not in set_by_others}
     command = [sys.executable, "-c", FOUR_GPUS, *overrides, "hydra.launcher.jobs=2"]
     process, seen = subprocess.Popen(command, cwd=ROOT, env=environment), set()
     try:

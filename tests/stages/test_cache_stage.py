@@ -178,7 +178,11 @@ def test_two_ranks_fill_what_one_rank_reads_in_its_second_epoch(tmp_path):
         "distill.global_batch=8",
     ]
     read = [*common, "distill.tokens=40_000", "distill.micro_batch=6", "distill.global_batch=6"]
-    read += ["distill.cache.mode=read", "distill.cache.verify=20", "stages=[prepare,order,search,extract,distill]"]
+    read += [
+        "distill.cache.mode=read",
+        "distill.cache.verify=20",
+        "stages=[prepare,order,search,extract,recover,distill]",
+    ]
     for starter, overrides in ((["launchers.torchrun", "2"], fill), (["pipeline"], read)):
         command = [sys.executable, "-m", *starter, *overrides]
         finished = subprocess.run(

@@ -106,7 +106,7 @@ def test_killed_inside_the_study(whole, tmp_path):
     published = [next(outputs.glob("artifacts/study/*/manifest.json")).parent for outputs in (killed, never)]
     files, expected = ({path.name: path.read_bytes() for path in each.iterdir()} for each in published)
     assert files.pop("manifest.json") != expected.pop("manifest.json")  # times
-    assert files == expected and len(files) == 6
+    assert files == expected and len(files) == 7
 
 
 def test_two_ranks_find_the_same_winner_and_nearly_the_same_student(whole, tmp_path):
