@@ -99,6 +99,8 @@ def _instead(option: str, parser: _Parser) -> str:
     if found is not None and not found.is_section:
         switch = "true" if found.hint is bool else "VALUE"
         return f"{option} is not an option: write {key}={value if given else switch}, without dashes."
+    if meant := keys.ELSEWHERE.get(key):
+        return f"{option} is not an option: write {meant}=VALUE, without dashes."
     known = [each for action in parser._actions for each in action.option_strings]
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     hint = (

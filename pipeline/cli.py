@@ -16,8 +16,9 @@ from rich.logging import RichHandler
 from pipeline import commands, peers, run
 from pipeline.arguments import Command, parse
 from pipeline.composition import CONF, anywhere, compose, composed, parsed, session, starts_jobs
-from pipeline.config import register
+from pipeline.config import keys, register
 from pipeline.errors import SprigError
+from pipeline.overrides import TOKENS
 from pipeline.ranks import check_environment, rank, world_size
 
 OUT_OF_REACH = {
@@ -48,7 +49,7 @@ OUT_OF_MEMORY = (
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command line; exit code 1 and one sentence where that cannot be done."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    _guarded(lambda: _main(arguments), debug="debug=true" in arguments)
+    _guarded(lambda: _main(arguments), arguments)
 
 
 def _main(arguments: list[str]) -> None:
@@ -121,13 +122,14 @@ def _show(command: Command) -> None:
     print(OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else shown)
 
 
-def _guarded(work: Callable[[], object], debug: bool) -> None:
+def _guarded(work: Callable[[], object], arguments: list[str]) -> None:
     """Does the work; what can be expected to fail ends the process with one sentence."""
+    debug = "debug=true" in arguments
     try:
         with peers.failing():
             work()
     except SprigError as error:
-        _fail(str(error), error, debug)
+        _fail(_as_typed(str(error), arguments), error, debug)
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
         if (sentence := _expected(error)) is not None:
             _fail(sentence, error, debug)
@@ -136,6 +138,14 @@ def _guarded(work: Callable[[], object], debug: bool) -> None:
         sys.exit(f"sprig: {sentence}")  # each rank that is left says why its collective failed
     except KeyboardInterrupt:
         sys.exit("Interrupted: the same command resumes from here.")
+
+
+def _as_typed(sentence: str, arguments: list[str]) -> str:
+    """With the budget that was typed, if the sentence speaks of the key that it sets."""
+    for typed in arguments:
+        if typed.startswith(f"{keys.BUDGET}=") and f"{TOKENS}=" in sentence and typed not in sentence:
+            return f"{sentence} The command sets it with {typed}."
+    return sentence
 
 
 def _expected(error: Exception) -> str | None:

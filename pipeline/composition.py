@@ -18,18 +18,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import groups
+from pipeline.artifacts.runs import SAVED, run_folder
 from pipeline.config import ON_REQUEST, Cluster, Config, keys, register, to_objects
+from pipeline.config.derived import all_stages
 from pipeline.config.values import read_as_written
 from pipeline.errors import SprigError
 from pipeline.group_choices import PARTS
 from pipeline.groups import CONF, Files
-from pipeline.layout import LATEST
 from pipeline.overrides import NULLABLE, SEARCHPATH, Words, refuse_hydra
 
 # What a reopened run does not take over.
 OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export", "prompt", "sample")
-SAVED = Path(".hydra/config.yaml")  # of a run's folder
-OUTPUTS = Path("outputs")
 OWN_CONF = "conf"  # a project's own choices, in the working directory
 PRESETS = ("experiment", "size")  # the groups that decide which others a command uses
 UNUSED: dict[str, Any] = {
@@ -247,7 +246,7 @@ def recorded(file: Path) -> Any:
 def _reopen(overrides: list[str]) -> DictConfig:
     with session([]) as opened, read_as_written():
         named = [override for override in overrides if override.startswith("run=")]
-        folder = _run_folder(Path(opened.checker.values(named)["run"]))
+        folder = run_folder(opened.checker.values(named)["run"], key="run=")
         saved = folder / SAVED
         defaults = OmegaConf.structured(Config)
         config = OmegaConf.merge(defaults, OmegaConf.create(recorded(saved)))
@@ -261,24 +260,9 @@ def _reopen(overrides: list[str]) -> DictConfig:
             known = keys.find(key)
             assert known is not None  # the words are checked
             OmegaConf.update(config, key, value, force_add=known.name != key)
+        if not any(override.startswith("stages=") for override in others):
+            config.stages = all_stages(_root_=config)
         return config
-
-
-def _run_folder(named: Path) -> Path:
-    """A run by its folder, or by its name in `outputs` as `sprig runs` shows it.
-
-    Raises:
-        SprigError: there is no such run.
-    """
-    for folder in (named, OUTPUTS / named):
-        if (folder / SAVED).exists():
-            return folder
-        if (folder / LATEST / SAVED).exists():
-            raise SprigError(f"run={named} holds several runs: name one, such as run={folder / LATEST}.")
-    raise SprigError(
-        f"run={named} is not a run folder, as it has no {named / SAVED}: name one of outputs/<preset>/<id>; `sprig "
-        "runs` lists them."
-    )
 
 
 def _sentence(error: Exception) -> str:
@@ -293,5 +277,6 @@ def _sentence(error: Exception) -> str:
     text = re.sub(no_switch, "is not true or false", text)
     text = re.sub(r"(?: of type '\w+')? could not be converted to (?:Float|Integer)", " is not a number", text)
     text = re.sub(r"^(\S+=.*?) Value '.*?' (?=is not )", r"\1 ", text)
+    text = re.sub(r"^(\S+=null) field '\S+' is not Optional", r"\1 is not possible, as the key needs a value", text)
     set_to = re.sub(r"^(\S+=.*?) (?=Value '|Invalid |Cannot )", r"\1: ", text).strip().rstrip(".")
     return f"{set_to}." if "=" in set_to else f"{set_to}. `sprig --help` lists the choices."

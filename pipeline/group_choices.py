@@ -14,6 +14,7 @@ SEARCHED = "searched"  # Hydra's sources that are folders of the user's
 PARTS = ("size/axes",)  # groups that presets choose from
 # Groups that a number is given to, and the key that it was meant for; and those that a path is given to.
 SIZED = {"bin": "bin.center", "size": "bin.center", "distill": "distill.tokens", "search": "search.generations"}
+SWITCHED = {("none", "null", "false", "no", "off"): ("off", "none"), ("true", "yes", "on"): ("on",)}
 OWN = {"teacher": "local {0}.source=hf {0}.path", "data": "text {0}.path"}
 
 
@@ -45,9 +46,10 @@ class Choices:
         """
         group = key.partition("@")[0]
         for each in chosen:
-            self._check_unique(group, each)
-            if not self.repository.config_exists(f"{group}/{each}") or each == "schema":
+            exists = self.repository.config_exists(f"{group}/{each}")
+            if not exists or each == "schema" or str(each).endswith(".yaml"):
                 raise SprigError(self._unknown_choice(key, group, str(each)))
+            self._check_unique(group, each)
 
     def _unknown_choice(self, key: str, group: str, choice: str) -> str:
         if key in SIZED and re.fullmatch(r"[\d._]+[kKmMbBtT]?", choice):
@@ -55,7 +57,10 @@ class Choices:
         if group in OWN and Path(choice).expanduser().exists():
             own = OWN[group].format(key.rpartition("@")[2])
             return f"{key}={choice} chooses no file of conf/{group}: for a path write {key}={own}={choice}."
-        near = difflib.get_close_matches(choice, self.options(group), n=3, cutoff=0.5)
+        options = self.options(group)
+        switched = [each for word, names in SWITCHED.items() if choice.lower() in word for each in names]
+        near = [each for each in switched if each in options] or [each for each in options if each.startswith(choice)]
+        near = near or difflib.get_close_matches(choice.removesuffix(".yaml"), options, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"{self.listed(group)}."
         return f"There is no {key}={choice}: {hint}"
 

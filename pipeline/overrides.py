@@ -19,14 +19,25 @@ from omegaconf import OmegaConf
 from pipeline.config import ON_REQUEST, STAGES, keys
 from pipeline.config.derived import tokens_of
 from pipeline.config.keys import Key
+from pipeline.config.values import count
 from pipeline.errors import SprigError
 from pipeline.group_choices import Choices
 
 SEARCHPATH = "hydra.searchpath"
+TOKENS = "distill.tokens"  # the key that a budget sets
 PROMPTS = ("prompt", "evaluate.prompt")  # texts of any characters
 COMMANDS = ("run", "sweep")  # keys that decide what kind of command it is
 HONOURED = ("hydra.mode", SEARCHPATH, "hydra.launcher", "hydra.sweeper")  # of Hydra's own keys
+PARTS_OF_A_NEW_RUN = ("experiment", "size", "teacher", "data")  # whose choices are more than a few values
 NULLABLE = "teacher@kd_teacher"  # the one group where null is a choice: the same teacher
+# What people write for `sprig runs` and the other commands about runs, and what takes its place.
+INSTEAD = {
+    **dict.fromkeys(("runs", "list", "ls", "ps", "status", "jobs"), "runs"),
+    **dict.fromkeys(("rm", "delete", "del", "remove"), "rm RUN"),
+    **dict.fromkeys(("describe", "info", "show", "inspect"), "describe RUN"),
+    **dict.fromkeys(("compare", "diff"), "compare RUN RUN"),
+}
+STARTS = ("run", "start", "train", "launch")  # a word that a run does without
 _WORD = re.compile(r"(?P<prefix>~|\+\+|\+)?(?P<key>[^=~+][^=]*?)(?P<given>=(?P<value>.*))?", re.DOTALL)
 _SEPARATED = re.compile(r"-?\d{1,3}([.,]\d{3})+")  # thousands, or a decimal fraction
 _HOME = re.compile(r"(^|[\[,]\s*)(~[^/,\]\s]*)(?=[/,\]]|$)")
@@ -71,6 +82,9 @@ class Words:
             first = chosen.setdefault(match["key"], word)
             if first.lstrip("+") != word.lstrip("+"):
                 raise SprigError(f"{first} and {word} choose from one group: leave one of them out.")
+        tokens = {word.lstrip("+").partition("=")[0]: word for word in words}
+        if keys.BUDGET in tokens and TOKENS in tokens:
+            raise SprigError(f"{tokens[keys.BUDGET]} and {tokens[TOKENS]} set the same key: leave one of them out.")
 
     def _is_group(self, key: str) -> bool:
         return self.repository.group_exists(key.partition("@")[0])
@@ -87,8 +101,10 @@ class Words:
         if self._is_group(key):
             return self._choice(prefix, key, value)
         if key == keys.BUDGET:
-            values = value.split(",") if self.sweeps else [value]
-            key, value = "distill.tokens", ",".join(tokens_of(each.strip()) for each in values)
+            values = value.split(",")
+            if len(values) > 1 and not self.sweeps:
+                raise SprigError(f"{word} names several values: add --multirun to sweep over them.")
+            key, value = TOKENS, ",".join(tokens_of(each.strip()) for each in values)
         return self._value(key, value)
 
     def values(self, words: Sequence[str]) -> dict[str, Any]:
@@ -109,7 +125,7 @@ class Words:
     def _inside(self, match: re.Match) -> str:
         """The values that a choice stands for."""
         group, value = match["key"].partition("@")[0], match["value"]
-        if not value or not self.repository.config_exists(f"{group}/{value}"):
+        if not value or group in PARTS_OF_A_NEW_RUN or not self.repository.config_exists(f"{group}/{value}"):
             return ", such as seed=1"
         loaded = self.repository.load_config(f"{group}/{value}")
         assert loaded is not None
@@ -123,18 +139,39 @@ class Words:
         text = keys.find(key.lstrip("+"))
         if word.strip() in ("help", "version"):
             return f"{word} is an option: sprig --{word.strip()}."
+        if word in INSTEAD:
+            return f"{word!r} sets nothing: write sprig {INSTEAD[word]}."
+        if word in STARTS:
+            return f"A run starts without the word {word}: leave it out. To reopen a run, write run=FOLDER."
         if word in (*STAGES, *ON_REQUEST):
             return f"{word} is a stage: sprig run=FOLDER stages=[{word}], or add stages=[{word}] to a command."
         if word == keys.BUDGET or keys.find(word) is not None or self.repository.group_exists(word):
-            return f"{word} needs a value: write {word}=VALUE, without spaces around the = sign."
+            value = "true" if word == "plan" else "VALUE"
+            return f"{word} needs a value: write {word}={value}, without spaces around the = sign."
+        if given and self._is_count(key, f"{value}{word}"):
+            return f"{word!r} sets nothing: write {key}={value}{word}, without a space."
         if given and text is not None and (text.is_text or text.is_path):
             return f"{word!r} sets nothing: a value with spaces needs quotes, {key}={f'{value} {word}'!r}."
         if found := [f"{group}={word}" for group in self.choices.groups() if word in self.choices.options(group)]:
             return f"{word} is a choice of a group: write {' or '.join(found)}."
         every = {option: group for group in reversed(self.choices.groups()) for option in self.choices.options(group)}
+        if commands := difflib.get_close_matches(word, INSTEAD, n=1, cutoff=0.75):
+            return f"{word!r} sets nothing: did you mean sprig {INSTEAD[commands[0]]}?"
         near = difflib.get_close_matches(word, every, n=1)
         hint = f"did you mean {every[near[0]]}={near[0]}?" if near else "`sprig --help` lists the choices."
         return f"{word!r} sets nothing, as arguments are KEY=VALUE: {hint}"
+
+    def _is_count(self, key: str, value: str) -> bool:
+        """Whether a key takes this as a number: 2B, or 8h@210k for a budget."""
+        found = keys.find(key.lstrip("+"))
+        try:
+            if key == keys.BUDGET:
+                tokens_of(value)
+            else:
+                count(value if found is not None and found.hint is int else None)
+        except (SprigError, ValueError):
+            return False
+        return True
 
     def _deletion(self, word: str, key: str) -> str:
         found = keys.find(key)
@@ -148,6 +185,8 @@ class Words:
 
     def _of_hydra(self, word: str, prefix: str, key: str, value: str) -> str:
         if key == "hydra/launcher":
+            if "," in value:
+                raise SprigError(f"{key}={value} names several choices: one launcher starts all jobs, so name one.")
             self._choice(prefix, key, value)
         elif key == "hydra/sweeper":
             self.choices.check("hydra/sweeper", [value])
@@ -184,8 +223,10 @@ class Words:
 
     def _value(self, key: str, value: str) -> str:
         found = keys.find(key)
-        if key in COMMANDS and found is None:
+        if key in COMMANDS and found is None and value:
             return self._parsed(key, value)
+        if found is None and key in COMMANDS:
+            raise SprigError(f"{key}= has no value: give the folder of a {key}.")
         if found is None:
             raise SprigError(keys.unknown(key))
         if key.startswith("kd_teacher.") and not self.kd_teacher:

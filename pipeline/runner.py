@@ -91,6 +91,8 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
         for stage in (export, sample, score, chat):
             if stage.STAGE in config.stages and rank() == 0:
                 stage.run(context, steps)
+        if shown and shown.summary["status"] == COMPLETED and rank() == 0:
+            _show_ending(opened.path, shown, config)
     finally:
         tracker.finish()
         opened.close()
@@ -182,8 +184,6 @@ def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Mat
     log.info("%s", sentences.result(shown.summary))
     if opened.writable:
         log.info("The report is %s and %s", opened.path / material.PAGE, html.PAGE)
-    if shown.summary["status"] == COMPLETED:
-        _show_ending(opened.path, shown)
     return shown
 
 
@@ -199,11 +199,12 @@ def _write_report(context: Context, last: Step, shown: Material, folder: Path) -
     pages.write(shown, folder)
 
 
-def _show_ending(folder: Path, shown: Material) -> None:
+def _show_ending(folder: Path, shown: Material, config: Config) -> None:
+    exported = Path(config.export.to or "") if export.STAGE in config.stages else None
     if shown.evaluation is not None and not random_weights(shown.summary):
         _print(*map(printable, ending.continuations(shown.evaluation)))
-    _print(*(f"{name}: {path}" for name, path in ending.places(folder)))
-    _show_commands(ending.next_commands(folder))
+    _print(*(f"{name}: {path}" for name, path in ending.places(folder, exported)))
+    _show_commands(ending.next_commands(folder, exported))
 
 
 def _show_commands(rows: list[tuple[str, str]]) -> None:

@@ -78,7 +78,7 @@ def refused(monkeypatch, *arguments: str) -> str:
         ("distill.global_batch=5", "distill.global_batch=5, distill.micro_batch=2"),
         ("search=given", "search.strategy=given with search.path=None: `given` needs a path"),
         ("search=given search.path=/nowhere.json", "search.path=/nowhere.json cannot be read"),
-        ("run=/nowhere", "run=/nowhere is not a run folder"),
+        ("run=/nowhere", "run=/nowhere is not a run: give its folder"),
         ("search=importance", "space.layers=prefix: it needs space.layers=rank or subset"),
         ("search.start=[importance] ordering=none", "search importance needs a ranking, but"),
         ("search=first_layers space=coarse-layerwise space.layers=rank", "needs space.layers=prefix or subset"),
@@ -102,6 +102,12 @@ def refused(monkeypatch, *arguments: str) -> str:
 )  # fmt: skip
 def test_bad_input_gets_one_sentence(monkeypatch, tmp_path, override, said):
     assert said in refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", *shlex.split(override))
+
+
+def test_an_error_about_the_budget_names_what_was_typed(monkeypatch, tmp_path):
+    said = refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", "budget=30x", "data.max_tokens=100k", "plan=true")
+    assert said.startswith("sprig: distill.tokens=2,400,000 goes 24.0 times through")
+    assert "lower the budget to budget=400_000" in said and said.endswith("The command sets it with budget=30x.")
 
 
 def test_a_missing_token_budget_is_asked_for(monkeypatch):

@@ -46,6 +46,14 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke teacher=[tiny-random,tiny-dep]", "There is no teacher=tiny-dep: did you mean tiny-deep"),
         ("experiment=smoke data=Sotu", "There is no data=Sotu: did you mean sotu?"),
         ("experiment=smoke teacher@teacher2=tiny-random", "teacher2"),
+        ("experiment=smoke.yaml", "There is no experiment=smoke.yaml: did you mean smoke?"),
+        ("experiment=twin/p0", "There is no experiment=twin/p0: did you mean twin/p0-initialisation?"),
+        ("experiment=twin", "did you mean twin/p0-initialisation or twin/p1-bins or"),
+        ("experiment=smoke kd=none", "There is no kd=none: did you mean off?"),
+        ("experiment=smoke recover=no", "There is no recover=no: did you mean off?"),
+        ("experiment=smoke recover=false", "did you mean off?"),
+        ("experiment=smoke recover=true", "did you mean on?"),
+        ("experiment=smoke tracker=off", "There is no tracker=off: did you mean none?"),
         # No choice at all.
         ("experiment=null", "experiment=null names no choice: leave it out"),
         ("experiment=smoke tracker=null", "leave it out, or choose one; the choices are none, wandb"),
@@ -99,6 +107,18 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("help", "help is an option: sprig --help"),
         ("experiment=smoke teacher", "teacher needs a value: write teacher=VALUE"),
         ("experiment=smoke distill.tokens = 5", "write distill.tokens=VALUE, without spaces"),
+        # Commands that do not exist.
+        ("list", "'list' sets nothing: write sprig runs."),
+        ("ls", "write sprig runs"),
+        ("ps", "write sprig runs"),
+        ("status", "write sprig runs"),
+        ("delete smoke/latest", "write sprig rm RUN"),
+        ("info smoke/latest", "write sprig describe RUN"),
+        ("show smoke/latest", "write sprig describe RUN"),
+        ("comapre a b", "'comapre' sets nothing: did you mean sprig compare RUN RUN?"),
+        ("run experiment=smoke", "A run starts without the word run: leave it out. To reopen a run, write run=FOLDER."),
+        ("train experiment=smoke", "A run starts without the word train: leave it out"),
+        ("plan experiment=smoke", "plan needs a value: write plan=true"),
         ("zzzz", "'zzzz' sets nothing, as arguments are KEY=VALUE"),
         ("experiment=smoke distill.tokens=", "distill.tokens= has no value: give one"),
         ("experiment=smoke run_name=", "run_name= has no value: give one, or null"),
@@ -115,6 +135,22 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke stages=[sampel]", "stages names 'sampel': did you mean sample?"),
         ("experiment=smoke debug=maybe", "debug=maybe is not true or false."),
         ("experiment=smoke budget=8h", "needs the speed of the machine: plan=measure without a budget prints it"),
+        ("experiment=smoke budget=8h@", "needs the speed of the machine"),
+        ("experiment=smoke budget=8 h@200k", "'h@200k' sets nothing: write budget=8h@200k, without a space"),
+        ("experiment=smoke distill.tokens=2 B", "'B' sets nothing: write distill.tokens=2B, without a space"),
+        ("experiment=smoke budget=1k distill.tokens=2k", "budget=1k and distill.tokens=2k set the same key"),
+        ("experiment=smoke budget=1k,2k", "budget=1k,2k names several values: add --multirun"),
+        ("experiment=smoke distill.tokens=null", "distill.tokens=null is not possible, as the key needs a value."),
+        ("experiment=smoke data=text", "data.path must name a file"),
+        ("experiment=smoke search.strategy=mine", "allocation, given. To use your own, give its import path"),
+        ("experiment=smoke num_gpus=8", "did you mean deepspeed.world_size?"),
+        ("experiment=smoke seq_len=64", "did you mean data.block_size?"),
+        ("experiment=smoke stages=[]", "stages=[] names no stage"),
+        ("experiment=smoke bin.center=70k", "and bin.low=null bin.high=null) or both low and high"),
+        ("experiment=product bin.center=1M", "teacher.source=hf needs teacher.path, which has no value: give one"),
+        ("experiment=smoke hydra/launcher=local,slurm", "one launcher starts all jobs, so name one"),
+        ("run=", "run= has no value"),
+        ("sweep=", "sweep= has no value: give the folder of a sweep"),
         ("experiment=smoke budget=-20x", "budget=-20x is not a budget: give tokens, budget=2B"),
         ("experiment=smoke budget=0x", "distill.tokens=0 must lie in"),
         ("experiment=smoke bin=70M", "bin=70M chooses no file of conf/bin: for a number write bin.center=70M"),
@@ -263,6 +299,33 @@ def test_what_is_meant_is_understood(words, key, value):
     assert found == value
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/models/Llama-3.2-1B", "Llama-3.2-1B"),
+        ("/models/Llama-3.2-1B/", "Llama-3.2-1B"),
+        ("meta-llama/Llama-3.2-1B", "Llama-3.2-1B"),
+        ("my-model.gguf", "my-model.gguf"),
+        ("/models/a/../b", "b"),
+        ("/hub/models--meta-llama--Llama-3.2-1B/snapshots/4e20de36", "Llama-3.2-1B"),
+        ("/", "local"),
+    ],
+)
+def test_a_teacher_of_ones_own_is_called_by_the_last_part_of_its_path(path, name):
+    own = [SMOKE, "teacher=local", "teacher.source=hf", f"teacher.path={path}", "data=text", "data.path=[a,b]"]
+    config = compose([*own, "teacher@kd_teacher=local", "kd_teacher.source=hf", "kd_teacher.path=/other/kd"])
+    assert (config.teacher.name, config.kd_teacher.name, config.data.name) == (name, "kd", "text")
+    assert compose([*own, "teacher.name=given", "data.path=/my/texts"]).teacher.name == "given"
+    assert compose([*own, "data.path=/my/texts"]).data.name == "texts"
+
+
+def test_a_folder_or_a_prompt_asks_for_its_stage():
+    every = compose([SMOKE]).stages
+    assert compose([SMOKE, "export.to=x"]).stages == [*every, "export"]
+    assert compose([SMOKE, "prompt=x"]).stages == [*every, "sample"]
+    assert compose([SMOKE, "export.to=x", "stages=[prepare]"]).stages == ["prepare"]
+
+
 def test_budgets_are_an_axis():
     with session([SMOKE, "budget=1k,20x"], sweeps=True) as opened:
         assert opened.words[1] == "distill.tokens=1000,${tokens_per_parameter:20}"
@@ -351,6 +414,7 @@ def test_a_projects_mistakes_are_named(project):
         ("--run-name x", "--run-name is not an option: write run_name=VALUE"),
         ("--distill.lr 3", "write distill.lr=VALUE"),
         ("--verson", "--verson is not an option: did you mean --version?"),
+        ("--resume", "--resume is not an option: write run=VALUE, without dashes"),
         ("-x", "-x is not an option"),
         ("--config-path x", "--config-dir DIR adds a folder of your own choices"),
         ("-cn x", "--config-dir DIR adds a folder of your own choices"),

@@ -1,4 +1,7 @@
-"""The commands about runs that exist: `sprig runs`, `compare`, `rm` and `describe`. They start without torch."""
+"""The commands about runs that exist: `sprig runs`, `compare`, `rm` and `describe`. They start without torch.
+
+What people write instead of them is in pipeline.overrides.
+"""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -34,7 +37,7 @@ COMMANDS = {
     "runs": Command("listing", "[outputs=FOLDER]", "lists all runs", most=0),
     "compare": Command("comparison", "RUN RUN ... [outputs=FOLDER]", "reports on several runs as on a sweep", least=2),
     "rm": Command("removal", "RUN ... [--yes] [outputs=FOLDER]", "removes runs, and what only they need", least=1),
-    "describe": Command("description", "FILE", "explains a subnetwork.json, or the student of a folder", 1, 1),
+    "describe": Command("description", "RUN [outputs=FOLDER]", "explains the student of a run or folder", 1, 1),
 }
 
 

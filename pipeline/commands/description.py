@@ -1,4 +1,4 @@
-"""`sprig describe FILE`: what a subnetwork.json keeps of its teacher."""
+"""`sprig describe RUN`: what a student, or a subnetwork.json, keeps of its teacher."""
 
 import json
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import LINKS
+from pipeline.artifacts.runs import OUTPUTS, run_folder
 from pipeline.commands import Line
 from pipeline.errors import SprigError
 from pipeline.subnetwork.about import About
@@ -21,9 +22,9 @@ def run(line: Line) -> None:
     """Prints it.
 
     Raises:
-        SprigError: neither the file nor the folder holds a sub-network.
+        SprigError: what is named is not a sub-network's file, a student's folder or a run with a finished student.
     """
-    file = _file(Path(line.names[0]).expanduser())
+    file = _file(line.names[0], line.outputs or OUTPUTS)
     try:
         content: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -32,13 +33,14 @@ def run(line: Line) -> None:
         print(f"{name:{NAME_WIDTH}}{value}")
 
 
-def _file(given: Path) -> Path:
-    for file in (given, given / FILE, given / LINKS / STUDENT / FILE):
+def _file(name: str, outputs: Path) -> Path:
+    given = Path(name).expanduser()
+    for file in (given, given / FILE):
         if file.is_file():
             return file
-    raise SprigError(
-        f"{given} is not a {FILE}, and not the folder of a student or of a finished run: name one of these."
-    )
+    if (file := run_folder(name, outputs) / LINKS / STUDENT / FILE).is_file():
+        return file
+    raise SprigError(f"{name} has no finished student: give the run's command again, then describe it.")
 
 
 def _rows(sub: SubNetwork, noted: About | None) -> Iterator[tuple[str, str]]:

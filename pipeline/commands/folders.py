@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import LINKS, RUNNING, is_held
+from pipeline.artifacts import RUNNING, is_held
 from pipeline.artifacts.inventory import STORE, run_folders
+from pipeline.artifacts.runs import OUTPUTS, run_folder
 from pipeline.commands import Line
 from pipeline.errors import SprigError
 from pipeline.layout import COMPLETED, SUMMARY
 
-OUTPUTS = Path("outputs")
 FINISHED, UNDERWAY, STOPPED = "finished", "running", "stopped"
 
 
@@ -69,17 +69,8 @@ def chosen(line: Line) -> list[Known]:
     Raises:
         SprigError: a name is not that of a run.
     """
-    found = [_find(name, line.outputs or OUTPUTS) for name in line.names]
-    return list({run.folder: run for run in found}.values())
-
-
-def _find(name: str, outputs: Path) -> Known:
-    for folder in (Path(name).expanduser(), outputs / name):
-        if (folder / LINKS).is_dir() and (folder / ".hydra").is_dir():
-            return _known(folder.resolve(), folder.resolve().parents[1])
-    raise SprigError(
-        f"{name} is not a run: give its folder, or its name as `sprig runs` shows it, such as smoke/latest."
-    )
+    folders = dict.fromkeys(run_folder(name, line.outputs or OUTPUTS).resolve() for name in line.names)
+    return [_known(folder, folder.parents[1]) for folder in folders]
 
 
 def _known(folder: Path, outputs: Path) -> Known:

@@ -3,8 +3,9 @@
 from datetime import datetime
 
 from pipeline.artifacts.inventory import STORE, Entry, entries, in_words
+from pipeline.artifacts.runs import OUTPUTS
 from pipeline.commands import Line
-from pipeline.commands.folders import OUTPUTS, Known, all_runs
+from pipeline.commands.folders import Known, all_runs
 from pipeline.progress import short
 
 RANDOM = "*"

@@ -1,16 +1,19 @@
 """Values that a preset derives from others, so that a bin and a token budget are all that a user has to choose.
 
-In a preset: `tokens: ${tokens_per_parameter:20}`, `global_batch: ${batch_for_the_budget:}` and `stages:
-${stages_and_export:}`. A value that is set takes their place, and the configuration that a run keeps holds the values.
-On the command line, `budget` sets the tokens in the unit that it is given in.
+In a preset: `tokens: ${tokens_per_parameter:20}` and `global_batch: ${batch_for_the_budget:}`. A value that is set
+takes their place, and the configuration that a run keeps holds the values. On the command line, `budget` sets the
+tokens in the unit that it is given in.
 """
 
 import math
+import os
 import re
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.config.choices import STAGES
+from pipeline.config.paths import absolute
 from pipeline.config.values import count
 from pipeline.errors import SprigError
 
@@ -20,7 +23,7 @@ _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 
 
 def register_resolvers() -> None:
-    for resolver in (tokens_per_parameter, batch_for_the_budget, stages_and_export):
+    for resolver in (tokens_per_parameter, batch_for_the_budget, all_stages, name_of_its_path):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
@@ -33,7 +36,7 @@ def tokens_of(budget: str) -> str:
     """
     if match := re.fullmatch(f"{_NUMBER}x", budget, re.IGNORECASE):
         return f"${{tokens_per_parameter:{match[1]}}}"
-    timed = re.fullmatch(f"{_NUMBER} ?h(?:ours?)?(?:@(.+))?", budget, re.IGNORECASE)
+    timed = re.fullmatch(f"{_NUMBER} ?h(?:ours?)?(?:@(.*))?", budget, re.IGNORECASE)
     if timed and not timed[2]:
         raise SprigError(
             f"budget={budget} needs the speed of the machine: plan=measure without a budget prints it as a budget to "
@@ -67,6 +70,19 @@ def batch_for_the_budget(*, _root_: DictConfig) -> int:
     return 2 ** max(0, round(math.log2(max(blocks, 1))))
 
 
-def stages_and_export(*, _root_: DictConfig) -> list[str]:
-    """All stages of a run, and the export if `export.to` names a folder."""
-    return [*STAGES, *(["export"] if _root_.export.to is not None else [])]
+def all_stages(*, _root_: DictConfig) -> list[str]:
+    """All stages of a run, and those on request that other keys ask for: the export if `export.to` names a folder, and
+    the samples if there is a `prompt`."""
+    asked = {"export": _root_.export.to is not None, "sample": _root_.prompt is not None}
+    return [*STAGES, *(stage for stage, wanted in asked.items() if wanted)]
+
+
+def name_of_its_path(otherwise: str, *, _parent_: DictConfig) -> str:
+    """The last part of the section's `path`, such as Llama-3.2-1B; `otherwise` for a glob, a list, or no path."""
+    path = None if OmegaConf.is_missing(_parent_, "path") else _parent_.path
+    if not isinstance(path, str) or re.search(r"[*?\[]", path):
+        return otherwise
+    place = Path(os.path.normpath(absolute(path)))
+    if place.parent.name == "snapshots":  # of the hub's cache: models--OWNER--NAME/snapshots/COMMIT
+        return place.parent.parent.name.rpartition("--")[2]
+    return place.name or otherwise

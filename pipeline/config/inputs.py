@@ -44,7 +44,7 @@ class TeacherConfig:
         needs = "litgpt" if self.source == Source.random else "path"
         require(
             getattr(self, needs) is not None,
-            f"teacher.source={self.source} needs teacher.{needs}, which is null: set it in the teacher's config.",
+            f"teacher.source={self.source} needs teacher.{needs}, which has no value: give one, teacher.{needs}=...",
         )
 
     @property
@@ -100,5 +100,6 @@ class DataConfig:
         paths = self.path if isinstance(self.path, list) else [self.path]
         require(
             bool(paths) and all(isinstance(each, str) and each.strip() for each in paths),
-            f"data.path={self.path} must name a file, a folder, a glob, a hub data set, or a list of files.",
+            f"data.path{'' if self.path is None else f'={self.path}'} must name a file, a folder, a glob, a hub data "
+            "set, or a list of files.",
         )

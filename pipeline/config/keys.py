@@ -17,22 +17,28 @@ BUDGET = "budget"  # a word for distill.tokens, see pipeline.config.derived
 ELSEWHERE = {  # what other tools call it
     "batch_size": "distill.global_batch",
     "dataset": "data.path",
+    "context": "data.block_size",
     "dry_run": "plan",
     "epochs": BUDGET,
     "gpus": "deepspeed.world_size",
     "hours": BUDGET,
     "learning_rate": "distill.lr",
+    "max_length": "data.block_size",
+    "max_steps": BUDGET,
     "model": "teacher.path",
     "name": "run_name",
+    "num_gpus": "deepspeed.world_size",
     "output": "outputs",
     "output_dir": "outputs",
     "params": "bin.center",
     "parameters": "bin.center",
     "resume": "run",
+    "seq_len": "data.block_size",
     "steps": BUDGET,
     "tasks": "evaluate.tasks",
     "text": "data.path",
     "tokens": "distill.tokens",
+    "wandb": "tracker.kind",
 }
 
 

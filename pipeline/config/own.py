@@ -23,9 +23,9 @@ def known_or_own(key: str, value: str, known: type[StrEnum], example: str) -> No
     if value in names or re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", value):
         return
     near = difflib.get_close_matches(value, names, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    hint = f": did you mean {near[0]}?" if near else "."
     raise SprigError(
-        f"{key}={value!r} is none of {', '.join(names)}: {hint}To use your own, give its import path, "
+        f"{key}={value!r} is none of {', '.join(names)}{hint} To use your own, give its import path, "
         f"{key}=my_module.{example}."
     )
 

@@ -103,7 +103,8 @@ class Config:
     run_name: str | None = immaterial(None)  # the run folder's name, instead of the preset's
     run: str | None = immaterial(location(None))  # reopens this run folder with its own configuration
     prompt: str | None = immaterial(None)  # the text that stage sample continues
-    # The stages to run. export, sample, chat, score and cache run only if they are named here.
+    # The stages to run. chat, score and cache run only if they are named here; without this key, export also runs if
+    # `export.to` is set, and sample if `prompt` is.
     stages: list[str] = immaterial(field(default_factory=lambda: list(STAGES)))
     seed: int = whole(0, low=0, high=LARGEST_SEED)  # every random draw depends on it; the split of the text does not
     device: Device = immaterial(Device.auto)  # auto: a GPU if there is one
@@ -137,6 +138,7 @@ class Config:
         require(
             isinstance(self.plan, bool) or self.plan == "measure", f"plan={self.plan} must be true, false or measure."
         )
+        require(bool(self.stages), "stages=[] names no stage: name one, or leave it out for all.")
         known = STAGES + ON_REQUEST
         for stage in self.stages:
             near = difflib.get_close_matches(stage, known, n=1)

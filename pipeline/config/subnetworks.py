@@ -76,7 +76,7 @@ class BinConfig:
         require(
             (self.center is not None and edges == 0) or (self.center is None and edges == 2),
             f"bin.center={self.center}, bin.low={self.low}, bin.high={self.high}: give either the centre (with "
-            "bin.tolerance) or both low and high, the other null.",
+            "bin.tolerance, and bin.low=null bin.high=null) or both low and high (and bin.center=null).",
         )
 
 

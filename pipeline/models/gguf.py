@@ -93,7 +93,10 @@ class GGUFFile:
 
     def __init__(self, path: Path):
         if not path.is_file():
-            raise SprigError(f"Teacher file {path} does not exist: correct teacher.path.")
+            wrong = (
+                "is a folder: name the .gguf file in it" if path.is_dir() else "does not exist: correct teacher.path"
+            )
+            raise SprigError(f"Teacher file {path} {wrong}.")
         self.path = path
 
     @cached_property

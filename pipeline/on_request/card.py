@@ -40,8 +40,8 @@ def card(
     training = "pretrained with knowledge distillation" if student["kd"] else "pretrained"
     own = form == ExportForm.own
     # Else transformers asks about the tokenizer too, for which there is no code to trust.
-    trust, plain = (", trust_remote_code=True", ", trust_remote_code=False") if own else ("", "")
-    options = trust + "".join(f', {key}="{value}"' for key, value in stock.loading(config).items())
+    plain = ", trust_remote_code=False" if own else ""
+    options = stock.loading_arguments(config)
     quoted = json.dumps(name, ensure_ascii=False)
     beside = ""
     if kind != GGUFKind.none:

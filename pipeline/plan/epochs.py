@@ -33,8 +33,10 @@ def check(context: Context) -> None:
     """
     config, times = context.config, epochs(context)
     if distill.STAGE in config.stages and not config.data.repeat and times is not None and times > MOST:
+        text = text_tokens(context) or 0
         raise SprigError(
             f"distill.tokens={config.distill.tokens:,} goes {times:.1f} times through the training text of data "
-            f"{config.data.name}, which has {text_tokens(context):,} tokens at most, and more than {MOST} times needs "
-            "data.repeat=true: set it, lower distill.tokens, raise data.max_tokens or give more text."
+            f"{config.data.name}, which has {text:,} tokens at most, and more than {MOST} times needs "
+            f"data.repeat=true: set it, lower the budget to budget={MOST * text:_}, raise data.max_tokens or give more "
+            "text."
         )

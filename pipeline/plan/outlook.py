@@ -27,7 +27,6 @@ def text(context: Context) -> Row:
         return "text", f"{name}; its training tokens are known once stage prepare has run"
     known = context.store.find(prepare.tokens_recipe(context)) is not None
     most, least = ("", "") if known else ("at most ", "at least ")
-    most, least = ("", "") if known else ("at most ", "at least ")
     often = f"the text is read {least}{times:.1f} times" if times > 1 else f"{least}{times:.2g} epochs"
     by_bytes = not known and tokens != context.config.data.max_tokens
     of = " (one per byte; English has about four bytes per token)" if by_bytes else ""

@@ -139,8 +139,10 @@ def finished(context: Context) -> Finished:
 
 
 def _links(context: Context) -> Path:
-    assert context.config.distill.from_run is not None  # the schema asks `trained` for it
-    return Path(context.config.distill.from_run) / LINKS
+    named = context.config.distill.from_run
+    assert named is not None  # the schema asks `trained` for it
+    by_name = Path(context.config.outputs) / named
+    return (by_name if by_name.exists() and not Path(named).exists() else Path(named)) / LINKS
 
 
 def _copy(context: Context, folder: Path) -> None:

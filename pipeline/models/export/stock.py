@@ -114,6 +114,12 @@ def loading(config: dict[str, Any]) -> dict[str, str]:
     return {"attn_implementation": "eager"} if config.get("attn_logit_softcapping") else {}
 
 
+def loading_arguments(config: dict[str, Any]) -> str:
+    """All that from_pretrained needs after the folder's name, as it is written in Python."""
+    trust = ", trust_remote_code=True" if "auto_map" in config else ""
+    return trust + "".join(f', {key}="{value}"' for key, value in loading(config).items())
+
+
 def caveat(config: dict[str, Any]) -> str:
     """What to know before transformers loads a model with this config.json, or saves it again; empty where there is
     nothing."""

@@ -1,0 +1,30 @@
+"""Finding the folder of a run."""
+
+from pathlib import Path
+
+from pipeline.artifacts.store import LINKS
+from pipeline.errors import SprigError
+from pipeline.layout import LATEST
+
+SAVED = Path(".hydra/config.yaml")  # of a run's folder
+OUTPUTS = Path("outputs")
+
+
+def run_folder(name: str, outputs: Path = OUTPUTS, key: str = "") -> Path:
+    """A run by its folder, or by its name in `outputs` as `sprig runs` shows it. `key` is what was given it with.
+
+    Raises:
+        SprigError: there is no such run.
+    """
+    for folder in (Path(name).expanduser(), outputs / name):
+        if _is_run(folder):
+            return folder
+        if _is_run(folder / LATEST):
+            raise SprigError(f"{key}{name} holds several runs: name one, such as {key}{folder / LATEST}.")
+    raise SprigError(
+        f"{key}{name} is not a run: give its folder, or its name as `sprig runs` shows it, such as {key}smoke/latest."
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / SAVED).exists() and (folder / LINKS).is_dir()
