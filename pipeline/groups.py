@@ -1,8 +1,8 @@
 """The configuration that a command's choices from the groups give, before its single values: Hydra's composition of the
 files, done once in a process for the same choices of the same files."""
 
-import copy
 import os
+import pickle
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -62,7 +62,7 @@ def compose(found: Files, words: list[str], mode: RunMode) -> DictConfig:
     made.validate_sweep_overrides_legal(overrides, mode, from_shell=True)
     values = [each for each in overrides if not made.repository.group_exists(each.key_or_group)]
     chosen = tuple(str(each.input_line) for each in overrides if each not in values)
-    config = copy.deepcopy(_chosen(found, chosen, mode))
+    config: DictConfig = pickle.loads(_chosen(found, chosen, mode))
     made._apply_overrides_to_config([each for each in values if not each.is_sweep_override()], config)
     config.hydra.overrides.hydra = [each.input_line for each in overrides if each.is_hydra_override()]
     config.hydra.overrides.task = [each.input_line for each in overrides if not each.is_hydra_override()]
@@ -71,10 +71,11 @@ def compose(found: Files, words: list[str], mode: RunMode) -> DictConfig:
 
 
 @lru_cache(maxsize=KEPT)
-def _chosen(found: Files, words: tuple[str, ...], mode: RunMode) -> DictConfig:
+def _chosen(found: Files, words: tuple[str, ...], mode: RunMode) -> bytes:
+    """Pickled, of which a copy is made in a seventh of the time that a copy of the objects takes."""
     made = loader(found)
     try:
-        return made.load_configuration("config", list(words), mode)
+        return pickle.dumps(made.load_configuration("config", list(words), mode))
     finally:
         vars(made.repository)["cache"].clear()  # Hydra changes what it composes
 

@@ -24,6 +24,14 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """No test cuts the power: what was written survives a killed process without waiting for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def embedded_teachers_known() -> Iterator[None]:
     """The files of an embedded teacher are read and hashed once: for a GGUF file that is most of a plan's time."""
     from pipeline.artifacts import digest
