@@ -449,7 +449,7 @@ def test_held_out_blocks_are_spread_evenly():
 @pytest.mark.parametrize(
     "settings, rows, message",
     [
-        (SETTINGS, 1, "has 1 calibration blocks: give it at least 2"),
+        (SETTINGS, 1, "needs at least 2 blocks of text, one to fit and one held out, and has 1"),
         (dataclasses.replace(SETTINGS, ridges=(1.0, 0.0)), 4, r"ridges=\[1.0, 0.0\] must be positive"),
         (dataclasses.replace(SETTINGS, ridges=()), 4, r"ridges=\[\] must be positive"),
         (dataclasses.replace(SETTINGS, ridges=(1e-300,)), 2, "attn.proj.* of layer 0 .teacher layer 0. .* singular"),

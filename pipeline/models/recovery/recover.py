@@ -70,7 +70,9 @@ def held_out_count(count: int, share: float) -> int:
         SprigError: fewer than two blocks.
     """
     if count < 2:
-        raise SprigError(f"Recovery has {count} calibration blocks: give it at least 2, one to fit and one held out.")
+        raise SprigError(
+            f"Recovery needs at least 2 blocks of text, one to fit and one held out, and has {count}: give it more."
+        )
     return min(max(1, round(count * share)), count - 1)
 
 
@@ -95,7 +97,7 @@ def recover(
     share: tuple[int, int] = (0, 1),
     reduce: Reduce | None = None,
 ) -> Report:
-    """Refits the projections of a cut student in place, on calibration `blocks` (n, T + 1), on the student's device.
+    """Refits the projections of a cut student in place, on `blocks` of text (n, T + 1), on the student's device.
 
     Goes through the layers in order and refits the output projections by ridge regression towards the cut weights. The
     features are the student's activations; the target is the teacher's residual stream on the kept embedding entries. A

@@ -1,4 +1,4 @@
-"""Chunks of calibration tokens that pass through teacher and student layer by layer."""
+"""Chunks of tokens that pass through teacher and student layer by layer."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
