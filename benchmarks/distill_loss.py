@@ -20,10 +20,8 @@ from pipeline.config import DistillConfig, Loss
 from pipeline.models.student import build, hidden_states, initialize
 from pipeline.training.losses import chunked_loss, head_reference
 
-BLOCKS, LENGTH, VOCABULARY, WIDTH = 4, 512, 50_304, 576
+LENGTH, WIDTH = 512, 576
 REPETITIONS, STEPS = 3, 2
-TOKENS = BLOCKS * LENGTH
-LOGITS = 4 * TOKENS * VOCABULARY  # bytes
 
 Method = Callable[[nn.Linear, Tensor, Tensor, nn.Linear, Tensor], Tensor]
 
@@ -44,18 +42,19 @@ def chunked(
     loss: Loss = Loss.forward_kl,
 ) -> Tensor:
     config = DistillConfig(tokens=1, loss=loss)
-    reference = head_reference(teacher_head, teacher_hidden, VOCABULARY, config) if config.distils else None
-    return chunked_loss(head, hidden, targets, VOCABULARY, config, reference)[0]
+    vocabulary = head.out_features
+    reference = head_reference(teacher_head, teacher_hidden, vocabulary, config) if config.distils else None
+    return chunked_loss(head, hidden, targets, vocabulary, config, reference)[0]
 
 
-def losses(device: torch.device) -> tuple[dict[str, float], dict[str, float], float]:
+def losses(device: torch.device, tokens: int, vocabulary: int) -> tuple[dict[str, float], dict[str, float], float]:
     """Seconds of the dense and our forward KL with its backward pass, peak memory of every loss in logits tensors,
     relative difference of the two values."""
     torch.manual_seed(0)
     with device:
-        heads = [nn.Linear(WIDTH, VOCABULARY, bias=False) for _ in range(2)]
-        states = [torch.randn(TOKENS, WIDTH) for _ in range(2)]
-        targets = torch.randint(VOCABULARY, (TOKENS,))
+        heads = [nn.Linear(WIDTH, vocabulary, bias=False) for _ in range(2)]
+        states = [torch.randn(tokens, WIDTH) for _ in range(2)]
+        targets = torch.randint(vocabulary, (tokens,))
     heads[1].requires_grad_(False)
     hidden = states[0].requires_grad_()
     values = {}
@@ -67,11 +66,11 @@ def losses(device: torch.device) -> tuple[dict[str, float], dict[str, float], fl
         values[name] = result.item()
 
     methods = {"dense": dense, **{str(loss): partial(chunked, loss=loss) for loss in Loss}}
-    gradients = 4 * WIDTH * (TOKENS + VOCABULARY)
+    gradients, logits = 4 * WIDTH * (tokens + vocabulary), 4 * tokens * vocabulary  # bytes
     memory = {}
     for name, method in methods.items():  # also the warm-up
         heads[0].weight.grad = hidden.grad = None
-        memory[name] = (peak_memory(partial(once, name, method), device) - gradients) / LOGITS
+        memory[name] = (peak_memory(partial(once, name, method), device) - gradients) / logits
 
     def timed(name: str) -> float:
         started = perf_counter()
@@ -83,19 +82,19 @@ def losses(device: torch.device) -> tuple[dict[str, float], dict[str, float], fl
     return seconds, memory, abs(values["dense"] - values["forward_kl"]) / values["dense"]
 
 
-def step_shares(device: torch.device) -> dict[str, float]:
+def step_shares(device: torch.device, blocks: int, vocabulary: int) -> dict[str, float]:
     """Seconds of the parts of an online distillation step."""
     clock = process_time if device.type == "cpu" else perf_counter
 
     def model(layers: int):
-        config = Config.from_name("SmolLM2-135M", n_layer=layers, padded_vocab_size=VOCABULARY, vocab_size=VOCABULARY)
+        config = Config.from_name("SmolLM2-135M", n_layer=layers, padded_vocab_size=vocabulary, vocab_size=vocabulary)
         made = build(config, None, tied=True, device=device)
         initialize(made, seed=layers)
         return made
 
     student, teacher = model(15), model(30).requires_grad_(False)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4)
-    tokens = torch.randint(VOCABULARY, (BLOCKS, LENGTH + 1), device=device)
+    tokens = torch.randint(vocabulary, (blocks, LENGTH + 1), device=device)
     inputs, targets = tokens[:, :-1], tokens[:, 1:].flatten()
     spent: dict[str, float] = {}
 
@@ -123,9 +122,10 @@ def step_shares(device: torch.device) -> dict[str, float]:
 
 
 def main() -> None:
-    options = arguments(__doc__.splitlines()[0])
+    options = arguments(__doc__.splitlines()[0], vocabulary=50_304, blocks=4)
+    blocks, vocabulary = options.blocks, options.vocabulary
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    seconds, memory, apart = losses(device)
+    seconds, memory, apart = losses(device, blocks * LENGTH, vocabulary)
     rows = [
         [name, f"{used:.2f}"]
         + ([f"{seconds[name]:.2f}", f"{seconds[name] / seconds['dense']:.2f}"] if name in seconds else ["", ""])
@@ -136,14 +136,15 @@ def main() -> None:
     figures |= {"time_ratio": seconds["forward_kl"] / seconds["dense"], "relative_difference": apart}
     figures |= {"chunk_tokens": DistillConfig(tokens=1).chunk_tokens}
     report(
-        f"Loss and its gradients, {BLOCKS} x {LENGTH} tokens, vocabulary {VOCABULARY:,}, width {WIDTH}, fp32, "
-        f"{device.type}, medians of {REPETITIONS}; one logits tensor is {LOGITS / 2**20:.0f} MiB",
+        f"Loss and its gradients, {blocks} x {LENGTH} tokens, vocabulary {vocabulary:,}, width {WIDTH}, fp32, "
+        f"{device.type}, medians of {REPETITIONS}; one logits tensor is "
+        f"{4 * blocks * LENGTH * vocabulary / 2**20:.0f} MiB",
         ["loss", "peak memory, logits tensors", "seconds", "to dense"],
         rows,
         figures,
         options.json,
     )
-    spent = step_shares(device)
+    spent = step_shares(device, blocks, vocabulary)
     total = sum(spent.values())
     figures |= {f"share_{name}": value / total for name, value in spent.items()}
     report(

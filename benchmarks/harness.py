@@ -15,11 +15,13 @@ from rich.table import Table
 from pipeline.hardware import processor
 
 
-def arguments(description: str, *folders: str) -> argparse.Namespace:
-    """`folders` are positional paths."""
+def arguments(description: str, *folders: str, **numbers: int) -> argparse.Namespace:
+    """`folders` are positional paths, `numbers` options with their defaults."""
     parser = argparse.ArgumentParser(description=description)
     for name in folders:
         parser.add_argument(name, type=Path)
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{default:,} by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one flat dictionary")
     return parser.parse_args()
 
