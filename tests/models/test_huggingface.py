@@ -258,6 +258,8 @@ def change(folder, **fields) -> None:
     [
         ("llama", {"model_type": "deepseek_v3"}, "is of model_type 'deepseek_v3'; supported are gpt_neox, llama"),
         ("mixtral", {"num_experts_per_tok": 6}, "num_experts_per_tok=6 and num_local_experts=5 do not fit"),
+        ("qwen3 moe", {"num_experts": 2}, "num_experts_per_tok=3 and num_experts=2 do not fit"),
+        ("qwen3 moe", {"moe_intermediate_size": 0}, "moe_intermediate_size=0"),
         ("mixtral", {"sliding_window": 63}, r"sliding_attention \(sliding_window=63"),
         ("olmoe", {"clip_qkv": 8.0}, "clip_qkv=8.0 is not supported in OLMoE"),
         ("qwen3 moe", {"mlp_only_layers": [1]}, r"layers without experts \(mlp_only_layers=\[1\]\) are not supported"),

@@ -58,6 +58,8 @@ _KEYS = _SIZES | {
     "n_expert": "num_local_experts",
     "n_expert_per_token": "num_experts_per_tok",
 }
+# The names that some mixtures have for the same.
+_MIXTURE_KEYS = {"n_expert": "num_experts", "intermediate_size": "moe_intermediate_size"}
 GELU = {
     "none": ("gelu", "gelu_python"),
     "tanh": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate"),
@@ -151,7 +153,8 @@ def llama_like(plain: dict[str, Any], groups: int | None, rope_theta: float = 10
             raise SprigError(f"partial_rotary_factor={reprlib.repr(share)} is not supported, only 1: use another model")
     given_size = {"head_size": plain.get("head_dim")}
     shape = {"n_query_groups": plain.get("num_key_value_heads", groups), "norm_eps": plain.get("rms_norm_eps", 1e-6)}
-    return checked_keys(LLAMA_FIELDS | base | positions | given_size | shape | fields)
+    called = {field: key for field, key in _MIXTURE_KEYS.items() if key in plain}
+    return checked_keys(LLAMA_FIELDS | base | positions | given_size | shape | fields, **called)
 
 
 def refuse_window(plain: dict[str, Any], window: Any, layers: Callable[[int], bool] = lambda _: True) -> None:
