@@ -22,6 +22,7 @@ from pipeline.models import checkpoint
 from pipeline.search import journal
 from pipeline.stages import distill, graph, prepare
 from pipeline.stages.context import Context
+from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.value import SubNetwork
 
 WSD = ["distill.schedule.warmup_tokens=256", "distill.validation_tokens=1024", "distill.tokens=8k"]
@@ -172,6 +173,23 @@ def test_a_kd_teacher_of_the_same_name_is_still_another(smoke_outputs, tmp_path)
         for config in (smoke(smoke_outputs), other)
     )
     assert ours["start"] == theirs["start"] and ours["teacher"] != theirs["teacher"]
+
+
+def test_a_kd_teacher_of_another_family_teaches_with_the_same_tokenizer(smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    neox = ["mlp_class_name=GptNeoxMLP", "norm_class_name=LayerNorm", "bias=true", "parallel_residual=true"]
+    kd = ["teacher@kd_teacher=tiny-random", "kd_teacher.litgpt.n_query_groups=4"]
+    kd += [f"kd_teacher.litgpt.{each}" for each in neox]
+    short = ["distill.tokens=512", "distill.validations=1", "distill.control.enabled=false", "stages=[prepare,distill]"]
+    config = smoke(outputs, *kd, *short)
+    context = Context(config, log=print)
+    assert (context.architecture.family, context.kd_architecture.family) == ("llama", "gpt_neox")
+    pipeline.run(config)
+    lines = [json.loads(line) for line in (outputs / "smoke/latest/metrics.jsonl").read_text().splitlines()]
+    step, validated = lines[-2:]
+    assert step["tokens"] == validated["tokens"] == 512 and step["kl"] > 0 and validated["validation_nll"] < 6
+    assert step["teacher_flops"] == 512 * flops_per_token(context.kd_architecture, length=32)
 
 
 def test_teachers_of_one_tokenizer_share_the_text(smoke_outputs, folder):

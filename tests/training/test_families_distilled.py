@@ -21,11 +21,24 @@ from pipeline.training.losses import distillation_loss
 @pytest.mark.proves("distillation, all losses", lambda family: family)
 @pytest.mark.parametrize("family", ["llama", *tiny.LATER, *slow([each] for each in tiny.FIRST if each != "llama")])
 def test_losses_and_gradients_are_autograds(family):
-    teacher, tokens = tiny.teacher(family), tiny.tokens()
+    _assert_autograds(_student(family), tiny.teacher(family))
+
+
+@pytest.mark.parametrize(("family", "teacher"), [("qwen3", "gemma2"), ("gpt_neox", "mixtral")])
+def test_a_teacher_of_another_family_teaches(family, teacher):
+    _assert_autograds(_student(family), tiny.teacher(teacher))
+
+
+def _student(family):
+    teacher = tiny.teacher(family)
     architecture = architecture_of(teacher.config, is_tied(teacher))
     genes = tuple(tiny.gene(family, 2, 1, architecture.head_size, size) for size in (24, 16))
     sub = SubNetwork((0, 2), architecture.n_embd - 8, genes)
-    student = extract(teacher, sub, Ordering.identity(architecture))
+    return extract(teacher, sub, Ordering.identity(architecture))
+
+
+def _assert_autograds(student, teacher):
+    tokens = tiny.tokens()
     for loss in Loss:
         config = DistillConfig(tokens=1, loss=loss, alpha=0.5, beta=0.5, temperature=2.0, chunk_tokens=10)
         ours, reference = student, copy.deepcopy(student)
