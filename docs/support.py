@@ -26,6 +26,7 @@ MODULES = (
     "test_checkpoint",
     "test_counting",
     "test_extraction",
+    "test_experts",
     "test_sampled",
     "test_transformers_counts",
     "test_ordering",
@@ -64,6 +65,7 @@ NOTES = {
     ("cut heads and query groups", "OLMo 2"): "5",
     ("cut heads and query groups", "OLMoE"): "5",
     ("cut head size", None): "6",
+    ("cut experts", None): "14",
     ("cut vocabulary", None): "13",
     ("`search=allocation`", None): "7",
     ("export `stock`", "GPT-NeoX (Pythia)"): "8",
@@ -75,6 +77,7 @@ NOTES = {
     ("export `padded`", "OLMo 2"): "11",
     ("export `padded`", "Qwen3-MoE"): "11",
     ("export `padded`", "OLMoE"): "11",
+    ("exports load in transformers 4.57 to 5.24", "OLMoE"): "15",
     ("export GGUF", "Llama, Mistral, Phi-3"): "12",
 }
 FEATURES = (
@@ -86,6 +89,7 @@ FEATURES = (
     "cut depth, width and MLP",
     "cut heads and query groups",
     "cut head size",
+    "cut experts",
     "all four search spaces",
     "cut vocabulary",
     "importance ordering",

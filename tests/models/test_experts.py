@@ -50,6 +50,7 @@ def test_counts_are_those_of_the_published_models(name):
     assert parameters(ours, count="active") == sum(sizes.values()) - unused * experts
 
 
+@pytest.mark.proves("cut experts", lambda family: family)
 @pytest.mark.parametrize("family", MIXTURES)
 def test_dropped_experts_are_experts_that_no_token_reaches(family, monkeypatch):
     teacher = tiny.teacher(family)

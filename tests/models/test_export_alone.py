@@ -16,7 +16,8 @@ from pipeline.models.export import check
 from pipeline.models.tokenizer import Tokenizer
 
 FORMS = ("stock", "padded", "own")
-FAMILIES = ("gpt_neox", "llama", "llama3", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "smollm3")
+FAMILIES = ("gpt_neox", "llama", "llama3", "qwen2", "qwen3", "biased", "gemma2", "gemma3", "olmo2", "smollm3")
+FAMILIES += ("mixtral", "qwen3_moe", "olmoe")
 ALONE = Path(__file__).with_name("alone.py")
 
 
@@ -47,7 +48,7 @@ def assert_same_alone(
                 result[name], ours, atol=1e-4, rtol=0, msg=lambda said, at=(to, name): f"{at}: {said}"
             )
         continued = continue_text(student, prompt, 32, eos_id=256, precision="fp32")
-        for name in ("continued", "static", "uncached"):
+        for name in sorted({"continued", "uncached"} | ({"static"} & set(result))):
             assert len(continued) == 32 and result[name].tolist() == continued, (to, name)
         assert result["words"] == Tokenizer(tokenizer).encode("Fellow citizens"), to
         assert result["special"] == [None, 256, 256] and max(result.get("attentions", [0])) < 1e-5, to
@@ -87,7 +88,7 @@ def test_every_family_and_form_in_other_versions_of_transformers(version, tmp_pa
             student = student_of(family, "uniform" if form == "stock" else "layerwise", cut_head, cut_head)
             _, to = exports.export(student, tokenizer, form)
             students[str(to.rename(tmp_path / f"{family}-{form}-{cut_head}"))] = student
-    assert len(students) == 49
+    assert len(students) == 68
     assert_same_alone(students, tokenizer, tmp_path, python)
 
 
@@ -105,5 +106,5 @@ def test_every_shape_form_tie_and_head(family, tmp_path):
         taken, to = exports.export(student, tokenizer, form)
         assert taken == expected
         students[str(to.rename(tmp_path / f"{shape}-{form}-{tied}-{cut_head}"))] = student
-    assert len(students) == {"gemma3": 10, "olmo2": 8}.get(family, 12)
+    assert len(students) == {"gemma3": 10, "biased": 8, "olmo2": 8, "olmoe": 8}.get(family, 12)
     assert_same_alone(students, tokenizer, tmp_path)
