@@ -13,7 +13,7 @@ from pipeline.artifacts import RUNNING, facts, link_atomically, locked, sweep_te
 from pipeline.composition import compose, recorded
 from pipeline.config import Config, to_plain
 from pipeline.errors import SprigError
-from pipeline.layout import LATEST
+from pipeline.layout import LATEST, near
 from pipeline.on_request import chat, export, sample, score
 from pipeline.ranks import rank
 from pipeline.report import material
@@ -64,7 +64,7 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
     if reopened is not None and not itself:
         _check_reopened(reopened, path)
     if path.exists() and reads_only(config) and not _is_writable(path):
-        log.info("run folder %s is not writable: nothing is written to it", path)
+        log.info("run folder %s is not writable: nothing is written to it", near(path))
         return RunFolder(path, False, logging.NullHandler())
     if rank() != 0:
         return RunFolder(path, True, logging.NullHandler())
@@ -77,7 +77,7 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
     opened = RunFolder(path, True, _log_to(path / "run.log"))
     with suppress(Timeout):  # held by another process of the same run
         opened.mark.enter_context(locked(path / RUNNING, wait=False))
-    log.info("run folder %s", path)
+    log.info("run folder %s", near(path))
     return opened
 
 

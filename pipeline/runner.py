@@ -16,7 +16,7 @@ from rich.table import Table
 from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, write_atomically
 from pipeline.config import Config
-from pipeline.layout import COMPLETED
+from pipeline.layout import COMPLETED, near
 from pipeline.models.precision import repeatable
 from pipeline.on_request import chat, export, sample, score
 from pipeline.on_request.printable import printable
@@ -183,7 +183,7 @@ def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Mat
     _show(opened.path.parent.name, *tables.in_terminal(shown.summary))
     log.info("%s", sentences.result(shown.summary))
     if opened.writable:
-        log.info("The report is %s and %s", opened.path / material.PAGE, html.PAGE)
+        log.info("The report is %s and %s", near(opened.path) / material.PAGE, html.PAGE)
     return shown
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from launchers.sweep.jobs import Job
 from launchers.sweep.logs import last_line
 from launchers.sweep.record import FAILED, MISSING, Record
-from pipeline.layout import COMPLETED
+from pipeline.layout import COMPLETED, near
 from pipeline.progress import clock
 
 RUNNING, FOUND = "running", "found"
@@ -36,7 +36,7 @@ class Board:
         )
 
     def __enter__(self) -> "Board":
-        self._say(f"{self.record.folder}: {len(self.jobs)} jobs, {self._counts()}")
+        self._say(f"{near(self.record.folder)}: {len(self.jobs)} jobs, {self._counts()}")
         if self.live:
             self.live.start(refresh=True)
         return self

@@ -21,7 +21,7 @@ from pipeline.composition import session
 from pipeline.config import Cluster, Config, LauncherConfig
 from pipeline.config.typed import to_typed
 from pipeline.errors import Interrupted, SprigError
-from pipeline.layout import COMPLETED, SUMMARY
+from pipeline.layout import COMPLETED, SUMMARY, near
 from pipeline.preemption import preemptible
 from pipeline.report.sweep import report as sweep_report
 from pipeline.report.sweep.record import NAME
@@ -118,7 +118,7 @@ class SweepLauncher(Launcher):
                     self._run(jobs, todo, record)
                 else:
                     record.save()
-                    log.info("%s: all of its %d jobs are completed", folder, len(jobs))
+                    log.info("%s: all of its %d jobs are completed", near(folder), len(jobs))
                 if self.sweeper != sweepers.GRID:
                     return _returned(job_overrides, jobs, record)
                 _close(jobs, record)

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from pipeline.config import Config, GGUFKind
+from pipeline.layout import near
 from pipeline.models import checkpoint
 from pipeline.models.export import folder, gguf
 from pipeline.report import material
@@ -66,7 +67,7 @@ def run(context: Context, steps: Steps) -> None:
     size = exported(context.architecture, sub, published.form).parameters
     log.info(
         "%s: the student (form %s), %s parameters; compared on %d blocks, its largest logit difference is %.2g",
-        to,
+        near(to),
         published.form,
         f"{size:,}",
         len(blocks),
@@ -76,4 +77,4 @@ def run(context: Context, steps: Steps) -> None:
         written = json.loads((to / "config.json").read_text(encoding="utf-8"))
         if caveat := gguf.caveat(written):
             log.warning(caveat)
-    log.info("Next, to publish it: hf upload OWNER/%s %s", shlex.quote(to.name), shlex.quote(str(to)))
+    log.info("Next, to publish it: hf upload OWNER/%s %s", shlex.quote(to.name), shlex.quote(str(near(to))))

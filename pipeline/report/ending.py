@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
+from pipeline.layout import near
 from pipeline.models.export import stock
 from pipeline.report.schema import Evaluation
 
@@ -13,9 +14,9 @@ COLUMNS = 80
 
 def places(folder: Path, exported: Path | None) -> list[tuple[str, str]]:
     """Rows of name and path."""
-    here = _near(folder)
+    here = near(folder)
     rows = [("report", f"{here / 'report.html'}"), ("student", f"{here / 'artifacts/distilled_student'}")]
-    return [*rows, ("export", f"{_near(exported)}")] if exported else rows
+    return [*rows, ("export", f"{near(exported)}")] if exported else rows
 
 
 def continuations(evaluation: Evaluation) -> list[str]:
@@ -33,7 +34,7 @@ def _cut(text: str, width: int) -> str:
 def next_commands(folder: Path, exported: Path | None) -> list[tuple[str, str]]:
     """Rows of purpose and command, in the order in which people need them. `exported`: where the student was exported
     to by the same command."""
-    run, to = shlex.quote(f"run={_near(folder)}"), f"{_near(exported)}" if exported else EXPORTED
+    run, to = shlex.quote(f"run={near(folder)}"), f"{near(exported)}" if exported else EXPORTED
     arguments = json.dumps(to, ensure_ascii=False)
     if exported:
         arguments += stock.loading_arguments(json.loads((exported / "config.json").read_text(encoding="utf-8")))
@@ -48,9 +49,3 @@ def next_commands(folder: Path, exported: Path | None) -> list[tuple[str, str]]:
         *([publish] if exported else []),
         ("report again", f"sprig {run} stages=report"),
     ]
-
-
-def _near(folder: Path) -> Path:
-    """As it is written from the working directory, if it lies below."""
-    folder, here = folder.absolute(), Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from pipeline.artifacts import write_atomically
+from pipeline.layout import near
 from pipeline.report import canvas, marks
 from pipeline.report.canvas import Plot
 from pipeline.report.markdown import samples
@@ -44,7 +45,7 @@ def report(folder: Path, underway: bool | None = None) -> None:
     html.write(folder, sweep, _sentence(sweep), shown, drawn, facts)
     Console().print(in_terminal(sweep, shown[0]))
     log.info("%s", sweep.headline)
-    log.info("The report is %s and %s", folder / PAGE, html.PAGE)
+    log.info("The report is %s and %s", near(folder) / PAGE, html.PAGE)
 
 
 def in_terminal(sweep: Sweep, cells: Table) -> Shown:
