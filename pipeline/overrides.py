@@ -39,6 +39,7 @@ INSTEAD = {
 }
 STARTS = ("run", "start", "train", "launch")  # a word that a run does without
 _WORD = re.compile(r"(?P<prefix>~|\+\+|\+)?(?P<key>[^=~+][^=]*?)(?P<given>=(?P<value>.*))?", re.DOTALL)
+_PLAIN = re.compile(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z/][\w./-]*")  # a text that Hydra reads as it stands
 _SEPARATED = re.compile(r"-?\d{1,3}([.,]\d{3})+")  # thousands, or a decimal fraction
 _HOME = re.compile(r"(^|[\[,]\s*)(~[^/,\]\s]*)(?=[/,\]]|$)")
 
@@ -248,7 +249,8 @@ class Words:
         if (found.is_text or found.is_path) and self._is_plain_text(found, value):
             if found.name in PROMPTS:
                 value = value.replace("${", "\\${")  # text, not an interpolation
-            value = QuotedString(value, Quote.single).with_quotes()
+            if not _PLAIN.fullmatch(value):
+                value = QuotedString(value, Quote.single).with_quotes()
         # Keys below a dictionary may be new to it.
         return self._parsed(f"++{key}" if found.name != key else key, value)
 

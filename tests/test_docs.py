@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from runs import write_llama, write_texts
 
+from launchers.sweep import launcher
 from pipeline import cli, commands, compose
 from pipeline.arguments import parse
 from pipeline.composition import starts_jobs
@@ -116,7 +117,11 @@ def test_the_pages_own_configuration_is_a_sweep_of_three_runs(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     words = parse(["--config-dir", "my-conf", "experiment=mine"]).words
     assert starts_jobs(words)
-    config = compose([*words, "hydra.mode=RUN"])
+    commands: list[list[str]] = []
+    monkeypatch.setattr(launcher.SweepLauncher, "launch", lambda sweep, *_: commands.append(sweep.command))
+    launcher.start(words)
+    monkeypatch.chdir("/")
+    config = compose([*commands[0][2:], "hydra.mode=RUN"])  # what the sweep's report gives, elsewhere
     assert (config.preset, config.bin.center, config.distill.tokens) == ("mine", 60_000_000, 10_240)
 
 

@@ -17,7 +17,7 @@ from launchers.sweep import clusters, pool, prices, sweepers
 from launchers.sweep.board import Board
 from launchers.sweep.jobs import Job, named, prepare
 from launchers.sweep.record import FAILED, Record
-from pipeline.composition import session
+from pipeline.composition import anywhere, session
 from pipeline.config import Cluster, Config, LauncherConfig
 from pipeline.config.typed import to_typed
 from pipeline.errors import Interrupted, SprigError
@@ -41,7 +41,7 @@ def start(overrides: list[str]) -> None:
         config = opened.compose(RunMode.MULTIRUN)
         context = HydraContext(opened.loader, Callbacks(config))
         # Hydra itself would only make launchers of a package `hydra_plugins`, which it imports at every command.
-        launcher = SweepLauncher(opened.searched)
+        launcher = SweepLauncher(opened.searched, anywhere(overrides))
         launcher.setup(hydra_context=context, task_function=None, config=config)
     if sweepers.chosen(config) == sweepers.GRID:
         launcher.launch(launcher.combinations(), 0)
@@ -52,11 +52,12 @@ def start(overrides: list[str]) -> None:
 class SweepLauncher(Launcher):
     """Runs the jobs of a sweep through submitit; what is completed is skipped, what failed is run again.
 
-    `searched`: overrides by which a job finds the configuration files of this command.
+    `searched`: overrides by which a job finds the configuration files of this command. `typed`: its words, as they
+    make the sweep again from another folder.
     """
 
-    def __init__(self, searched: Sequence[str] = ()):
-        self.searched = list(searched)
+    def __init__(self, searched: Sequence[str] = (), typed: Sequence[str] = ()):
+        self.searched, self.command = list(searched), ["sprig", "-m", *typed]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction | None, config: DictConfig) -> None:
         if "_target_" in config.hydra.launcher:
@@ -66,7 +67,6 @@ class SweepLauncher(Launcher):
             )
         self.settings = to_typed(LauncherConfig, config.hydra.launcher, "hydra.launcher.")
         self.sweeper = sweepers.chosen(config)
-        self.command = ["sprig", "-m", *config.hydra.overrides.hydra, *config.hydra.overrides.task]
         if config.plan == "measure":
             raise SprigError("plan=measure times one run, and this is a sweep: use plan=true, or plan one of its jobs.")
         self.planned = config.plan
