@@ -42,7 +42,9 @@ def check(student: GPT, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> f
     """
     # Imported late: seconds, and only exports need it.
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # for a file of weights that is on the disk
     trusted = own.runs_our_code(folder)
     options = stock.loading(read_json(folder / "config.json"))
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trusted, dtype=torch.float32, **options)
