@@ -197,7 +197,7 @@ def anywhere(overrides: Sequence[str]) -> list[str]:
 
 
 def _searching(places: Sequence[str]) -> list[str]:
-    quoted = ",".join(f"'{place}'" for place in places)
+    quoted = ",".join(place if re.fullmatch(r"[\w:/.-]+", place) else f"'{place}'" for place in places)
     return [f"{SEARCHPATH}=[{quoted}]"] if places else []
 
 

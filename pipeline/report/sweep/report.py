@@ -108,7 +108,7 @@ def _facts(sweep: Sweep) -> list[list[str]]:
                 )
             ),
         ],
-        ["epochs over it", f"{min(epochs):.3g} to {max(epochs):.3g}"],
+        ["epochs over it", " to ".join(dict.fromkeys(f"{edge(epochs):.3g}" for edge in (min, max)))],
         ["training tokens of a student", of_all(lambda run: f"{run.student['tokens']:,}")],
         ["learning rates", of_all(lambda run: f"{run.student['init']} {run.student['lr']:g}")],
         [
