@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import yaml
+from covering import slow
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
@@ -17,8 +18,8 @@ TWINS = [preset for preset in PRESETS if preset.startswith("twin/")]
 # The others have many jobs: `make test-all` plans them.
 QUICK = [preset for preset in PRESETS if preset.startswith("twin/p0")]
 AT_LENGTH = [pytest.param(preset, marks=pytest.mark.slow) for preset in PRESETS if preset not in QUICK]
-# lm-eval, which knows the tasks, takes long to import.
-NO_TASKS = [pytest.param(each, marks=pytest.mark.slow) if each.endswith("p7-downstream") else each for each in PRESETS]
+# Of the others, every job is planned in test-all. lm-eval, which knows the tasks of p7, takes long to import.
+PAPER = [each for each in PRESETS if each.startswith("paper/") and not each.endswith("p7-downstream")]
 SIZED = [[f"experiment={preset}", f"size={size}"] for preset in TWINS for size in ("smoke", "gpu")]
 
 
@@ -69,7 +70,7 @@ def test_a_preset_says_what_it_is(preset):
     assert f"\n#   sprig experiment={preset}" in text
 
 
-@pytest.mark.parametrize("preset", NO_TASKS)
+@pytest.mark.parametrize("preset", [*PAPER, *slow([[each] for each in PRESETS if each not in PAPER])])
 def test_the_first_job_is_planned(capsys, preset):
     plan(capsys, f"experiment={preset}", *jobs(f"experiment={preset}")[0])
 

@@ -69,6 +69,7 @@ def test_searches_of_equal_cost_share_a_baseline_but_limited_ones_have_their_own
     assert fingerprints(tmp_path, "search.limit.flops=1_000_000")[1] != plain
 
 
+@pytest.mark.slow
 def test_a_limited_search_and_its_baseline_evaluate_the_same_tokens(tmp_path):
     """The whole path: evaluations of 4 blocks, cut off by the limit, then random on as many tokens."""
     limit = 43 * 32

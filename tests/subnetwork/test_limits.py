@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from architectures import PYTHIA_6_9B, SMOLLM2_135M, TOY, TOY_STEPS, assert_reached, every_subnetwork, sizes
+from covering import slow
 
 from pipeline.config import Exportable, Layers, Sharing, Sizes, SpaceConfig
 from pipeline.errors import SprigError
@@ -46,7 +47,7 @@ def test_every_operator_keeps_the_limits(sharing):
         parent = found[1]
 
 
-@pytest.mark.parametrize("sharing", Sharing)
+@pytest.mark.parametrize("sharing", [Sharing.uniform, *slow([[Sharing.layerwise]])])
 def test_sampling_and_mutation_reach_every_member_within_the_limits(sharing):
     bin = Bin(0, 500, 1200) if sharing == Sharing.uniform else Bin(0, 900, 920)
     config = SpaceConfig(

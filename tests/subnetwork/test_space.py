@@ -98,6 +98,7 @@ def test_sampling_and_mutation_reach_every_member_and_nothing_else(granularity, 
     assert_reached(Space(TOY, config, bin, None), members, most=60_000)
 
 
+@pytest.mark.slow
 def test_mutation_reaches_every_member_at_any_rates():
     config = toy_config(layers=Layers.subset)
     bin = Bin(0, 1400, 1450)
