@@ -18,6 +18,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests may take longer than pyproject.toml allows: the quickstart's is a quarter of an hour."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 def pytest_collection_finish() -> None:
     """What is imported and collected stays: garbage collections need not walk through it again and again."""
     gc.freeze()
