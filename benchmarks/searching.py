@@ -22,9 +22,8 @@ def prepared(context: Context) -> Context:
     """Teacher, text, ordering and errors of a run are made where they are not there yet."""
     steps = graph.build(context)
     for role in ("teacher", "tokens", "ordering", "errors"):
-        if role not in steps:
-            continue
-        context.store.obtain(steps[role].recipe, steps[role].make)
+        if role in steps:
+            context.store.obtain(steps[role].recipe, steps[role].make)
     return context
 
 
