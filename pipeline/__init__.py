@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from pipeline.composition import compose
-from pipeline.config import Config
+from pipeline.config import Config, checked
 from pipeline.errors import SprigError
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def run(config: Config, overrides: list[str] | None = None) -> "Summary | None":
     Raises:
         SprigError: a path does not exist, values do not fit together, or a stage cannot continue.
     """
+    if not isinstance(config, Config) or isinstance(overrides, str):
+        raise SprigError('run takes what compose returns, and as overrides a list, such as ["experiment=quickstart"].')
+    config = checked(config)
     if "prepare" in config.stages and config.run is None:  # a finished run no longer needs its sources
         for key in ("teacher", "kd_teacher"):
             if (teacher := getattr(config, key)) is not None:

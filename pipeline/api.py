@@ -4,7 +4,7 @@ Models are litgpt GPTs. Blocks are int64 tensors (n, T + 1) of tokens; in each r
 functions raise `SprigError` with the sentence that the command line would print.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,28 +13,31 @@ from typing import Any
 
 import torch
 from litgpt import GPT
-from omegaconf import OmegaConf
 from torch import Tensor
 
+from pipeline import api_inputs
+from pipeline.api_inputs import settings as typed
 from pipeline.artifacts import digest
 from pipeline.composition import compose
 from pipeline.config import (
     BinConfig,
     Config,
-    Count,
     DataConfig,
     DataSource,
     DeepSpeedConfig,
     DistillConfig,
+    ExportConfig,
     ExportForm,
+    Layers,
     Precision,
     SearchConfig,
-    Source,
     SpaceConfig,
     TeacherConfig,
+    to_plain,
 )
-from pipeline.config.typed import to_typed
+from pipeline.config.paths import absolute
 from pipeline.data.blocks import Blocks
+from pipeline.errors import SprigError
 from pipeline.models import checkpoint, extraction, ordering, reconstruction
 from pipeline.models.export import folder as export_folder
 from pipeline.models.families import architecture_of, is_tied
@@ -101,14 +104,15 @@ class Found:
 
 
 def load_teacher(teacher: str, outputs: str | Path = "outputs", device: str = "cpu") -> Teacher:
-    """Loads a teacher by its name in `conf/teacher`, such as "smollm2-135m", or from a Hugging Face folder.
+    """Loads a teacher by its name in `conf/teacher`, such as "smollm2-135m", or from a Hugging Face folder, a litgpt
+    folder or a GGUF file.
 
     The teacher is converted once and kept in `outputs`, in the store that runs use.
     """
-    config = _group("teacher", teacher, outputs)
-    given = config.teacher
-    if Path(teacher).is_dir():
-        given = TeacherConfig(name=Path(teacher).name, source=Source.hf, path=str(Path(teacher).resolve()))
+    api_inputs.check_device(device)
+    own = api_inputs.path_of("teacher", teacher)
+    config = _group("teacher", None if own else teacher, outputs)
+    given = api_inputs.teacher_at(own) if own else config.teacher
     context = Context(config, log=lambda line: None)
     recipe = prepare.teacher_recipe(context, given)
     folder = context.store.obtain(recipe, partial(prepare.make_teacher, context, recipe, config=given))
@@ -118,14 +122,14 @@ def load_teacher(teacher: str, outputs: str | Path = "outputs", device: str = "c
 def load_text(text: str, teacher: Teacher, block_size: int = 256, outputs: str | Path = "outputs") -> Text:
     """Loads a text by its name in `conf/data`, such as "sotu", or from a file or folder of plain text, as blocks of
     `block_size` tokens of the teacher's tokenizer. The prepared blocks are kept in `outputs`."""
+    api_inputs.check_teacher(teacher)
     if teacher.config is None:
-        raise TypeError("load_text needs a teacher of load_teacher, whose configuration identifies the tokenizer.")
-    config = _group("data", text, outputs)
-    if Path(text).exists():
-        config.data = DataConfig(
-            name=Path(text).name, source=DataSource.text, path=str(Path(text).resolve()), block_size=block_size
-        )
-    config.teacher, config.data.block_size = teacher.config, block_size
+        raise SprigError("load_text needs a teacher of load_teacher, whose configuration identifies the tokenizer.")
+    own = api_inputs.path_of("data", text)
+    config = _group("data", None if own else text, outputs)
+    given = {"name": own.name, "source": DataSource.text, "path": str(own)} if own else to_plain(config.data)
+    config.data = typed(DataConfig, "data", given | {"block_size": block_size})
+    config.teacher = teacher.config
     context = Context(config, log=lambda line: None)
     recipe = prepare.tokens_recipe(context)
     make = partial(prepare.make_tokens, context, recipe, teacher=prepare.teacher_recipe(context, teacher.config))
@@ -136,6 +140,7 @@ def load_text(text: str, teacher: Teacher, block_size: int = 256, outputs: str |
 def importance(teacher: GPT, blocks: Tensor) -> Ordering:
     """Ranks the teacher's embedding entries, heads and MLP neurons by their activations on `blocks`, and its layers by
     how much they change the hidden state."""
+    blocks = api_inputs.tokens(teacher, blocks)
     fingerprint = digest([list(blocks.shape), int(blocks.sum())])
     return ordering.importance(teacher, blocks, _precision(teacher), BATCH, fingerprint)
 
@@ -149,22 +154,21 @@ class SearchSpace(Space):
     def __init__(
         self, teacher: GPT, low: int, high: int, ordering: Ordering | None = None, count: str = "total", **space: Any
     ) -> None:
-        architecture = architecture_of(teacher.config, is_tied(teacher))
-        within = make_bin(BinConfig(low=low, high=high, count=Count(count)))
-        super().__init__(
-            architecture,
-            to_typed(SpaceConfig, OmegaConf.create(space), "space."),
-            within,
-            ordering or Ordering.identity(architecture),
-        )
+        architecture = api_inputs.architecture_for(teacher, ordering)
+        within = make_bin(typed(BinConfig, "bin", {"low": low, "high": high, "count": count}))
+        config = typed(SpaceConfig, "space", space)
+        if config.layers == Layers.rank and ordering is None:
+            raise SprigError("space.layers=rank needs an ordering: give that of importance(teacher, blocks).")
+        super().__init__(architecture, config, within, ordering or Ordering.identity(architecture))
 
 
 def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **settings: Any) -> Found:
     """Searches the space for the sub-network with the lowest loss on `blocks` before any training. Keywords are the
     keys of `search` in the configuration, such as strategy="evolution", population=12, generations=3. "allocation" also
     measures its errors on `blocks`."""
-    given = {"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings}
-    config = to_typed(SearchConfig, OmegaConf.create(given), "search.")
+    api_inputs.check_space(teacher, space)
+    blocks, seed = api_inputs.tokens(teacher, blocks), api_inputs.seed(seed)
+    config = typed(SearchConfig, "search", {"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings})
     length = blocks.size(1) - 1
     known, errors = space.ordering, None
     if reconstruct.applies(config):
@@ -189,12 +193,15 @@ def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **sett
 
 def extract(teacher: GPT, found: Found) -> GPT:
     """Cuts the student out of the teacher. It is in fp32 on the teacher's device, and has the teacher's weights."""
+    api_inputs.architecture_for(teacher, found.ordering)
     return extraction.extract(teacher, found.subnetwork, found.ordering).float()
 
 
 def recover(teacher: GPT, student: GPT, found: Found, blocks: Tensor) -> Report:
     """Refits the student's projections in closed form to the teacher's activations on `blocks`, in place."""
-    selection = select(found.subnetwork, architecture_of(teacher.config, is_tied(teacher)), found.ordering)
+    architecture, blocks = api_inputs.architecture_for(teacher, found.ordering), api_inputs.tokens(teacher, blocks)
+    api_inputs.check_extract(student, architecture, found.subnetwork)
+    selection = select(found.subnetwork, architecture, found.ordering)
     settings = Settings(batch=BATCH, precision=_precision(teacher))
     return recover_in_place(teacher, student, found.subnetwork, selection, blocks, settings)
 
@@ -216,8 +223,12 @@ def distill(
     Returns:
         The validation curve as (tokens, nats per token), starting at token 0.
     """
+    api_inputs.check_model("teacher", teacher)
+    api_inputs.check_trainable(teacher, student)
+    api_inputs.check_split(blocks)
+    validation, seed = api_inputs.tokens(student, validation), api_inputs.seed(seed)
     given = {"tokens": tokens, "checkpoint": {"tokens": tokens, "minutes": None}, **settings}
-    config = to_typed(DistillConfig, OmegaConf.create(given), "distill.")
+    config = typed(DistillConfig, "distill", given)
     curve: list[tuple[int, float]] = []
 
     def keep(line: dict[str, Any]) -> None:
@@ -249,6 +260,7 @@ def distill(
 
 def perplexity(model: GPT, blocks: Tensor) -> float:
     """exp(mean negative log-likelihood per token) on `blocks`."""
+    blocks = api_inputs.tokens(model, blocks)
     return float(torch.tensor(mean_nll(model.eval(), blocks, BATCH, _precision(model)), dtype=torch.float64).exp())
 
 
@@ -258,16 +270,19 @@ def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form:
     Returns:
         The chosen form: stock, padded or own (see docs/use-the-student.md).
     """
-    name = Path(to).name
-    card = f"# {name}\n\nCut out of {teacher.model.config.name} with Sprig.\n"
+    api_inputs.check_fp32(student)
+    api_inputs.check_teacher(teacher)
+    blocks, to = api_inputs.tokens(student, blocks), Path(absolute(str(Path(to))))
+    chosen = typed(ExportConfig, "export", {"to": str(to), "form": form}).form
+    card = f"# {to.name}\n\nCut out of {teacher.model.config.name} with Sprig.\n"
     return export_folder.export(
-        student.cpu(), teacher.folder, Path(to), ExportForm(form), blocks[:, :-1], lambda form, config: card
+        student.cpu(), Path(teacher.folder), to, chosen, blocks[:, :-1], lambda form, config: card
     ).form
 
 
-def _group(group: str, name: str, outputs: str | Path) -> Config:
-    """The quickstart's configuration; unless `name` is a path, with this choice of one group."""
-    chosen: Sequence[str] = [] if Path(name).exists() else [f"{group}={name}"]
+def _group(group: str, name: str | None, outputs: str | Path) -> Config:
+    """The quickstart's configuration, with this choice of one group, if any."""
+    chosen = [] if name is None else [f"{group}={name}"]
     return compose(["experiment=quickstart", f"outputs={outputs}", *chosen])
 
 

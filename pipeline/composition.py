@@ -81,6 +81,9 @@ def compose(overrides: list[str]) -> Config:
         SprigError: a key is unknown, misspelled or missing, a value has the wrong type or is out of range, or a group
             has no such choice.
     """
+    if isinstance(overrides, str):
+        raise SprigError(f"compose takes a list of overrides: write compose([{overrides!r}]).")
+    overrides = [str(each) for each in overrides]
     _require_run(overrides)
     config = to_objects(composed(overrides))
     _require_text(overrides)

@@ -138,6 +138,8 @@ class Words:
         """What to write instead of an argument that sets nothing; `before` is the one before it."""
         key, given, value = before.partition("=")
         text = keys.find(key.lstrip("+"))
+        if not word.strip():
+            return "An argument is empty: leave it out, or check the shell variable in its place."
         if word.strip() in ("help", "version"):
             return f"{word} is an option: sprig --{word.strip()}."
         if word in INSTEAD:

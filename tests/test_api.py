@@ -1,10 +1,12 @@
 """The Python API on a tiny teacher in memory, and the page that shows it."""
 
+import copy
 import json
 import math
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -66,6 +68,107 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         pipeline.find(teacher.model, space, blocks, strategy="random", evaluations=0)
     with pytest.raises(pipeline.SprigError, match="populaton"):
         pipeline.find(teacher.model, space, blocks, populaton=5)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda t, b: pipeline.perplexity(t, b), "model must be a litgpt GPT, but is a Teacher: give its model"),
+        (lambda t, b: pipeline.perplexity(t.model, b[:0]), r"but are torch.int64 of shape \(0, 33\)"),
+        (lambda t, b: pipeline.importance(t.model, b[:, :1]), r"at least one block of two tokens, but are .*\(8, 1\)"),
+        (lambda t, b: pipeline.importance(t.model, b.float()), "must be an int64 tensor"),
+        (lambda t, b: pipeline.perplexity(t.model, b.tolist()), "but are a list"),
+        (lambda t, b: pipeline.perplexity(t.model, b + 300), r"the token \d+, but tiny-random has 0..256"),
+        (lambda t, b: pipeline.SearchSpace(t, 70_000, 90_000), "give its model, teacher.model"),
+        (lambda t, b: pipeline.SearchSpace(t.model, 7.5, 90_000), "bin.low: Value '7.5' is not a count"),
+        (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, count="all"), "bin.count: Invalid value 'all'"),
+        (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, vocabulary=9), "space.vocabulary has no effect on"),
+        (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, layers="rank"), "needs an ordering: give that of imp"),
+        (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, hold="n_embd"), "space.hold: must be a list"),
+        (lambda t, b: find(t, b, seed=-1), "seed=-1 must lie in"),
+        (lambda t, b: find(t, b, rerank={"candidates": 3}), "search.rerank has no effect on models in memory"),
+        (lambda t, b: find(t, b, fitness=max), "search.fitness: .*a class or function by its import path"),
+        (lambda t, b: distill(t, b), "must be a split of a text, such as text.train, but are a Tensor"),
+        (lambda t, b: distill(t, b, lambda each: each.double()), "torch.float64, not torch.float32: give student.fl"),
+        (lambda t, b: distill(t, b, lambda each: each.requires_grad_(False)), "is frozen, but all weights train"),
+        (lambda t, b: pipeline.export(t.model, t.model, "x", b), "what load_teacher returns, .* but is a GPT"),
+        (lambda t, b: pipeline.export(t.model, t, "x", b, form="hf"), "export.form: Invalid value 'hf'"),
+        (lambda t, b: pipeline.load_text("sotu", t, block_size=-1), "data.block_size=-1 must lie in"),
+        (lambda t, b: pipeline.load_text("./no/text", t), "The data ./no/text does not exist"),
+        (lambda t, b: pipeline.load_teacher("tiny-random", device="gpu"), "device=gpu cannot be used here"),
+        (lambda t, b: pipeline.load_teacher(Path("nowhere")), "The teacher nowhere does not exist"),
+        (lambda t, b: pipeline.compose("experiment=smoke"), r"write compose\(\['experiment=smoke'\]\)"),
+        (lambda t, b: pipeline.run(["experiment=smoke"]), "run takes what compose returns"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_give_one_sentence(teacher, blocks, call, said):
+    with pytest.raises(pipeline.SprigError, match=said) as error:
+        call(teacher, blocks)
+    assert "\n" not in str(error.value)
+
+
+def find(teacher, blocks, **settings):
+    settings = {"strategy": "random", "evaluations": 2} | settings
+    return pipeline.find(teacher.model, pipeline.SearchSpace(teacher.model, 70_000, 90_000), blocks, **settings)
+
+
+def distill(teacher, blocks, change=lambda student: student):
+    return pipeline.distill(
+        teacher.model, change(pipeline.extract(teacher.model, find(teacher, blocks))), blocks, blocks, 64
+    )
+
+
+def test_what_is_found_in_one_teacher_is_not_cut_out_of_another(teacher, blocks, tmp_path):
+    other, found = pipeline.load_teacher("tiny-deep", tmp_path).model, find(teacher, blocks)
+    for call in (
+        lambda: pipeline.extract(other, found),
+        lambda: pipeline.recover(other, pipeline.extract(teacher.model, found), found, blocks),
+        lambda: pipeline.find(other, pipeline.SearchSpace(teacher.model, 70_000, 90_000), blocks),
+        lambda: pipeline.SearchSpace(teacher.model, 1, 90_000, pipeline.importance(other, blocks)),
+    ):
+        with pytest.raises(pipeline.SprigError, match="is of another teacher"):
+            call()
+    with pytest.raises(pipeline.SprigError, match=r"The student has 191,040 parameters, but .* found has"):
+        pipeline.recover(teacher.model, teacher.model, found, blocks)
+
+
+def test_a_file_is_the_teacher_and_not_a_name(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(pipeline.SprigError, match=r"model\.gguf"):
+        pipeline.load_teacher(tmp_path / "model.gguf", tmp_path)
+
+
+def test_a_litgpt_folder_is_a_teacher(teacher, blocks, tmp_path):
+    again = pipeline.load_teacher(teacher.folder, tmp_path)
+    assert pipeline.perplexity(again.model, blocks) == pipeline.perplexity(teacher.model, blocks)
+
+
+def test_numpys_numbers_are_numbers(teacher, blocks):
+    found = find(teacher, blocks, evaluations=np.int64(2), seed=np.int64(3))
+    assert found.evaluated == 2 and found.subnetwork == find(teacher, blocks, seed=3).subnetwork
+
+
+def test_a_configuration_that_was_changed_is_checked_again(tmp_path):
+    config = pipeline.compose(["experiment=smoke", "plan=true", f"outputs={tmp_path}", "prompt=a ${b} c"])
+    assert pipeline.config.checked(config) == config, "its texts and paths stay"
+    for section, key, value, said in (
+        (config.distill, "lr", -1.0, r"distill\.lr=-1\.0 must lie in"),
+        (config.distill, "lr", "fast", r"distill\.lr: Value 'fast'"),
+        (config.search, "populaton", 5, r"no configuration key search\.populaton: did you mean search\.population\?"),
+    ):
+        before = vars(section).copy()
+        setattr(section, key, value)
+        with pytest.raises(pipeline.SprigError, match=said):
+            pipeline.run(config)
+        vars(section).clear()
+        vars(section).update(before)
+
+
+def test_activations_that_are_not_finite_rank_nothing(teacher, blocks):
+    broken = copy.deepcopy(teacher.model)
+    broken.transformer.h[0].norm_1.weight[0] = math.nan
+    with pytest.raises(pipeline.SprigError, match="activations are not finite and cannot be ranked"):
+        pipeline.importance(broken, blocks)
 
 
 def test_the_one_page_runs_and_its_student_loads_in_transformers(text, tmp_path, monkeypatch, capsys):

@@ -16,7 +16,7 @@ FLOORS = [
     {"arguments", "groups"},
     {"composition"},
     {"models"},
-    {"data"},
+    {"data", "api_inputs"},
     {"search", "training", "evaluation"},
     {"stages"},
     {"plan"},

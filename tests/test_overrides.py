@@ -119,6 +119,7 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("run experiment=smoke", "A run starts without the word run: leave it out. To reopen a run, write run=FOLDER."),
         ("train experiment=smoke", "A run starts without the word train: leave it out"),
         ("plan experiment=smoke", "plan needs a value: write plan=true"),
+        ("experiment=smoke ''", "An argument is empty: leave it out"),
         ("zzzz", "'zzzz' sets nothing, as arguments are KEY=VALUE"),
         ("experiment=smoke distill.tokens=", "distill.tokens= has no value: give one"),
         ("experiment=smoke run_name=", "run_name= has no value: give one, or null"),

@@ -51,6 +51,7 @@ from pipeline.config.run import (
     SampleConfig,
     SpeedConfig,
     TrackerConfig,
+    checked,
     is_material,
     material,
     register,

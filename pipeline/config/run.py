@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from pipeline.config.checks import BLOCKS, LARGEST_SEED, folder_name, immaterial, label, location, real, require, whole
 from pipeline.config.choices import ON_REQUEST, STAGES, Device, Dtype, ExportForm, GGUFKind, Precision, TrackerKind
@@ -21,6 +21,7 @@ from pipeline.config.search import SearchConfig
 from pipeline.config.study import StudyConfig
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, RecoverConfig, SpaceConfig
 from pipeline.config.typed import section_type, to_typed
+from pipeline.errors import SprigError
 
 
 @dataclass
@@ -176,6 +177,36 @@ def to_objects(composed: DictConfig) -> Config:
     config = to_typed(Config, composed)
     make_absolute(config)
     return config
+
+
+def checked(config: Config) -> Config:
+    """A configuration whose attributes may have been set since it was composed, held against the schema once more.
+
+    Raises:
+        SprigError: as `to_objects`.
+    """
+    _check_attributes(config, "")
+    return to_objects(OmegaConf.create(_literal(to_plain(config))))
+
+
+def _check_attributes(section: Any, prefix: str) -> None:
+    known = [each.name for each in fields(section)]
+    if unknown := [name for name in vars(section) if name not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean {prefix}{near[0]}" if near else f"its section has {', '.join(known)}"
+        raise SprigError(f"There is no configuration key {prefix}{unknown[0]}: {hint}{'?' if near else '.'}")
+    for name in known:
+        if is_dataclass(inner := getattr(section, name)):
+            _check_attributes(inner, f"{prefix}{name}.")
+
+
+def _literal(value: Any) -> Any:
+    """Texts that hold ${ are no longer references."""
+    if isinstance(value, dict):
+        return {key: _literal(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_literal(each) for each in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def is_material(key: str) -> bool:

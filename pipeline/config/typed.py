@@ -40,7 +40,8 @@ def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Sec
         if (own := _own_error(error)) is not None:
             raise own from None
         place = f"{prefix}{error.full_key}: " if error.full_key else ""
-        raise SprigError(f"{place}{str(error).splitlines()[0]}.") from None
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise SprigError(f"{place}{'must be a list' if 'is not a ListConfig' in reason else reason}.") from None
 
 
 def _schema(kind: type) -> DictConfig:

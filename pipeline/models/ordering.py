@@ -99,6 +99,11 @@ class _Statistics:
 
 
 def _descending(scores: Tensor) -> np.ndarray:
+    if not scores.isfinite().all():
+        raise SprigError(
+            "The teacher's activations are not finite and cannot be ranked: use precision=fp32, or look for broken "
+            "weights."
+        )
     # Stable, so that equal scores keep the teacher's order and the result is the same everywhere.
     return np.argsort(-scores.cpu().numpy(), axis=-1, kind="stable")
 

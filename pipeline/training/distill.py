@@ -222,6 +222,10 @@ def _check_finite(step: int, writer: Writer, values: dict[str, float], precision
     if found := _not_finite(values):
         writer.finish()
         last, wider = checkpoints.latest(writer.root), "" if precision == "fp32" else " or use precision=fp32"
+        if step == 0:
+            raise NotFinite(
+                f"Before the first step these are not finite: {found}. Look for broken weights in the student{wider}."
+            )
         raise NotFinite(
             f"At step {step} these are not finite: {found}. Lower the learning rate{wider}. The last good checkpoint "
             f"is {last or 'the start, none was written yet'}."

@@ -1,0 +1,209 @@
+"""Checks what the Python API is given before any work: one sentence instead of an error from inside torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from litgpt import GPT
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from pipeline.config.checks import LARGEST_SEED, whole
+from pipeline.config.choices import Source
+from pipeline.config.inputs import TeacherConfig
+from pipeline.config.paths import absolute
+from pipeline.config.typed import to_typed
+from pipeline.errors import SprigError
+from pipeline.models.checkpoint import WEIGHTS
+from pipeline.models.families import architecture_of, is_tied
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.counting import parameters
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork
+
+Section = TypeVar("Section")
+
+# Keys of the configuration that only a run reads.
+OF_RUNS = {
+    "search": ("path", "rerank", "random_baseline"),
+    "space": ("vocabulary", "type"),
+    "distill": ("init", "from_run", "control", "cache"),
+}
+
+
+@dataclass
+class _Seed:
+    seed: int = whole(0, low=0, high=LARGEST_SEED)
+
+
+def settings(kind: type[Section], section: str, given: Mapping[str, Any]) -> Section:
+    """Keywords as a section of the configuration, checked as on the command line; numpy's values are numbers and lists.
+
+    Raises:
+        SprigError: a key is unknown or has no effect outside a run, or a value has the wrong type or is out of range.
+    """
+    prefix = f"{section}." if section else ""
+    if unused := [key for key in OF_RUNS.get(section, ()) if key in given]:
+        raise SprigError(
+            f"{prefix}{unused[0]} has no effect on models in memory: leave it out, or set it in a run, pipeline.run."
+        )
+    try:
+        composed = OmegaConf.create(_plain(dict(given)))
+    except OmegaConfBaseException as error:
+        raise SprigError(
+            f"{prefix}{error.full_key}: {str(error).splitlines()[0]}: give a number, a text, or a list of these; a "
+            "class or function by its import path."
+        ) from None
+    return to_typed(kind, composed, prefix)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def seed(given: Any) -> int:
+    """Raises SprigError as `settings`."""
+    return settings(_Seed, "", {"seed": given}).seed
+
+
+def teacher_at(path: Path) -> TeacherConfig:
+    """A teacher of the user's own: a GGUF file, or a folder of transformers or litgpt."""
+    folder = Source.litgpt if (path / WEIGHTS).exists() else Source.hf
+    return TeacherConfig(name=path.name, source=Source.gguf if path.is_file() else folder, path=str(path))
+
+
+def path_of(what: str, given: str | Path) -> Path | None:
+    """Where something of the user's own is; None if it is a name in the configuration.
+
+    Raises:
+        SprigError: it can only be a path, and does not exist.
+    """
+    path = Path(absolute(str(given))).resolve()
+    if given and path.exists():
+        return path
+    if isinstance(given, Path) or "/" in given:
+        raise SprigError(f"The {what} {given} does not exist: give a path that does, or a name of conf/{what}.")
+    return None
+
+
+def check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise SprigError(f"device={device} cannot be used here ({reason}): use device=cpu.") from None
+
+
+def check_model(name: str, model: Any) -> None:
+    """Raises SprigError where it is not a litgpt model."""
+    if not hasattr(model, "lm_head"):
+        hint = f"give its model, {name}.model" if hasattr(model, "model") else "load one with load_teacher or extract"
+        raise SprigError(f"{name} must be a litgpt GPT, but is a {type(model).__name__}: {hint}.")
+
+
+def check_teacher(teacher: Any) -> None:
+    """Raises SprigError where it is not a teacher with its folder."""
+    if not hasattr(teacher, "folder"):
+        raise SprigError(
+            f"teacher must be what load_teacher returns, or Teacher(model, folder), but is a {type(teacher).__name__}."
+        )
+
+
+def check_fp32(student: Any) -> None:
+    """Raises SprigError where it is not a litgpt model in fp32."""
+    check_model("student", student)
+    for name, weight in student.named_parameters():
+        if weight.dtype != torch.float32:
+            raise SprigError(f"The student's {name} is {weight.dtype}, not torch.float32: give student.float().")
+
+
+def check_trainable(teacher: GPT, student: Any) -> None:
+    """Raises SprigError where the student is not in fp32, has frozen weights, or is the teacher."""
+    check_fp32(student)
+    if student is teacher:
+        raise SprigError("student and teacher are the same model: give a copy as the student, copy.deepcopy(teacher).")
+    if frozen := [name for name, weight in student.named_parameters() if not weight.requires_grad]:
+        raise SprigError(f"The student's {frozen[0]} is frozen, but all weights train: student.requires_grad_(True).")
+
+
+def tokens(model: Any, blocks: Any) -> Tensor:
+    """Blocks (n, T + 1) of the model's tokens, as int64.
+
+    Raises:
+        SprigError: they are not such a tensor, hold tokens that the model does not have, or it is not a litgpt model.
+    """
+    check_model("model", model)
+    whole_numbers = isinstance(blocks, Tensor) and not (blocks.is_floating_point() or blocks.is_complex())
+    if not whole_numbers or blocks.dtype == torch.bool or blocks.dim() != 2 or not len(blocks) or blocks.size(1) < 2:
+        shown = (
+            f"{blocks.dtype} of shape {tuple(blocks.shape)}"
+            if isinstance(blocks, Tensor)
+            else f"a {type(blocks).__name__}"
+        )
+        raise SprigError(
+            f"Blocks must be an int64 tensor (n, T + 1) of at least one block of two tokens, but are {shown}: such as "
+            "text.validation.evenly(16)."
+        )
+    blocks, known = blocks.long(), model.config.vocab_size
+    for token in (int(blocks.min()), int(blocks.max())):
+        if not 0 <= token < known:
+            raise SprigError(
+                f"Blocks hold the token {token}, but {model.config.name} has 0..{known - 1}: use its tokenizer."
+            )
+    return blocks
+
+
+def check_split(blocks: Any) -> None:
+    """Raises SprigError where it is not a split of a text."""
+    if not hasattr(blocks, "block_size"):
+        raise SprigError(f"Blocks must be a split of a text, such as text.train, but are a {type(blocks).__name__}.")
+
+
+def architecture_for(teacher: GPT, ordering: Any) -> Architecture:
+    """The teacher's.
+
+    Raises:
+        SprigError: the ordering ranks the entries of another teacher.
+    """
+    check_model("teacher", teacher)
+    architecture = architecture_of(teacher.config, is_tied(teacher))
+    if ordering is not None:
+        if not isinstance(ordering, Ordering):
+            raise SprigError(f"ordering must be that of importance(teacher, blocks), not a {type(ordering).__name__}.")
+        own = Ordering.identity(architecture)
+        for name in ("layers", "embedding", "groups", "heads", "values", "neurons"):
+            given, expected = getattr(ordering, name).shape, getattr(own, name).shape
+            if given != expected:
+                raise SprigError(
+                    f"The ordering is of another teacher: it ranks {name} of shape {given}, but {architecture.name} "
+                    f"has {expected}. Rank this teacher's with importance."
+                )
+    return architecture
+
+
+def check_space(teacher: GPT, space: Space) -> None:
+    """Raises SprigError where it is the space of another teacher."""
+    if (own := architecture_for(teacher, space.ordering)) != space.architecture:
+        raise SprigError(
+            f"The space is of another teacher, {space.architecture.name}: make one of {own.name}, "
+            "SearchSpace(teacher, low, high)."
+        )
+
+
+def check_extract(student: GPT, architecture: Architecture, sub: SubNetwork) -> None:
+    """Raises SprigError where the student has not the size of the sub-network."""
+    check_model("student", student)
+    own, expected = sum(each.numel() for each in student.parameters()), parameters(architecture, sub)
+    if own != expected:
+        raise SprigError(
+            f"The student has {own:,} parameters, but the sub-network that was found has {expected:,}: give that of "
+            "extract(teacher, found)."
+        )
