@@ -31,6 +31,7 @@ from pipeline.models.families import architecture_of
 from pipeline.models.precision import autocast
 from pipeline.models.recovery.recover import Settings, recover
 from pipeline.models.student import build, hidden_states
+from pipeline.plan.measured import filled
 from pipeline.search.evaluator import Evaluator
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.counting import flops_per_token
@@ -96,14 +97,6 @@ class Step:
 
 def settings(loss: Loss, compiled: bool) -> DistillConfig:
     return DistillConfig(tokens=1, loss=loss, chunk_tokens=CHUNK, compile=compiled)
-
-
-@torch.no_grad()
-def filled(model: GPT) -> GPT:
-    """With random weights, drawn on the device."""
-    for parameter in model.parameters():
-        parameter.normal_(0, 0.02)
-    return model
 
 
 def teacher_on(device: torch.device) -> GPT:

@@ -5,7 +5,7 @@ from functools import partial
 from time import perf_counter
 
 import torch
-from litgpt import GPT, Config
+from litgpt import GPT
 
 from pipeline.config import DeepSpeedConfig, Loss, TeacherConfig
 from pipeline.errors import SprigError
@@ -60,11 +60,11 @@ def _timed(context: Context, sub: SubNetwork) -> float:
     teacher = None
     if config.distils:
         original = context.config.kd_teacher or context.config.teacher
-        teacher = _random(*_shape(context, original), None, device, DTYPES[original.dtype]).requires_grad_(False).eval()
+        teacher = _random(context, original, None, device, DTYPES[original.dtype]).requires_grad_(False).eval()
         teacher = frozen(teacher, context.precision)
         if config.compile:
             compile_blocks(teacher)
-    student = _random(*_shape(context, context.config.teacher), sub, device, torch.float32)
+    student = _random(context, context.config.teacher, sub, device, torch.float32)
     batches = Batching(planned.micro_batch, min(planned.accumulation, ACCUMULATED), ranks=1)
     # One process has nothing to shard, but DeepSpeed's bf16 needs stage 1.
     alone = DeepSpeedConfig(zero_stage=1 if context.precision == "bf16" else 0)
@@ -86,14 +86,17 @@ def _timed(context: Context, sub: SubNetwork) -> float:
     return steps * batches.global_batch * length / took
 
 
-def _shape(context: Context, teacher: TeacherConfig) -> tuple[Config, bool]:
+def _random(
+    context: Context, teacher: TeacherConfig, sub: SubNetwork | None, device: torch.device, dtype: torch.dtype
+) -> GPT:
+    """The teacher, or a sub-network of it."""
     config, tied = shape(teacher)
-    return vocabulary.of_size(config, context.config.space.vocabulary), tied
+    return filled(build(vocabulary.of_size(config, context.config.space.vocabulary), sub, tied, device, dtype))
 
 
 @torch.no_grad()
-def _random(config: Config, tied: bool, sub: SubNetwork | None, device: torch.device, dtype: torch.dtype) -> GPT:
-    model = build(config, sub, tied, device, dtype)
+def filled(model: GPT) -> GPT:
+    """The model with random weights, drawn on its device: enough where only time and memory count."""
     for parameter in model.parameters():
         parameter.normal_(0, 0.02)
     return model
