@@ -1,16 +1,17 @@
-"""What one process holds on its device in reconstruction, search, recovery and training, and whether that fits."""
+"""What one process holds on its device in each stage that computes with models, and whether that fits."""
 
 from dataclasses import replace
 
 from pipeline.config import DeepSpeedConfig, DistillConfig, Fitness
 from pipeline.errors import SprigError
 from pipeline.models.head import chunk_tokens
+from pipeline.models.perplexity import CPU_CHUNK_TOKENS as PERPLEXITY_TOKENS
 from pipeline.models.reconstruction import CHUNK_TOKENS
 from pipeline.ranks import world_size
 from pipeline.search.evaluator import CPU_CHUNK_TOKENS
-from pipeline.stages import budget, reconstruct, recover
+from pipeline.stages import budget, evaluate, reconstruct, recover
 from pipeline.stages.context import Context
-from pipeline.subnetwork.counting import parameters
+from pipeline.subnetwork.counting import kv_bytes_per_token, parameters
 from pipeline.subnetwork.value import SubNetwork, whole
 from pipeline.training.memory import WEIGHT_BYTES, Need, device_memory, device_name, gib, layer_activations
 
@@ -77,6 +78,33 @@ def recovery(context: Context, sub: SubNetwork) -> Need:
     )
 
 
+def evaluation(context: Context, sub: SubNetwork) -> Need:
+    """Of scoring a student next to the teacher, or of timing it, or with space.vocabulary of scoring the uncut teacher,
+    for which the cut one makes room: what needs most."""
+    config, a, uncut = context.config, context.architecture, context.describe(context.config.teacher)
+    chunk, entry = chunk_tokens(context.device, PERPLEXITY_TOKENS), WEIGHT_BYTES[config.teacher.dtype]
+    size, speed = parameters(a, sub), config.evaluate.speed
+    models = {
+        "teacher": entry * parameters(a),
+        "student": 4 * size,
+        "bf16 copies of weights": 2 * size if context.precision == "bf16-mixed" else 0,
+    }
+    scored = models | {
+        "forward pass": _forward(context, whole(a), config.evaluate.batch),
+        "logits": 2 * 4 * chunk * a.vocab_size,
+    }
+    timed = models | {
+        "forward pass": _forward(context, whole(a), 1),
+        "KV cache": kv_bytes_per_token(a, value_bytes=entry) * (evaluate.prefill(context) + speed.decode),
+    }
+    alone = {
+        "uncut teacher": entry * parameters(uncut),
+        "forward pass": _forward(context, whole(uncut), 1),
+        "logits": 2 * 4 * min(chunk, config.data.block_size) * uncut.vocab_size,
+    }
+    return max(map(Need, (scored, timed, alone)), key=lambda need: need.total)
+
+
 def rows(context: Context, sub: SubNetwork) -> list[tuple[str, str]]:
     """For a plan: what each stage needs for a student like this, and what there is."""
     reads = reconstruct.applies(context.config.search)
@@ -88,6 +116,7 @@ def rows(context: Context, sub: SubNetwork) -> list[tuple[str, str]]:
         ("memory a process, search", str(search(context, sub))),
         *recovers,
         ("memory a process, distill", f"{of_training(context, sub)}{held if context.device.type == 'cuda' else ''}"),
+        ("memory a process, evaluate", str(evaluation(context, sub))),
     ]
 
 
@@ -113,6 +142,10 @@ def check(context: Context, sub: SubNetwork) -> None:
         raise SprigError(f"Reconstruction needs {need} on {source} of {gib(held)}: lower ordering.batch.")
     if recover.roles(context) and (need := recovery(context, sub)).total > held:
         raise SprigError(f"Recovery needs {need} on {source} of {gib(held)}: lower recover.tokens or recover.batch.")
+    if (need := evaluation(context, sub)).total > held:
+        raise SprigError(
+            f"Evaluation needs {need} on {source} of {gib(held)}: lower evaluate.batch, or set teacher.dtype=bf16."
+        )
 
 
 def _cures(context: Context, sub: SubNetwork, held: int) -> list[str]:

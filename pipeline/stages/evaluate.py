@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from litgpt import GPT
 from torch import Tensor
 
 from pipeline.artifacts import Recipe, write_json
@@ -43,15 +44,17 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, models: d
     targets = blocks[:, 1:]
     size = tokenizer.text_bytes(targets.tolist())
     result = {}
+
+    def figures(model: GPT) -> dict[str, Any]:
+        nll = mean_nll(model, blocks, config.batch, context.precision)
+        new = continue_text(model, prompt, config.sample_tokens, tokenizer.eos_id, context.precision)
+        return _figures(nll, targets.numel(), size) | {"sample": tokenizer.decode(new)}
+
     with Progress("evaluate", total=1 + len(models), unit="models") as progress:
-        for name in ("teacher", *models):
-            if name == "teacher":
-                model = context.teacher(roots.teacher, context.config.teacher)
-            else:
-                model = context.student(models[name], context.device)
-            nll = mean_nll(model, blocks, config.batch, context.precision)
-            new = continue_text(model, prompt, config.sample_tokens, tokenizer.eos_id, context.precision)
-            result[name] = _figures(nll, targets.numel(), size) | {"sample": tokenizer.decode(new)}
+        result["teacher"] = figures(context.teacher(roots.teacher, context.config.teacher))
+        progress.advance(1)
+        for name, student in models.items():  # no name holds a model: its memory is free before the next is loaded
+            result[name] = figures(context.student(student, context.device))
             progress.advance(1)
     if roots.uncut is not None:
         result[UNCUT] = _uncut(context, roots.uncut.teacher, blocks, tokenizer, size)

@@ -55,11 +55,53 @@ def test_p6_by_hand():
     assert checkpointed.parts["activations"] == 16_384 * (32 * 10_240 + 97_424 + 20_480)
 
 
-@pytest.mark.parametrize(("preset", "most"), [(P1, 78), (P6, 78)])
-def test_paper_presets_fit_an_80_gb_card_on_8_processes(preset, most):
+def rows_of_2_8b(rows: int, teacher: int, width: int, tokens: int) -> dict[str, int]:
+    """Bytes of a process with its share of 8, at the paper's settings: ZeRO-1, overlapped buckets of 5e7 entries, bf16
+    autocast, chunks of 2,048 tokens.
+
+    Args:
+        rows: of embedding and head, as the teacher pads them.
+        teacher: its parameters.
+        width: of its hidden states.
+        tokens: of a micro-batch.
+    """
+    qkv, projection, mlp = 3 * 2560**2 + 3 * 2560, 2560**2 + 2560, 2 * 2560 * 10240 + 10240 + 2560
+    layers = 32 * (qkv + projection + mlp + 2 * 2 * 2560)  # and two norms with biases
+    student = layers + 2 * rows * 2560 + 2 * 2560
+    return {
+        "teacher": 2 * teacher,
+        "teacher's hidden states": 4 * width * tokens,
+        "weights": 4 * student,
+        "gradients": 4 * student,
+        "optimizer states": 2 * 4 * student // 8,
+        "fp32 partition": 4 * student // 8,
+        "buckets": 2 * 4 * 50_000_000,
+        "bf16 copies of weights": 2 * layers,
+        "activations": tokens * (32 * 97_424 + 8 * 2560),  # of a block as in test_p6_by_hand
+        "head and its gradient": rows * 2560 * (2 + 4),
+        "logits": 5 * 4 * 2048 * 50_277,  # the entries of its tokenizer
+    }
+
+
+# Pythia-6.9B: 32 layers of width 4,096, MLPs of 16,384, 50,432 rows; 12B: 36 of 5,120, 20,480, 50,688 rows.
+OF_6_9B = 32 * (4 * 4096**2 + 4 * 4096 + 2 * 4096 * 16384 + 16384 + 5 * 4096) + 2 * 50_432 * 4096 + 2 * 4096
+OF_12B = 36 * (4 * 5120**2 + 4 * 5120 + 2 * 5120 * 20480 + 20480 + 5 * 5120) + 2 * 50_688 * 5120 + 2 * 5120
+
+
+@pytest.mark.parametrize(
+    ("preset", "wanted"),
+    [
+        (P6, rows_of_2_8b(rows=50_432, teacher=OF_6_9B, width=4096, tokens=4 * 2048)),  # 69.1 GiB
+        (P1, rows_of_2_8b(rows=50_688, teacher=OF_12B, width=5120, tokens=2 * 2048)),  # 66.4 GiB
+    ],
+    ids=["P6", "P1"],
+)
+def test_paper_presets_fit_an_80_gb_card_on_8_processes(preset, wanted):
     found = context(*preset)
     checks.check(found)
-    assert memory.of_training(found, pythia_2_8b(found)).total / GIB < most
+    assert (OF_6_9B, OF_12B) == (6_857_302_016, 11_846_072_320), "as their model cards have them"
+    assert memory.of_training(found, pythia_2_8b(found)).parts == wanted
+    assert sum(wanted.values()) < 78 * GIB
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_overrides_that_do():
@@ -90,3 +132,20 @@ def test_zero_shares_out_states_then_gradients_then_weights():
     assert [need["gradients"] for need in needs] == [whole_size, whole_size, whole_size // 8, whole_size // 8]
     assert [need["weights"] for need in needs[:3]] == [whole_size] * 3
     assert needs[3]["weights"] == whole_size // 8 + 4 * 10**9, "and what is gathered at one time"
+
+
+def test_evaluation_holds_a_student_next_to_the_teacher_or_the_uncut_teacher_alone():
+    found = context(*P6, "space.vocabulary=1024", "evaluate.batch=1")
+    small = replace(whole(found.architecture), layers=(0,), n_embd=64, genes=whole(found.architecture).genes[:1])
+    alone = memory.evaluation(found, small).parts
+    assert alone["uncut teacher"] == 2 * OF_6_9B, "no other model is there"
+    assert "student" not in alone
+    together = memory.evaluation(found, pythia_2_8b(found)).parts
+    student = 2_775_864_320 - 2 * (50_432 - 1024) * 2560
+    models = [together[name] for name in ("teacher", "student", "bf16 copies of weights")]
+    assert models == [2 * (OF_6_9B - 2 * (50_432 - 1024) * 4096), 4 * student, 2 * student]
+
+
+def test_an_evaluation_that_does_not_fit_is_refused():
+    with pytest.raises(SprigError, match=r"^Evaluation needs .* of 80\.0 GiB: lower evaluate\.batch, or set"):
+        checks.check(context(*P6, "evaluate.batch=512"))

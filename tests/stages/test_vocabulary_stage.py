@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,23 @@ def test_the_text_is_the_same_in_the_kept_tokens(run):
         tokens = Blocks(run / f"artifacts/{name}tokens", "calibration")._tokens
         texts.append(Tokenizer(run / f"artifacts/{name}teacher").decode(tokens.tolist()))
     assert texts[0] == texts[1] and len(texts[0]) > 500
+
+
+def test_evaluation_holds_no_more_models_than_a_plan_counts(outputs, tmp_path, monkeypatch):
+    """A student next to the teacher, or the uncut teacher alone."""
+    seen, loaded, load = [], {}, checkpoint.load
+
+    def watched(folder, *arguments):
+        seen.append({name for name, model in loaded.items() if model() is not None})
+        model = load(folder, *arguments)
+        loaded[f"{folder.parent.name}: {model.config.vocab_size} tokens"] = weakref.ref(model)
+        return model
+
+    monkeypatch.setattr(checkpoint, "load", watched)
+    graph.build(context(outputs))["evaluation"].make(tmp_path)
+    teacher = f"prepare: {KEPT} tokens"
+    assert seen == [set(), {teacher}, {teacher}, set()]
+    assert list(loaded)[-1] == f"prepare: {WHOLE} tokens"
 
 
 def test_parameters_are_those_of_the_exported_model(run, summary, tmp_path):
