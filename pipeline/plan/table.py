@@ -2,7 +2,7 @@
 
 from pipeline.config import OrderingKind
 from pipeline.plan import costs as prices
-from pipeline.plan import memory, outlook
+from pipeline.plan import disk, memory, outlook
 from pipeline.search import forecast
 from pipeline.stages import cache, distill, extract, reconstruct, recover, rerank, search, study
 from pipeline.stages.budget import budget
@@ -10,9 +10,6 @@ from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.value import SubNetwork
-from pipeline.training.memory import WEIGHT_BYTES
-
-CHECKPOINT_BYTES = 12  # an fp32 weight with both moments
 
 
 def table(context: Context) -> list[tuple[str, str]]:
@@ -32,16 +29,12 @@ def table(context: Context) -> list[tuple[str, str]]:
 
     costs = prices.flops(context, typical)
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
-    trained, runs = budget(context), len(extract.roles(context))
+    trained = budget(context)
     stable = distill.stable_tokens(context)
     training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
     total = sum(costs.values()) - (0 if config.search.random_baseline else costs["random_search"])
-    prepared = [teacher] if config.space.vocabulary is None else [context.describe(config.teacher), teacher]
-    teacher_bytes = sum(map(parameters, prepared)) * WEIGHT_BYTES[config.teacher.dtype]
     batches, stage = distill.layout(context), config.deepspeed.zero_stage
     ranks = batches.ranks
-    checkpoints = config.distill.checkpoint.keep + 1 + (runs if stable else 0)  # one more while it is written
-    token_bytes = (config.data.max_tokens or trained) * sum(2 if each.vocab_size <= 1 << 16 else 4 for each in prepared)
     return [
         ("teacher", f"{config.teacher.name}: {_shape(teacher)}"),
         (
@@ -72,11 +65,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         outlook.hours(context, total, ranks, typical.middle),
         ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
         *memory.rows(context, typical.middle),
-        (
-            "disk",
-            f"teacher {_bytes(teacher_bytes)}, tokens at least {_bytes(token_bytes)}, students "
-            f"{_bytes(2 * runs * 4 * size)}, checkpoints {_bytes(checkpoints * CHECKPOINT_BYTES * size)}",
-        ),
+        ("disk", f"at least {disk.need(context, typical.middle, size)}"),
     ]
 
 

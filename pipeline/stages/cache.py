@@ -89,12 +89,17 @@ def _token_bytes(context: Context) -> int:
 def cost(context: Context) -> tuple[int, int, int, float | None]:
     """Tokens, bytes and FLOPs of filling an empty cache for this run; seconds, at the speed at which this processor
     multiplies matrices, or None where it is not the one that is planned for."""
-    trained, kept = budget(context), _token_bytes(context)
+    trained = budget(context)
     tokens, flops = _kept(context, trained), teacher_flops(context, trained)
     if context.device.type == "cuda" and not torch.cuda.is_available():
-        return tokens, kept * tokens, flops, None
+        return tokens, size(context), flops, None
     speed = matrix_flops(context.device, context.precision)
-    return tokens, kept * tokens, flops, flops / speed / world_size()
+    return tokens, size(context), flops, flops / speed / world_size()
+
+
+def size(context: Context) -> int:
+    """Bytes of a cache with all that this run reads."""
+    return _token_bytes(context) * _kept(context, budget(context))
 
 
 def complete(context: Context, roots: Roots) -> LogitsCache:

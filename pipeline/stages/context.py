@@ -99,13 +99,14 @@ class Context:
     @cached_property
     def architecture(self) -> Architecture:
         """Of the teacher that is cut, with the vocabulary of space.vocabulary."""
-        return self._with_vocabulary(self.config.teacher)
+        return self.with_vocabulary(self.config.teacher)
 
     @cached_property
     def kd_architecture(self) -> Architecture:
-        return self._with_vocabulary(self.config.kd_teacher) if self.config.kd_teacher else self.architecture
+        return self.with_vocabulary(self.config.kd_teacher) if self.config.kd_teacher else self.architecture
 
-    def _with_vocabulary(self, teacher: TeacherConfig) -> Architecture:
+    def with_vocabulary(self, teacher: TeacherConfig) -> Architecture:
+        """With the tokens of space.vocabulary alone."""
         return vocabulary.of_size(self.describe(teacher), self.config.space.vocabulary)
 
     @property
