@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from covering import slow
 from runs import write_llama, write_texts
 
 from launchers.sweep import launcher
@@ -51,6 +52,11 @@ SETTINGS = sorted(
 )
 
 
+def readmes_first(spans: list[str]) -> list:
+    """Those of README in `make test`, all in `make test-all`."""
+    return [*(each for each in spans if each in TEXTS[0]), *slow([each] for each in spans if each not in TEXTS[0])]
+
+
 def arguments(command: str) -> list[str]:
     return shlex.split(command)[1:]
 
@@ -80,12 +86,14 @@ def test_every_command_is_run_by_tests_or_was_run_by_hand():
     assert not by_tests & set(BY_HAND), "a test runs it by now"
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("setting", readmes_first(SETTINGS))
 def test_every_setting_that_a_sentence_names_composes(setting):
     compose(["experiment=smoke", *shlex.split(setting)])
 
 
-@pytest.mark.parametrize("command", [each for each in SPRIG if " -" not in each and "sweep=" not in each])
+@pytest.mark.parametrize(
+    "command", readmes_first([each for each in SPRIG if " -" not in each and "sweep=" not in each])
+)
 def test_every_command_composes(command, smoke_outputs):
     overrides = arguments(command)
     if any(override.startswith("run=") for override in overrides):
@@ -93,7 +101,7 @@ def test_every_command_composes(command, smoke_outputs):
     compose(overrides)
 
 
-@pytest.mark.parametrize("command", AT_ONCE)
+@pytest.mark.parametrize("command", readmes_first(AT_ONCE))
 def test_every_plan_is_made(command, capsys, tmp_path):
     cli.main([*arguments(command), f"outputs={tmp_path}"])
     assert "would do" in capsys.readouterr().out

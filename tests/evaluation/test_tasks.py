@@ -10,7 +10,6 @@ sys.path.append(str(Path(__file__).parents[1] / "models"))
 import exports
 from lm_eval.api.instance import Instance
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.config import ExportForm
@@ -146,6 +145,8 @@ def test_every_example_scores_as_with_lm_evals_hf_backend_on_the_export(tmp_path
     taken, folder = exports.export(student, exports.tokenizer(tmp_path), form)
     assert taken == form
     exported = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    from lm_eval.models.huggingface import HFLM  # slow to import
+
     theirs = HFLM(pretrained=exported, tokenizer=AutoTokenizer.from_pretrained(folder), batch_size=4)
     wanted = evaluate(theirs, {"tasks": {name: tasks.load(name)}}, limit=100, bootstrap_iters=tasks.BOOTSTRAP)
     metrics, examples = tasks.score(student, tokenizer, name, 100, "fp32", 2048, "test", tmp_path / "answers")

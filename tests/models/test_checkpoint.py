@@ -11,7 +11,6 @@ import tiny
 import torch
 from covering import slow
 from litgpt import GPT, Config
-from litgpt.utils import check_valid_checkpoint_dir, save_config
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -84,6 +83,8 @@ def stock_load(folder):
 @pytest.mark.parametrize("family", tiny.families(of=sorted(tiny.CONFIGS.keys() - {"smollm3", "olmoe"})))
 def test_a_teacher_is_a_stock_litgpt_folder(family, tmp_path, tokenizer):
     """But SmolLM3's and OLMoE's: litgpt lacks layers without rotary positions, and experts' weights of any sum."""
+    from litgpt.utils import check_valid_checkpoint_dir  # imports lightning
+
     teacher = tiny.teacher(family)
     checkpoint.save(teacher, tmp_path / "model", None, tokenizer)
     check_valid_checkpoint_dir(tmp_path / "model", raise_error=True)
@@ -182,7 +183,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path, tokenizer):
         checkpoint.load(tmp_path / "nowhere", "cpu")
     folder = tmp_path / "model"
     checkpoint.save(tiny.teacher("llama"), folder, None, tokenizer)
-    whole = (folder / "lit_model.pth").read_bytes()
+    whole, config = (folder / "lit_model.pth").read_bytes(), (folder / "model_config.yaml").read_bytes()
     for broken in (whole[: len(whole) // 2], b"not weights", b""):
         (folder / "lit_model.pth").write_bytes(broken)
         with pytest.raises(SprigError, match="not a checkpoint"):
@@ -193,7 +194,7 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path, tokenizer):
         with pytest.raises(SprigError, match="not a checkpoint") as caught:
             checkpoint.load(folder, "cpu")
         assert "\n" not in str(caught.value)
-    save_config(tiny.config("llama"), folder)
+    (folder / "model_config.yaml").write_bytes(config)
     for content in ("", "{", "[]", '{"layers": [0]}', "\ud800"):
         (folder / "subnetwork.json").write_bytes(content.encode("utf-8", "surrogatepass"))
         with pytest.raises(SprigError, match="not a checkpoint"):

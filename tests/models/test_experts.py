@@ -9,7 +9,6 @@ import pytest
 import tiny
 import torch
 from litgpt import GPT, Config
-from litgpt.utils import save_config
 from test_extraction import architecture, change, close, run, shuffled_ordering
 from transformers import AutoModelForCausalLM, MixtralConfig, Qwen3MoeConfig
 
@@ -71,6 +70,8 @@ def test_dropped_experts_are_experts_that_no_token_reaches(family, monkeypatch):
 
 def test_litgpts_own_folder_with_a_width_for_experts(tmp_path):
     """litgpt's configuration of Qwen3-MoE has the width of a dense MLP, too, which no layer has."""
+    from litgpt.utils import save_config  # imports lightning
+
     fields = tiny.CONFIGS["qwen3_moe"] | {"intermediate_size": 72, "moe_intermediate_size": 24}
     fields |= {"vocab_size": 257, "padded_vocab_size": 257}  # as the byte tokenizer has
     theirs = tiny.randomize(GPT(Config(**fields)))

@@ -3,7 +3,7 @@
 import importlib.util
 import subprocess
 import sys
-from itertools import cycle, product
+from itertools import product
 from pathlib import Path
 
 import exports
@@ -67,9 +67,9 @@ def fits(family: str, form: str, cut_head: bool) -> bool:
 
 
 def test_every_family_and_form(tmp_path):
-    """The first five once, tied and untied in turn; all of them in the slow test below."""
+    """Each form once, tied and untied in turn; all of them in the slow test below."""
     tokenizer, students = exports.tokenizer(tmp_path), {}
-    for number, (family, form) in enumerate(zip(FAMILIES[:5], cycle(FORMS), strict=False)):
+    for number, (family, form) in enumerate(zip(FAMILIES, FORMS, strict=False)):
         cut_head = family != "llama3" or form != "stock"
         student = student_of(family, "uniform" if form == "stock" else "layerwise", number % 2 == 0, cut_head)
         _, to = exports.export(student, tokenizer, form)

@@ -6,7 +6,6 @@ import pytest
 import tiny
 import torch
 from litgpt import GPT, Config
-from litgpt.utils import save_config
 from torch import nn
 
 from pipeline.errors import SprigError
@@ -76,6 +75,8 @@ def test_stock_frequencies_are_the_teachers_at_real_sizes(pairs, first, step):
 
 @pytest.mark.parametrize("pairs", PAIRS)
 def test_a_students_config_survives_its_file_and_builds_itself_again(pairs, tmp_path):
+    from litgpt.utils import save_config  # imports lightning
+
     config = tiny.config("qwen2")
     sub = uniform(config, pairs, 6)
     student = build(config, sub, tied=False)

@@ -3,6 +3,9 @@
 from collections.abc import Collection
 from typing import Any
 
+import pipeline.quick_imports  # noqa: F401  # before litgpt, whose import takes seconds without it
+
+# isort: split
 import pytest
 import torch
 from litgpt import GPT, Config

@@ -4,6 +4,9 @@ import json
 import time
 from functools import partial
 
+import pipeline.quick_imports  # noqa: F401  # before litgpt, whose import takes seconds without it
+
+# isort: split
 import numpy as np
 import pytest
 import torch
