@@ -83,8 +83,7 @@ def expected_form(family: str, shape: str, cut_head: bool) -> str:
 )
 @pytest.mark.parametrize(
     ("family", "shape", "tied", "cut_head"),
-    grid(tiny.FIRST, SHAPES, [False, True], [False, True], times=2)
-    + grid(tiny.LATER, SHAPES, [False, True], [False, True]),
+    grid(tiny.FIRST, SHAPES, [False, True], [False, True]) + grid(tiny.LATER, SHAPES, [False, True], [False, True]),
 )
 def test_every_student_leaves_with_its_logits_and_its_tokens(family, shape, tied, cut_head, tokenizer):
     sub = (exports.uniform if shape == "uniform" else exports.layerwise)(family, cut_head)

@@ -291,7 +291,11 @@ def narrow(teacher, **genes):
 @pytest.mark.proves("recovery", lambda family: family)
 @pytest.mark.parametrize(
     ("family", "seed"),
-    [*product(DENSE, (0, 1)), ("olmo2", 0), *slow([("olmo2", 1), *product(("gemma2", "smollm3"), (0, 1))])],
+    [
+        *product(DENSE, [1]),
+        ("olmo2", 0),
+        *slow([*product(DENSE, [0]), ("olmo2", 1), *product(("gemma2", "smollm3"), (0, 1))]),
+    ],
 )
 def test_every_refit_is_least_squares(family, seed):
     """Heads, head sizes, groups, neurons and width cut at random, by index sets of their own; uniform and not."""

@@ -146,6 +146,7 @@ def refused(tmp_path, caplog, *overrides: str) -> str:
     return warning
 
 
+@pytest.mark.slow
 def test_a_key_that_is_none(tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "short")
     assert "API key must have 40" in refused(tmp_path, caplog)

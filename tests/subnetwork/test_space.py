@@ -130,6 +130,7 @@ def test_no_gene_value_of_any_layer_is_starved():
                 assert min(counts) >= sum(counts) / len(counts) / 20, (layer, name, counts)
 
 
+@pytest.mark.slow
 def test_depths_and_widths_that_fit_are_drawn_evenly():
     bin = Bin(405_334_016, 385_067_316, 425_600_716)
     found, rng = space(PYTHIA_6_9B, bin), np.random.default_rng(0)
