@@ -2,6 +2,8 @@
 
 import difflib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
@@ -28,6 +30,20 @@ def known_or_own(key: str, value: str, known: type[StrEnum], example: str) -> No
         f"{key}={value!r} is none of {', '.join(names)}{hint} To use your own, give its import path, "
         f"{key}=my_module.{example}."
     )
+
+
+@contextmanager
+def running(key: str, path: str) -> Iterator[None]:
+    """Turns what the user's own code raises into one sentence."""
+    try:
+        yield
+    except (SprigError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+        raise SprigError(f"{key}={path} raised {reason}. Correct it (debug=true shows where it happened).") from error
 
 
 def imported(key: str, path: str) -> Any:

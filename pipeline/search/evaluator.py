@@ -9,7 +9,8 @@ from litgpt import GPT
 from torch import Tensor
 
 from pipeline.config import Fitness
-from pipeline.config.own import imported, is_own
+from pipeline.config.own import imported, is_own, running
+from pipeline.errors import SprigError
 from pipeline.hardware import give_back_memory
 from pipeline.models.extraction import extract
 from pipeline.models.head import chunk_tokens, token_kl, token_nll
@@ -67,11 +68,22 @@ class Evaluator:
         for number, tokens in enumerate(self.chunks):
             with autocast(self.precision, tokens.device):
                 if self.own is not None:
-                    losses.append(self.own(self.teacher, model, tokens).double())
+                    losses.append(self._own_losses(self.own, model, tokens))
                     continue
                 each = self._token_losses(model, hidden_states(model, tokens[:, :-1]), number)
             losses.append(each.double().mean(dim=1))
         return torch.cat(losses)
+
+    def _own_losses(self, own: OwnFitness, model: GPT, tokens: Tensor) -> Tensor:
+        with running("search.fitness", self.fitness):
+            losses = own(self.teacher, model, tokens)
+        if not isinstance(losses, Tensor) or losses.shape != tokens.shape[:1] or losses.is_complex():
+            given = f"{losses.dtype} of shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else repr(losses)
+            raise SprigError(
+                f"search.fitness={self.fitness} must return one loss for each of {len(tokens)} blocks, a tensor of "
+                f"shape ({len(tokens)},), but returned {given[:100]}."
+            )
+        return losses.double()
 
     def _token_losses(self, model: GPT, hidden: Tensor, chunk: int) -> Tensor:
         tokens = self.chunks[chunk]

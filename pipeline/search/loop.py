@@ -72,6 +72,8 @@ class Search:
             log.warning(
                 "The bin holds no further new sub-networks: the search ended after %d candidates.", self.evaluated
             )
+        if self.best is None and self.allowed:
+            raise SprigError(f"search.strategy={self.config.strategy} asked for no candidate: let ask() return some.")
         if self.best is None:
             raise SprigError("search.limit ended the search before any candidate was evaluated: raise the limit.")
         if math.isinf(self.best.fitness):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from litgpt import GPT
 from pipeline.artifacts import Recipe, Store, digest
 from pipeline.artifacts.facts import Facts
 from pipeline.config import Config, DataConfig, Device, Precision, TeacherConfig, to_plain
-from pipeline.config.own import imported
+from pipeline.config.own import imported, running
 from pipeline.data import prepare as data
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
@@ -153,8 +154,11 @@ class Context:
 
     def space(self, ordering: Ordering) -> Space:
         own = self.config.space.type
-        kind: type[Space] = Space if own is None else imported("space.type", own)
-        return kind(self.architecture, self.config.space, self.bin, ordering, **self.counted_at)
+        kind = Space if own is None else imported("space.type", own)
+        if not (isinstance(kind, type) and issubclass(kind, Space)):
+            raise SprigError(f"space.type={own} is not a subclass of pipeline.subnetwork.space.Space: make it one.")
+        with running("space.type", own) if own else nullcontext():
+            return kind(self.architecture, self.config.space, self.bin, ordering, **self.counted_at)
 
     @property
     def counted_at(self) -> dict[str, int]:

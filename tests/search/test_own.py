@@ -1,7 +1,10 @@
 """A strategy, a fitness and a space of the user's, by import path: those of examples/own_search.py."""
 
+import importlib
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs import smoke
@@ -12,9 +15,12 @@ from pipeline.models.extraction import extract
 from pipeline.plan import checks
 from pipeline.search import journal
 from pipeline.search.evaluator import Evaluator
+from pipeline.search.strategies import registry
 from pipeline.stages import graph, order
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.space import Space
 
 EXAMPLES = str(Path(__file__).parents[2] / "examples")
 SEARCH = ["stages=[prepare,order,search]", "search.random_baseline=false"]
@@ -87,6 +93,74 @@ def test_each_gives_another_search_and_none_changes_the_old_ones(tmp_path):
 def test_what_cannot_be_imported_is_refused_in_the_plan(tmp_path, override, sentence):
     with pytest.raises(SprigError, match=sentence):
         checks.check(Context(smoke(tmp_path, override), print))
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Puts an object where own_search.Mine is imported from."""
+    return lambda made: monkeypatch.setattr(importlib.import_module("own_search"), "Mine", made, raising=False)
+
+
+def fails(*_):
+    raise KeyError("my mistake")
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (1.5, r"one loss for each of 2 blocks, a tensor of shape \(2,\), but returned 1\.5"),
+        (torch.ones(1), r"returned torch\.float32 of shape \(1,\)"),
+        (torch.ones(2, 32), r"returned torch\.float32 of shape \(2, 32\)"),
+        (None, "returned None"),
+        (fails, "search.fitness=own_search.Mine raised KeyError: 'my mistake'. Correct it"),
+    ],
+)
+def test_a_fitness_returns_one_loss_for_each_block(own, returned, said):
+    own(returned if returned is fails else lambda teacher, student, tokens: returned)
+    evaluator = Evaluator(torch.nn.Linear(1, 1), None, torch.zeros(2, 33), "fp32", 2, fitness="own_search.Mine")
+    with pytest.raises(SprigError, match=said):
+        evaluator._own_losses(evaluator.own, None, evaluator.chunks[0])
+
+
+def asking(answer):
+    return type("Mine", (), {"__init__": lambda self, space, *_: None, "ask": lambda self: answer})
+
+
+@pytest.mark.parametrize("key", ["search.strategy", "space.type"])
+def test_every_candidate_is_a_member_of_the_space(tmp_path, own, key):
+    """Also of a space of one's own, which might draw candidates beyond the bin."""
+    context = Context(smoke(tmp_path), print)
+    identity = Ordering.identity(context.architecture)
+    member = context.space(identity).sample(np.random.default_rng(0))
+    beyond = replace(member, n_embd=64 - member.n_embd + 32)
+    own(asking([beyond]) if key == "search.strategy" else type("Mine", (Space,), {"sample": lambda self, rng: beyond}))
+    context = Context(smoke(tmp_path, f"{key}=own_search.Mine", "search.evaluations=1"), print)
+    config = replace(context.config.search, strategy="random") if key == "space.type" else context.config.search
+    with pytest.raises(SprigError, match=f"{key}=own_search.Mine yields a candidate that is not a member"):
+        registry.make(config, context.space(identity), 0).ask()
+
+
+@pytest.mark.parametrize(
+    ("key", "made", "said"),
+    [
+        ("search.strategy", asking(None), "search.strategy=own_search.Mine raised TypeError: 'NoneType' object"),
+        ("search.strategy", asking(["x"]), "yields a candidate that is not a member of the space and the bin"),
+        ("search.strategy", fails, "search.strategy=own_search.Mine raised KeyError"),
+        ("space.type", fails, "space.type=own_search.Mine is not a subclass of pipeline.subnetwork.space.Space"),
+        ("space.type", type("Mine", (Space,), {"__init__": fails}), "space.type=own_search.Mine raised TypeError"),
+    ],
+)
+def test_what_ones_own_code_does_wrong_is_one_sentence(tmp_path, own, key, made, said):
+    own(made)
+    context = Context(smoke(tmp_path, f"{key}=own_search.Mine"), print)
+    with pytest.raises(SprigError, match=said):
+        registry.make(context.config.search, context.space(Ordering.identity(context.architecture)), 0).ask()
+
+
+def test_a_search_without_candidates_names_its_strategy(outputs, own):
+    own(asking([]))
+    with pytest.raises(SprigError, match=r"search\.strategy=own_search\.Mine asked for no candidate"):
+        searched(outputs, "search.strategy=own_search.Mine")
 
 
 def test_the_evaluator_imports_it_once(tmp_path):

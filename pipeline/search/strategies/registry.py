@@ -12,6 +12,7 @@ from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.importance import importance
 from pipeline.search.strategies.local import Local
 from pipeline.search.strategies.one_plus_lambda import OnePlusLambda
+from pipeline.search.strategies.own import Checked
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.random import RandomSearch
 from pipeline.search.strategies.uniform import uniform
@@ -36,7 +37,13 @@ def make(config: SearchConfig, space: Space, seed: int, errors: Errors | None = 
     """
     if is_own(config.strategy):
         own: type[Strategy] = imported("search.strategy", config.strategy)
-        return own(space, config, seed)
+        return Checked("search.strategy", config.strategy, space, lambda: own(space, config, seed))
+    if space.config.type is not None:
+        return Checked("space.type", space.config.type, space, lambda: _make(config, space, seed, errors))
+    return _make(config, space, seed, errors)
+
+
+def _make(config: SearchConfig, space: Space, seed: int, errors: Errors | None) -> Strategy:
     if config.strategy in (*RULES, Kind.allocation):
         return Given(_chosen(config.strategy, space, errors))
     if config.strategy == Kind.random:
