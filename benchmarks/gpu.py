@@ -243,12 +243,11 @@ def measured(device: torch.device) -> tuple[list[list[str]], dict[str, float]]:
         add(f"candidate, {sharing}", partial(scored, evaluator, sub), flops, 1, "candidates")
     del teacher, evaluator
     add("recovery of half of Pythia-1B", recovery_on(device), None, SEARCHED * LENGTH, "tokens")
-    seconds, memory, _ = distill_loss.losses(device)
-    for name, each in memory.items():
+    seconds, memory, _ = distill_loss.losses(device, CHUNK, TEACHER.vocab_size)
+    for name, each in memory.items():  # in tensors of logits
         time = f"{1e3 * seconds[name]:.1f}" if name in seconds else ""
-        rows.append(
-            [f"loss of {distill_loss.TOKENS} tokens, {name}", time, "", "", f"{each * distill_loss.LOGITS / 2**30:.1f}"]
-        )
+        taken = f"{each * 4 * CHUNK * TEACHER.vocab_size / 2**30:.1f}"
+        rows.append([f"loss of {CHUNK:,} tokens, {name}", time, "", "", taken])
     return rows, figures
 
 
