@@ -26,6 +26,7 @@ from benchmarks.fake_cuda import fake_cuda, flash_attention
 from benchmarks.harness import alternate, arguments, peak_memory, report, synchronize
 from benchmarks.roofline import Card, Cost, Counter
 from pipeline.config import BinConfig, CacheConfig, CacheKind, DistillConfig, Loss, Sharing, SpaceConfig
+from pipeline.models import head
 from pipeline.models.extraction import cut
 from pipeline.models.families import architecture_of
 from pipeline.models.precision import autocast
@@ -78,8 +79,8 @@ class Step:
             with at("student forward", False):
                 hidden = hidden_states(self.student, inputs).flatten(0, 1)
             with at("heads and loss", False):
-                head, vocabulary = self.student.lm_head, self.student.config.vocab_size
-                loss, *_ = chunked_loss(head, hidden, targets, vocabulary, self.config, reference)
+                vocabulary = self.student.config.vocab_size
+                loss, *_ = chunked_loss(self.student.lm_head, hidden, targets, vocabulary, self.config, reference)
         with at("student backward", compiled):
             loss.backward()
         with at("optimizer", False):
@@ -95,10 +96,6 @@ class Step:
         return BLOCKS * LENGTH * (student + teacher)
 
 
-def settings(loss: Loss, compiled: bool) -> DistillConfig:
-    return DistillConfig(tokens=1, loss=loss, chunk_tokens=CHUNK, compile=compiled)
-
-
 def teacher_on(device: torch.device) -> GPT:
     return filled(build(TEACHER, None, False, device, torch.bfloat16)).requires_grad_(False).eval()
 
@@ -106,7 +103,8 @@ def teacher_on(device: torch.device) -> GPT:
 def step_of(kind: str, teacher: GPT | None, compiled: bool, device: torch.device) -> Step:
     """`kind` is "CE", "KD online" or "KD cached"."""
     student = filled(build(STUDENT, None, False, device)).train()
-    config = settings(Loss.ce if kind == "CE" else Loss.forward_kl, compiled)
+    loss = Loss.ce if kind == "CE" else Loss.forward_kl
+    config = DistillConfig(tokens=1, loss=loss, chunk_tokens=CHUNK, compile=compiled)
     cached = None
     if kind == "KD cached":
         ids = torch.zeros(BLOCKS * LENGTH, CacheConfig(kind=CacheKind.sampled).slots, dtype=torch.long, device=device)
@@ -124,6 +122,14 @@ def candidate(sharing: Sharing) -> SubNetwork:
     return Space(ARCHITECTURE, space, edges, None).sample(np.random.default_rng(0))
 
 
+def candidates() -> Iterator[tuple[str, SubNetwork, bool, float]]:
+    """Names and sub-networks, whether their loss is compiled, and the model FLOPs of an evaluation."""
+    for compiled, sharing in product((False, True), Sharing):
+        sub = candidate(sharing)
+        flops = SEARCHED * LENGTH * flops_per_token(ARCHITECTURE, sub, length=LENGTH)
+        yield f"candidate, {sharing}{', compiled' * compiled}", sub, compiled, flops
+
+
 @contextmanager
 def blocks_compiled(model: GPT, counter: Counter) -> Iterator[None]:
     """Counts each block as compiled."""
@@ -136,36 +142,41 @@ def blocks_compiled(model: GPT, counter: Counter) -> Iterator[None]:
         hook.remove()
 
 
+def as_compiled(counter: Counter, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, counted as compiled."""
+
+    def counted(*arguments: Any) -> Any:
+        counter.compiled(True)
+        result = function(*arguments)
+        counter.compiled(False)
+        return result
+
+    return counted
+
+
 def counted_step(step: Step, card: Card) -> Counter:
     with Counter(card) as counter, ExitStack() as stack:
-
-        def chunk_compiled(*arguments: Any) -> Any:
-            counter.compiled(True)
-            result = losses._chunk(*arguments)
-            counter.compiled(False)
-            return result
-
         if step.config.compile:
             for model in filter(None, (step.student, step.teacher)):
                 stack.enter_context(blocks_compiled(model, counter))
-            stack.enter_context(mock.patch.object(losses, "_compiled_chunk", lambda: chunk_compiled))
+            chunk = as_compiled(counter, losses._chunk)
+            stack.enter_context(mock.patch.object(losses, "_compiled_chunk", lambda: chunk))
         step(counter.phase)
     return counter
 
 
-def evaluator_of(teacher: GPT) -> Evaluator:
+def evaluator_of(teacher: GPT, compiled: bool) -> Evaluator:
     blocks = torch.zeros(SEARCHED, LENGTH + 1, dtype=torch.long)
-    return Evaluator(teacher, Ordering.identity(ARCHITECTURE), blocks, PRECISION, BLOCKS)
+    return Evaluator(teacher, Ordering.identity(ARCHITECTURE), blocks, PRECISION, BLOCKS, compiled=compiled)
 
 
 def scored(evaluator: Evaluator, sub: SubNetwork) -> None:
     list(evaluator.run([sub]))
 
 
-def counted_evaluation(teacher: GPT, sub: SubNetwork, card: Card) -> Cost:
-    evaluator = evaluator_of(teacher)
-    with Counter(card) as counter:
-        scored(evaluator, sub)
+def counted_evaluation(teacher: GPT, sub: SubNetwork, compiled: bool, card: Card) -> Cost:
+    with Counter(card) as counter, mock.patch.object(head, "_compiled", partial(as_compiled, counter)):
+        scored(evaluator_of(teacher, compiled), sub)
     return counter.total
 
 
@@ -206,10 +217,8 @@ def counted(card: Card) -> tuple[list[list[str]], dict[str, float]]:
                 for name, cost in counter.phases.items():
                     if name:
                         add(f"  {name}", cost)
-        for sharing in Sharing:
-            sub = candidate(sharing)
-            flops = SEARCHED * LENGTH * flops_per_token(ARCHITECTURE, sub, length=LENGTH)
-            add(f"candidate, {sharing}", counted_evaluation(teacher, sub, card), flops)
+        for name, sub, compiled, flops in candidates():
+            add(name, counted_evaluation(teacher, sub, compiled, card), flops)
     return rows, bounds
 
 
@@ -237,11 +246,9 @@ def measured(device: torch.device) -> tuple[list[list[str]], dict[str, float]]:
         work = partial(step, lambda name, compiled: nullcontext())
         add(f"{kind}, compiled" if compiled else kind, work, step.flops, BLOCKS * LENGTH, "tokens")
         del step, work
-    for sharing in Sharing:
-        sub, evaluator = candidate(sharing), evaluator_of(teacher)
-        flops = SEARCHED * LENGTH * flops_per_token(ARCHITECTURE, sub, length=LENGTH)
-        add(f"candidate, {sharing}", partial(scored, evaluator, sub), flops, 1, "candidates")
-    del teacher, evaluator
+    for name, sub, compiled, flops in candidates():
+        add(name, partial(scored, evaluator_of(teacher, compiled), sub), flops, 1, "candidates")
+    del teacher
     add("recovery of half of Pythia-1B", recovery_on(device), None, SEARCHED * LENGTH, "tokens")
     seconds, memory, _ = distill_loss.losses(device, CHUNK, TEACHER.vocab_size)
     for name, each in memory.items():  # in tensors of logits
@@ -263,11 +270,10 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 def recovery_on(device: torch.device) -> Callable[[], object]:
     """Recovery of every second layer of a random Pythia-1B, on as many tokens as by default."""
     teacher = filled(build(RECOVERED, None, False, device)).requires_grad_(False).eval()
-    sub = whole(architecture_of(RECOVERED, tied=False))
+    architecture = architecture_of(RECOVERED, tied=False)
+    sub = whole(architecture)
     sub = replace(sub, layers=sub.layers[::2], genes=sub.genes[::2])
-    selection = select(
-        sub, architecture_of(RECOVERED, tied=False), Ordering.identity(architecture_of(RECOVERED, False))
-    )
+    selection = select(sub, architecture, Ordering.identity(architecture))
     blocks = torch.zeros(SEARCHED, LENGTH + 1, dtype=torch.long)
     blocks.random_(RECOVERED.vocab_size, generator=torch.Generator().manual_seed(0))
     return lambda: recover(teacher, cut(teacher, sub, selection), sub, selection, blocks, Settings(precision=PRECISION))

@@ -26,7 +26,10 @@ aten = torch.ops.aten
 # Reads of the first input. logsumexp is amax, a difference, its exponential, and a sum (ATen/native/ReduceOps.cpp).
 PASSES = {aten.logsumexp: 6, aten._log_softmax: 3, aten.native_layer_norm_backward: 2}
 # These touch only the entries that an index names.
-INDEXED = {aten.embedding, aten.gather, aten.index_select, aten.index, aten.scatter, aten.scatter_add}
+INDEXED = {
+    *(aten.embedding, aten.gather, aten.index_select, aten.index, aten.scatter, aten.scatter_add),
+    aten.nll_loss_forward,
+}
 REDUCTIONS = {aten.logsumexp, aten._log_softmax, aten.sum, aten.amax}
 FREE = {aten.empty, aten.empty_like, aten.new_empty, aten.empty_strided, aten.detach, aten._unsafe_view, aten.alias}
 LONG_ROW = 16_384  # entries; 64 KB in fp32

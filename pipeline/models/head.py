@@ -1,5 +1,8 @@
 """The language-model head for inference, in chunks: full logits are the largest tensor of a small model."""
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from litgpt import GPT
 from torch import Tensor, nn
@@ -28,22 +31,34 @@ def chunk_tokens(device: torch.device, on_cpu: int) -> int:
 
 
 @torch.no_grad()
-def token_nll(model: GPT, hidden: Tensor, targets: Tensor, chunk_tokens: int) -> Tensor:
+def token_nll(model: GPT, hidden: Tensor, targets: Tensor, chunk_tokens: int, compiled: bool = False) -> Tensor:
     """Negative log-likelihood of every target, in nats.
 
     `hidden` is (B, T, E), after the final norm; `targets` (B, T); the result (B, T) in fp32. Never more than
     `chunk_tokens` rows of logits exist. The vocabulary's padding rows do not enter the softmax, which is in fp32.
+    `compiled`: in one kernel, which all models of a vocabulary share.
     """
-    vocabulary = model.config.vocab_size
+    vocabulary, nll = model.config.vocab_size, _compiled(_nll) if compiled else _nll
     losses = []
     for states, tokens in zip(
         hidden.flatten(0, 1).split(chunk_tokens), targets.flatten().split(chunk_tokens), strict=True
     ):
-        logits = model.lm_head(states)[:, :vocabulary].float()
-        # Half the time of logsumexp and gather on a CPU.
-        losses.append(F.cross_entropy(logits, tokens, reduction="none"))
+        logits = model.lm_head(states)[:, :vocabulary]
+        if not compiled:
+            logits = logits.float()  # and those that the head returned are free
+        losses.append(nll(logits, tokens))
         del logits  # or it would still be there when the next chunk's are made
     return torch.cat(losses).view(targets.shape)
+
+
+def _nll(logits: Tensor, targets: Tensor) -> Tensor:
+    # Half the time of logsumexp and gather on a CPU.
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+@cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return torch.compile(function, dynamic=False)
 
 
 @torch.no_grad()

@@ -25,7 +25,8 @@ CPU_CHUNK_TOKENS = 128  # the candidate itself should dominate the memory
 
 
 class Evaluator:
-    """Evaluates candidates of one teacher on fixed blocks (n, T + 1), `batch` blocks at a time."""
+    """Evaluates candidates of one teacher on fixed blocks (n, T + 1), `batch` blocks at a time. `compiled`: see
+    token_nll."""
 
     def __init__(
         self,
@@ -36,8 +37,10 @@ class Evaluator:
         batch: int,
         *,
         fitness: str = Fitness.perplexity,
+        compiled: bool = False,
     ):
         self.teacher, self.ordering, self.precision, self.fitness = teacher, ordering, precision, fitness
+        self.compiled = compiled
         device = next(teacher.parameters()).device
         self.chunks = blocks.to(device).split(batch)
         self.chunk = chunk_tokens(device, CPU_CHUNK_TOKENS)
@@ -88,7 +91,7 @@ class Evaluator:
     def _token_losses(self, model: GPT, hidden: Tensor, chunk: int) -> Tensor:
         tokens = self.chunks[chunk]
         if self.fitness == Fitness.perplexity:
-            return token_nll(model, hidden, tokens[:, 1:], self.chunk)
+            return token_nll(model, hidden, tokens[:, 1:], self.chunk, self.compiled)
         if chunk not in self._targets:
             # Keep hidden states instead of logits, because the vocabulary is about eighty times as wide.
             self._targets[chunk] = hidden_states(self.teacher, tokens[:, :-1])

@@ -53,4 +53,5 @@ def _of_this_process(context: Context, config: SearchConfig, roots: Roots) -> Ev
         context.precision,
         config.batch,
         fitness=config.fitness,
+        compiled=context.config.distill.compile and context.device.type == "cuda",
     )

@@ -7,6 +7,7 @@ from litgpt import Config
 
 from benchmarks import gpu
 from pipeline.config import Loss
+from pipeline.models import head
 from pipeline.models.families import architecture_of
 from pipeline.subnetwork.value import whole
 from pipeline.training import engine, losses
@@ -34,11 +35,13 @@ def test_every_row_is_measured(monkeypatch):
     compiled = []
     monkeypatch.setattr(engine, "compile_blocks", compiled.append)
     monkeypatch.setattr(losses, "_compiled_chunk", lambda: losses._chunk)
+    monkeypatch.setattr(head, "_compiled", lambda function: function)
     rows, figures = gpu.measured(torch.device("cpu"))
     names = [row[0] for row in rows]
     assert all(len(row) == len(gpu.MEASURED) for row in rows)
     steps = [f"{kind}{compiled}" for compiled in ("", ", compiled") for kind in gpu.KINDS]
-    assert names[:9] == [*steps, "candidate, uniform", "candidate, layerwise", "recovery of half of Pythia-1B"]
-    assert names[9:] == [f"loss of 8 tokens, {name}" for name in ("dense", *Loss)]
+    candidates = [f"candidate, {each}{end}" for end in ("", ", compiled") for each in ("uniform", "layerwise")]
+    assert names[:11] == [*steps, *candidates, "recovery of half of Pythia-1B"]
+    assert names[11:] == [f"loss of 8 tokens, {name}" for name in ("dense", *Loss)]
     assert len(compiled) == 6, "student and teacher of three steps"
     assert all(milliseconds > 0 for milliseconds in figures.values())

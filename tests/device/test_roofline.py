@@ -41,6 +41,9 @@ def test_elementwise_operators_move_what_they_read_and_write(cuda):
 def test_an_index_moves_only_its_rows(cuda):
     table, rows = torch.ones(1000, 10, device=cuda), torch.zeros(7, dtype=torch.long, device=cuda)
     assert counted(lambda: nn.functional.embedding(rows, table)).bytes == 7 * 8 + 2 * 7 * 10 * 4
+    targets = torch.zeros(1000, dtype=torch.long, device=cuda)
+    losses = counted(lambda: nn.functional.nll_loss(table, targets, reduction="none"))
+    assert losses.bytes == 1000 * 8 + 2 * 1000 * 4
 
 
 def test_a_compiled_region_reads_what_was_there_and_writes_what_lives(cuda):

@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
 
+from pipeline.models import head
 from pipeline.models.head import token_nll
-from pipeline.models.student import hidden_states
+from pipeline.models.student import build, hidden_states, initialize
 
 
 @pytest.mark.parametrize("family", ["gpt_neox", "llama", "qwen2"])
@@ -19,6 +22,18 @@ def test_it_is_the_dense_cross_entropy(family, shape, chunk_tokens):
     nll = token_nll(model, hidden, targets, chunk_tokens)
     assert nll.shape == shape and nll.dtype == torch.float32 and not nll.requires_grad
     torch.testing.assert_close(nll.flatten(), dense, rtol=0, atol=1e-5)
+
+
+def test_a_compiled_loss_is_the_same_and_is_compiled_once_for_all_candidates(monkeypatch):
+    compiled = torch.compile(head._nll, dynamic=False, fullgraph=True, backend="eager")
+    monkeypatch.setattr(head, "_compiled", lambda function: compiled)
+    for number, width in enumerate((32, 48)):
+        model = build(replace(tiny.config("llama"), n_embd=width), None, False)
+        initialize(model, seed=0)
+        hidden, targets = torch.randn(2, 16, width), tiny.tokens(2, 16)
+        with torch.autocast("cpu", torch.bfloat16), torch._dynamo.config.patch(error_on_recompile=number == 1):
+            ours = token_nll(model, hidden, targets, 8, compiled=True)
+            assert torch.equal(ours, token_nll(model, hidden, targets, 8))
 
 
 def test_the_softmax_is_fp32_under_autocast():

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from runs import smoke
 
 import pipeline
@@ -11,7 +12,7 @@ from pipeline.plan import checks
 from pipeline.plan.table import table
 from pipeline.report import material
 from pipeline.search import journal
-from pipeline.stages import graph, search
+from pipeline.stages import graph, scoring, search
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
 from pipeline.subnetwork.diversity import diversity
@@ -159,3 +160,15 @@ def test_a_time_that_was_cut_short_spoils_no_other(tmp_path):
         list(search._Timed(Instant(), path).run([]))
         path.write_text(path.read_text()[: -cut or None])
     assert all(0 <= float(seconds) < 1 for seconds in path.read_text().split())
+
+
+@pytest.mark.parametrize(("device", "compiled"), [("cpu", False), ("cuda", True)])
+def test_a_gpu_compiles_the_loss_of_candidates_where_distillation_compiles(
+    smoke_outputs, monkeypatch, device, compiled
+):
+    found = Context(smoke(smoke_outputs, "distill.compile=true"), log=lambda line: None)
+    found.device = torch.device(device)
+    monkeypatch.setattr(found, "teacher", lambda *_: None)
+    monkeypatch.setattr(scoring, "Evaluator", lambda *_, **named: named)
+    with scoring.scorer(found, found.config.search, roots(found)) as evaluator:
+        assert evaluator["compiled"] is compiled
