@@ -9,7 +9,9 @@ import torch
 from covering import grid, slow
 
 from pipeline.config import AttentionScale, Fitness, HeadPairs, Sharing, SpaceConfig
+from pipeline.evaluation import efficiency, same_text
 from pipeline.evaluation.sampling import continue_text
+from pipeline.models import reconstruction
 from pipeline.models.extraction import cut, extract
 from pipeline.models.families import architecture_of
 from pipeline.models.ordering import importance
@@ -101,6 +103,24 @@ def test_a_student_starts_from_random_weights_there(cuda, family, sharing):
 def test_importance_is_measured_there(cuda, family, precision):
     found = importance(model_of(family, cuda), BLOCKS, precision, batch=4, fingerprint="x")
     assert sorted(found.layers) == [0, 1]
+
+
+@pytest.mark.parametrize(("precision", "family"), grid(["fp32", "bf16-mixed"], ["gpt_neox", "llama3"]))
+def test_reconstruction_errors_are_measured_there(cuda, family, precision):
+    teacher = model_of(family, cuda)
+    kept, order = [], Ordering.identity(architecture_of(teacher.config, family in tiny.TIED))
+    errors = reconstruction.measure(teacher, order, BLOCKS, precision, 3, on_layer=kept.append)
+    assert len(kept) == 2 and all(isinstance(each, np.ndarray) for each in vars(errors).values())
+
+
+@pytest.mark.parametrize(("precision", "dtype"), PRECISIONS)
+def test_the_uncut_teacher_is_scored_there_and_speeds_are_timed(cuda, monkeypatch, precision, dtype):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    teacher = model_of("llama", cuda, dtype)
+    total, tokens = same_text.nll(teacher, [[1, 2, 3], [4, 5, 6, 7]], precision)
+    assert np.isfinite(total) and tokens == 5
+    found = efficiency.speeds({"teacher": teacher}, BLOCKS[0, :6], decode=2, repetitions=1, precision=precision)
+    assert found["teacher"].keys() == {"prefill", "decode"}
 
 
 @pytest.mark.parametrize(("temperature", "sharing", "family"), grid([0.0, 0.7], list(Sharing), ["gpt_neox", "qwen3"]))
