@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from covering import grid, slow
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.config import AttentionScale, Fitness, HeadPairs, Sharing, SpaceConfig
 from pipeline.evaluation import efficiency, same_text
@@ -29,6 +30,7 @@ FAMILIES = sorted({*tiny.FIRST} - tiny.MIXTURES)
 LATER = sorted({*tiny.LATER} - tiny.MIXTURES)
 PRECISIONS = [("fp32", torch.float32), ("bf16-mixed", torch.float32), ("bf16-mixed", torch.bfloat16)]
 BLOCKS = tiny.tokens(4, 9)
+aten = torch.ops.aten
 
 
 def config_of(family):
@@ -74,6 +76,38 @@ def test_a_candidate_is_cut_and_scored_there(cuda, family, sharing, arithmetic, 
     evaluator = Evaluator(teacher, ordering, BLOCKS, precision, batch=4, fitness=fitness)
     ((_, losses),) = evaluator.run([sub])
     assert len(losses) == len(BLOCKS)
+
+
+class Waits(TorchDispatchMode):
+    """Notes what makes the processor wait for the GPU: reading a number, and copies between them that block."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        read = func.overloadpacket in (aten._local_scalar_dense, aten.nonzero) and args[0].device.type == "cuda"
+        copied = func is aten._to_copy.default and result.device != args[0].device and not kwargs.get("non_blocking")
+        if read or copied:
+            self.found.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("family", "sharing", "fitness"), grid(["llama3", "gpt_neox", "gemma3", "qwen3"], list(Sharing), list(Fitness))
+)
+def test_a_candidate_is_begun_without_waiting_for_the_one_before(cuda, family, sharing, fitness):
+    sub, ordering = cut_of(family, sharing)
+    teacher = model_of(family, cuda, torch.bfloat16)
+    evaluator = Evaluator(teacher, ordering, BLOCKS, "bf16-mixed", batch=4, fitness=fitness)
+    evaluator._losses(sub)  # whatever is kept for all candidates
+    with Waits() as waits:
+        losses = evaluator._losses(sub)
+        assert not waits.found
+        losses.tolist()
+    assert waits.found, "a number that is read is noticed"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
