@@ -40,7 +40,7 @@ def plain_draw(space: Space, rng: np.random.Generator) -> SubNetwork:
 
     def genes() -> LayerGenes:
         seed = int(rng.integers(2**32)) if space.config.granularity == Granularity.fine else None
-        return LayerGenes(*(pick(name) for name in GENES), seed)
+        return LayerGenes.of([pick(name) for name in GENES], seed)
 
     depth, most = pick("n_layer"), space.architecture.n_layer
     subset = space.config.layers == Layers.subset
