@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -59,13 +60,24 @@ def batching(config: DistillConfig, ranks: int) -> Batching:
 
 
 def check_compile(config: DistillConfig, device: torch.device) -> None:
-    """Raises SprigError where torch.compile would find no compiler."""
-    compiler = os.environ.get("CXX", "g++")
-    if config.compile and device.type == "cpu" and shutil.which(compiler) is None:
-        raise SprigError(
-            f"distill.compile=true needs a C++ compiler on a CPU, and {compiler} is not there: install one, or set "
-            "distill.compile=false."
-        )
+    """Raises SprigError where torch.compile would lack what it needs."""
+    if config.compile and (lacking := _lacking(device)):
+        raise SprigError(f"distill.compile=true needs {lacking}, or set distill.compile=false.")
+
+
+def _lacking(device: torch.device) -> str | None:
+    """What torch.compile would not find on this machine; nothing, where the device is another machine's."""
+    if device.type == "cpu":
+        compiler = os.environ.get("CXX", "g++")
+        missing = f"a C++ compiler on a CPU, and {compiler} is not there: install one"
+        return None if shutil.which(compiler) else missing
+    if not torch.cuda.is_available():
+        return None
+    if find_spec("triton") is None:
+        return "Triton on a GPU, and it is not there: pip install triton"
+    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]  # as Triton looks for one
+    missing = f"a C compiler on a GPU, and {' or '.join(compilers)} is not there: install one"
+    return None if any(map(shutil.which, compilers)) else missing
 
 
 def check_precision(precision: str, deepspeed: DeepSpeedConfig) -> None:

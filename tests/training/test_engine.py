@@ -1,6 +1,7 @@
 """What the engine does to memory, speed and spikes, at every ZeRO stage, and that it changes no result."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -100,6 +101,24 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch):
     with pytest.raises(SprigError, match=r"needs a C.. compiler on a CPU, and no-such-compiler is not there"):
         check_compile(settings(compile=True), torch.device("cpu"))
     check_compile(settings(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("triton", "compilers", "said"),
+    [
+        (False, ["gcc"], "needs Triton on a GPU, and it is not there: pip install triton, or set"),
+        (True, [], "needs a C compiler on a GPU, and gcc or clang is not there: install one, or set"),
+        (True, ["clang"], None),
+    ],
+)
+def test_a_gpu_needs_triton_and_what_it_compiles_with(monkeypatch, triton, compilers, said):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(engine, "find_spec", lambda name: name if triton else None)
+    monkeypatch.setattr(engine.shutil, "which", lambda name: name if name in compilers else None)
+    check_compile(settings(compile=True), torch.device("cuda"))  # it is only planned for
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(SprigError, match=said) if said else nullcontext():
+        check_compile(settings(compile=True), torch.device("cuda"))
 
 
 def test_settings_of_zero_reach_deepspeed(tmp_path):
