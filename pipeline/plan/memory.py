@@ -1,4 +1,5 @@
-"""What one process holds on its device in each stage that computes with models, and whether that fits."""
+"""What one process holds on its device in reconstruction, search, recovery, training and evaluation, and whether that
+fits."""
 
 from dataclasses import replace
 
