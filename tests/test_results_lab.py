@@ -54,13 +54,13 @@ def perplexities(found: Runs) -> list[str]:
     return rows
 
 
-def saving(found: Runs, start: str, loss: str, budget: int, seed: int, cost: str) -> tuple[float, str]:
-    """What random weights cost at `budget` over what the start costs where its trainings end at the same loss; ">": its
-    smallest budget already does; "<": none does."""
+def saving(found: Runs, start: str, loss: str, budget: int, seed: int, cost: str, against: str) -> tuple[float, str]:
+    """What random weights, with the loss `against`, cost at `budget` over what the start costs where its trainings end
+    at the same loss; ">": its smallest budget already does; "<": none does."""
     own = sorted(
         (at, each[seed]) for (name, by, at), each in found.items() if (name, by) == (start, loss) and seed in each
     )
-    control = found["random weights", loss, budget][seed]
+    control = found["random weights", against, budget][seed]
     budgets = np.log([at for at, _ in own])
     losses = [each["nll"] for _, each in own]
     if losses[0] <= control["nll"]:
@@ -75,20 +75,24 @@ def saving(found: Runs, start: str, loss: str, budget: int, seed: int, cost: str
 
 
 def savings(found: Runs) -> list[str]:
-    """A row for each start and loss: savings in tokens and in total FLOPs at each budget, with 95 % intervals."""
-    rows = []
-    for start in list(STARTS)[1:]:
-        for loss in LOSSES:
-            cells = []
-            for budget in BUDGETS:
-                seeds = set(found.get(("random weights", loss, budget), {})) & set(
-                    found.get((start, loss, BUDGETS[-1]), {})
-                )
-                for cost in ("tokens", "flops"):
-                    cells.append(shown([saving(found, start, loss, budget, seed, cost) for seed in sorted(seeds)]))
-            if set(cells) != {"not run"}:
-                rows.append(f"| {' | '.join([start, loss, *cells])} |")
-    return rows
+    """Over random weights with the same loss."""
+    return [row for start in list(STARTS)[1:] for loss in LOSSES if (row := saved(found, start, loss, against=loss))]
+
+
+def over_pretraining(found: Runs) -> list[str]:
+    """Over random weights with cross-entropy, of each way to use the teacher."""
+    ways = (("random weights", "KD"), ("importance, recovered", "cross-entropy"), ("importance, recovered", "KD"))
+    return [saved(found, *way, against="cross-entropy") for way in ways]
+
+
+def saved(found: Runs, start: str, loss: str, against: str) -> str:
+    """A row: savings in tokens and in total FLOPs at each budget, with 95 % intervals; "" of what was not run."""
+    cells = []
+    for budget in BUDGETS:
+        seeds = set(found.get(("random weights", against, budget), {})) & set(found.get((start, loss, BUDGETS[-1]), {}))
+        for cost in ("tokens", "flops"):
+            cells.append(shown([saving(found, start, loss, budget, seed, cost, against) for seed in sorted(seeds)]))
+    return f"| {' | '.join([start, loss, *cells])} |" if set(cells) != {"not run"} else ""
 
 
 def shown(values: list[tuple[float, str]]) -> str:
@@ -128,8 +132,8 @@ def summary(found: Runs) -> list[str]:
 
 def test_every_headline_number_is_in_the_records():
     found, text = runs(), (LAB / "README.md").read_text()
-    rows = [*perplexities(found), *savings(found)]
-    assert len(rows) >= 3
+    rows = [*perplexities(found), *savings(found), *over_pretraining(found)]
+    assert len(rows) >= 10 and "" not in rows
     assert [row for row in rows if row not in text] == []
     assert converged(found) in text
     overview = (LAB.parent / "README.md").read_text()
