@@ -106,6 +106,11 @@ def rows(axes: Axes, names: list[str], first: float = 0) -> None:
     axes.set_yticks(places, [textwrap.fill(name, widest, break_long_words=False) for name in names])
 
 
+def titled(axes: Axes, title: str) -> None:
+    """Names a panel, in as many lines as its width takes."""
+    axes.set_title(textwrap.fill(title, TITLE))
+
+
 def scientific(value: float, _: object = None) -> str:
     """FLOPs as an axis shows them."""
     return f"{value:.3g}".replace("e+0", "e").replace("e+", "e")

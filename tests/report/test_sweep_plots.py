@@ -1,5 +1,6 @@
 """What the figures of a sweep show: axes, scales, series and their legend."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,20 @@ def test_training_has_a_panel_for_each_other_axis_and_a_colour_for_each_start(ma
     run = sweep.runs[0]
     assert ends["searched"] == run.total_flops == 350
     assert ends["searched, control"] == sum(run.summary["control"]["flops"].values()) == 300
+
+
+def test_titles_of_many_axes_lie_within_the_picture(tmp_path):
+    axes = {"init": ["searched", "random_weights"], "search.fitness": ["perplexity", "kl"]}
+    axes |= {"search.strategy": ["evolution"], "ordering.strategy": ["importance"]}
+    jobs = []
+    for values in product(*axes.values()):
+        make_run(tmp_path / f"hand/job{len(jobs)}", values[0])
+        jobs.append(job(len(jobs), **dict(zip(axes, values, strict=True))))
+    for figure in figures(make_sweep(tmp_path, axes, jobs))[1].values():
+        figure.draw_without_rendering()
+        for panel in figure.axes:
+            extent = panel.title.get_window_extent()
+            assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1, panel.get_title()
 
 
 def test_final_has_a_row_for_each_setting(made):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from pipeline.report.canvas import (
     INK,
     OUTLINE,
     PALETTE,
-    TITLE,
     Plot,
     counted,
     legend,
@@ -25,6 +23,7 @@ from pipeline.report.canvas import (
     scaled,
     scientific,
     short,
+    titled,
 )
 from pipeline.report.schema import Anatomy, neurons
 from pipeline.report.sweep import ends
@@ -145,7 +144,8 @@ def _training(figure: Figure, sweep: Sweep, cells: list[Cell], over_flops: bool)
             if (teacher := run.summary["teacher"]["perplexity"]) is not None:
                 axes.axhline(teacher, color=OUTLINE, linewidth=0.8, linestyle="--", label="teacher")
     for name, axes in panels.items():
-        axes.set(title=name, ylabel="validation perplexity")
+        titled(axes, name)
+        axes.set_ylabel("validation perplexity")
         scaled(axes)
     axes.set_xlabel("total FLOPs, those before training included" if over_flops else "training tokens")
     counted(axes.xaxis, scientific if over_flops else short)
@@ -230,7 +230,8 @@ def _over_budgets(axes: Axes, sweep: Sweep, setting: str, points: list[Point]) -
         else:
             axes.scatter(budget, factor, marker="*", s=90, color=INK, zorder=3, label=PUBLISHED)
     axes.axhline(1, color=OUTLINE, linewidth=0.8, linestyle="--")
-    axes.set(title=textwrap.fill(setting, TITLE), ylabel="saving")
+    titled(axes, setting)
+    axes.set_ylabel("saving")
     logarithmic(axes, "y", _times)
 
 
