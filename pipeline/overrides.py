@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from pipeline.config import ON_REQUEST, STAGES, keys
+from pipeline.config import ON_REQUEST, STAGES, Cluster, keys
 from pipeline.config.derived import tokens_of
 from pipeline.config.keys import Key
 from pipeline.config.values import count
@@ -195,6 +195,11 @@ class Words:
             self.choices.check("hydra/sweeper", [value])
         elif key.startswith(f"{keys.LAUNCHER}."):
             return self._value(key, value)
+        elif key in (keys.LAUNCHER, "hydra.sweeper") or key.startswith("hydra.sweeper.params"):
+            raise SprigError(
+                f"{word} is not a single key: give each axis as a word of its own, seed=1,2, and choose a launcher or "
+                f"a sweeper as hydra/launcher={Cluster.local}."
+            )
         elif not any(key == name or key.startswith(f"{name}.") for name in HONOURED):
             refuse_hydra(key)
         self._parse(word)
@@ -238,7 +243,7 @@ class Words:
                 f"{NULLABLE}=CHOICE."
             )
         if found.is_section:
-            raise SprigError(_section(found, value, self.repository.group_exists("teacher")))
+            raise SprigError(keys.section(found, value, self.repository.group_exists("teacher")))
         if not value and key not in PROMPTS:
             raise SprigError(f"{key}= has no value: give one{', or null' if found.field.default is None else ''}.")
         if found.hint is int and _SEPARATED.fullmatch(value) and not ("," in value and self.sweeps):
@@ -278,7 +283,7 @@ class Words:
     def _parse(self, word: str) -> Override:
         try:
             return self.parser.parse_overrides([word])[0]
-        except HydraException:
+        except (HydraException, ValueError):  # the latter of a number with thousands of digits
             key, _, value = word.lstrip("+").partition("=")
             if more := re.search(r"(?:\s|,)([\w.@/]+)=", value):
                 raise SprigError(
@@ -289,12 +294,3 @@ class Words:
                 f"{key}={value} cannot be read: a list is [a,b], and text with spaces, commas, brackets, = or : "
                 f"needs its own quotes inside those of the shell, \"{key}='a, b'\"."
             ) from None
-
-
-def _section(key: Key, value: str, teachers: bool) -> str:
-    if key.name == "kd_teacher" and teachers:
-        return f"kd_teacher is chosen as a teacher is: teacher@kd_teacher={value or 'CHOICE'}."
-    inside = [each.name for each in keys.keys().values() if each.name.startswith(f"{key.name}.")]
-    return (
-        f"{key.name}={value} sets no value, as {key.name} is a section: set its keys, such as {', '.join(inside[:6])}."
-    )

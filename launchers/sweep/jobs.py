@@ -115,7 +115,7 @@ def prepare(
     if len(folders) > 1:
         raise SprigError(
             f"A sweep has one preset, but these axes give the run folders {' and '.join(map(str, folders))}: start a "
-            "sweep for each, or give all of them one preset=NAME."
+            "sweep for each, or, where the presets differ, give all of them one preset=NAME."
         )
     _refuse_idle_axes(list(jobs.values()), axes)
     alike: dict[str, list[Job]] = {}

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig
 
-from launchers.sweep import clusters, pool, prices, sweepers
+from launchers.sweep import axes, clusters, pool, prices, sweepers
 from launchers.sweep.board import Board
 from launchers.sweep.jobs import Job, named, prepare
 from launchers.sweep.record import FAILED, Record
@@ -76,14 +75,15 @@ class SweepLauncher(Launcher):
         final = {each.get_key_element(): each for each in parser.parse_overrides(words)}
         swept = {key: each for key, each in final.items() if each.is_sweep_override() or key in declared}
         grid = self.sweeper == sweepers.GRID
-        self.axes = {key.lstrip("+"): _values(each) if grid else [] for key, each in swept.items()}
+        self.axes = {key.lstrip("+"): axes.values(each) if grid else [] for key, each in swept.items()}
+        axes.check_number(self.axes.values())
         # Everything else as it was typed, so that a job alone has the same command.
-        self.fixed = [*self.searched, *(_typed(each) for key, each in final.items() if key not in swept)]
+        self.fixed = [*self.searched, *(axes.typed(each) for key, each in final.items() if key not in swept)]
 
     def combinations(self) -> list[list[str]]:
         """The overrides of every job: all combinations of the axes' values, the last axis the quickest."""
-        axes = [[f"{key}={value}" for value in values] for key, values in self.axes.items()]
-        return [[*self.fixed, *each] for each in product(*axes)]
+        words = [[f"{key}={value}" for value in values] for key, values in self.axes.items()]
+        return [[*self.fixed, *each] for each in product(*words)]
 
     def folder(self, config: Config | DictConfig) -> Path:
         return Path(config.outputs) / SWEEPS / (config.run_name or config.preset)
@@ -149,18 +149,6 @@ class SweepLauncher(Launcher):
             reason = str(stop) or "Interrupted: the same command resumes from here."
             done = sum(job.completed() for job in jobs)
             raise Interrupted(f"{reason} {done} of {len(jobs)} jobs are completed.") from None
-
-
-def _values(override: Override) -> list[str]:
-    if override.is_sweep_override():
-        return list(override.sweep_string_iterator())
-    return [value for value in [_typed(override).partition("=")[2]] if value]
-
-
-def _typed(override: Override) -> str:
-    """As it was typed."""
-    assert override.input_line is not None  # the parser keeps it
-    return override.input_line
 
 
 def _returned(overrides: Sequence[Sequence[str]], jobs: Sequence[Job], record: Record) -> list[JobReturn]:

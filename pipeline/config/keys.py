@@ -134,3 +134,13 @@ def _walk(kind: type, prefix: str) -> Iterator[Key]:
         yield key
         if key.is_section:
             yield from _walk(key.hint, f"{key.name}.")
+
+
+def section(key: Key, value: str, teachers: bool) -> str:
+    """What to write instead of a value for a section. `teachers`: whether there are teachers to choose from."""
+    if key.name == "kd_teacher" and teachers:
+        return f"kd_teacher is chosen as a teacher is: teacher@kd_teacher={value or 'CHOICE'}."
+    inside = [each.name for each in keys().values() if each.name.startswith(f"{key.name}.")]
+    return (
+        f"{key.name}={value} sets no value, as {key.name} is a section: set its keys, such as {', '.join(inside[:6])}."
+    )
