@@ -24,7 +24,7 @@ tokens, total = torch.load(sys.argv[2]), 0.0
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 for block in tokens:
     with torch.no_grad():
-        logits = model(block[None, :-1]).logits[0].double()
+        logits = model(block[None, :-1]).logits[0]
     total += torch.nn.functional.cross_entropy(logits, block[1:], reduction="sum").item()
 print(math.exp(total / tokens[:, 1:].numel()))
 """
@@ -58,4 +58,5 @@ def test_the_student_ends_far_below_the_untrained_cut_and_the_control_and_leaves
     torch.save(blocks, tmp_path / "tokens.pt")
     if summary["precision"] != "fp32":  # the same student in the arithmetic of the export
         final = math.exp(mean_nll(checkpoint.load(run / "artifacts/distilled_student", "cpu"), blocks, 4, "fp32"))
-    assert perplexity_alone(exported, tmp_path / "tokens.pt") == pytest.approx(final, rel=1e-5)
+    # Both in the fp32 of PyTorch's cross-entropy, which is 1.5e-5 nats below that of float64 here.
+    assert perplexity_alone(exported, tmp_path / "tokens.pt") == pytest.approx(final, rel=1e-6)
