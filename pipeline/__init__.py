@@ -58,7 +58,11 @@ def run(config: Config, overrides: list[str] | None = None) -> "Summary | None":
     """
     if not isinstance(config, Config) or isinstance(overrides, str):
         raise SprigError('run takes what compose returns, and as overrides a list, such as ["experiment=quickstart"].')
-    config = checked(config)
+    return run_checked(checked(config), overrides)
+
+
+def run_checked(config: Config, overrides: list[str] | None) -> "Summary | None":
+    """As `run`, of what `compose` has just checked."""
     if "prepare" in config.stages and config.run is None:  # a finished run no longer needs its sources
         for key in ("teacher", "kd_teacher"):
             if (teacher := getattr(config, key)) is not None:

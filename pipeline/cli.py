@@ -13,7 +13,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from rich.logging import RichHandler
 
-from pipeline import commands, peers, run
+from pipeline import commands, peers, run_checked
 from pipeline.arguments import Command, parse
 from pipeline.composition import CONF, anywhere, compose, composed, parsed, session, starts_jobs
 from pipeline.config import keys, register
@@ -90,7 +90,7 @@ def _start(words: list[str], multirun: bool) -> None:
 
         start(words)
     else:
-        run(compose(words), anywhere(words))
+        run_checked(compose(words), anywhere(words))
 
 
 def _report(words: list[str]) -> None:

@@ -47,6 +47,11 @@ def identify(data: DataConfig) -> dict:
     return settings | {"files": file_hashes(data)}
 
 
+def token_dtype(vocab_size: int) -> np.dtype:
+    """What holds a token id on the disk."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
 def prepare(data: DataConfig, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes train.bin, validation.bin, calibration.bin (flat little-endian token ids) and index.json into `folder`.
 
@@ -59,7 +64,7 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, folder: Path) -> None:
     scratch = folder / SCRATCH
     if not (folder / INDEX).exists():
         scratch.mkdir(exist_ok=True)
-        dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+        dtype = token_dtype(tokenizer.vocab_size)
         members = Members.load(scratch)
         if members is None:
             members = _tokenised(data, tokenizer, dtype, scratch)

@@ -6,6 +6,7 @@ about to replace, exists next to it for a while.
 
 from pipeline.config import DataSource, Dtype, GGUFKind, TeacherConfig
 from pipeline.data.packing import GROUP
+from pipeline.data.prepare import token_dtype
 from pipeline.data.shards import CHARACTERS_PER_TOKEN, SHARD_CHARACTERS
 from pipeline.stages import cache, distill, extract, reconstruct, recover, rerank
 from pipeline.stages.budget import budget
@@ -83,7 +84,7 @@ def _text_tokens(context: Context) -> int:
 
 
 def _token_bytes(architecture: Architecture) -> int:
-    return 2 if architecture.vocab_size <= 1 << 16 else 4
+    return token_dtype(architecture.vocab_size).itemsize
 
 
 def _exported(context: Context, sub: SubNetwork) -> int:

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+import tiny
 import torch
-from litgpt import Config
 
 from benchmarks import gpu
 from pipeline.config import Loss
@@ -12,16 +12,7 @@ from pipeline.models.families import architecture_of
 from pipeline.subnetwork.value import whole
 from pipeline.training import engine, losses
 
-TINY = Config(
-    name="tiny",
-    n_layer=2,
-    n_embd=16,
-    n_head=2,
-    intermediate_size=32,
-    block_size=16,
-    vocab_size=90,
-    padded_vocab_size=96,
-)
+TINY = tiny.config("gpt_neox")
 
 
 def test_every_row_is_measured(monkeypatch):
