@@ -14,12 +14,11 @@ from pipeline.evaluation import packing
 from pipeline.evaluation.answers import Answer, Answers
 from pipeline.evaluation.packing import Row, Text
 from pipeline.models.head import chunk_tokens
+from pipeline.models.perplexity import CPU_CHUNK_TOKENS
 from pipeline.models.precision import autocast
 from pipeline.models.student import hidden_states
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.progress import Progress
-
-CPU_CHUNK_TOKENS = 512
 
 
 class Scorer(TemplateLM):

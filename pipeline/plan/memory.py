@@ -1,17 +1,18 @@
-"""What one process holds on its device in reconstruction, search, recovery, training and evaluation, and whether that
-fits."""
+"""What one process holds on its device in each stage, and whether that fits."""
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-from pipeline.config import DeepSpeedConfig, DistillConfig, Fitness
+from pipeline.config import DeepSpeedConfig, DistillConfig, Fitness, OrderingKind
 from pipeline.errors import SprigError
 from pipeline.models.head import chunk_tokens
-from pipeline.models.perplexity import CPU_CHUNK_TOKENS as PERPLEXITY_TOKENS
+from pipeline.models.perplexity import CPU_CHUNK_TOKENS as SCORED_TOKENS
 from pipeline.models.reconstruction import CHUNK_TOKENS
 from pipeline.ranks import world_size
 from pipeline.search.evaluator import CPU_CHUNK_TOKENS
-from pipeline.stages import budget, evaluate, reconstruct, recover
+from pipeline.stages import budget, evaluate, order, reconstruct, recover
 from pipeline.stages.context import Context
+from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import kv_bytes_per_token, parameters
 from pipeline.subnetwork.value import SubNetwork, whole
 from pipeline.training.memory import WEIGHT_BYTES, Need, device_memory, device_name, gib, layer_activations
@@ -23,11 +24,18 @@ def of_training(context: Context, sub: SubNetwork) -> Need:
     return budget.memory(context, sub, budget.settings(context))
 
 
-def _forward(context: Context, sub: SubNetwork, batch: int) -> int:
-    """Bytes of a forward pass without gradients, at most: one block's activations, and the stream before and after."""
-    a, precision, length = context.architecture, context.precision, context.config.data.block_size
+def _forward(context: Context, sub: SubNetwork, batch: int, length: int | None = None) -> int:
+    """Bytes of a forward pass without gradients of `batch` texts of `length` tokens (None: data.block_size), at most:
+    one block's activations, and the stream before and after."""
+    a, precision, length = context.architecture, context.precision, length or context.config.data.block_size
     largest = max(layer_activations(a, sub.n_embd, gene, precision, length) for gene in sub.genes)
     return batch * length * (largest + 8 * sub.n_embd)
+
+
+def _logits(context: Context, copies: int, cpu_chunk: int, batch: int, of: Architecture | None = None) -> int:
+    """Bytes of `copies` in fp32 of the logits that are held at one time, of the run's vocabulary or that of `of`."""
+    tokens = min(chunk_tokens(context.device, cpu_chunk), batch * context.config.data.block_size)
+    return copies * 4 * tokens * (of or context.architecture).vocab_size
 
 
 def search(context: Context, sub: SubNetwork) -> Need:
@@ -38,7 +46,6 @@ def search(context: Context, sub: SubNetwork) -> Need:
     cast = 2 * size if context.precision == "bf16-mixed" and entry == 4 else 0
     forward = _forward(context, whole(a) if kl else sub, config.batch)
     hidden = 4 * a.n_embd * config.blocks * context.config.data.block_size if kl else 0
-    chunk = chunk_tokens(context.device, CPU_CHUNK_TOKENS)
     return Need(
         {
             "teacher": entry * parameters(a),
@@ -46,7 +53,19 @@ def search(context: Context, sub: SubNetwork) -> Need:
             "bf16 copies of weights": cast,
             "teacher's hidden states": hidden,
             "forward pass": forward,
-            "logits": (4 if kl else 2) * 4 * chunk * a.vocab_size,
+            "logits": _logits(context, 4 if kl else 2, CPU_CHUNK_TOKENS, config.batch),
+        }
+    )
+
+
+def ordering(context: Context) -> Need:
+    """Of measuring importance."""
+    a, config = context.architecture, context.config
+    return Need(
+        {
+            "teacher": WEIGHT_BYTES[config.teacher.dtype] * parameters(a),
+            "sums and squared weights": order.memory(context),
+            "forward pass": _forward(context, whole(a), config.ordering.batch),
         }
     )
 
@@ -83,8 +102,7 @@ def evaluation(context: Context, sub: SubNetwork) -> Need:
     """Of scoring a student next to the teacher, or of timing it, or with space.vocabulary of scoring the uncut teacher,
     for which the cut one makes room: what needs most."""
     config, a, uncut = context.config, context.architecture, context.describe(context.config.teacher)
-    chunk, entry = chunk_tokens(context.device, PERPLEXITY_TOKENS), WEIGHT_BYTES[config.teacher.dtype]
-    size, speed = parameters(a, sub), config.evaluate.speed
+    entry, size, speed = WEIGHT_BYTES[config.teacher.dtype], parameters(a, sub), config.evaluate.speed
     models = {
         "teacher": entry * parameters(a),
         "student": 4 * size,
@@ -92,7 +110,7 @@ def evaluation(context: Context, sub: SubNetwork) -> Need:
     }
     scored = models | {
         "forward pass": _forward(context, whole(a), config.evaluate.batch),
-        "logits": 2 * 4 * chunk * a.vocab_size,
+        "logits": _logits(context, 2, SCORED_TOKENS, config.evaluate.batch),
     }
     timed = models | {
         "forward pass": _forward(context, whole(a), 1),
@@ -101,23 +119,60 @@ def evaluation(context: Context, sub: SubNetwork) -> Need:
     alone = {
         "uncut teacher": entry * parameters(uncut),
         "forward pass": _forward(context, whole(uncut), 1),
-        "logits": 2 * 4 * min(chunk, config.data.block_size) * uncut.vocab_size,
+        "logits": _logits(context, 2, SCORED_TOKENS, 1, uncut),
     }
     return max(map(Need, (scored, timed, alone)), key=lambda need: need.total)
 
 
+def downstream(context: Context, sub: SubNetwork) -> Need:
+    """Of scoring a student on tasks while the teacher is kept. At their most, texts that begin alike fill one row."""
+    config, a = context.config, context.architecture
+    tokens, size = config.evaluate.batch * config.data.block_size, parameters(a, sub)
+    entry = 4 if context.precision == "fp32" else 2
+    return Need(
+        {
+            "teacher": WEIGHT_BYTES[config.teacher.dtype] * parameters(a),
+            "student": 4 * size,
+            "bf16 copies of weights": 2 * size if context.precision == "bf16-mixed" else 0,
+            "forward pass": _forward(context, whole(a), 1, tokens),
+            "masks": tokens**2 * (1 + entry),  # which token sees which, and the same as attention adds it
+            "logits": _logits(context, 2, SCORED_TOKENS, config.evaluate.batch),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Stage:
+    name: str
+    need: Need
+    refused: str  # how a refusal begins
+    cure: str | None = None  # None: found for this run
+
+
+def _stages(context: Context, sub: SubNetwork) -> Iterator[_Stage]:
+    """The stages of a run that hold a model, for a student like this."""
+    config, size = context.config, parameters(context.architecture, sub)
+    if config.ordering.kind != OrderingKind.none:
+        yield _Stage("order", ordering(context), "Measuring importance", "lower ordering.batch")
+    if reconstruct.applies(config.search):
+        yield _Stage("reconstruct", reconstruction(context), "Reconstruction", "lower ordering.batch")
+    yield _Stage("search", search(context, sub), "The search", "lower search.batch, or set teacher.dtype=bf16")
+    if recover.roles(context):
+        yield _Stage("recover", recovery(context, sub), "Recovery", "lower recover.tokens or recover.batch")
+    yield _Stage("distill", of_training(context, sub), f"Distillation of a {size:,}-parameter student")
+    cure = "lower evaluate.batch, or set teacher.dtype=bf16"
+    yield _Stage("evaluate", evaluation(context, sub), "Evaluation", cure)
+    if config.evaluate.tasks:
+        yield _Stage("tasks", downstream(context, sub), "Scoring evaluate.tasks", cure)
+
+
 def rows(context: Context, sub: SubNetwork) -> list[tuple[str, str]]:
     """For a plan: what each stage needs for a student like this, and what there is."""
-    reads = reconstruct.applies(context.config.search)
-    reconstructs = [("memory a process, reconstruct", str(reconstruction(context)))] if reads else []
-    recovers = [("memory a process, recover", str(recovery(context, sub)))] if recover.roles(context) else []
-    held = f" of {gib(device_memory(context.device))} on {device_name()}"
+    cuda = context.device.type == "cuda"
+    held = f" of {gib(device_memory(context.device))} on {device_name()}" if cuda else ""
     return [
-        *reconstructs,
-        ("memory a process, search", str(search(context, sub))),
-        *recovers,
-        ("memory a process, distill", f"{of_training(context, sub)}{held if context.device.type == 'cuda' else ''}"),
-        ("memory a process, evaluate", str(evaluation(context, sub))),
+        (f"memory a process, {stage.name}", f"{stage.need}{held if stage.name == 'distill' else ''}")
+        for stage in _stages(context, sub)
     ]
 
 
@@ -127,26 +182,12 @@ def check(context: Context, sub: SubNetwork) -> None:
     Raises:
         SprigError: it does not; names the bytes and the overrides that fit.
     """
-    held, source = device_memory(context.device), device_name()
-    if (need := of_training(context, sub)).total > held:
-        cures = _cures(context, sub, held)
-        advice = f"set {' or '.join(cures)}" if cures else "choose a smaller bin or kd_teacher"
-        raise SprigError(
-            f"Distillation of a {parameters(context.architecture, sub):,}-parameter student needs {need} "
-            f"on {source} of {gib(held)}: {advice}."
-        )
-    if (need := search(context, sub)).total > held:
-        raise SprigError(
-            f"The search needs {need} on {source} of {gib(held)}: lower search.batch, or set teacher.dtype=bf16."
-        )
-    if reconstruct.applies(context.config.search) and (need := reconstruction(context)).total > held:
-        raise SprigError(f"Reconstruction needs {need} on {source} of {gib(held)}: lower ordering.batch.")
-    if recover.roles(context) and (need := recovery(context, sub)).total > held:
-        raise SprigError(f"Recovery needs {need} on {source} of {gib(held)}: lower recover.tokens or recover.batch.")
-    if (need := evaluation(context, sub)).total > held:
-        raise SprigError(
-            f"Evaluation needs {need} on {source} of {gib(held)}: lower evaluate.batch, or set teacher.dtype=bf16."
-        )
+    held = device_memory(context.device)
+    for stage in _stages(context, sub):
+        if stage.need.total > held:
+            cures = [] if stage.cure else _cures(context, sub, held)
+            advice = f"set {' or '.join(cures)}" if cures else stage.cure or "choose a smaller bin or kd_teacher"
+            raise SprigError(f"{stage.refused} needs {stage.need} on {device_name()} of {gib(held)}: {advice}.")
 
 
 def _cures(context: Context, sub: SubNetwork, held: int) -> list[str]:

@@ -38,6 +38,16 @@ def flops_of_a_token(context: Context) -> int:
     return flops_per_token(a, length=context.config.data.block_size) - 2 * a.padded_vocab_size * a.n_embd
 
 
+def memory(context: Context) -> int:
+    """Bytes in addition to the teacher and its passes: a sum for all that is ranked, and an output projection's weights
+    twice, all in fp64."""
+    a = context.architecture
+    queries = a.n_head * a.head_size
+    mlp = max(a.n_expert, 1) * (a.intermediate_size + 1)
+    layer = 1 + a.n_query_groups * (1 + a.head_size) + a.n_head + mlp
+    return 8 * (a.n_layer * layer + a.n_embd + 2 * queries * a.n_embd)
+
+
 def load(context: Context, recipe: Recipe | None) -> Ordering:
     """The ordering of a run; without an artifact, the teacher's own order."""
     if recipe is None:

@@ -149,3 +149,10 @@ def test_evaluation_holds_a_student_next_to_the_teacher_or_the_uncut_teacher_alo
 def test_an_evaluation_that_does_not_fit_is_refused():
     with pytest.raises(SprigError, match=r"^Evaluation needs .* of 80\.0 GiB: lower evaluate\.batch, or set"):
         checks.check(context(*P6, "evaluate.batch=512"))
+
+
+def test_tasks_that_do_not_fit_are_refused():
+    """Texts that begin alike fill one row of evaluate.batch x data.block_size tokens, and each token may see each."""
+    with pytest.raises(SprigError, match=r"^Scoring evaluate\.tasks needs .*: lower evaluate\.batch, or set"):
+        checks.check(context(*P6, "evaluate.batch=96", "evaluate.tasks=[piqa]"))
+    checks.check(context(*P6, "evaluate.batch=96"))
