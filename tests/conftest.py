@@ -19,9 +19,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests may take longer than pyproject.toml allows. The quickstart's, a quarter of an hour, goes first: no
-    worker is left with it alone."""
-    items.sort(key=lambda item: item.path.name != "test_quickstart.py")
+    """Slow tests may take longer than pyproject.toml allows. The files that take longest go first: no worker is left
+    with one of them alone."""
+    items.sort(key=lambda item: item.path.name not in ("test_quickstart.py", "test_ranks.py"))
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(3600))

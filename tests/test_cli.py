@@ -129,7 +129,7 @@ def test_cuda_where_there_is_none(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "said"),
-    [(errno.ENOSPC, "is full"), (errno.EROFS, "is read-only"), (errno.EACCES, "is not writable")],
+    [(errno.ENOSPC, "is full"), *slow([(errno.EROFS, "is read-only"), (errno.EACCES, "is not writable")])],
 )
 def test_a_folder_that_cannot_be_written_keeps_what_is_finished(monkeypatch, tmp_path, number, said):
     """The first weights fail to be written; what is there stays, and the same command goes on once there is room."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from covering import grid
 from litgpt import Config
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
@@ -69,8 +70,7 @@ def score_tasks(model, precision, folder):
     scorer._loglikelihood_tokens([((), question, [number, 1, 2]) for number in range(LENGTH)])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
-@pytest.mark.parametrize("stage", ["order", "search", "evaluate", "tasks"])
+@pytest.mark.parametrize(("stage", "precision"), grid(["order", "search", "evaluate", "tasks"], ["fp32", "bf16-mixed"]))
 def test_a_stage_holds_no_more_than_its_plan_says(cuda, monkeypatch, tmp_path, stage, precision):
     monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
     overrides = ["teacher=pythia-70m", *SIZES, "plan=true", "device=cuda", f"precision={precision}"]

@@ -66,8 +66,9 @@ def fits(family: str, form: str, cut_head: bool) -> bool:
     return form in ("own", exports.form_of(family, "uniform" if form == "stock" else "layerwise", cut_head))
 
 
-def test_every_family_and_form(tmp_path):
-    """Each form once, tied and untied in turn; all of them in the slow test below."""
+@pytest.mark.slow
+def test_every_form(tmp_path):
+    """Each form once, tied and untied in turn."""
     tokenizer, students = exports.tokenizer(tmp_path), {}
     for number, (family, form) in enumerate(zip(FAMILIES, FORMS, strict=False)):
         cut_head = family != "llama3" or form != "stock"

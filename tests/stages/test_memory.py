@@ -153,6 +153,7 @@ def test_an_evaluation_that_does_not_fit_is_refused():
 
 def test_tasks_that_do_not_fit_are_refused():
     """Texts that begin alike fill one row of evaluate.batch x data.block_size tokens, and each token may see each."""
+    found = context(*P6, "evaluate.batch=96", "evaluate.tasks=[piqa]")
     with pytest.raises(SprigError, match=r"^Scoring evaluate\.tasks needs .*: lower evaluate\.batch, or set"):
-        checks.check(context(*P6, "evaluate.batch=96", "evaluate.tasks=[piqa]"))
-    checks.check(context(*P6, "evaluate.batch=96"))
+        memory.check(found, pythia_2_8b(found))
+    memory.check(found := context(*P6, "evaluate.batch=96"), pythia_2_8b(found))

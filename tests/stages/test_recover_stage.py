@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from covering import slow
 from runs import smoke
 
 import pipeline
@@ -48,7 +49,7 @@ def test_the_losses_reported_are_those_of_the_models(outputs):
     assert reached <= found["before"]
 
 
-@pytest.mark.parametrize("torn", [0, 1])
+@pytest.mark.parametrize("torn", [*slow([[0]]), 1])
 def test_an_interrupted_recovery_resumes_with_the_same_bits(outputs, tmp_path, monkeypatch, torn):
     """Also where the file of the last layer is not whole."""
 

@@ -114,6 +114,7 @@ def test_mutation_reaches_every_member_at_any_rates():
         assert seen == members
 
 
+@pytest.mark.slow
 def test_no_gene_value_of_any_layer_is_starved():
     """In each layer, every value is drawn at least a twentieth as often as an even share; samples and mutants."""
     found, rng = space(layers=Layers.subset), np.random.default_rng(0)
