@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import groups
-from pipeline.artifacts.runs import SAVED, run_folder
 from pipeline.config import ON_REQUEST, Cluster, Config, keys, register, to_objects
 from pipeline.config.derived import all_stages
 from pipeline.config.values import read_as_written
@@ -247,6 +246,8 @@ def recorded(file: Path) -> Any:
 
 
 def _reopen(overrides: list[str]) -> DictConfig:
+    from pipeline.artifacts.runs import SAVED, run_folder  # numpy and asyncio, which other commands start without
+
     with session([]) as opened, read_as_written():
         named = [override for override in overrides if override.startswith("run=")]
         folder = run_folder(opened.checker.values(named)["run"], key="run=")

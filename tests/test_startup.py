@@ -32,9 +32,7 @@ PATHS = {
 CODE = """
 import contextlib, io, json, sys
 sys.modules["torch"] = None  # an import of it fails
-import pipeline, pipeline.artifacts, pipeline.subnetwork.space
 from pipeline.cli import main
-pipeline.compose
 
 def run(words):
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -44,10 +42,13 @@ def run(words):
             printed.write(str(end))
     return printed.getvalue()
 
-*light, plan = json.load(sys.stdin)
-said = [run(words) for words in light]
+help, *light, plan = json.load(sys.stdin)
+said, of_help = [run(help)], list(sys.modules)
+import pipeline, pipeline.artifacts, pipeline.subnetwork.space
+pipeline.compose
+said += [run(words) for words in light]
 del sys.modules["torch"]
-print(json.dumps({"said": [*said, run(plan)], "imported": list(sys.modules)}))
+print(json.dumps({"said": [*said, run(plan)], "imported": list(sys.modules), "of_help": of_help}))
 """
 
 
@@ -86,6 +87,7 @@ def ran(commands) -> dict:
 def test_help_is_a_page_for_newcomers(ran):
     for word in ("experiment=quickstart", "stages=", "plan=true", "teacher=", "smollm2-135m", "bin=", "--multirun"):
         assert word in ran["said"]["--help"]
+    assert not {"numpy", "filelock", "asyncio"} & {*ran["of_help"]}
 
 
 @pytest.mark.parametrize("sentence", PATHS)
