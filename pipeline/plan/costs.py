@@ -35,9 +35,7 @@ def typical(context: Context) -> Typical:
     elif config.search.strategy == Strategy.given:
         students = [search.read_given(context, roots(context))]
     else:
-        space = context.space(Ordering.identity(teacher))
-        rng = np.random.default_rng(config.seed)
-        students = [space.sample(rng) for _ in range(SAMPLES)]
+        students = context.draws(Ordering.identity(teacher), np.random.default_rng(config.seed), SAMPLES)
     sizes = [parameters(teacher, sub) for sub in students]
     forward = int(np.median([flops_per_token(teacher, sub, length=config.data.block_size) for sub in students]))
     middle = students[int(np.argsort(sizes)[len(sizes) // 2])]

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from litgpt import GPT
 
@@ -27,6 +28,7 @@ from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import Bin, make_bin
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
+from pipeline.subnetwork.value import SubNetwork
 from pipeline.training import distributed
 
 
@@ -159,6 +161,19 @@ class Context:
             raise SprigError(f"space.type={own} is not a subclass of pipeline.subnetwork.space.Space: make it one.")
         with running("space.type", own) if own else nullcontext():
             return kind(self.architecture, self.config.space, self.bin, ordering, **self.counted_at)
+
+    def draws(self, ordering: Ordering, rng: np.random.Generator, count: int = 1) -> list[SubNetwork]:
+        """Random members of the space.
+
+        Raises:
+            SprigError: as `space`; or the user's own space fails, or returns something else.
+        """
+        space, own = self.space(ordering), self.config.space.type
+        with running("space.type", own) if own else nullcontext():
+            drawn = [space.sample(rng) for _ in range(count)]
+        if wrong := [each for each in drawn if not isinstance(each, SubNetwork)]:
+            raise SprigError(f"space.type={own} must return a SubNetwork from sample, but returned {wrong[0]!r:.100}.")
+        return drawn
 
     @property
     def counted_at(self) -> dict[str, int]:

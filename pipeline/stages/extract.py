@@ -177,4 +177,4 @@ def _noted(file: Path) -> About | None:
 
 def _draw(context: Context, ordering: Ordering) -> SubNetwork:
     rng = np.random.default_rng([context.config.seed, RANDOM_SUBNETWORK])
-    return context.space(ordering).sample(rng)
+    return context.draws(ordering, rng)[0]

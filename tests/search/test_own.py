@@ -12,7 +12,7 @@ from runs import smoke
 import pipeline
 from pipeline.errors import SprigError
 from pipeline.models.extraction import extract
-from pipeline.plan import checks
+from pipeline.plan import checks, costs
 from pipeline.search import journal
 from pipeline.search.evaluator import Evaluator
 from pipeline.search.strategies import registry
@@ -155,6 +155,13 @@ def test_what_ones_own_code_does_wrong_is_one_sentence(tmp_path, own, key, made,
     context = Context(smoke(tmp_path, f"{key}=own_search.Mine"), print)
     with pytest.raises(SprigError, match=said):
         registry.make(context.config.search, context.space(Ordering.identity(context.architecture)), 0).ask()
+
+
+def test_what_a_space_draws_is_looked_at_in_the_plan(tmp_path, own):
+    own(type("Mine", (Space,), {"sample": lambda self, rng: None}))
+    context = Context(smoke(tmp_path, "space.type=own_search.Mine"), print)
+    with pytest.raises(SprigError, match=r"^space.type=own_search.Mine must return a SubNetwork .* returned None.$"):
+        costs.typical(context)
 
 
 def test_a_search_without_candidates_names_its_strategy(outputs, own):
