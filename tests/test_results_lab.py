@@ -39,6 +39,27 @@ def runs() -> Runs:
     return found
 
 
+def of_bins() -> dict[str, Runs]:
+    """The larger bins, both starts with KD, by bin."""
+    found: dict[str, Runs] = {}
+    for line in csv.DictReader((LAB / "p6-budget/runs.csv").open()):
+        start = {"random_weights": "random weights", "searched": "importance, recovered"}[line["init"]]
+        numbers = {"nll": float(np.log(float(line["student.final_perplexity"]))), "flops": float(line["total_flops"])}
+        runs_of_bin = found.setdefault(line["bin"].removeprefix("lab-"), {})
+        runs_of_bin.setdefault((start, "KD", int(line["student.tokens"])), {})[int(line["seed"])] = numbers
+    return found
+
+
+def rows_of_bins(found: dict[str, Runs]) -> list[str]:
+    """Perplexities, then savings, of each bin, which stands where other tables have the loss."""
+    return [
+        row.replace(" | KD | ", f" | {name} | ")
+        for rows in (perplexities, savings)
+        for name, each in found.items()
+        for row in rows(each)
+    ]
+
+
 def perplexities(found: Runs) -> list[str]:
     """A row for each start and loss: a budget's perplexity as mean ± standard deviation over seeds."""
     rows = []
@@ -136,6 +157,9 @@ def test_every_headline_number_is_in_the_records():
     assert len(rows) >= 10 and "" not in rows
     assert [row for row in rows if row not in text] == []
     assert converged(found) in text
+    larger = of_bins()
+    assert [row for row in rows_of_bins(larger) if row not in text] == []
+    assert [name for name, each in larger.items() if converged(each) not in text] == []
     overview = (LAB.parent / "README.md").read_text()
     assert [row for row in summary(found) if row not in overview] == []
 
