@@ -30,13 +30,13 @@ def runs() -> Runs:
                     *axes,
                     kd,
                 ):
-                    numbers = {
-                        "nll": float(np.log(float(line["student.final_perplexity"]))),
-                        "flops": float(line["total_flops"]),
-                    }
-                    tokens = int(line["student.tokens"])
-                    found.setdefault((start, loss, tokens), {})[int(line["seed"])] = numbers
+                    add(found, start, loss, line)
     return found
+
+
+def add(found: Runs, start: str, loss: str, line: dict[str, str]) -> None:
+    numbers = {"nll": float(np.log(float(line["student.final_perplexity"]))), "flops": float(line["total_flops"])}
+    found.setdefault((start, loss, int(line["student.tokens"])), {})[int(line["seed"])] = numbers
 
 
 def of_bins() -> dict[str, Runs]:
@@ -44,9 +44,7 @@ def of_bins() -> dict[str, Runs]:
     found: dict[str, Runs] = {}
     for line in csv.DictReader((LAB / "p6-budget/runs.csv").open()):
         start = {"random_weights": "random weights", "searched": "importance, recovered"}[line["init"]]
-        numbers = {"nll": float(np.log(float(line["student.final_perplexity"]))), "flops": float(line["total_flops"])}
-        runs_of_bin = found.setdefault(line["bin"].removeprefix("lab-"), {})
-        runs_of_bin.setdefault((start, "KD", int(line["student.tokens"])), {})[int(line["seed"])] = numbers
+        add(found.setdefault(line["bin"].removeprefix("lab-"), {}), start, "KD", line)
     return found
 
 

@@ -98,16 +98,21 @@ def recovery(context: Context, sub: SubNetwork) -> Need:
     )
 
 
+def _both(context: Context, sub: SubNetwork) -> dict[str, int]:
+    """Bytes of the weights where a student is scored and the teacher is kept."""
+    a, size = context.architecture, parameters(context.architecture, sub)
+    return {
+        "teacher": WEIGHT_BYTES[context.config.teacher.dtype] * parameters(a),
+        "student": 4 * size,
+        "bf16 copies of weights": 2 * size if context.precision == "bf16-mixed" else 0,
+    }
+
+
 def evaluation(context: Context, sub: SubNetwork) -> Need:
     """Of scoring a student next to the teacher, or of timing it, or with space.vocabulary of scoring the uncut teacher,
     for which the cut one makes room: what needs most."""
     config, a, uncut = context.config, context.architecture, context.describe(context.config.teacher)
-    entry, size, speed = WEIGHT_BYTES[config.teacher.dtype], parameters(a, sub), config.evaluate.speed
-    models = {
-        "teacher": entry * parameters(a),
-        "student": 4 * size,
-        "bf16 copies of weights": 2 * size if context.precision == "bf16-mixed" else 0,
-    }
+    models, entry, speed = _both(context, sub), WEIGHT_BYTES[config.teacher.dtype], config.evaluate.speed
     scored = models | {
         "forward pass": _forward(context, whole(a), config.evaluate.batch),
         "logits": _logits(context, 2, SCORED_TOKENS, config.evaluate.batch),
@@ -127,13 +132,10 @@ def evaluation(context: Context, sub: SubNetwork) -> Need:
 def downstream(context: Context, sub: SubNetwork) -> Need:
     """Of scoring a student on tasks while the teacher is kept. At their most, texts that begin alike fill one row."""
     config, a = context.config, context.architecture
-    tokens, size = config.evaluate.batch * config.data.block_size, parameters(a, sub)
-    entry = 4 if context.precision == "fp32" else 2
+    tokens, entry = config.evaluate.batch * config.data.block_size, 4 if context.precision == "fp32" else 2
     return Need(
-        {
-            "teacher": WEIGHT_BYTES[config.teacher.dtype] * parameters(a),
-            "student": 4 * size,
-            "bf16 copies of weights": 2 * size if context.precision == "bf16-mixed" else 0,
+        _both(context, sub)
+        | {
             "forward pass": _forward(context, whole(a), 1, tokens),
             "masks": tokens**2 * (1 + entry),  # which token sees which, and the same as attention adds it
             "logits": _logits(context, 2, SCORED_TOKENS, config.evaluate.batch),

@@ -156,4 +156,5 @@ def test_tasks_that_do_not_fit_are_refused():
     found = context(*P6, "evaluate.batch=96", "evaluate.tasks=[piqa]")
     with pytest.raises(SprigError, match=r"^Scoring evaluate\.tasks needs .*: lower evaluate\.batch, or set"):
         memory.check(found, pythia_2_8b(found))
-    memory.check(found := context(*P6, "evaluate.batch=96"), pythia_2_8b(found))
+    without = context(*P6, "evaluate.batch=96")
+    memory.check(without, pythia_2_8b(without))
