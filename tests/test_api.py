@@ -12,7 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import pipeline
+from pipeline.config import Precision
 from pipeline.models.perplexity import mean_nll
+from pipeline.models.precision import resolve_precision
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,7 +49,8 @@ def test_a_cut_of_a_model_in_memory_lies_in_the_bin_and_keeps_the_fitness(teache
     found = pipeline.find(teacher.model, space, blocks, strategy="random", evaluations=5)
     student = pipeline.extract(teacher.model, found)
     assert 70_000 <= sum(each.numel() for each in set(student.parameters())) <= 90_000
-    expected = pytest.approx(math.exp(mean_nll(student, blocks, 8, "fp32")), rel=1e-6)
+    precision = resolve_precision(Precision.auto, torch.device("cpu"))
+    expected = pytest.approx(math.exp(mean_nll(student, blocks, 8, precision)), rel=1e-6)
     assert found.fitness == expected and pipeline.perplexity(student, blocks) == expected
 
 

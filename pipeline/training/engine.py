@@ -3,7 +3,8 @@
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -184,9 +185,11 @@ class Engine:
         self.precision, self.skip = precision, False
         settings = deepspeed_settings(config, deepspeed, batches, precision)
         self.optimizer = _optimizer(student, config)
-        self.module, *_ = import_deepspeed(device).initialize(
-            model=_Student(student, precision, device), optimizer=self.optimizer, config=settings
-        )
+        self._linear = nn.functional.linear
+        with self._own_linear():
+            self.module, *_ = import_deepspeed(device).initialize(
+                model=_Student(student, precision, device), optimizer=self.optimizer, config=settings
+            )
         _make_moments(self.optimizer)
         # torch calls what the instance holds; its hooks cannot leave a step out.
         self.optimizer.step = self._unless_skipped(self.optimizer.step)  # type: ignore[method-assign]
@@ -205,7 +208,7 @@ class Engine:
     def step(self, batches: list[Any], loss: Callable[[GPT, Any], tuple[Tensor, ...]], lr: float) -> dict:
         """One optimizer step on this rank's micro-batches; loss, ce, kl and grad_norm (before clipping) of the whole
         global batch. A loss or gradient that is not finite leaves weights and moments as they were, on all ranks."""
-        with tf32(self.precision, self.device):
+        with tf32(self.precision, self.device), self._own_linear():
             return self._step(batches, loss, lr)
 
     def _step(self, batches: list[Any], loss: Callable[[GPT, Any], tuple[Tensor, ...]], lr: float) -> dict:
@@ -227,6 +230,17 @@ class Engine:
         self.skip = not (math.isfinite(values["loss"]) and math.isfinite(norm))
         self.module.step()
         return values | {"grad_norm": norm if self.stage == 0 else float(self.module.get_global_grad_norm())}
+
+    @contextmanager
+    def _own_linear(self) -> Iterator[None]:
+        """ZeRO-3 replaces torch's linear for the rest of the process: its own keeps no gathered weight for the backward
+        pass, but rounds before it adds a bias. All that does not train computes as in any other process."""
+        before = nn.functional.linear
+        nn.functional.linear = self._linear
+        try:
+            yield
+        finally:
+            self._linear, nn.functional.linear = nn.functional.linear, before
 
     def _unless_skipped(self, step: Callable[..., None]) -> Callable[..., None]:
         """The optimizer's step as DeepSpeed calls it: one that is skipped still ends as any other, so that the

@@ -16,6 +16,7 @@ from tiny_training import (
     student,
     train,
 )
+from torch import nn
 
 from pipeline.config import DeepSpeedConfig
 from pipeline.errors import SprigError
@@ -129,6 +130,20 @@ def test_settings_of_zero_reach_deepspeed(tmp_path):
     assert engine.module.zero_reduce_bucket_size() == 12345
     assert engine.module.zero_optimization_stage() == 1
     engine.close()
+
+
+def test_what_zero3_replaces_lasts_as_long_as_a_step(tmp_path, monkeypatch):
+    """DeepSpeed's linear would change the logits of all models with biases in bf16 for the rest of the process."""
+    of_torch, seen, honest = nn.functional.linear, {}, distill.distillation_loss
+
+    def watched(name):
+        seen.setdefault(name, set()).add(nn.functional.linear is of_torch)
+
+    monkeypatch.setattr(distill, "distillation_loss", lambda *arguments: watched("step") or honest(*arguments))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, stage=3, lives=3, validate=lambda model: watched("validation") or 1.0)
+    watched("afterwards")
+    assert seen == {"validation": {True}, "step": {False}, "afterwards": {True}}
 
 
 def test_steps_take_the_arithmetic_of_training_and_validation_does_not(tmp_path, monkeypatch):
