@@ -148,8 +148,10 @@ def scaled(axes: Axes) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(short))
 
 
-def legend(figure: Figure, axes: Axes, columns: int = 2) -> None:
-    """Above the axes, which keep the figure's whole width."""
-    handles, labels = axes.get_legend_handles_labels()
-    if once := dict(zip(labels, handles, strict=True)):
-        figure.legend(list(once.values()), list(once), loc="outside upper left", ncols=columns)
+def legend(figure: Figure) -> None:
+    """Above the panels, which keep the figure's whole width: each label once, in two columns if all are short."""
+    once = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if once:
+        names = [textwrap.fill(label, TITLE) for label in once]
+        columns = 2 if max(map(len, names)) <= TITLE // 2 else 1
+        figure.legend(list(once.values()), names, loc="outside upper left", ncols=columns)

@@ -85,7 +85,7 @@ def _alone(draw: Callable[[Axes], None]) -> Callable[[Figure], None]:
     def figure(figure: Figure) -> None:
         axes = figure.subplots()
         draw(axes)
-        legend(figure, axes)
+        legend(figure)
 
     return figure
 
@@ -181,4 +181,4 @@ def anatomy(figure: Figure, sizes: Anatomy) -> None:
         counted(axes.xaxis)
     panels[0].set_ylabel("teacher's layer")
     counted(panels[0].yaxis, integer=True)
-    legend(figure, panels[0])
+    legend(figure)

@@ -67,7 +67,7 @@ def plot(study: StudySummary) -> Plot:
         panels = figure.subplots(len(fitnesses), 1, sharey=True, squeeze=False)[:, 0]
         for fitness, axes in zip(fitnesses, panels, strict=True):
             panel(axes, study, fitness)
-        legend(figure, panels[0])
+        legend(figure)
 
     says = "The loss that sub-networks reach against each fitness"
     return Plot("study", TITLE, says, draw, height=0.3 + 2.1 * len(fitnesses))

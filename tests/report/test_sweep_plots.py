@@ -51,18 +51,24 @@ def test_training_has_a_panel_for_each_other_axis_and_a_colour_for_each_start(ma
     assert ends["searched, control"] == sum(run.summary["control"]["flops"].values()) == 300
 
 
-def test_titles_of_many_axes_lie_within_the_picture(tmp_path):
-    axes = {"init": ["searched", "random_weights"], "search.fitness": ["perplexity", "kl"]}
-    axes |= {"search.strategy": ["evolution"], "ordering.strategy": ["importance"]}
+def test_titles_and_legends_of_many_axes_lie_within_the_picture(tmp_path):
+    axes = {
+        "init": ["searched", "random_weights"],
+        "search.fitness": ["perplexity", "kl"],
+        "distill.tokens": ["4", "8"],
+    }
+    axes |= {"search.strategy": ["evolution", "one_plus_lambda"], "ordering.strategy": ["importance"]}
     jobs = []
     for values in product(*axes.values()):
-        make_run(tmp_path / f"hand/job{len(jobs)}", values[0])
+        make_run(tmp_path / f"hand/job{len(jobs)}", values[0], tokens=int(values[2]))
         jobs.append(job(len(jobs), **dict(zip(axes, values, strict=True))))
-    for figure in figures(make_sweep(tmp_path, axes, jobs))[1].values():
+    drawn = figures(make_sweep(tmp_path, axes, jobs))[1]
+    assert drawn["budgets"].legends
+    for name, figure in drawn.items():
         figure.draw_without_rendering()
-        for panel in figure.axes:
-            extent = panel.title.get_window_extent()
-            assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1, panel.get_title()
+        titles = [panel.title for panel in figure.axes if panel.get_title()]
+        for extent in (shown.get_window_extent() for shown in (*titles, *figure.legends)):
+            assert extent.x0 >= 0 and extent.x1 <= figure.bbox.x1 and extent.y1 <= figure.bbox.y1, name
 
 
 def test_final_has_a_row_for_each_setting(made):

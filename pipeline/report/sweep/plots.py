@@ -76,7 +76,9 @@ def of(sweep: Sweep) -> list[Plot]:
     ]
     if ends.shown(sweep):
         says = "Perplexity after training over tokens and total FLOPs, by setting"
-        plots.append(Plot("budgets", "Perplexity against the budget", says, partial(ends.draw, sweep=sweep), 6.5))
+        plots.append(
+            Plot("budgets", "Perplexity against the budget", says, partial(ends.draw, sweep=sweep), ends.height(sweep))
+        )
     if any(sweep_savings.compared(sweep)):
         says = "What every run saves over its control"
         plots.append(Plot("savings", "Savings", says, partial(savings, sweep=sweep), _savings_height(sweep)))
@@ -149,8 +151,7 @@ def _training(figure: Figure, sweep: Sweep, cells: list[Cell], over_flops: bool)
         scaled(axes)
     axes.set_xlabel("total FLOPs, those before training included" if over_flops else "training tokens")
     counted(axes.xaxis, scientific if over_flops else short)
-    lines = {line.get_label(): line for axes in panels.values() for line in axes.get_lines()}
-    figure.legend(lines.values(), map(str, lines), loc="outside upper left", ncols=2)
+    legend(figure)
 
 
 def _final(figure: Figure, sweep: Sweep, cells: list[Cell]) -> None:
@@ -206,7 +207,7 @@ def savings(figure: Figure, sweep: Sweep) -> None:
             face = OUTLINE if name == sweep_savings.INFINITE else "none"
             label = name.partition(":")[0]
             panels[0].plot([], [], MARKERS[name], color=OUTLINE, markerfacecolor=face, label=label)
-    legend(figure, panels[0])
+    legend(figure)
 
 
 PUBLISHED, PUBLISHED_LINE = "published, FLOPs", "published, budget not public"
