@@ -40,13 +40,12 @@ from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, extraction, ordering, reconstruction
 from pipeline.models.export import folder as export_folder
-from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.precision import resolve_precision
 from pipeline.models.recovery.recover import Report, Settings
 from pipeline.models.recovery.recover import recover as recover_in_place
-from pipeline.models.student import LayerwiseGPT
 from pipeline.models.tokenizer import Tokenizer
+from pipeline.plan.epochs import MOST
 from pipeline.search.budget import Budget
 from pipeline.search.evaluator import Evaluator
 from pipeline.search.forecast import expected
@@ -55,13 +54,14 @@ from pipeline.search.loop import Search
 from pipeline.search.strategies.registry import make as make_strategy
 from pipeline.stages import prepare, reconstruct
 from pipeline.stages.context import Context
+from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import make_bin
 from pipeline.subnetwork.counting import flops_per_token, parameters
 from pipeline.subnetwork.selection import Ordering, select
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.distill import distill as train
-from pipeline.training.throughput import Flops
+from pipeline.training.throughput import flops_of
 
 BATCH = 8  # blocks a forward pass
 
@@ -95,12 +95,14 @@ class Text:
 @dataclass(frozen=True)
 class Found:
     """The result of a search. `fitness` is the perplexity of the untrained sub-network on the search's blocks, or with
-    fitness="kl" its KL divergence from the teacher, in nats per token. `evaluated` counts the candidates."""
+    fitness="kl" its KL divergence from the teacher, in nats per token. `evaluated` counts the candidates, and
+    `architecture` is the teacher's."""
 
     subnetwork: SubNetwork
     fitness: float
     ordering: Ordering
     evaluated: int
+    architecture: Architecture
 
 
 def load_teacher(teacher: str, outputs: str | Path = "outputs", device: str = "cpu") -> Teacher:
@@ -188,18 +190,18 @@ def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **sett
             log=lambda line: None,
         ).run()
         journal.close()
-    return Found(best.subnetwork, best.fitness, known, budget.spent.evaluations)
+    return Found(best.subnetwork, best.fitness, known, budget.spent.evaluations, space.architecture)
 
 
 def extract(teacher: GPT, found: Found) -> GPT:
     """Cuts the student out of the teacher. It is in fp32 on the teacher's device, and has the teacher's weights."""
-    api_inputs.architecture_for(teacher, found.ordering)
+    api_inputs.check_found(teacher, found)
     return extraction.extract(teacher, found.subnetwork, found.ordering).float()
 
 
 def recover(teacher: GPT, student: GPT, found: Found, blocks: Tensor) -> Report:
     """Refits the student's projections in closed form to the teacher's activations on `blocks`, in place."""
-    architecture, blocks = api_inputs.architecture_for(teacher, found.ordering), api_inputs.tokens(teacher, blocks)
+    architecture, blocks = api_inputs.check_found(teacher, found), api_inputs.tokens(teacher, blocks)
     api_inputs.check_extract(student, architecture, found.subnetwork)
     selection = select(found.subnetwork, architecture, found.ordering)
     settings = Settings(batch=BATCH, precision=_precision(teacher))
@@ -214,11 +216,12 @@ def distill(
     tokens: int,
     seed: int = 0,
     log: Callable[[dict[str, Any]], None] = lambda line: None,
+    repeat: bool = False,
     **settings: Any,
 ) -> list[tuple[int, float]]:
     """Trains the student in place on the first `tokens` of a seeded permutation of `blocks`, with the teacher's
     distribution as the target. Keywords are the keys of `distill` in the configuration, such as lr=3e-4 or
-    temperature=2.0. `log` receives each line of metrics.
+    temperature=2.0. `log` receives each line of metrics. `repeat` allows more than four passes over `blocks`.
 
     Returns:
         The validation curve as (tokens, nats per token), starting at token 0.
@@ -229,6 +232,8 @@ def distill(
     validation, seed = api_inputs.tokens(student, validation), api_inputs.seed(seed)
     given = {"tokens": tokens, "checkpoint": {"tokens": tokens, "minutes": None}, **settings}
     config = typed(DistillConfig, "distill", given)
+    if not repeat:
+        api_inputs.check_passes(config.tokens, len(blocks) * blocks.block_size, MOST)
     curve: list[tuple[int, float]] = []
 
     def keep(line: dict[str, Any]) -> None:
@@ -251,7 +256,7 @@ def distill(
             device=device,
             folder=Path(folder),
             run="api",
-            flops=_flops(teacher, student, blocks.block_size),
+            flops=flops_of(teacher, student, blocks.block_size),
             validate=partial(mean_nll, blocks=validation, batch=BATCH, precision=precision),
             log=keep,
         )
@@ -288,13 +293,3 @@ def _group(group: str, name: str | None, outputs: str | Path) -> Config:
 
 def _precision(model: GPT) -> str:
     return resolve_precision(Precision.auto, next(model.parameters()).device)
-
-
-def _flops(teacher: GPT, student: GPT, length: int) -> Flops:
-    """FLOPs per token; a backward pass costs as much as two forward passes."""
-    whole = architecture_of(teacher.config, is_tied(teacher))
-    if isinstance(student, LayerwiseGPT):
-        own = flops_per_token(whole, student.sub, length=length)
-    else:
-        own = flops_per_token(architecture_of(student.config, is_tied(student)), length=length)
-    return Flops(3 * own, flops_per_token(whole, length=length))

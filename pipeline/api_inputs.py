@@ -84,8 +84,10 @@ def path_of(what: str, given: str | Path) -> Path | None:
     """Where something of the user's own is; None if it is a name in the configuration.
 
     Raises:
-        SprigError: it can only be a path, and does not exist.
+        SprigError: it can only be a path, and does not exist; or it is neither name nor path.
     """
+    if not isinstance(given, str | Path):
+        raise SprigError(f"The {what} must be a name of conf/{what} or a path, but is a {type(given).__name__}.")
     path = Path(absolute(str(given))).resolve()
     if given and path.exists():
         return path
@@ -96,17 +98,20 @@ def path_of(what: str, given: str | Path) -> Path | None:
 
 def check_device(device: str) -> None:
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        if torch.empty(0, device=torch.device(device)).is_meta:
+            raise RuntimeError("it holds no values")
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise SprigError(f"device={device} cannot be used here ({reason}): use device=cpu.") from None
 
 
 def check_model(name: str, model: Any) -> None:
-    """Raises SprigError where it is not a litgpt model."""
+    """Raises SprigError where it is not a litgpt model, or has no weights."""
     if not hasattr(model, "lm_head"):
         hint = f"give its model, {name}.model" if hasattr(model, "model") else "load one with load_teacher or extract"
         raise SprigError(f"{name} must be a litgpt GPT, but is a {type(model).__name__}: {hint}.")
+    if next(model.parameters()).is_meta:
+        raise SprigError(f"The {name} is on the meta device, where weights have no values: load it on a CPU or GPU.")
 
 
 def check_teacher(teacher: Any) -> None:
@@ -141,6 +146,8 @@ def tokens(model: Any, blocks: Any) -> Tensor:
         SprigError: they are not such a tensor, hold tokens that the model does not have, or it is not a litgpt model.
     """
     check_model("model", model)
+    if isinstance(blocks, Tensor) and (blocks.is_meta or blocks.layout != torch.strided):
+        raise SprigError(f"Blocks must be a dense tensor with values, but are {blocks.layout} on {blocks.device}.")
     whole_numbers = isinstance(blocks, Tensor) and not (blocks.is_floating_point() or blocks.is_complex())
     if not whole_numbers or blocks.dtype == torch.bool or blocks.dim() != 2 or not len(blocks) or blocks.size(1) < 2:
         shown = (
@@ -189,8 +196,10 @@ def architecture_for(teacher: GPT, ordering: Any) -> Architecture:
     return architecture
 
 
-def check_space(teacher: GPT, space: Space) -> None:
-    """Raises SprigError where it is the space of another teacher."""
+def check_space(teacher: GPT, space: Any) -> None:
+    """Raises SprigError where it is not a space of this teacher."""
+    if not isinstance(space, Space):
+        raise SprigError(f"space must be a SearchSpace(teacher, low, high), but is a {type(space).__name__}.")
     if (own := architecture_for(teacher, space.ordering)) != space.architecture:
         raise SprigError(
             f"The space is of another teacher, {space.architecture.name}: make one of {own.name}, "
@@ -198,9 +207,33 @@ def check_space(teacher: GPT, space: Space) -> None:
         )
 
 
+def check_found(teacher: GPT, found: Any) -> Architecture:
+    """The teacher's.
+
+    Raises:
+        SprigError: it is not the result of a search in this teacher.
+    """
+    if not hasattr(found, "subnetwork"):
+        raise SprigError(f"found must be what find returns, but is a {type(found).__name__}.")
+    if (own := architecture_for(teacher, found.ordering)) != found.architecture:
+        raise SprigError(
+            f"The sub-network is of another teacher, {found.architecture.name}: search {own.name} with find."
+        )
+    return own
+
+
+def check_passes(tokens: int, text: int, most: int) -> None:
+    """Raises SprigError where a training on `tokens` reads its `text`, counted in tokens, more than `most` times."""
+    if tokens > most * text:
+        raise SprigError(
+            f"tokens={tokens:,} goes {tokens / text:,.1f} times through blocks, which have {text:,} tokens, and more "
+            f"than {most} times needs repeat=True: set it, lower tokens to {most * text:,}, or give more text."
+        )
+
+
 def check_extract(student: GPT, architecture: Architecture, sub: SubNetwork) -> None:
-    """Raises SprigError where the student has not the size of the sub-network."""
-    check_model("student", student)
+    """Raises SprigError where the student is not in fp32, or has not the size of the sub-network."""
+    check_fp32(student)
     own, expected = sum(each.numel() for each in student.parameters()), parameters(architecture, sub)
     if own != expected:
         raise SprigError(

@@ -88,6 +88,11 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, vocabulary=9), "space.vocabulary has no effect on"),
         (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, layers="rank"), "needs an ordering: give that of imp"),
         (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, hold="n_embd"), "space.hold: must be a list"),
+        (lambda t, b: pipeline.perplexity(t.model, b.to_sparse()), "a dense tensor with values, but are torch.sparse"),
+        (lambda t, b: pipeline.perplexity(t.model, b.to("meta")), "a dense tensor with values, .* on meta"),
+        (lambda t, b: pipeline.perplexity(copy.deepcopy(t.model).to("meta"), b), "model is on the meta device"),
+        (lambda t, b: pipeline.find(t.model, None, b), "space must be a SearchSpace.* but is a NoneType"),
+        (lambda t, b: pipeline.extract(t.model, None), "found must be what find returns, but is a NoneType"),
         (lambda t, b: find(t, b, seed=-1), "seed=-1 must lie in"),
         (lambda t, b: find(t, b, rerank={"candidates": 3}), "search.rerank has no effect on models in memory"),
         (lambda t, b: find(t, b, fitness=max), "search.fitness: .*a class or function by its import path"),
@@ -99,6 +104,9 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: pipeline.load_text("sotu", t, block_size=-1), "data.block_size=-1 must lie in"),
         (lambda t, b: pipeline.load_text("./no/text", t), "The data ./no/text does not exist"),
         (lambda t, b: pipeline.load_teacher("tiny-random", device="gpu"), "device=gpu cannot be used here"),
+        (lambda t, b: pipeline.load_teacher("tiny-random", device="meta"), "device=meta cannot .*holds no values"),
+        (lambda t, b: pipeline.load_teacher("tiny-random", device=None), "device=None cannot be used here"),
+        (lambda t, b: pipeline.load_teacher(None), "must be a name of conf/teacher or a path, but is a NoneType"),
         (lambda t, b: pipeline.load_teacher(Path("nowhere")), "The teacher nowhere does not exist"),
         (lambda t, b: pipeline.compose("experiment=smoke"), r"write compose\(\['experiment=smoke'\]\)"),
         (lambda t, b: pipeline.run(["experiment=smoke"]), "run takes what compose returns"),
@@ -133,6 +141,26 @@ def test_what_is_found_in_one_teacher_is_not_cut_out_of_another(teacher, blocks,
             call()
     with pytest.raises(pipeline.SprigError, match=r"The student has 191,040 parameters, but .* found has"):
         pipeline.recover(teacher.model, teacher.model, found, blocks)
+    with pytest.raises(pipeline.SprigError, match=r"torch.bfloat16, not torch.float32: give student.float"):
+        pipeline.recover(teacher.model, pipeline.extract(teacher.model, found).bfloat16(), found, blocks)
+
+
+def test_what_is_found_is_not_cut_out_of_another_teacher_of_the_same_sizes(teacher, blocks):
+    other = copy.deepcopy(teacher.model)
+    other.config.name = "other"
+    with pytest.raises(pipeline.SprigError, match="is of another teacher, tiny-random: search other with find"):
+        pipeline.extract(other, find(teacher, blocks))
+
+
+def test_a_text_is_not_read_again_and_again_unasked(text, tmp_path):
+    teacher = pipeline.load_teacher("tiny-random", tmp_path)
+    blocks = pipeline.load_text(str(text), teacher, 32, tmp_path)
+    student = pipeline.extract(teacher.model, find(teacher, blocks.validation.evenly(4)))
+    tokens = 4 * len(blocks.train) * 32 + 1
+    with pytest.raises(pipeline.SprigError, match=rf"tokens={tokens:,} goes 4\.0 times .*repeat=True: set it, lower"):
+        pipeline.distill(teacher.model, student, blocks.train, blocks.validation.evenly(2), tokens)
+    with pytest.raises(pipeline.SprigError, match=r"0 blocks were requested from the train split"):
+        blocks.train.evenly(0)
 
 
 def test_a_file_is_the_teacher_and_not_a_name(tmp_path):

@@ -74,7 +74,7 @@ def _read(name: str, words: Sequence[str]) -> Line:
             outputs = Path(word.removeprefix(OUTPUTS)).expanduser()
         elif word == YES and YES in COMMANDS[name].takes:
             yes = True
-        elif word.startswith("-") or "=" in word:
+        elif word.startswith("-") or ("=" in word and not Path(word).exists()):
             raise SprigError(f"{_usage(name)}; it does not take {word}.")
         else:
             names.append(word)

@@ -50,8 +50,10 @@ class Blocks:
         """`count` blocks evenly spaced over the split, (count, T + 1) int64, always the same.
 
         Raises:
-            SprigError: the split has fewer blocks.
+            SprigError: the split has fewer blocks, or none are wanted.
         """
+        if not isinstance(count, int | np.integer) or count < 1:
+            raise SprigError(f"{count} blocks were requested from the {self.split} split: give a whole number from 1.")
         if count > len(self):
             raise SprigError(
                 f"{count} blocks were requested from the {self.split} split, which has {len(self)} of "

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artifacts import write_json
-from pipeline.config import DataConfig, DataSource
+from pipeline.config import DataConfig, DataSource, SampleBy
 from pipeline.data.blocks import INDEX, SPLITS
 from pipeline.data.documents import Documents, LocalDocuments
 from pipeline.data.files import file_hashes
@@ -148,10 +148,11 @@ def _tokenised(data: DataConfig, tokenizer: Tokenizer, dtype: np.dtype, scratch:
 def _check_members(data: DataConfig, hashes: np.ndarray, belongs: np.ndarray) -> None:
     empty = [name for number, name in enumerate(SPLITS) if not (belongs == number).any()]
     if empty:
+        finer = ", or data.sample_by=paragraph or line" if data.sample_by == SampleBy.document else ""
         raise SprigError(
-            f"Data {data.name} has {len(np.unique(hashes))} distinct documents, which leaves none for {empty[0]} "
-            f"(data.validation={data.validation}, data.calibration={data.calibration}): give more text, a larger "
-            "data.max_tokens, smaller shares, or for text files data.sample_by=paragraph or line."
+            f"Data {data.name} has {len(hashes):,} documents, {len(np.unique(hashes)):,} of them distinct, and none is "
+            f"left for {empty[0]} (data.validation={data.validation}, data.calibration={data.calibration}): give more "
+            f"text, a larger data.max_tokens, smaller shares{finer}."
         )
 
 

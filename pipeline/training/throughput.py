@@ -5,6 +5,11 @@ from functools import lru_cache
 from time import perf_counter
 
 import torch
+from litgpt import GPT
+
+from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.student import LayerwiseGPT
+from pipeline.subnetwork.counting import flops_per_token
 
 # Peak bf16 FLOP/s without sparsity, from the makers' data sheets, by the name that torch gives the device.
 PEAKS = {
@@ -55,3 +60,13 @@ def peak_flops(device_name: str) -> float | None:
     """By the longest entry that the name begins with, word by word: an L40 is not an L4."""
     found = [name for name in PEAKS if f"{device_name} ".replace("-", " ").startswith(f"{name} ")]
     return PEAKS[max(found, key=len)] if found else None
+
+
+def flops_of(teacher: GPT, student: GPT, length: int) -> Flops:
+    """FLOPs per token; a backward pass costs as much as two forward passes."""
+    whole = architecture_of(teacher.config, is_tied(teacher))
+    if isinstance(student, LayerwiseGPT):
+        own = flops_per_token(whole, student.sub, length=length)
+    else:
+        own = flops_per_token(architecture_of(student.config, is_tied(student)), length=length)
+    return Flops(3 * own, flops_per_token(whole, length=length))

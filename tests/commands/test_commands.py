@@ -134,6 +134,11 @@ def test_only_finished_runs_are_compared(outputs):
     assert "alone cannot be compared" in refused("compare", "first/bbbb", "first/latest", f"outputs={outputs}")
 
 
+def test_a_folder_may_hold_an_equals_sign(outputs):
+    renamed = outputs.rename(outputs.with_name("size=small"))
+    assert "cccc not finished" in refused("compare", str(renamed / "first/bbbb"), str(renamed / "second/cccc"))
+
+
 SIZES = {"n_query_groups": 1, "heads_per_group": 2, "head_size": 8, "intermediate_size": 32, "index_seed": None}
 CUT = {"layers": [0, 1, 3], "n_embd": 48, "genes": [SIZES, SIZES, SIZES | {"intermediate_size": 16}]}
 ABOUT = {

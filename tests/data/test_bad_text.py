@@ -116,7 +116,12 @@ def test_column_that_is_no_text(refuse, tmp_path):
 
 def test_too_few_documents(refuse):
     sentence = refuse({"a.txt": b"words " * 99, "b.txt": b"words " * 99, "c.txt": b"other words " * 99})
-    assert "2 distinct documents" in sentence and "data.sample_by" in sentence
+    assert "has 3 documents, 2 of them distinct" in sentence and "data.sample_by=paragraph or line" in sentence
+
+
+def test_too_few_paragraphs(refuse):
+    sentence = refuse({"a.txt": b"a paragraph\n\n" * 99}, sample_by="paragraph")
+    assert "has 99 documents, 1 of them distinct" in sentence and "sample_by" not in sentence
 
 
 def test_text_shorter_than_a_block(refuse):
