@@ -10,6 +10,7 @@ from scipy import stats
 
 LAB = Path(__file__).parent.parent / "results/lab"
 BUDGETS = (110_592, 442_368, 1_769_472, 3_538_944)
+FURTHER = (*BUDGETS, 7_077_888)
 STARTS = {  # search, init, recover
     "random weights": ("importance", "random_weights", "auto"),
     "importance, plain cut": ("importance", "searched", "off"),
@@ -39,10 +40,10 @@ def add(found: Runs, start: str, loss: str, line: dict[str, str]) -> None:
     found.setdefault((start, loss, int(line["student.tokens"])), {})[int(line["seed"])] = numbers
 
 
-def of_bins() -> dict[str, Runs]:
-    """The larger bins, both starts with KD, by bin."""
+def of_bins(folder: str = "p6-budget") -> dict[str, Runs]:
+    """Both starts with KD, by bin."""
     found: dict[str, Runs] = {}
-    for line in csv.DictReader((LAB / "p6-budget/runs.csv").open()):
+    for line in csv.DictReader((LAB / folder / "runs.csv").open()):
         start = {"random_weights": "random weights", "searched": "importance, recovered"}[line["init"]]
         add(found.setdefault(line["bin"].removeprefix("lab-"), {}), start, "KD", line)
     return found
@@ -58,13 +59,13 @@ def rows_of_bins(found: dict[str, Runs]) -> list[str]:
     ]
 
 
-def perplexities(found: Runs) -> list[str]:
+def perplexities(found: Runs, budgets: tuple[int, ...] = BUDGETS) -> list[str]:
     """A row for each start and loss: a budget's perplexity as mean ± standard deviation over seeds."""
     rows = []
     for start in STARTS:
         for loss in LOSSES:
             cells = []
-            for budget in BUDGETS:
+            for budget in budgets:
                 values = [float(np.exp(each["nll"])) for each in found.get((start, loss, budget), {}).values()]
                 spread = f" ± {stdev(values):.2f}" if len(values) > 1 else " (one seed)"
                 cells.append(f"{mean(values):.2f}{spread}" if values else "not run")
@@ -93,9 +94,10 @@ def saving(found: Runs, start: str, loss: str, budget: int, seed: int, cost: str
     return control["flops"] / float(np.interp(tokens, [at for at, _ in own], [each["flops"] for _, each in own])), sign
 
 
-def savings(found: Runs) -> list[str]:
+def savings(found: Runs, budgets: tuple[int, ...] = BUDGETS) -> list[str]:
     """Over random weights with the same loss."""
-    return [row for start in list(STARTS)[1:] for loss in LOSSES if (row := saved(found, start, loss, against=loss))]
+    pairs = [(start, loss) for start in list(STARTS)[1:] for loss in LOSSES]
+    return [row for start, loss in pairs if (row := saved(found, start, loss, against=loss, budgets=budgets))]
 
 
 def over_pretraining(found: Runs) -> list[str]:
@@ -104,11 +106,11 @@ def over_pretraining(found: Runs) -> list[str]:
     return [saved(found, *way, against="cross-entropy") for way in ways]
 
 
-def saved(found: Runs, start: str, loss: str, against: str) -> str:
+def saved(found: Runs, start: str, loss: str, against: str, budgets: tuple[int, ...] = BUDGETS) -> str:
     """A row: savings in tokens and in total FLOPs at each budget, with 95 % intervals; "" of what was not run."""
     cells = []
-    for budget in BUDGETS:
-        seeds = set(found.get(("random weights", against, budget), {})) & set(found.get((start, loss, BUDGETS[-1]), {}))
+    for budget in budgets:
+        seeds = set(found.get(("random weights", against, budget), {})) & set(found.get((start, loss, budgets[-1]), {}))
         for cost in ("tokens", "flops"):
             cells.append(shown([saving(found, start, loss, budget, seed, cost, against) for seed in sorted(seeds)]))
     return f"| {' | '.join([start, loss, *cells])} |" if set(cells) != {"not run"} else ""
@@ -128,10 +130,47 @@ def shown(values: list[tuple[float, str]]) -> str:
     return f"{float(np.exp(logs.mean())):.2f}x [{low:.2f}, {high:.2f}]"
 
 
-def converged(found: Runs) -> str:
+def converged(found: Runs, budgets: tuple[int, ...] = BUDGETS) -> str:
     """How far random weights with KD are at the largest budget from half of it, in loss."""
-    losses = [mean(each["nll"] for each in found["random weights", "KD", at].values()) for at in BUDGETS[-2:]]
+    losses = [mean(each["nll"] for each in found["random weights", "KD", at].values()) for at in budgets[-2:]]
     return f"{losses[0]:.3f} to {losses[1]:.3f} nats, {1 - losses[1] / losses[0]:.1%}"
+
+
+def rows_of_searches() -> list[str]:
+    """A row for each way to choose a shape: parameters, perplexity before recovery and after training, total FLOPs."""
+    return [
+        f"| {search} | {mean(column(lines, 'student.parameters')):,.0f} "
+        f"| {spread(lines, 'student.untrained_perplexity')} | {spread(lines, 'student.final_perplexity')} "
+        f"| {mean(column(lines, 'total_flops')):.3g} |"
+        for (search,), lines in grouped("p3-search", "search").items()
+    ]
+
+
+def rows_of_teachers() -> list[str]:
+    """A row for each teacher that is cut and each that distils: perplexity of both starts after training."""
+    found = grouped("p5-teachers", "teacher", "teacher@kd_teacher", "init")
+    return [
+        f"| {cut} | {distils} | {spread(lines, 'student.final_perplexity')} "
+        f"| {spread(found[cut, distils, 'searched'], 'student.final_perplexity')} |"
+        for (cut, distils, init), lines in found.items()
+        if init == "random_weights"
+    ]
+
+
+def grouped(folder: str, *axes: str) -> dict[tuple[str, ...], list[dict[str, str]]]:
+    found: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for line in csv.DictReader((LAB / folder / "runs.csv").open()):
+        found.setdefault(tuple(line[axis] for axis in axes), []).append(line)
+    return found
+
+
+def column(lines: list[dict[str, str]], name: str) -> list[float]:
+    return [float(line[name]) for line in lines]
+
+
+def spread(lines: list[dict[str, str]], name: str) -> str:
+    values = column(lines, name)
+    return f"{mean(values):.2f} ± {stdev(values):.2f}"
 
 
 def cells(rows: list[str], start: str) -> list[str]:
@@ -158,6 +197,10 @@ def test_every_headline_number_is_in_the_records():
     larger = of_bins()
     assert [row for row in rows_of_bins(larger) if row not in text] == []
     assert [name for name, each in larger.items() if converged(each) not in text] == []
+    quarter = of_bins("p6-quarter")["quarter"]
+    assert [row for make in (perplexities, savings) for row in make(quarter, FURTHER) if row not in text] == []
+    assert converged(quarter, FURTHER) in text
+    assert [row for row in rows_of_teachers() if row not in text] == []
     overview = (LAB.parent / "README.md").read_text()
     assert [row for row in summary(found) if row not in overview] == []
 
