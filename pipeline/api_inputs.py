@@ -200,11 +200,7 @@ def check_space(teacher: GPT, space: Any) -> None:
     """Raises SprigError where it is not a space of this teacher."""
     if not isinstance(space, Space):
         raise SprigError(f"space must be a SearchSpace(teacher, low, high), but is a {type(space).__name__}.")
-    if (own := architecture_for(teacher, space.ordering)) != space.architecture:
-        raise SprigError(
-            f"The space is of another teacher, {space.architecture.name}: make one of {own.name}, "
-            "SearchSpace(teacher, low, high)."
-        )
+    _of_this(teacher, space, "space", "make one of {}, SearchSpace(teacher, low, high)")
 
 
 def check_found(teacher: GPT, found: Any) -> Architecture:
@@ -215,10 +211,13 @@ def check_found(teacher: GPT, found: Any) -> Architecture:
     """
     if not hasattr(found, "subnetwork"):
         raise SprigError(f"found must be what find returns, but is a {type(found).__name__}.")
-    if (own := architecture_for(teacher, found.ordering)) != found.architecture:
-        raise SprigError(
-            f"The sub-network is of another teacher, {found.architecture.name}: search {own.name} with find."
-        )
+    return _of_this(teacher, found, "sub-network", "search {} with find")
+
+
+def _of_this(teacher: GPT, given: Any, what: str, fix: str) -> Architecture:
+    """The teacher's, which `given` must have; `fix` has a place for its name."""
+    if (own := architecture_for(teacher, given.ordering)) != given.architecture:
+        raise SprigError(f"The {what} is of another teacher, {given.architecture.name}: {fix.format(own.name)}.")
     return own
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import, and most commands draw
     from matplotlib.figure import Figure
 
 NAME = 30  # characters of a row's name in one line
-TITLE = 46  # of a panel's title
+TITLE = 46  # of a panel's title, or of a label in the legend
 WIDTH = 5.0  # inches: 360 units of the SVG, so that a phone shows text at about its own size
 INK, OUTLINE = "#1c2321", "#8a8f98"
 # Tones that stand out from both a white and a black page.
