@@ -15,7 +15,7 @@ from rich.table import Table
 
 from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, write_atomically
-from pipeline.config import Config
+from pipeline.config import Config, unread
 from pipeline.layout import COMPLETED, near
 from pipeline.models.precision import repeatable
 from pipeline.on_request import chat, export, sample, score
@@ -60,6 +60,8 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
         checks.check(context)
     if export.STAGE in config.stages:
         export.check(context)
+    for sentence in unread(config.search, overrides or []):
+        log.warning(sentence)
     if config.plan:
         if rank() == 0:
             _show("What this run would do", ["", ""], table(context))

@@ -79,7 +79,7 @@ def refused(monkeypatch, *arguments: str) -> str:
         ("search=given", "search.strategy=given with search.path=None: `given` needs a path"),
         ("search=given search.path=/nowhere.json", "search.path=/nowhere.json cannot be read"),
         ("run=/nowhere", "run=/nowhere is not a run: give its folder"),
-        ("search=importance", "space.layers=prefix: it needs space.layers=rank or subset"),
+        ("search=importance space.layers=prefix", "space.layers=prefix: it needs space.layers=rank or subset"),
         ("search.start=[importance] ordering=none", "search importance needs a ranking, but"),
         ("search=first_layers space=coarse-layerwise space.layers=rank", "needs space.layers=prefix or subset"),
         ("search=uniform space=fine-uniform", "it needs space.granularity=coarse"),
@@ -102,6 +102,11 @@ def refused(monkeypatch, *arguments: str) -> str:
 )  # fmt: skip
 def test_bad_input_gets_one_sentence(monkeypatch, tmp_path, override, said):
     assert said in refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", *shlex.split(override))
+
+
+def test_a_plan_names_what_the_search_does_not_read(monkeypatch, capsys):
+    sprig(monkeypatch, "search.population=9", "distill.tokens=50_000", "plan=true")
+    assert "search.population=9 has no effect" in capsys.readouterr().out
 
 
 def test_an_error_about_the_budget_names_what_was_typed(monkeypatch, tmp_path):

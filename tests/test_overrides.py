@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from pipeline import SprigError, compose
 from pipeline.arguments import parse
 from pipeline.composition import CONF, anywhere, composed, session, starts_jobs
-from pipeline.config import keys
+from pipeline.config import keys, unread
 
 SMOKE = "experiment=smoke"
 NO_EFFECT = "has no effect, as Sprig lays out its own folders and logs: set outputs=FOLDER and run_name=NAME"
@@ -449,3 +449,18 @@ def test_every_key_is_found_by_its_own_name_and_near_a_misspelt_one():
         assert keys.find(name) is key
         if not key.is_section and len(name.rpartition(".")[2]) > 5:
             assert keys.nearest(f"{name[:-2]}{name[-1]}") is not None, name
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["search.mutation.gene_rate=0.3"], ["search.mutation.gene_rate=0.3"]),
+        (["search=random", "search.evaluations=9", "search.population=9"], ["search.population=9"]),
+        (["search=local", "search.offspring=9", "search.surrogate=8", "search.blocks=4"], ["search.surrogate=8"]),
+        (["search=evolution", "search.mutation.gene_rate=0.3", "search.limit.evaluations=9"], []),
+        (["search.blocks=4", "search.fitness=kl", "search.random_baseline=true"], []),
+    ],
+)
+def test_what_the_search_does_not_read_is_named(words, named):
+    said = unread(compose([*words, "distill.tokens=50_000"]).search, words)
+    assert [sentence.partition(" ")[0] for sentence in said] == named

@@ -57,6 +57,7 @@ from pipeline.config.run import (
     register,
     to_objects,
     to_plain,
+    unread,
     walk,
 )
 from pipeline.config.search import (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.config.choices import STAGES
+from pipeline.config.choices import STAGES, Layers, OrderingKind
 from pipeline.config.paths import absolute
 from pipeline.config.values import count
 from pipeline.errors import SprigError
@@ -23,7 +23,13 @@ _NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
 
 
 def register_resolvers() -> None:
-    for resolver in (tokens_per_parameter, batch_for_the_budget, all_stages, name_of_its_path):
+    for resolver in (
+        tokens_per_parameter,
+        batch_for_the_budget,
+        all_stages,
+        layers_by_ordering,
+        name_of_its_path,
+    ):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 
 
@@ -75,6 +81,11 @@ def all_stages(*, _root_: DictConfig) -> list[str]:
     the samples if there is a `prompt`."""
     asked = {"export": _root_.export.to is not None, "sample": _root_.prompt is not None}
     return [*STAGES, *(stage for stage, wanted in asked.items() if wanted)]
+
+
+def layers_by_ordering(*, _root_: DictConfig) -> Layers:
+    """The layers of a coarse space: the first of the ordering that its entries have too."""
+    return Layers.rank if _root_.ordering.kind == OrderingKind.importance else Layers.prefix
 
 
 def name_of_its_path(otherwise: str, *, _parent_: DictConfig) -> str:

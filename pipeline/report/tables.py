@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from statistics import mean, stdev
 
 from pipeline.report import study as study_report
 from pipeline.report.marks import Code
@@ -176,6 +177,13 @@ def _instead(summary: Summary) -> list[list[str]]:
     share = searched / trained
     more = f"{share * student['tokens']:,.0f} more training tokens, {share:.1%} of the student's"
     return [["instead of the search", more]]
+
+
+def spread(values: list[float], form: str) -> str:
+    """Mean and standard deviation."""
+    if len(set(values)) == 1:
+        return format(values[0], form)
+    return f"{format(mean(values), form)} ± {format(stdev(values), form)}"
 
 
 def anatomy_sentence(anatomy: Anatomy) -> str:

@@ -43,8 +43,9 @@ def make_run(
     add: float = 0,
     tokens: int = TOKENS,
     teacher: str = "hand",
+    evaluated: int = 1,
 ) -> None:
-    """A finished run whose student has one of CURVES, `add` nats higher."""
+    """A finished run whose student has one of CURVES, `add` nats higher; a search costs 40 FLOPs a candidate."""
     artifacts = folder / "artifacts"
     for role, curve in (("student", CURVES[init]), *([("control", CURVES["random_weights"])] if control else [])):
         lines = [{"tokens": at, "validation_nll": nll + add} for at, nll in zip((0, tokens), curve, strict=True)]
@@ -65,7 +66,8 @@ def make_run(
         "data": {"name": "hand", "block_size": 10},
         "student": student | {"init": "random_weights" if init == "random_weights" else "searched"},
         "control": model("random_weights", tokens) if control else None,
-        "flops": {"order": 10, "search": 40, "random_search": 7},
+        "search": {"evaluated": evaluated},
+        "flops": {"order": 10, "search": 40 * evaluated, "random_search": 7},
         "saving": None,
         "downstream": {},
         "anatomy": {"n_layer": [2, 1], "n_embd": [16, 8], "teacher": SIZES, "student": [{"layer": 1} | KEPT]},

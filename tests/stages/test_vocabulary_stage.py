@@ -29,7 +29,7 @@ TEACHER = [f"teacher.tokenizer={ROOT / 'teachers/tokenizer'}", f"teacher.litgpt.
 SHORT = [
     *("data=text", f"data.path={ROOT / 'LICENSE'}", "data.sample_by=paragraph", "data.max_tokens=null"),
     *("data.validation=0.2", "data.calibration=0.2"),
-    *("bin.low=100_000", "bin.high=135_000", "search=first_layers", "evaluate.blocks=4"),
+    *("bin.low=100_000", "bin.high=135_000", "search=first_layers", "space.layers=prefix", "evaluate.blocks=4"),
     *("search.random_baseline=false", "distill.tokens=256", "distill.validations=1", "distill.control.enabled=false"),
     *("evaluate.speed.prefill=8", "evaluate.speed.decode=2", "evaluate.speed.repetitions=1"),
 ]

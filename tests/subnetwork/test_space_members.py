@@ -1,7 +1,6 @@
 """What the members of a space carry, and the bins that cannot be reached."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,18 +12,15 @@ from architectures import (
     space,
     toy_config,
 )
-from omegaconf import OmegaConf
 
-from pipeline.config import BinConfig, Granularity, Layers, Sharing, SpaceConfig
+from pipeline import compose
+from pipeline.config import Granularity, Layers, Sharing
 from pipeline.errors import SprigError
 from pipeline.subnetwork.bins import Bin, make_bin
 from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import whole
-
-CONF = Path(__file__).parents[2] / "conf"
-
 
 # --- depth, seeds, what a sub-network carries
 
@@ -121,18 +117,31 @@ def test_a_bin_between_the_steps_says_so(sharing):
         Space(TOY, toy_config(sharing=sharing), Bin(gap, gap, gap), None)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "layers"),
+    [
+        ([], Layers.rank),
+        (["space=coarse-uniform"], Layers.rank),
+        (["ordering=none", "search=uniform"], Layers.prefix),
+        (["space.layers=subset"], Layers.subset),
+        (["space=fine-layerwise", "search=evolution"], Layers.subset),
+        (["experiment=paper/p0-initialisation"], Layers.prefix),
+    ],
+)
+def test_a_coarse_space_keeps_layers_as_it_keeps_entries(overrides, layers):
+    assert compose([*overrides, "distill.tokens=100_000"]).space.layers == layers
+
+
 @pytest.mark.parametrize("name", ["coarse-uniform", "coarse-layerwise", "fine-uniform", "fine-layerwise"])
 def test_shipped_bins_and_spaces_fit_their_teachers(name):
-    def shipped(schema, file):
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(CONF / file)))
-
-    config = shipped(SpaceConfig, f"space/{name}.yaml")
-    assert name == f"{config.granularity}-{config.sharing}"
+    overrides = [f"space={name}", "ordering=none", "search=evolution", "distill.tokens=100_000"]
     for teacher, bin in (
         (SMOLLM2_135M, "smollm2-half"),
         (PYTHIA_6_9B, "pythia-410m"),
         (PYTHIA_6_9B, "pythia-1b"),
         (PYTHIA_6_9B, "pythia-2.8b"),
     ):
-        found = Space(teacher, config, make_bin(shipped(BinConfig, f"bin/{bin}.yaml")), None)
+        config = compose([*overrides, f"bin={bin}"])
+        assert name == f"{config.space.granularity}-{config.space.sharing}"
+        found = Space(teacher, config.space, make_bin(config.bin), None)
         assert found.contains(found.sample(np.random.default_rng(0)))

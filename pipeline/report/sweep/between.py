@@ -81,17 +81,26 @@ def _compared(setting: tuple[str, ...], seed: int, runs: list[Run], control: Run
     target, budget = math.log(control.perplexity), control.student["tokens"]
     reached, bound = _reached(budgets, losses, target)
     equal = control.total_flops
-    tokens = float(np.interp(equal, flops, budgets)) if flops[0] <= equal <= flops[-1] else None
     return Comparison(
         setting,
         seed,
         budget,
         target,
         _loss_at(budgets, losses, budget) if budgets[0] <= budget <= budgets[-1] else None,
-        None if tokens is None else _loss_at(budgets, losses, tokens),
+        loss_at_flops(runs, equal),
         Reach(budget / reached, bound),
         Reach(equal / float(np.interp(reached, budgets, flops)), bound),
     )
+
+
+def loss_at_flops(runs: list[Run], total: float) -> float | None:
+    """Where a training of these total FLOPs would end, of runs that differ in their budget alone, small budgets first;
+    None outside their totals."""
+    budgets, flops = [run.student["tokens"] for run in runs], [run.total_flops for run in runs]
+    if not flops[0] <= total <= flops[-1]:
+        return None
+    losses = [math.log(run.perplexity) for run in runs]
+    return _loss_at(budgets, losses, float(np.interp(total, flops, budgets)))
 
 
 def _loss_at(budgets: list[int], losses: list[float], tokens: float) -> float:

@@ -8,11 +8,12 @@ from statistics import mean, stdev
 from pipeline.evaluation.savings import Saving
 from pipeline.report.marks import Bold
 from pipeline.report.schema import Scores
+from pipeline.report.sweep import searched
 from pipeline.report.sweep.between import BUDGET, Comparison, Reach, comparisons
 from pipeline.report.sweep.record import MISSING
 from pipeline.report.sweep.runs import RANDOM_WEIGHTS, SAVINGS, Cell, Run, Sweep
 from pipeline.report.sweep.savings import CONFIDENCE, Fit, compared, counted, fits, interval
-from pipeline.report.tables import Table, downstream_note, measured, metrics, number
+from pipeline.report.tables import Table, downstream_note, measured, metrics, number, spread
 
 PERPLEXITY = """Perplexity is exp(mean nats per token) on the same validation blocks for all, as mean ± standard
 deviation over seeds; bits per byte of text compare different vocabularies too. Of the cells that differ on the
@@ -37,6 +38,8 @@ def tables(sweep: Sweep) -> list[Table]:
     elif any(compared(sweep)):
         head = [*sweep.axes, "seed", "control", "target", *(f"saving: {title}" for title in SAVINGS.values())]
         found.append(("Savings", head, _savings(sweep), RULE))
+    if worth := searched.rows(sweep):
+        found.append((searched.TITLE, searched.header(sweep), worth, searched.RULE))
     if fitted := fits(sweep):
         found.append(("Savings against the budget", FIT_HEADER, [_fit(sweep, fit) for fit in fitted], FIT))
     if scored := [run.summary for run in sweep.runs if run.summary["downstream"]]:
@@ -64,7 +67,7 @@ def cells(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
 
 def _results(sweep: Sweep, cell: Cell, best: bool) -> list[str]:
     def over_seeds(value: Callable[[Run], float], form: str) -> str:
-        return _spread([value(run) for run in cell.runs], form)
+        return spread([value(run) for run in cell.runs], form)
 
     final = over_seeds(lambda run: run.perplexity, ",.2f")
     per_byte = [run.student.get("final_bits_per_byte") or math.nan for run in cell.runs]  # none in older runs
@@ -75,10 +78,10 @@ def _results(sweep: Sweep, cell: Cell, best: bool) -> list[str]:
         over_seeds(lambda run: run.student["parameters"] or math.nan, ",.0f"),
         over_seeds(lambda run: run.student["untrained_perplexity"] or math.nan, ",.2f"),
         Bold(final) if best else final,
-        "" if math.nan in per_byte else _spread(per_byte, ".3f"),
+        "" if math.nan in per_byte else spread(per_byte, ".3f"),
         over_seeds(lambda run: run.student["tokens"], ",.0f"),
         over_seeds(lambda run: run.total_flops, ".3g"),
-        "not begun" if len(begun) < len(equal) else _spread([math.exp(nll) for nll in begun], ",.2f"),
+        "not begun" if len(begun) < len(equal) else spread([math.exp(nll) for nll in begun], ",.2f"),
     ]
 
 
@@ -104,12 +107,6 @@ def _best(sweep: Sweep) -> set[tuple[str, ...]]:
         for group in groups.values()
         if len(group) > 1 and all(len(cell.runs) > 1 for cell in group)
     }
-
-
-def _spread(values: list[float], form: str) -> str:
-    if len(set(values)) == 1:
-        return format(values[0], form)
-    return f"{format(mean(values), form)} ± {format(stdev(values), form)}"
 
 
 def _published(sweep: Sweep) -> dict[tuple[str, ...], str]:
@@ -181,7 +178,7 @@ def _between(sweep: Sweep, found: list[Comparison]) -> tuple[list[str], list[lis
             *setting,
             f"{budget:,}",
             str(len(seeds)),
-            _spread([math.exp(each.control) for each in seeds], ",.2f"),
+            spread([math.exp(each.control) for each in seeds], ",.2f"),
             _perplexities([each.at_equal_tokens for each in seeds]),
             _saved([each.tokens for each in seeds]),
             _perplexities([each.at_equal_flops for each in seeds]),
@@ -194,7 +191,7 @@ def _between(sweep: Sweep, found: list[Comparison]) -> tuple[list[str], list[lis
 
 def _perplexities(losses: list[float | None]) -> str:
     known = [math.exp(each) for each in losses if each is not None]
-    return _spread(known, ",.2f") if len(known) == len(losses) else "outside its budgets"
+    return spread(known, ",.2f") if len(known) == len(losses) else "outside its budgets"
 
 
 def _saved(seeds: list[Reach]) -> str:
@@ -251,7 +248,7 @@ def _mean_saving(savings: list[Saving], key: str) -> str:
     if len(finite) < len(savings):
         return f"{len(savings) - len(finite)} of {len(savings)} have no finite value"
     bound = max(_bound(saving) for saving in savings)  # a mean of which one part is a bound is one itself
-    return f"{bound}{_spread(finite, '.2f')}x"
+    return f"{bound}{spread(finite, '.2f')}x"
 
 
 def _tasks(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
