@@ -60,7 +60,7 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
         checks.check(context)
     if export.STAGE in config.stages:
         export.check(context)
-    for sentence in unread(config.search, overrides or []):
+    for sentence in unread(config, overrides or []):
         log.warning(sentence)
     if config.plan:
         if rank() == 0:

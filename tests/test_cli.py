@@ -104,7 +104,7 @@ def test_bad_input_gets_one_sentence(monkeypatch, tmp_path, override, said):
     assert said in refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", *shlex.split(override))
 
 
-def test_a_plan_names_what_the_search_does_not_read(monkeypatch, capsys):
+def test_a_plan_names_what_has_no_effect(monkeypatch, capsys):
     sprig(monkeypatch, "search.population=9", "distill.tokens=50_000", "plan=true")
     assert "search.population=9 has no effect" in capsys.readouterr().out
 

@@ -459,8 +459,18 @@ def test_every_key_is_found_by_its_own_name_and_near_a_misspelt_one():
         (["search=local", "search.offspring=9", "search.surrogate=8", "search.blocks=4"], ["search.surrogate=8"]),
         (["search=evolution", "search.mutation.gene_rate=0.3", "search.limit.evaluations=9"], []),
         (["search.blocks=4", "search.fitness=kl", "search.random_baseline=true"], []),
+        (["search.rerank.tokens=4_096"], ["search.rerank.tokens=4_096"]),
+        (["search=evolution", "search.rerank.tokens=4_096", "search.rerank.candidates=2"], []),
+        (["distill.loss=ce", "distill.temperature=2", "distill.lr=1e-3"], ["distill.temperature=2"]),
+        (["distill.loss=ce", "distill.cache.kind=topk"], ["distill.cache.kind=topk"]),
+        (["distill.temperature=2", "distill.alpha=0.5", "distill.cache.kind=topk"], []),
+        (["distill.js_weight=0.3"], ["distill.js_weight=0.3"]),
+        (["distill.loss=js", "distill.js_weight=0.3"], []),
+        (["recover=off", "recover.tokens=4_096"], ["recover.tokens=4_096"]),
+        (["recover.enabled=false"], []),
+        (["ordering=none", "search=uniform", "ordering.blocks=4"], ["ordering.blocks=4"]),
     ],
 )
-def test_what_the_search_does_not_read_is_named(words, named):
-    said = unread(compose([*words, "distill.tokens=50_000"]).search, words)
+def test_what_has_no_effect_is_named(words, named):
+    said = unread(compose([*words, "distill.tokens=50_000"]), words)
     assert [sentence.partition(" ")[0] for sentence in said] == named

@@ -57,7 +57,6 @@ from pipeline.config.run import (
     register,
     to_objects,
     to_plain,
-    unread,
     walk,
 )
 from pipeline.config.search import (
@@ -70,3 +69,4 @@ from pipeline.config.search import (
 )
 from pipeline.config.study import StudyConfig
 from pipeline.config.subnetworks import BinConfig, OrderingConfig, RecoverConfig, Sizes, SpaceConfig
+from pipeline.config.unread import unread

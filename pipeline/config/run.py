@@ -1,7 +1,6 @@
 """One run: all groups together, and the way from what Hydra composed to typed objects."""
 
 import difflib
-from collections.abc import Iterable
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -235,27 +234,16 @@ def material(config: Any, *without: str) -> dict[str, Any]:
 
 def walk(config: SearchConfig) -> dict[str, Any]:
     """What determines which candidates a search asks for: the keys that its strategy reads."""
-    return {name: _material_value(getattr(config, name)) for name in _readers(config) if _reads(config, name)}
+    return {name: _material_value(getattr(config, name)) for name in readers(config) if reads(config, name)}
 
 
-def unread(config: SearchConfig, words: Iterable[str]) -> list[str]:
-    """What to say of the overrides that the search's strategy does not read, one sentence for each."""
-    sentences = []
-    for word in words:
-        section, _, key = word.lstrip("+").partition("=")[0].partition(".")
-        name = key.partition(".")[0]
-        if section == "search" and name in _readers(config) and not _reads(config, name):
-            readers = " or ".join(f"search={strategy}" for strategy in _readers(config)[name])
-            sentences.append(f"{word} has no effect: search={config.strategy} does not read it. It is for {readers}.")
-    return sentences
-
-
-def _readers(config: SearchConfig) -> dict[str, tuple[str, ...]]:
+def readers(config: SearchConfig) -> dict[str, tuple[str, ...]]:
+    """The strategies that read a key, of each key that not all of them read."""
     return {each.name: each.metadata["strategies"] for each in fields(config) if "strategies" in each.metadata}
 
 
-def _reads(config: SearchConfig, name: str) -> bool:
-    return config.strategy in _readers(config)[name] or is_own(config.strategy)  # a user's class may read them all
+def reads(config: SearchConfig, name: str) -> bool:
+    return config.strategy in readers(config)[name] or is_own(config.strategy)  # a user's class may read them all
 
 
 def _is_absent(config: Any, key: Field[Any]) -> bool:
