@@ -18,6 +18,7 @@ STARTS = {  # search, init, recover
     "random sub-network, recovered": ("importance", "random_subnetwork", "auto"),
     "evolution, recovered": ("evolution", "searched", "auto"),
 }
+PAIRS = ("last", "first", "strided", "plain")
 LOSSES = {"KD": "sampled", "cross-entropy": "off"}
 Runs = dict[tuple[str, str, int], dict[int, dict[str, float]]]  # by start, loss and budget; by seed
 
@@ -157,6 +158,73 @@ def rows_of_teachers() -> list[str]:
     ]
 
 
+def rows_of_spaces() -> list[str]:
+    """A row for each space and bin: perplexity after recovery and after training, plain and ordered."""
+    found = grouped("p2-spaces", "space", "bin", "selection")
+    return [
+        f"| {space} | {bin.removeprefix('lab-')} "
+        f"| {spread(lines, 'student.recovered_perplexity')} | {spread(lines, 'student.final_perplexity')} "
+        f"| {spread(ordered, 'student.recovered_perplexity')} | {spread(ordered, 'student.final_perplexity')} |"
+        for (space, bin, selection), lines in found.items()
+        if selection == "plain"
+        for ordered in [found[space, bin, "ordered"]]
+    ]
+
+
+def rows_of_steps() -> list[str]:
+    """Cut once or in two steps: tokens and total FLOPs of all its trainings, perplexity of the quarter."""
+    once = grouped("p6-quarter", "init", "student.tokens")
+    [half], [quarter] = (list(grouped(folder, "student.tokens").values()) for folder in ("halves", "iterated"))
+    ways = {"once": [once["searched", "1769472"]], "once, on as many tokens in all": [once["searched", "3538944"]]}
+    return [
+        f"| {way} | {total(trainings, 'student.tokens'):,.0f} | {total(trainings, 'total_flops'):.3g} "
+        f"| {spread(trainings[-1], 'student.final_perplexity')} |"
+        for way, trainings in (ways | {"in two steps": [half, quarter]}).items()
+    ]
+
+
+def rows_of_losses() -> list[str]:
+    """A row for each loss of the distillation, of one seed: perplexity after training, total FLOPs."""
+    return [
+        f"| `kd={kd}` | {column(lines, 'student.final_perplexity')[0]:.2f} | {column(lines, 'total_flops')[0]:.3g} |"
+        for (kd,), lines in grouped("p4-distillation", "kd").items()
+    ]
+
+
+def rows_of_halves() -> list[str]:
+    """A row for evolution and importance in a half, on each budget."""
+    return [
+        f"| {search} | {int(tokens):,} | {mean(column(lines, 'student.parameters')):,.0f} "
+        f"| {spread(lines, 'student.final_perplexity')} | {mean(column(lines, 'total_flops')):.3g} |"
+        for (search, tokens), lines in grouped("half-search", "search", "student.tokens").items()
+    ]
+
+
+def rows_of_pairs() -> list[str]:
+    """A row for each choice of rotary pairs: perplexity after training with heads of 4 and 8, of one seed."""
+    found = {
+        tuple(path.removesuffix(".json").split("-")[-2:]): column(lines, "student.final_perplexity")[0]
+        for (path,), lines in grouped("rotary-pairs", "search.path").items()
+    }
+    return [f"| `{pairs}` | {found['4', pairs]:.2f} | {found['8', pairs]:.2f} |" for pairs in PAIRS]
+
+
+def rows_of_recovery() -> list[str]:
+    """A row for each teacher and bin: perplexity of the teacher, of the cut, and of the recovered cut."""
+    return [
+        f"| {name} | {float(line['teacher.perplexity']):.2f} "
+        f"| {int(line['student.parameters']):,} "
+        f"({float(line['student.parameters']) / float(line['teacher.parameters']):.0%}) "
+        f"| {float(line['student.untrained_perplexity']):.1f} | {float(line['student.recovered_perplexity']):.1f} |"
+        for name in ("lab-s", "lab-m")
+        for line in csv.DictReader((LAB / f"recovery/{name}.csv").open())
+    ]
+
+
+def total(trainings: list[list[dict[str, str]]], name: str) -> float:
+    return sum(mean(column(lines, name)) for lines in trainings)
+
+
 def grouped(folder: str, *axes: str) -> dict[tuple[str, ...], list[dict[str, str]]]:
     found: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for line in csv.DictReader((LAB / folder / "runs.csv").open()):
@@ -201,7 +269,9 @@ def test_every_headline_number_is_in_the_records():
     quarter = of_bins("p6-quarter")["quarter"]
     assert [row for make in (perplexities, savings) for row in make(quarter, FURTHER) if row not in text] == []
     assert converged(quarter, FURTHER) in text
-    assert [row for row in (*rows_of_searches(), *rows_of_teachers()) if row not in text] == []
+    rows = [*rows_of_searches(), *rows_of_teachers(), *rows_of_spaces(), *rows_of_steps(), *rows_of_recovery()]
+    rows += [*rows_of_losses(), *rows_of_halves(), *rows_of_pairs()]
+    assert [row for row in rows if row not in text] == []
     overview = (LAB.parent / "README.md").read_text()
     assert [row for row in summary(found) if row not in overview] == []
 

@@ -38,7 +38,8 @@ class SpaceConfig:
     granularity: Granularity = Granularity.coarse  # coarse: the first entries; fine: any
     sharing: Sharing = Sharing.layerwise  # uniform: the same sizes in all layers
     layers: Layers = Layers.prefix  # prefix: the first; rank: the most influential; subset: any
-    head_pairs: HeadPairs = HeadPairs.last  # the RoPE pairs a cut head keeps; plain breaks pairs, as the paper does
+    # The RoPE pairs that a cut head keeps: evenly spaced ones, the last, the first. plain breaks pairs, as the paper.
+    head_pairs: HeadPairs = HeadPairs.strided
     attention_scale: AttentionScale = AttentionScale.teacher  # own: 1/sqrt of the cut head size
     step: Sizes = field(default_factory=Sizes)  # steps between the sizes that may be chosen
     min: Sizes = field(default_factory=Sizes)  # smallest sizes

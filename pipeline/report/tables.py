@@ -183,7 +183,7 @@ def spread(values: list[float], form: str) -> str:
     """Mean and standard deviation."""
     if len(set(values)) == 1:
         return format(values[0], form)
-    return f"{format(mean(values), form)} ± {format(stdev(values), form)}"
+    return f"{format(mean(values), form)} ± {format(stdev(values), form.lstrip('+'))}"
 
 
 def anatomy_sentence(anatomy: Anatomy) -> str:

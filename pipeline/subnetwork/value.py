@@ -68,7 +68,7 @@ class SubNetwork:
     layers: tuple[int, ...]
     n_embd: int
     genes: tuple[LayerGenes, ...]
-    head_pairs: str = "last"
+    head_pairs: str = "strided"
     attention_scale: str = "teacher"
     ordering: str = "none"
     index_seed: int | None = None

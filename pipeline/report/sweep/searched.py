@@ -60,7 +60,7 @@ def rows(sweep: Sweep) -> list[list[str]]:
     return [
         [
             *each.cell.values,
-            " ".join(value for axis, value in zip(sweep.axes, each.rival.values, strict=True) if axis in CHOICES),
+            " ".join(chosen for chosen, own in zip(each.rival.values, each.cell.values, strict=True) if chosen != own),
             str(len(each.pairs)),
             spread([pair.gap for pair in each.pairs], "+.3f"),
             f"{mean(pair.searched.total_flops / pair.chosen.total_flops - 1 for pair in each.pairs):+.1%}",
