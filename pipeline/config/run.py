@@ -234,7 +234,8 @@ def material(config: Any, *without: str) -> dict[str, Any]:
 
 def walk(config: SearchConfig) -> dict[str, Any]:
     """What determines which candidates a search asks for: the keys that its strategy reads."""
-    return {name: _material_value(getattr(config, name)) for name in readers(config) if reads(config, name)}
+    read = [name for name, strategies in readers(config).items() if reads(config.strategy, strategies)]
+    return {name: _material_value(getattr(config, name)) for name in read}
 
 
 def readers(config: SearchConfig) -> dict[str, tuple[str, ...]]:
@@ -242,8 +243,8 @@ def readers(config: SearchConfig) -> dict[str, tuple[str, ...]]:
     return {each.name: each.metadata["strategies"] for each in fields(config) if "strategies" in each.metadata}
 
 
-def reads(config: SearchConfig, name: str) -> bool:
-    return config.strategy in readers(config)[name] or is_own(config.strategy)  # a user's class may read them all
+def reads(strategy: str, readers: tuple[str, ...]) -> bool:
+    return strategy in readers or is_own(strategy)  # a class of the user's may read all keys
 
 
 def _is_absent(config: Any, key: Field[Any]) -> bool:

@@ -10,21 +10,20 @@ LOSS_OF_A_TEACHER = ("distill.alpha", "distill.beta", "distill.temperature", "di
 
 def unread(config: Config, words: Iterable[str]) -> list[str]:
     """One sentence for each override that changes nothing."""
-    found = dict(_without_effect(config))
-    sentences = []
-    for word in words:
-        parts = word.lstrip("+").partition("=")[0].split(".")
-        keys = {".".join(parts[:end]) for end in range(1, len(parts) + 1)} if len(parts) > 1 else set()
-        if parts[-1] != "enabled":
-            sentences += [f"{word} has no effect: {found[key]}" for key in keys & found.keys()]
-    return sentences
+    found = list(_without_effect(config))
+    return [
+        f"{word} has no effect: {why}"
+        for word in words
+        for key, why in found
+        if f"{word.lstrip('+').partition('=')[0]}.".startswith(f"{key}.")
+    ]
 
 
 def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
     """Keys and sections that nothing reads, and why."""
     search, distill = config.search, config.distill
     for name, strategies in readers(search).items():
-        if not reads(search, name):
+        if not reads(search.strategy, strategies):
             of = " or ".join(f"search={strategy}" for strategy in strategies)
             yield f"search.{name}", f"search={search.strategy} does not read it. It is for {of}."
     if not search.rerank.candidates:
@@ -36,7 +35,8 @@ def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
     if distill.loss != Loss.js:
         yield "distill.js_weight", f"distill.loss={distill.loss} does not read it. It is for distill.loss=js."
     if config.recover.enabled is False:
-        yield "recover", "recover.enabled=false makes no recovery."
+        for name in ("tokens", "ridges", "batch"):
+            yield f"recover.{name}", "recover.enabled=false makes no recovery."
     if config.ordering.kind == OrderingKind.none:
         for name in ("blocks", "batch"):
             yield f"ordering.{name}", "ordering.kind=none measures nothing."

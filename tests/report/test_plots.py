@@ -163,7 +163,7 @@ def test_the_summary_of_a_recovered_run_has_a_row_for_it(smoke_outputs):
     assert [row[0] for row in rows] == ["teacher", "untrained", "recovered", "student", "control"]
     summary["student"]["recovered_bits_per_byte"] = 6.5432
     recovered = tables.rows(summary)[2]
-    assert recovered[1:] == ["searched", f"{summary['student']['parameters']:,}", "123.46", "6.543", "512", "1e+09"]
+    assert recovered[1:] == ["searched", "70,880", "123.46", "6.543", "512", "1e+09"]
     assert rows[3][1] == "searched + recovery + KD" and rows[4][1] == "random_weights + KD"
     facts = dict(tables.facts(summary))
     assert facts["recovery"] == "512 calibration tokens, 1.5 s"

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 from statistics import mean
 
+from pipeline.config import Init
 from pipeline.report.sweep.between import BUDGET, loss_at_flops, trainings
 from pipeline.report.sweep.runs import Cell, Run, Sweep
 from pipeline.report.tables import spread
 
 CHOICES = ("search", "search.strategy", "selection")  # axes that say how the shape is chosen
-SEARCHED = "searched"
 TITLE = "Is the search worth its cost?"
 RULE = """It is where its students end lower, at equal total FLOPs and on every seed, than those of the best choice
 without a search; otherwise make that choice. A row compares the two after the same tokens: the difference in nats a
@@ -75,10 +75,10 @@ def verdicts(sweep: Sweep) -> list[Verdict]:
     if sweep.means_nothing or not sweep.is_comparable or not set(CHOICES) & set(sweep.axes):
         return []
     budgets = _budgets(sweep)
-    searched = [cell for cell in sweep.cells if _kind(cell) == (SEARCHED, True)]
-    chosen = [cell for cell in sweep.cells if _kind(cell) == (SEARCHED, False)]
+    cells = [cell for cell in sweep.cells if cell.runs and cell.runs[0].student["init"] == Init.searched]
+    chosen = [cell for cell in cells if not _is_of_a_search(cell)]
     found = []
-    for cell in searched:
+    for cell in filter(_is_of_a_search, cells):
         rivals = [
             Verdict(cell, other, pairs)
             for other in chosen
@@ -89,12 +89,9 @@ def verdicts(sweep: Sweep) -> list[Verdict]:
     return found
 
 
-def _kind(cell: Cell) -> tuple[str, bool] | None:
-    """Where its students begin, and whether candidates were compared for them; None without a run."""
-    if not cell.runs:
-        return None
-    first = cell.runs[0]
-    return first.student["init"], ((first.summary.get("search") or {}).get("evaluated") or 1) > 1
+def _is_of_a_search(cell: Cell) -> bool:
+    """Whether candidates were compared for its students."""
+    return ((cell.runs[0].summary.get("search") or {}).get("evaluated") or 1) > 1
 
 
 def _others(sweep: Sweep, cell: Cell) -> list[str]:
