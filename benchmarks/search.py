@@ -34,7 +34,7 @@ BLOCKS, LENGTH = 8, 512
 
 
 def context_of(*overrides: str) -> Context:
-    setup = ["experiment=quickstart", "precision=fp32", "search.start=[]", f"search.blocks={BLOCKS}"]
+    setup = ["experiment=quickstart", "search=evolution", "precision=fp32", f"search.blocks={BLOCKS}"]
     return prepared(Context(pipeline.compose([*setup, *overrides]), lambda line: None))
 
 

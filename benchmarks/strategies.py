@@ -20,8 +20,8 @@ from pipeline.stages.roots import roots
 
 COUNTS = (36, 96)  # evaluations on all blocks that the tokens pay for; 36 are the quickstart's
 SEEDS = range(5)
-QUICKSTART = ["experiment=quickstart", "precision=fp32", "search.generations=1000"]
-SMALL = ["search.population=12", "search.offspring=8", "search.start=[]"]  # as the quickstart's evolution
+QUICKSTART = ["experiment=quickstart", "search=evolution", "precision=fp32", "search.generations=1000"]
+SMALL = ["search.offspring=8"]  # as many as children and mutants of the quickstart's evolution
 # Overrides of the quickstart, and the seeds and counts that a strategy is run with.
 STRATEGIES = {
     "uniform": (["search.strategy=uniform"], [0], COUNTS[:1]),

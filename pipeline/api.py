@@ -52,7 +52,7 @@ from pipeline.search.forecast import expected
 from pipeline.search.journal import Journal
 from pipeline.search.loop import Search
 from pipeline.search.strategies.registry import make as make_strategy
-from pipeline.stages import prepare, reconstruct
+from pipeline.stages import prepare
 from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import make_bin
@@ -173,7 +173,7 @@ def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **sett
     config = typed(SearchConfig, "search", {"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings})
     length = blocks.size(1) - 1
     known, errors = space.ordering, None
-    if reconstruct.applies(config):
+    if config.reads_errors:
         errors = reconstruction.measure(teacher, known, blocks, _precision(teacher), config.batch)
     evaluator = Evaluator(teacher, known, blocks, _precision(teacher), config.batch, fitness=config.fitness)
     budget = Budget(config.limit, length, lambda sub: flops_per_token(space.architecture, sub, length=length))

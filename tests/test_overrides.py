@@ -469,6 +469,18 @@ def test_every_key_is_found_by_its_own_name_and_near_a_misspelt_one():
         (["recover=off", "recover.tokens=4_096"], ["recover.tokens=4_096"]),
         (["recover.enabled=false"], []),
         (["ordering=none", "search=uniform", "ordering.blocks=4"], ["ordering.blocks=4"]),
+        (["ordering=none", "search=allocation", "ordering.blocks=4", "space.layers=prefix"], []),
+        (["distill.cache.slots=4", "distill.cache.kind=off"], ["distill.cache.slots=4"]),
+        (["distill.cache.slots=4", "distill.cache.kind=sampled"], []),
+        (["distill.control.enabled=false", "distill.control.lr=1e-3"], ["distill.control.lr=1e-3"]),
+        (["distill.control.enabled=false", "init=random_weights", "distill.control.lr=1e-3"], []),
+        (["distill.schedule.decay=0.1"], ["distill.schedule.decay=0.1"]),
+        (["distill=wsd", "distill.schedule.decay=0.1", "distill.schedule.warmup=0.1"], []),
+        (["distill.schedule.warmup_tokens=64", "distill.schedule.warmup=0.1"], ["distill.schedule.warmup=0.1"]),
+        (["distill.validation_tokens=64", "distill.validations=3"], ["distill.validations=3"]),
+        (["evaluate.limit=3"], ["evaluate.limit=3"]),
+        (["study.tokens=64"], ["study.tokens=64"]),
+        (["study.tokens=64", "study.random=4"], []),
     ],
 )
 def test_what_has_no_effect_is_named(words, named):

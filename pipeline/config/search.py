@@ -81,6 +81,11 @@ class SearchConfig:
     blocks: int = whole(8, high=BLOCKS)  # calibration blocks on which each candidate is evaluated
     batch: int = whole(8)  # blocks per forward pass
 
+    @property
+    def reads_errors(self) -> bool:
+        """Whether it chooses by the teacher's reconstruction errors."""
+        return Strategy.allocation in (self.strategy, *self.start)
+
     def __post_init__(self) -> None:
         known_or_own("search.strategy", self.strategy, Strategy, "MyStrategy")
         known_or_own("search.fitness", self.fitness, Fitness, "my_fitness")

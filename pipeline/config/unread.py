@@ -1,16 +1,18 @@
-"""Overrides that the rest of a configuration leaves without effect, so that nothing is ignored silently."""
+"""Overrides that the rest of a configuration leaves without effect, so that they are not ignored silently."""
 
 from collections.abc import Iterable, Iterator
 
-from pipeline.config.choices import Loss, OrderingKind
+from pipeline.config.choices import CacheKind, Init, Loss, OrderingKind, ScheduleKind
+from pipeline.config.distill import DistillConfig
 from pipeline.config.run import Config, readers, reads
+from pipeline.config.search import SearchConfig
 
-LOSS_OF_A_TEACHER = ("distill.alpha", "distill.beta", "distill.temperature", "distill.cache")
+Found = Iterator[tuple[str, str]]  # keys and sections that nothing reads, and why
 
 
 def unread(config: Config, words: Iterable[str]) -> list[str]:
     """One sentence for each override that changes nothing."""
-    found = list(_without_effect(config))
+    found = [*_of_search(config.search), *_of_training(config.distill), *_of_others(config)]
     return [
         f"{word} has no effect: {why}"
         for word in words
@@ -19,24 +21,46 @@ def unread(config: Config, words: Iterable[str]) -> list[str]:
     ]
 
 
-def _without_effect(config: Config) -> Iterator[tuple[str, str]]:
-    """Keys and sections that nothing reads, and why."""
-    search, distill = config.search, config.distill
+def _of_search(search: SearchConfig) -> Found:
     for name, strategies in readers(search).items():
         if not reads(search.strategy, strategies):
             of = " or ".join(f"search={strategy}" for strategy in strategies)
             yield f"search.{name}", f"search={search.strategy} does not read it. It is for {of}."
     if not search.rerank.candidates:
-        for name in ("tokens", "lr"):
-            yield f"search.rerank.{name}", "search.rerank.candidates=0 makes no rerank."
+        yield from _keys("search.rerank", "tokens lr", "search.rerank.candidates=0 makes no rerank.")
+
+
+def _of_training(distill: DistillConfig) -> Found:
+    cache, schedule = distill.cache, distill.schedule
     if distill.loss == Loss.ce:
-        for key in LOSS_OF_A_TEACHER:
-            yield key, "distill.loss=ce, or kd=off, has no teacher."
+        yield from _keys("distill", "alpha beta temperature cache", "distill.loss=ce, or kd=off, has no teacher.")
+    elif cache.kind == CacheKind.off:
+        yield from _keys("distill.cache", "slots temperatures mode path verify", "distill.cache.kind=off has no cache.")
     if distill.loss != Loss.js:
         yield "distill.js_weight", f"distill.loss={distill.loss} does not read it. It is for distill.loss=js."
+    if not distill.control.enabled:
+        # init=random_weights gives the student the control's learning rate
+        names = "init" if distill.init == Init.random_weights else "init lr"
+        yield from _keys("distill.control", names, "distill.control.enabled=false makes no control.")
+    if schedule.kind != ScheduleKind.wsd:
+        yield "distill.schedule.decay", f"schedule {schedule.kind} does not read it. It is for distill=wsd."
+    if schedule.warmup_tokens is not None:
+        yield "distill.schedule.warmup", f"distill.schedule.warmup_tokens={schedule.warmup_tokens} replaces it."
+    if distill.validation_tokens is not None:
+        yield "distill.validations", f"distill.validation_tokens={distill.validation_tokens} replaces it."
+
+
+def _of_others(config: Config) -> Found:
     if config.recover.enabled is False:
-        for name in ("tokens", "ridges", "batch"):
-            yield f"recover.{name}", "recover.enabled=false makes no recovery."
-    if config.ordering.kind == OrderingKind.none:
-        for name in ("blocks", "batch"):
-            yield f"ordering.{name}", "ordering.kind=none measures nothing."
+        yield from _keys("recover", "tokens ridges batch", "recover.enabled=false makes no recovery.")
+    if config.ordering.kind == OrderingKind.none and not config.search.reads_errors:
+        yield from _keys("ordering", "blocks batch", "ordering.kind=none measures nothing.")
+    if not config.evaluate.tasks:
+        yield "evaluate.limit", "evaluate.tasks=[] names no task."
+    if not config.study.subnetworks:
+        names = "tokens short resamples confidence"
+        yield from _keys("study", names, "study.random=0 and study.searched=0 make no study.")
+
+
+def _keys(section: str, names: str, why: str) -> Found:
+    return ((f"{section}.{name}", why) for name in names.split())

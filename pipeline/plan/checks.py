@@ -90,7 +90,7 @@ def check_prepared(context: Context, made: Roots) -> None:
         context.tokenizer(made.teacher).check_same(context.tokenizer(made.kd_teacher))
     context.evenly(tokens, "calibration", config.search.blocks, "search.blocks")
     context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
-    if config.ordering.kind != OrderingKind.none:
+    if config.ordering.kind != OrderingKind.none or config.search.reads_errors:
         context.evenly(tokens, "calibration", config.ordering.blocks, "ordering.blocks")
     if recover.roles(context):
-        recover.calibration(context, made)
+        recover.training_blocks(context, made)

@@ -8,7 +8,7 @@ from pipeline.config import DataSource, Dtype, GGUFKind, TeacherConfig
 from pipeline.data.packing import GROUP
 from pipeline.data.prepare import token_dtype
 from pipeline.data.shards import CHARACTERS_PER_TOKEN, SHARD_CHARACTERS
-from pipeline.stages import cache, distill, extract, reconstruct, recover, rerank
+from pipeline.stages import cache, distill, extract, recover, rerank
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
@@ -54,7 +54,7 @@ def _temporary(context: Context, sub: SubNetwork, size: int) -> dict[str, int]:
     short = rerank.expected(context) or config.study.subnetworks  # they keep one checkpoint
     return {
         "prepare": max(text * copied, shards * max(map(_token_bytes, _versions(context, config.teacher)))),
-        "reconstruct": (1 + WRITTEN) * gradients if reconstruct.applies(config.search) else 0,
+        "reconstruct": (1 + WRITTEN) * gradients if config.search.reads_errors else 0,
         "recover": WEIGHT_BYTES[Dtype.fp32] * refitted if recover.roles(context) else 0,
         "short trainings": (1 + WRITTEN) * STATE_BYTES * size if short else 0,
         "distill": (config.distill.checkpoint.keep + WRITTEN) * STATE_BYTES * size,

@@ -156,7 +156,7 @@ def _stages(context: Context, sub: SubNetwork) -> Iterator[_Stage]:
     config, size = context.config, parameters(context.architecture, sub)
     if config.ordering.kind != OrderingKind.none:
         yield _Stage("order", ordering(context), "Measuring importance", "lower ordering.batch")
-    if reconstruct.applies(config.search):
+    if config.search.reads_errors:
         yield _Stage("reconstruct", reconstruction(context), "Reconstruction", "lower ordering.batch")
     yield _Stage("search", search(context, sub), "The search", "lower search.batch, or set teacher.dtype=bf16")
     if recover.roles(context):

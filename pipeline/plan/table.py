@@ -4,7 +4,7 @@ from pipeline.config import OrderingKind
 from pipeline.plan import costs as prices
 from pipeline.plan import disk, memory, outlook
 from pipeline.search import forecast
-from pipeline.stages import cache, distill, extract, reconstruct, recover, rerank, search, study
+from pipeline.stages import cache, distill, extract, recover, rerank, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
@@ -98,7 +98,7 @@ def _search(context: Context, costs: dict[str, int], forward: int) -> list[tuple
 
 
 def _errors(context: Context, flops: int) -> list[tuple[str, str]]:
-    if not reconstruct.applies(context.config.search):
+    if not context.config.search.reads_errors:
         return []
     tokens = context.config.ordering.blocks * context.config.data.block_size
     return [("reconstruct", f"{tokens:,} tokens, {flops:.3g} FLOPs")]

@@ -126,7 +126,7 @@ class RecoverSummary(TypedDict):
     tokens: int
     seconds: float
     helped: bool  # whether the held-out loss fell; the student is the untrained cut where it did not
-    before: float  # the loss on held-out calibration blocks, in nats per token
+    before: float  # the loss on held-out training blocks, in nats per token
     after: float
 
 

@@ -143,7 +143,7 @@ def facts(summary: Summary) -> list[list[str]]:
     if recover:
         seconds = recover.get("seconds")
         took = "" if seconds is None else f", {seconds:,.1f} s"
-        rows.append(["recovery", f"{number(recover.get('tokens'), ',')} calibration tokens{took}"])
+        rows.append(["recovery", f"{number(recover.get('tokens'), ',')} training tokens{took}"])
     if active := summary["student"].get("active_parameters"):
         rows.append(["active parameters", f"{active:,}"])
     if leaves := summary["student"].get("exported"):  # absent in summaries of older runs

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.artifacts import CHECKPOINTS, Recipe, write_json
-from pipeline.config import SearchConfig, material
-from pipeline.config import Strategy as Kind
+from pipeline.config import material
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, reconstruction
 from pipeline.models.reconstruction import Passed
@@ -20,11 +19,6 @@ from pipeline.subnetwork.counting import flops_per_token
 
 STAGE, VERSION = "reconstruct", 1
 ERRORS, COSTS = "errors.npz", "costs.json"
-
-
-def applies(config: SearchConfig) -> bool:
-    """Whether a search reads the errors."""
-    return Kind.allocation in (config.strategy, *config.start)
 
 
 def recipe(context: Context, teacher: Recipe, tokens: Recipe, ordering: Recipe | None) -> Recipe:

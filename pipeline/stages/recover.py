@@ -58,7 +58,7 @@ def check(context: Context) -> None:
 
 
 def blocks(context: Context) -> int:
-    """Calibration blocks that recovery reads."""
+    """Number of training blocks that recovery reads."""
     return context.config.recover.tokens // context.config.data.block_size
 
 
@@ -105,7 +105,7 @@ def refit(context: Context, roots: Roots, student: GPT, sub: SubNetwork, layers:
     """Recovers a cut student in place; `layers` keeps what is finished, and an interrupted recovery resumes from there.
 
     Raises:
-        SprigError: the text has fewer calibration blocks; or as pipeline.models.recovery.recover.recover.
+        SprigError: the training split has fewer blocks; or as pipeline.models.recovery.recover.recover.
     """
     config, finished = context.config, []
     if world_size() > 1:
@@ -118,7 +118,7 @@ def refit(context: Context, roots: Roots, student: GPT, sub: SubNetwork, layers:
         student,
         sub,
         select(sub, context.architecture, order.load(context, roots.ordering)),
-        calibration(context, roots),
+        training_blocks(context, roots),
         _settings(context),
         finished=finished,
         on_layer=partial(_save, layers) if layers is not None and rank() == 0 else lambda number, layer: None,
@@ -127,7 +127,7 @@ def refit(context: Context, roots: Roots, student: GPT, sub: SubNetwork, layers:
     )
 
 
-def calibration(context: Context, roots: Roots) -> Tensor:
+def training_blocks(context: Context, roots: Roots) -> Tensor:
     """The blocks (n, T + 1) that recovery reads, evenly spread over the training split: the few documents of the
     calibration split are not enough to fit so many weights (benchmarks/RESULTS.md).
 

@@ -47,6 +47,6 @@ def roots(context: Context) -> Roots:
         prepare.teacher_recipe(context, config.kd_teacher) if config.kd_teacher else teacher,
         tokens,
         ordering,
-        reconstruct.recipe(context, teacher, tokens, ordering) if reconstruct.applies(config.search) else None,
+        reconstruct.recipe(context, teacher, tokens, ordering) if config.search.reads_errors else None,
         prepare.uncut(context),
     )

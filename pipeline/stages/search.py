@@ -113,7 +113,7 @@ def recipe(context: Context, config: SearchConfig, roots: Roots, model: Recipe |
     inputs, own = roots.inputs, walk(config)
     if not config.surrogate:  # as before there was one
         own.pop("surrogate", None)
-    if reconstruct.applies(config) and roots.errors is not None:
+    if config.reads_errors and roots.errors is not None:
         inputs["errors"] = roots.errors.fingerprint
     if model is not None:
         inputs["search"] = model.fingerprint
@@ -209,9 +209,7 @@ def write_winner(context: Context, folder: Path, sub: SubNetwork, fitness: Found
 def _strategy(context: Context, config: SearchConfig, roots: Roots) -> Strategy:
     if config.strategy == Kind.given:
         return Given(read_given(context, roots))
-    errors = (
-        reconstruct.load(context, roots.errors) if roots.errors is not None and reconstruct.applies(config) else None
-    )
+    errors = reconstruct.load(context, roots.errors) if roots.errors is not None and config.reads_errors else None
     return make_strategy(config, context.space(order.load(context, roots.ordering)), context.config.seed, errors)
 
 
@@ -243,7 +241,7 @@ def teacher_flops(context: Context, config: SearchConfig) -> tuple[int, int]:
 
 def errors_flops(context: Context, config: SearchConfig) -> int:
     """Of measuring the errors that a search reads, which count as the search's."""
-    return reconstruct.flops(context) if reconstruct.applies(config) else 0
+    return reconstruct.flops(context) if config.reads_errors else 0
 
 
 class _Timed:

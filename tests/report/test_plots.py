@@ -166,7 +166,7 @@ def test_the_summary_of_a_recovered_run_has_a_row_for_it(smoke_outputs):
     assert recovered[1:] == ["searched", "70,880", "123.46", "6.543", "512", "1e+09"]
     assert rows[3][1] == "searched + recovery + KD" and rows[4][1] == "random_weights + KD"
     facts = dict(tables.facts(summary))
-    assert facts["recovery"] == "512 calibration tokens, 1.5 s"
+    assert facts["recovery"] == "512 training tokens, 1.5 s"
     assert facts["FLOPs of ordering, search, recovery"].endswith(", 1e+09")
     summary["flops"]["search"] = 3e8
     summary["student"] |= {"tokens": 1_000, "flops": {"student": 8e8, "teacher": 4e8}}

@@ -40,7 +40,7 @@ def test_the_losses_reported_are_those_of_the_models(outputs):
     cut, recovered = (
         context.student(steps[f"{name}_student"].recipe, torch.device("cpu")) for name in ("extracted", "recovered")
     )
-    blocks = recover.calibration(context, roots(context))
+    blocks = recover.training_blocks(context, roots(context))
     held = torch.tensor(held_out_blocks(len(blocks), Settings().held_out))
     assert found["tokens"] == 512 and found["held_out_tokens"] == blocks[held][:, 1:].numel()
     assert found["before"] == pytest.approx(mean_nll(cut, blocks[held], 8, "fp32"), rel=1e-9)
