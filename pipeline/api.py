@@ -166,8 +166,9 @@ class SearchSpace(Space):
 
 def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **settings: Any) -> Found:
     """Searches the space for the sub-network with the lowest loss on `blocks` before any training. Keywords are the
-    keys of `search` in the configuration, such as strategy="evolution", population=12, generations=3. "allocation" also
-    measures its errors on `blocks`."""
+    keys of `search` in the configuration, such as strategy="evolution", population=12, generations=3. Without any,
+    evolution evaluates 5,050 candidates. strategy="importance", the command line's default, evaluates one, and needs
+    SearchSpace(..., layers="rank"). "allocation" also measures its errors on `blocks`."""
     api_inputs.check_space(teacher, space)
     blocks, seed = api_inputs.tokens(teacher, blocks), api_inputs.seed(seed)
     config = typed(SearchConfig, "search", {"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings})

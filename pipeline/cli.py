@@ -40,9 +40,9 @@ TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 # What torch's CPU allocator, threads and libraries say, which have no class for it.
 NO_MEMORY = ("can't allocate memory", "can't start new thread", "failed to map segment")
 OUT_OF_MEMORY = (
-    "The memory ran out, what was finished is kept: give the stage of the last line a smaller batch (ordering.batch, "
+    "Out of memory; what was finished is kept. Lower the batch of the stage in the last log line (ordering.batch, "
     "search.batch, recover.batch, distill.micro_batch or evaluate.batch; more in docs/troubleshooting.md), and run the "
-    "command again (debug=true shows where it happened)."
+    "command again. debug=true shows where it happened."
 )
 
 

@@ -72,7 +72,7 @@ def failing() -> Iterator[None]:
 
 
 def lost(seconds: float) -> str:
-    """What has happened to another rank, in a sentence; empty if nothing is noticed within so many seconds."""
+    """What has happened to another rank, in a sentence; empty if nothing is noticed within `seconds`."""
     return _Links.sentence if _Links.sockets and _Links.lost.wait(seconds) else ""
 
 

@@ -123,6 +123,11 @@ def short(count: int) -> str:
     return f"{count:,}"
 
 
+def counted(count: int, unit: str) -> str:
+    """With its unit, in the singular or the plural."""
+    return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}s"
+
+
 def clock(seconds: float) -> str:
     """For example 0:07 or 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -1,6 +1,6 @@
-"""The run: prepare -> order -> search -> extract -> distill -> evaluate -> report, each made once and found again.
+"""The run: prepare, order, search, extract, recover, distill, evaluate, report; each is made once and then reused.
 
-Rerank and study are part of it where they are asked for. Export, sample, score and chat run on request, after them.
+Reconstruct, rerank and study run only if something needs them. Export, sample, score and chat run on request.
 """
 
 import json
@@ -23,7 +23,7 @@ from pipeline.on_request.printable import printable
 from pipeline.plan import after, checks, outlook
 from pipeline.plan.outlook import Outlook
 from pipeline.plan.table import table
-from pipeline.progress import Progress
+from pipeline.progress import Progress, counted
 from pipeline.ranks import rank, world_size
 from pipeline.report import ending, material
 from pipeline.report.material import Material
@@ -107,8 +107,7 @@ def _announce(context: Context, wanted: list[Step]) -> Outlook:
     expected = outlook.expected(context, wanted, world_size())
     if wanted:
         stages = outlook.header(wanted, expected)
-        count = "1 step" if len(wanted) == 1 else f"{len(wanted)} steps"
-        log.info("%s, %d of them cached: %s", count, cached, stages)
+        log.info("%s, %d of them cached: %s", counted(len(wanted), "step"), cached, stages)
     return expected
 
 

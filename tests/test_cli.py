@@ -189,7 +189,7 @@ def test_a_disk_that_fills_in_training_harms_nothing(monkeypatch, smoke_outputs,
 def test_memory_that_runs_out(monkeypatch, tmp_path, fail):
     monkeypatch.setattr(sources, "convert", lambda *_: list(fail()))
     sentence = refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", "stages=[prepare]")
-    assert "The memory ran out" in sentence and "smaller batch" in sentence
+    assert "Out of memory" in sentence and "Lower the batch" in sentence
 
 
 def test_outputs_that_name_a_file(monkeypatch, tmp_path):

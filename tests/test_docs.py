@@ -17,6 +17,7 @@ from launchers.sweep import launcher
 from pipeline import cli, commands, compose
 from pipeline.arguments import parse
 from pipeline.composition import starts_jobs
+from pipeline.config import unread
 from pipeline.config.reference import page
 from pipeline.evaluation import tasks_data
 
@@ -98,7 +99,7 @@ def test_every_command_composes(command, smoke_outputs):
     overrides = arguments(command)
     if any(override.startswith("run=") for override in overrides):
         overrides = [f"run={smoke_outputs / 'smoke/latest'}" if each.startswith("run=") else each for each in overrides]
-    compose(overrides)
+    assert unread(compose(overrides), overrides) == []
 
 
 @pytest.mark.parametrize("command", readmes_first(AT_ONCE))

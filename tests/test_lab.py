@@ -1,6 +1,8 @@
 """The laboratory's presets run at their smoke size, through the sweep's own command; jobs are made in this process."""
 
 import csv
+import json
+import math
 
 import pytest
 
@@ -19,6 +21,14 @@ def outputs(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_runs_at_its_smoke_size(preset, outputs, in_process):
-    cli.main([f"experiment=lab/{preset}", "size=smoke", f"outputs={outputs}"])
-    lines = list(csv.DictReader((outputs / "sweeps" / f"lab-{preset}-smoke" / "runs.csv").open()))
+    command = [f"experiment=lab/{preset}", "size=smoke", f"outputs={outputs}"]
+    cli.main(command)
+    folder = outputs / "sweeps" / f"lab-{preset}-smoke"
+    lines = list(csv.DictReader((folder / "runs.csv").open()))
     assert {line["state"] for line in lines} == {"completed"} and len(lines) >= len(in_process.ran) > 0
+    for axis, values in json.loads((folder / "sweep.json").read_text())["axes"].items():
+        assert {line[axis] for line in lines} == set(values)
+    assert all(math.isfinite(float(line["student.final_perplexity"])) for line in lines)
+    jobs = len(in_process.ran)
+    cli.main(command)
+    assert len(in_process.ran) == jobs, "the second time does no work"

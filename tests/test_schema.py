@@ -21,9 +21,11 @@ def test_a_section_of_a_recipe_leaves_them_out():
 def test_a_strategy_reads_its_own_keys():
     population = {"start", "population", "generations", "limit"}
     for strategy, read in {
-        "evolution": population | {"parents", "crossover", "mutation", "surrogate"},
+        "evolution": population | {"parents", "crossover", "mutation"},
         "local": population | {"offspring"},
         "random": {"evaluations", "limit"},
         "uniform": set(),
     }.items():
         assert walk(compose(["experiment=smoke", f"search={strategy}"]).search).keys() == read
+    surrogate = ["search=evolution", "search.surrogate=8"]  # later than fingerprints that stay: no part while it is 0
+    assert "surrogate" in walk(compose(["experiment=smoke", *surrogate]).search)

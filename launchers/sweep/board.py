@@ -45,11 +45,11 @@ class Board:
         if self.live:
             self.live.stop()
 
-    def begins(self, job: Job) -> None:
+    def started(self, job: Job) -> None:
         self.states[job.id], self.began[job.id] = RUNNING, time.monotonic()
-        self._say(f"{job.id} {self.names[job.id]} begins; its log is {self.record.jobs[job.id]['log']}")
+        self._say(f"{job.id} {self.names[job.id]} started; its log is {self.record.jobs[job.id]['log']}")
 
-    def ends(self, job: Job, state: str) -> float:
+    def ended(self, job: Job, state: str) -> float:
         """Seconds that the job took."""
         self.states[job.id] = state
         seconds = time.monotonic() - self.began.pop(job.id)

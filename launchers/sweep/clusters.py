@@ -82,7 +82,7 @@ class Place:
     def submit(self, jobs: list[Job], slots: list[Slot]) -> list[Handle]:
         pairs = [(job, slot) for job, slot in zip(jobs, slots, strict=True) if job.id not in self.here]
         tasks = [Task(list(job.overrides), slot, self.ranks, self.alive) for job, slot in pairs]
-        with _deaf_to_interrupts():
+        with _ignoring_interrupts():
             submitted = self.executor.submit_array(tasks) if tasks else []
         # A Slurm job of several ranks is as many of submitit's tasks; rank 0's stands for it.
         new = iter(handle.task(0) for handle in submitted) if self.elsewhere else iter(submitted)
@@ -90,7 +90,7 @@ class Place:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def _ignoring_interrupts() -> Iterator[None]:
     """What is started inside never gets a SIGINT. A terminal sends Ctrl-C to all processes, and submitit's controllers
     would print a traceback each and kill their jobs; the sweep ends them, and they write a checkpoint."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -61,7 +61,7 @@ class Job:
         reported = material.STAGE not in self.context.config.stages or (self.folder / SUMMARY).exists()
         return reported and all(self._made(step.recipe) for step in self.steps)
 
-    def goes_on_from(self, other: "Job") -> bool:
+    def resumes_from(self, other: "Job") -> bool:
         """Whether a training of it begins with a stable phase that the other one has still to make."""
         phases = product(*([step.phase for step in job.steps if step.phase is not None] for job in (self, other)))
         return any(

@@ -57,14 +57,14 @@ def run(jobs: Sequence[Job], place: Place, record: Record, board: Board, fail_fa
         for each in active:
             # A job that was done in the same moment is not undone.
             state = COMPLETED if each.job.completed() else INTERRUPTED
-            record.set(each.job, state, seconds=board.ends(each.job, state))
+            record.set(each.job, state, seconds=board.ended(each.job, state))
 
 
 def _ready(waiting: list[Job], active: list[Running], free: int) -> list[Job]:
     """As many as there are free slots, without those whose training another's, which runs, is about to begin."""
     ready: list[Job] = []
     for job in waiting:
-        if len(ready) < free and not any(job.goes_on_from(other) for other in [*(each.job for each in active), *ready]):
+        if len(ready) < free and not any(job.resumes_from(other) for other in [*(each.job for each in active), *ready]):
             ready.append(job)
     return ready
 
@@ -74,14 +74,14 @@ def _begin(each: Running, record: Record, board: Board) -> None:
     submitted = {"job_id": each.handle.job_id, "folder": os.path.relpath(paths.folder, record.folder)}
     log = os.path.relpath(paths.stdout, record.folder)
     record.set(each.job, INTERRUPTED, log=log, submitted=submitted, error=None, seconds=None)
-    board.begins(each.job)
+    board.started(each.job)
 
 
 def _close(each: Running, record: Record, board: Board) -> str:
     state = COMPLETED if each.job.completed() else FAILED
     error = None if state == COMPLETED else _error(each.handle)
     record.jobs[each.job.id]["error"] = error
-    record.set(each.job, state, seconds=board.ends(each.job, state))
+    record.set(each.job, state, seconds=board.ended(each.job, state))
     return state
 
 

@@ -11,6 +11,7 @@ from pipeline.commands.folders import Known, all_runs, chosen
 from pipeline.commands.listing import only_of
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
+from pipeline.progress import counted
 
 
 def run(line: Line) -> None:
@@ -56,7 +57,8 @@ def _remove(outputs: Path, runs: list[Known], wanted: list[Entry]) -> None:
         _relink(each.folder, outputs)
         shutil.rmtree(away)
     removed, kept = remove(outputs, sizes, days=0)
-    print(f"Removed {len(runs)} runs and {len(removed)} artifacts ({in_words(sum(map(sizes.__getitem__, removed)))}).")
+    freed = in_words(sum(map(sizes.__getitem__, removed)))
+    print(f"Removed {counted(len(runs), 'run')} and {counted(len(removed), 'artifact')} ({freed}).")
     for folder, why in kept.items():
         print(f"{folder} {why}: kept.")
 

@@ -97,8 +97,8 @@ class DistillConfig:
     chunk_tokens: int = immaterial(whole(256, high=10**7))  # tokens whose logits exist at one time
     # Recomputes each transformer block in the backward pass: slower, less memory, the same result.
     activation_checkpointing: bool = immaterial(False)
-    # torch.compile of the blocks of student and teacher and of the loss, on a GPU of the search's loss too; training
-    # then rounds otherwise, so its fingerprint differs
+    # Compiles the blocks of student and teacher and the loss with torch.compile, on a GPU also the search's loss.
+    # Rounding changes, so the fingerprint differs.
     compile: bool = False
     weight_decay: float = real(0.1, high=100)
     betas: list[float] = share([0.9, 0.95], open_high=True)  # AdamW's

@@ -234,8 +234,12 @@ def material(config: Any, *without: str) -> dict[str, Any]:
 
 def walk(config: SearchConfig) -> dict[str, Any]:
     """What determines which candidates a search asks for: the keys that its strategy reads."""
-    read = [name for name, strategies in readers(config).items() if reads(config.strategy, strategies)]
-    return {name: _material_value(getattr(config, name)) for name in read}
+    read = readers(config)
+    return {
+        each.name: _material_value(getattr(config, each.name))
+        for each in fields(config)
+        if each.name in read and reads(config.strategy, read[each.name]) and not _is_absent(config, each)
+    }
 
 
 def readers(config: SearchConfig) -> dict[str, tuple[str, ...]]:

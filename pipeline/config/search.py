@@ -6,6 +6,7 @@ from pipeline.config.checks import (
     BLOCKS,
     LEARNING_RATE,
     TOKENS,
+    later,
     location,
     real,
     require,
@@ -71,7 +72,7 @@ class SearchConfig:
     crossover: CrossoverConfig = used_by(field(default_factory=CrossoverConfig), Strategy.evolution)
     mutation: MutationConfig = used_by(field(default_factory=MutationConfig), Strategy.evolution)
     # Offspring drawn for each that is evaluated; a regression on the evaluations so far chooses half of them. 0: off.
-    surrogate: int = used_by(whole(0, low=0, high=1_000), Strategy.evolution)
+    surrogate: int = later(used_by(whole(0, low=0, high=1_000), Strategy.evolution))
     evaluations: int = used_by(whole(100), Strategy.random)  # number of candidates
     limit: LimitConfig = used_by(field(default_factory=LimitConfig), *FROM_A_POPULATION, Strategy.random)
     rerank: RerankConfig = field(default_factory=RerankConfig)

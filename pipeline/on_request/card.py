@@ -43,10 +43,10 @@ def card(
     plain = ", trust_remote_code=False" if own else ""
     options = stock.loading_arguments(config)
     quoted = json.dumps(name, ensure_ascii=False)
-    beside = ""
+    gguf_note = ""
     if kind != GGUFKind.none:
         file = marks.markdown(marks.Code(gguf.file_name(name, kind)))
-        beside = f"\n{file} is the same model for llama.cpp. {gguf.caveat(config)}".rstrip() + "\n"
+        gguf_note = f"\n{file} is the same model for llama.cpp. {gguf.caveat(config)}".rstrip() + "\n"
     facts = [
         ["teacher", f"{summary['teacher']['name']}, {summary['teacher']['parameters']:,} parameters"],
         ["teacher's licence", teacher.license or "not stated"],
@@ -88,7 +88,7 @@ tokenizer = AutoTokenizer.from_pretrained({quoted}{plain})
 {_commands(name, form, kind)}
 
 Tested with transformers {check.TRANSFORMERS[0]} to {check.TRANSFORMERS[1]}. {stock.caveat(config)}
-{beside}
+{gguf_note}
 ## Figures
 
 {marks.table(HEADER, rows(summary))}

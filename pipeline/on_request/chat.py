@@ -20,7 +20,10 @@ from pipeline.stages.context import Context, Steps
 
 STAGE = "chat"
 ASK, NEW, END = "you> ", "/new", "/exit"
-HELLO = f"{NEW} starts over, {END} or Ctrl-D ends. sample.tokens and sample.temperature set length and chance."
+HELLO = (
+    f"{NEW} starts over, {END} or Ctrl-D ends. sample.tokens sets the length of answers and sample.temperature their "
+    "randomness."
+)
 
 log = logging.getLogger("sprig")
 

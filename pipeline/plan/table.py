@@ -3,6 +3,7 @@
 from pipeline.config import OrderingKind
 from pipeline.plan import costs as prices
 from pipeline.plan import disk, memory, outlook
+from pipeline.progress import counted
 from pipeline.search import forecast
 from pipeline.stages import cache, distill, extract, recover, rerank, search, study
 from pipeline.stages.budget import budget
@@ -60,7 +61,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         (
             "batch",
             f"{batches.global_batch} blocks of {length:,} tokens: {ranks} {'process' if ranks == 1 else 'processes'} x "
-            f"{batches.micro_batch} at a time x {batches.accumulation} times",
+            f"{counted(batches.micro_batch, 'block')} x {counted(batches.accumulation, 'accumulation step')}",
         ),
         outlook.hours(context, total, ranks, typical.middle),
         ("processes", f"{ranks} on {context.device.type}, {context.precision}, ZeRO {stage}"),
@@ -86,7 +87,7 @@ def _search(context: Context, costs: dict[str, int], forward: int) -> list[tuple
     expected, baseline = forecast.expected(config, length, scoring), ""
     if config.random_baseline:
         baseline = f", and random ones on as many ({costs['random_search']:.3g} FLOPs)"
-    evaluations = "1 evaluation" if expected.evaluations == 1 else f"{expected.evaluations:,} evaluations"
+    evaluations = counted(expected.evaluations, "evaluation")
     found = f"{evaluations}, {expected.tokens:,} tokens, {costs['search']:.3g} FLOPs{baseline}"
     unspent = forecast.unspent(config, length, scoring)
     return [

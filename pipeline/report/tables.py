@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from statistics import mean, stdev
 
+from pipeline.progress import counted
 from pipeline.report import study as study_report
 from pipeline.report.marks import Code
 from pipeline.report.schema import (
@@ -81,8 +82,9 @@ def note(summary: Summary) -> str:
     blocks = summary["data"]["validation_blocks"]
     return (
         f"Perplexity is exp(mean nats per token), on the same {blocks} validation blocks for every model. Bits per "
-        f"byte of text compare models of different vocabularies too.{_uncut(summary)} FLOPs are of training, the "
-        "teacher's included, which with a logits cache are those of filling it, once for all readers."
+        f"byte of text compare models of different vocabularies too.{_uncut(summary)} FLOPs are those of "
+        "training, the teacher's included. With a logits cache, the teacher's are those of filling it, counted once "
+        "for all runs that read it."
     )
 
 
@@ -99,7 +101,7 @@ def _uncut(summary: Summary) -> str:
 def search_facts(search: SearchSummary) -> list[list[str]]:
     """Rows of name and value."""
     if search["strategy"] is None:
-        return [["search", "none: nothing starts from one"]]
+        return [["search", "none: no model starts from a search"]]
     if search["evaluated"] is None or search["best_fitness"] is None:
         return [["search", f"{search['strategy']}, not finished"]]
     random, reranked = search["random_best_fitness"], search.get("rerank")
@@ -111,11 +113,12 @@ def search_facts(search: SearchSummary) -> list[list[str]]:
         reached = f"number {reranked['rank']} wins with {reranked['loss']:.4f} nats per token on calibration blocks"
         after = [["rerank by a short training", f"{chosen}: {reached}"]]
     candidates = search.get("candidates")  # absent in summaries of older runs
-    of = f" of {candidates:,} candidates" if candidates else ""
+    of = f" of {counted(candidates, 'candidate')}" if candidates else ""
+    evaluations = counted(search["evaluated"], "evaluation")
     return [
-        ["search", f"{search['strategy']}, {search['evaluated']} evaluations{of}, {search['tokens']:,} tokens"],
+        ["search", f"{search['strategy']}, {evaluations}{of}, {search['tokens']:,} tokens"],
         ["best fitness", f"{search['best_fitness']:,.2f} ({search['fitness']} on calibration blocks)"],
-        ["best of random, on as many tokens", "not asked for" if random is None else f"{random:,.2f}"],
+        ["best random candidate, same number of tokens", "not run" if random is None else f"{random:,.2f}"],
         *after,
         *_diversity(search.get("diversity")),
     ]

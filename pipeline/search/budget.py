@@ -18,10 +18,7 @@ class Spent:
 
 class Budget:
     """Books evaluations. `block_size` is in tokens, `flops_per_token` of scoring a candidate on one of them; `spent` is
-    what the search costs before its first candidate.
-
-    What is saved by hidden states that candidates share is booked as if it were not: a limit must not depend on memory.
-    """
+    what the search costs before its first candidate."""
 
     def __init__(
         self,

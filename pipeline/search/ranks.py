@@ -61,7 +61,7 @@ class Ranks:
             self._check(self._evaluate(candidates))
 
     def close(self) -> None:
-        """Sends the other ranks home, where they have not left with this one."""
+        """Tells the other ranks to stop serving, unless they have already stopped with this one."""
         if self._open:
             self._hand_out(None)
 

@@ -91,11 +91,11 @@ class Context:
 
     @property
     def agree(self) -> Callable[[bool], bool] | None:
-        """As Step.agree: hands rank 0's word to every rank; None where there is one process."""
+        """As Step.agree: hands rank 0's decision to every rank; None where there is one process."""
 
-        def agree(word: bool) -> bool:
+        def agree(decision: bool) -> bool:
             distributed.start(self.device)
-            return distributed.broadcast(word)
+            return distributed.broadcast(decision)
 
         return None if world_size() == 1 else agree
 

@@ -25,7 +25,7 @@ from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.about import FoundFitness, about
 from pipeline.subnetwork.allocation import Errors
-from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.counting import flops_per_token, outer_flops, parameters
 from pipeline.subnetwork.exported import counted
 from pipeline.subnetwork.limits import check_limits, make_limits
 from pipeline.subnetwork.space import Space
@@ -111,8 +111,6 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
 def recipe(context: Context, config: SearchConfig, roots: Roots, model: Recipe | None = None) -> Recipe:
     """`model` is a search whose evaluated tokens this one spends, instead of a number of its own."""
     inputs, own = roots.inputs, walk(config)
-    if not config.surrogate:  # as before there was one
-        own.pop("surrogate", None)
     if config.reads_errors and roots.errors is not None:
         inputs["errors"] = roots.errors.fingerprint
     if model is not None:
@@ -235,7 +233,7 @@ def teacher_flops(context: Context, config: SearchConfig) -> tuple[int, int]:
     if config.fitness != Fitness.kl:
         return 0, 0
     architecture, length = context.architecture, context.config.data.block_size
-    head = 2 * architecture.padded_vocab_size * architecture.n_embd
+    head = outer_flops(architecture, architecture.n_embd)
     return (flops_per_token(architecture, length=length) - head) * config.blocks * length, head
 
 

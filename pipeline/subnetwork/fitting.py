@@ -165,7 +165,7 @@ class Fitter:
         or if no room is found.
         """
         if self.split:
-            self._split_anew(draft, rng)
+            self._resplit(draft, rng)
         totals = self._totals(draft)
         if self._met(totals):
             return True
@@ -181,7 +181,7 @@ class Fitter:
             pools = [place for place in every if place[1] >= MLP], every
         return False
 
-    def _split_anew(self, draft: Draft, rng: np.random.Generator) -> None:
+    def _resplit(self, draft: Draft, rng: np.random.Generator) -> None:
         """Gives every row an attention of this width: of those that share most with its own, any."""
         options = self.costs(draft.n_embd).options
         for row in draft.rows:

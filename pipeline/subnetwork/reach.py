@@ -55,9 +55,9 @@ def find(fitter: Fitter, depths: list[int], widths: list[int]) -> Reach:
     possible, wanted = met, (bin.low - outer) / column
     for limit in fitter.limits:
         needed = _needs(fitter, limit, depths, widths, wanted)
-        if (least_beside := ceil(needed[possible].min())) > limit.most:
+        if (least_with_others := ceil(needed[possible].min())) > limit.most:
             least_of_all = ceil(_needs(fitter, limit, depths, widths, np.zeros_like(most)).min())
-            raise _too_low(fitter, limit, least_of_all, least_beside)
+            raise _too_low(fitter, limit, least_of_all, least_with_others)
         met = met & (needed <= limit.most)
     if len(fitter.limits) == 2:
         share = _share_needed(fitter, depths, widths, wanted)
@@ -136,7 +136,7 @@ def _names(fitter: Fitter) -> str:
     return " and ".join(limit.name for limit in fitter.limits)
 
 
-def _too_low(fitter: Fitter, limit: Limit, least_of_all: int, least_beside: int) -> SprigError:
+def _too_low(fitter: Fitter, limit: Limit, least_of_all: int, least_with_others: int) -> SprigError:
     if least_of_all > limit.most:
         return SprigError(
             f"{limit.name} cannot be reached from teacher {fitter.architecture.name} in this space: the minimum is "
@@ -144,7 +144,8 @@ def _too_low(fitter: Fitter, limit: Limit, least_of_all: int, least_beside: int)
         )
     return SprigError(
         f"{limit.name} and bin {fitter.bin} contradict each other: in the bin a sub-network takes at least "
-        f"{least_beside:,} {limit.unit}, {least_beside - limit.most:,} more; raise the limit, lower the bin, or {CURE}."
+        f"{least_with_others:,} {limit.unit}, {least_with_others - limit.most:,} more; raise the limit, lower the bin, "
+        f"or {CURE}."
     )
 
 

@@ -8,6 +8,9 @@ from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
+# Purposes of the generators that a sub-network's own seed makes.
+GROUPS, HEADS, VALUES, NEURONS, ROTARY, WIDTH, EXPERTS = range(7)
+
 
 @dataclass(frozen=True)
 class Ordering:
@@ -131,14 +134,14 @@ def _fine_layer(architecture: Architecture, gene: LayerGenes, seed: int) -> _Kep
         rng = np.random.default_rng([seed, purpose])
         return rng.permuted(np.broadcast_to(np.arange(entries), (rows, entries)), axis=1)
 
-    kept = _first(order(0, 1, groups)[0], gene.n_query_groups)
-    experts, neurons = None, order(3, architecture.n_expert or 1, architecture.intermediate_size)
+    kept = _first(order(GROUPS, 1, groups)[0], gene.n_query_groups)
+    experts, neurons = None, order(NEURONS, architecture.n_expert or 1, architecture.intermediate_size)
     if architecture.n_expert:
-        experts = _first(order(6, 1, architecture.n_expert)[0], gene.n_expert)
+        experts = _first(order(EXPERTS, 1, architecture.n_expert)[0], gene.n_expert)
     return (
         kept,
-        _first(order(1, groups, heads)[kept], gene.heads_per_group),
-        _first(order(2, groups, architecture.head_size)[kept], gene.head_size),
+        _first(order(HEADS, groups, heads)[kept], gene.heads_per_group),
+        _first(order(VALUES, groups, architecture.head_size)[kept], gene.head_size),
         _first(neurons[0] if experts is None else neurons[experts], gene.intermediate_size),
         experts,
     )
@@ -162,12 +165,12 @@ def select(sub: SubNetwork, architecture: Architecture, ordering: Ordering) -> S
             _coarse_layer(layer, gene, ordering) if seed is None else _fine_layer(architecture, gene, seed)
         )
         if seed is not None and sub.head_pairs == "plain":
-            rng = np.random.default_rng([seed, 4])
+            rng = np.random.default_rng([seed, ROTARY])
             rotary = _first(rng.permutation(architecture.head_size), gene.head_size)
         else:
             rotary = _rotary_entries(architecture, gene.head_size, sub.head_pairs)
         layers.append(LayerSelection(groups, heads, rotary, values, neurons, experts))
     width = ordering.embedding
     if sub.index_seed is not None:
-        width = np.random.default_rng([sub.index_seed, 5]).permutation(architecture.n_embd)
+        width = np.random.default_rng([sub.index_seed, WIDTH]).permutation(architecture.n_embd)
     return Selection(_first(width, sub.n_embd), tuple(layers))

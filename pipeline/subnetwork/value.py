@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 
+from pipeline.config import AttentionScale, HeadPairs
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
 
 GENES = ("n_query_groups", "heads_per_group", "head_size", "intermediate_size")
 EXPERT_GENES = ("n_expert", "n_expert_per_token")
-HEAD_PAIRS = ("last", "strided", "first", "plain")
-ATTENTION_SCALES = ("teacher", "own")
+HEAD_PAIRS, ATTENTION_SCALES = (tuple(map(str, choices)) for choices in (HeadPairs, AttentionScale))
 ABOUT = "about"  # in a JSON file: notes for people, see pipeline.subnetwork.about
 # A layer's genes, as people read them.
 SIZES = {

@@ -185,11 +185,12 @@ def distill(
             if step % validate_every == 0 or step == steps:
                 validated(step)
             late = config.checkpoint.minutes is not None and time.monotonic() - saved > 60 * config.checkpoint.minutes
-            told, late = any_rank([signalled() is not None, late and rank() == 0], device)
-            if step % save_every == 0 or step == last or told or late:
-                writer.save(engine, Position(step, metrics.sync(), run, skipped), at_once=step == last or told)
+            stop_requested, late = any_rank([signalled() is not None, late and rank() == 0], device)
+            if step % save_every == 0 or step == last or stop_requested or late:
+                position = Position(step, metrics.sync(), run, skipped)
+                writer.save(engine, position, at_once=step == last or stop_requested)
                 saved = time.monotonic()
-            if told:
+            if stop_requested:
                 raise Interrupted(
                     f"A signal ({signalled() or 'to another rank'}) ended the training after step {step} of {last}; a "
                     f"checkpoint is written, and the same command resumes from it."

@@ -77,11 +77,11 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def any_rank(words: list[bool], device: torch.device) -> list[bool]:
-    """Which of these words are true on some rank, on every rank the same."""
-    flags = torch.tensor(words, dtype=torch.int32, device=device)
-    distributed.all_reduce(flags, distributed.ReduceOp.MAX)
-    return flags.bool().tolist()
+def any_rank(flags: list[bool], device: torch.device) -> list[bool]:
+    """Which of these flags are true on some rank, on every rank the same."""
+    raised = torch.tensor(flags, dtype=torch.int32, device=device)
+    distributed.all_reduce(raised, distributed.ReduceOp.MAX)
+    return raised.bool().tolist()
 
 
 def import_deepspeed(device: torch.device) -> ModuleType:

@@ -126,7 +126,7 @@ def _make_moments(optimizer: torch.optim.AdamW) -> None:
 
 
 def _recompute(student: GPT) -> None:
-    """Activation checkpointing (Chen et al. 2016): of a block its input is kept, and it runs again when going back."""
+    """Activation checkpointing (Chen et al. 2016): a block keeps its input and is computed again going back."""
     for block in student.transformer.h:
         # Reentrant checkpointing dies under ZeRO 2 and 3 ("already been reduced"). No block draws random numbers.
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)

@@ -11,7 +11,7 @@ from pipeline.stages.context import Context
 def test_a_layout_of_sixteen_is_priced_by_one(capsys):
     wide = ["experiment=smoke", "distill.global_batch=64", "deepspeed=zero2", "deepspeed.world_size=16", "plan=true"]
     rows, alone = (dict(table(Context(pipeline.compose(each), log=print))) for each in (wide, wide[:3] + wide[-1:]))
-    assert rows["batch"] == "64 blocks of 32 tokens: 16 processes x 2 at a time x 2 times"
+    assert rows["batch"] == "64 blocks of 32 tokens: 16 processes x 2 blocks x 2 accumulation steps"
     assert rows["processes"].startswith("16 on ")
     share, whole = (float(each["memory a process, distill"].split()[0]) for each in (rows, alone))
     assert share < whole

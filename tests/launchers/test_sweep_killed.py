@@ -124,7 +124,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on(outputs):
     code, said = finish(outputs, *SIX)
     assert code == 0, said
     assert statuses(outputs) == ["completed"] * 6
-    assert said.count(" begins; its log") == 1 and finished.items() <= made(outputs).items()
+    assert said.count(" started; its log") == 1 and finished.items() <= made(outputs).items()
     stages = [path.parent.parent.name for path in made(outputs)]
     shared = {stage: stages.count(stage) for stage in ("order", "search", "extract", "distill", "report")}
     assert shared == {"order": 1, "search": 1, "extract": 1, "distill": 6, "report": 6} and stages.count("prepare") == 2
@@ -136,7 +136,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on(outputs):
 def test_a_seventh_value_runs_alone(outputs):
     before = made(outputs)
     code, said = finish(outputs, "distill.temperature=1,2,3,4,5,6,7", "hydra.launcher.jobs=2")
-    assert code == 0 and said.count(" begins; its log") == 1
+    assert code == 0 and said.count(" started; its log") == 1
     assert statuses(outputs) == ["completed"] * 7
     new = sorted(path.parent.parent.name for path in made(outputs).keys() - before.keys())
     assert new == ["distill", "evaluate", "report"]

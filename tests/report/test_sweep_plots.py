@@ -104,7 +104,7 @@ def test_published_figures_stand_in_the_table_and_as_stars(tmp_path):
         "tokens",
         "student FLOPs",
         "+ teacher",
-        "+ order and search",
+        "+ order, search and recovery",
         "published, FLOPs",
     ]
     assert axes.get_xlabel() == "training tokens of the budget" and axes.get_xscale() == axes.get_yscale() == "log"

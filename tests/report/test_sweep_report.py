@@ -164,7 +164,7 @@ def test_an_axis_and_a_number_of_one_name(undrawn, tmp_path):
 def test_the_page_says_the_best_setting_and_leads_to_the_pages_of_the_runs(folder):
     page, text = Page(folder / "sweep.html"), (folder / "sweep.html").read_text()
     finals = (math.exp(1), math.exp(1.5))
-    said = f"The lowest validation perplexity of 3 settings is {math.exp(1):,.2f}, of one run, so that another seed may"
+    said = f"The lowest validation perplexity of 3 settings is {math.exp(1):,.2f} (one run; another seed may"
     assert said in page.text and said in (folder / "sweep.md").read_text()
     assert f"{sum(finals) / 2:,.2f} ±" in page.text and "out of | memory" in page.text
     assert "**" not in text and "<script" not in text

@@ -14,6 +14,7 @@ from rich.table import Table as Shown
 
 from pipeline.artifacts import write_atomically
 from pipeline.layout import near
+from pipeline.progress import counted
 from pipeline.report import canvas, marks
 from pipeline.report.canvas import Plot
 from pipeline.report.markdown import samples
@@ -84,8 +85,7 @@ def _table(table: Table) -> list[str]:
 
 def _sentence(sweep: Sweep) -> str:
     states = Counter(state for cell in sweep.cells for state in cell.states or ([] if cell.runs else [MISSING]))
-    count = len(sweep.runs)
-    finished = f"{count} run is finished" if count == 1 else f"{count} runs are finished"
+    finished = f"{counted(len(sweep.runs), 'run')} {'is' if len(sweep.runs) == 1 else 'are'} finished"
     lacking = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     return f"{finished}; without a result: {lacking}." if lacking else f"{finished}: all."
 

@@ -8,7 +8,7 @@ from itertools import product
 from math import exp
 from pathlib import Path
 from statistics import mean
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from omegaconf import OmegaConf
 
@@ -33,12 +33,13 @@ INCOMPARABLE = "The runs were validated on different tokens, so their perplexiti
 SEED = "seed"
 INITS = ("init", "distill.init")  # axes that say where the student begins
 RANDOM_WEIGHTS = "random_weights"
+Kind = Literal["tokens", "student_flops", "training_flops", "total_flops"]  # of a saving
 # As papers count them: each adds to what the one before prices.
-SAVINGS = {
+SAVINGS: dict[Kind, str] = {
     "tokens": "tokens",
     "student_flops": "student FLOPs",
     "training_flops": "+ teacher",
-    "total_flops": "+ order and search",
+    "total_flops": "+ order, search and recovery",
 }
 
 Values = tuple[str, ...]
@@ -195,10 +196,11 @@ class Sweep:
             return NO_MEANING
         if not self.is_comparable:
             return INCOMPARABLE
-        of = f"the mean of {len(best.runs)} runs" if len(best.runs) > 1 else "of one run, so that another seed may win,"
+        several = len(best.runs) > 1
+        of = f"mean of {len(best.runs)} runs" if several else "one run; another seed may change the order"
         return (
-            f"The lowest validation perplexity of {settings} settings is {best.perplexity:,.2f}, {of} "
-            f"with {self.name_of(best)}; the teacher stands at {best.runs[0].summary['teacher']['perplexity']:,.2f}."
+            f"The lowest validation perplexity of {settings} settings is {best.perplexity:,.2f} ({of}), with "
+            f"{self.name_of(best)}; the teacher's is {best.runs[0].summary['teacher']['perplexity']:,.2f}."
         )
 
     def name_of(self, cell: Cell) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.evaluation.savings import Saving
 from pipeline.report.sweep.between import BUDGET, Comparison, comparisons
-from pipeline.report.sweep.runs import SAVINGS, Cell, Run, Sweep
+from pipeline.report.sweep.runs import SAVINGS, Cell, Kind, Run, Sweep
 
 REACHED, BOUND, INFINITE = "reached", "a bound: not reached", "no finite value: reached before training"
 AT_LEAST = "at least: reached at the smallest budget"
@@ -21,7 +21,7 @@ CONFIDENCE = 0.95
 class Point:
     """A run's saving, counted in one of the ways of SAVINGS; `value` is None where it is not finite."""
 
-    kind: str
+    kind: Kind
     budget: int  # training tokens
     cell: str
     setting: str  # the cell's values on all axes but the budget's
@@ -34,7 +34,7 @@ class Point:
 class Fit:
     """Saving against budget in one setting: for each seed a straight line in the logarithms of both."""
 
-    kind: str
+    kind: Kind
     setting: str
     budgets: tuple[int, int]  # the smallest and the largest that were fitted
     lines: list[tuple[float, float]]  # of each seed: log saving at budget 1, and its slope over log budget
@@ -94,7 +94,7 @@ def points(sweep: Sweep) -> list[Point]:
             sweep.name_of(cell),
             _setting(sweep, cell),
             run.summary["seed"],
-            counted(saving, kind),
+            saving[kind],
             _state(saving, kind),
         )
         for kind in SAVINGS
@@ -102,10 +102,10 @@ def points(sweep: Sweep) -> list[Point]:
     ]
 
 
-BETWEEN = ("tokens", "total_flops")  # of SAVINGS
+BETWEEN: tuple[Kind, Kind] = ("tokens", "total_flops")  # of SAVINGS
 
 
-def _between(sweep: Sweep, found: Comparison, kind: str) -> Point:
+def _between(sweep: Sweep, found: Comparison, kind: Kind) -> Point:
     axes = [axis for axis in sweep.axes if axis != BUDGET]
     setting = " ".join(f"{axis}={value}" for axis, value in zip(axes, found.setting, strict=True))
     reach = found.tokens if kind == "tokens" else found.total_flops
@@ -113,24 +113,13 @@ def _between(sweep: Sweep, found: Comparison, kind: str) -> Point:
     return Point(kind, found.budget, setting, setting, found.seed, reach.value, state)
 
 
-def counted(saving: Saving, kind: str) -> float | None:
-    """One of SAVINGS."""
-    values = {
-        "tokens": saving["tokens"],
-        "student_flops": saving["student_flops"],
-        "training_flops": saving["training_flops"],
-        "total_flops": saving["total_flops"],
-    }
-    return values[kind]
-
-
 def _setting(sweep: Sweep, cell: Cell) -> str:
     pairs = zip(sweep.axes, cell.values, strict=True)
     return " ".join(f"{axis}={value}" for axis, value in pairs if axis != BUDGET) or sweep.name
 
 
-def _state(saving: Saving, kind: str) -> str:
-    if counted(saving, kind) is None:
+def _state(saving: Saving, kind: Kind) -> str:
+    if saving[kind] is None:
         return INFINITE
     return BOUND if saving["reached"] == "not reached" else REACHED
 
@@ -138,7 +127,7 @@ def _state(saving: Saving, kind: str) -> str:
 def fits(sweep: Sweep) -> list[Fit]:
     """For each setting and way of counting that has a seed with several budgets. Bounds and what has no finite value
     are left out."""
-    seeds: dict[tuple[str, str], dict[int, list[tuple[int, float]]]] = {}
+    seeds: dict[tuple[Kind, str], dict[int, list[tuple[int, float]]]] = {}
     for point in points(sweep):
         if point.state == REACHED and point.value is not None:
             of_setting = seeds.setdefault((point.kind, point.setting), {})

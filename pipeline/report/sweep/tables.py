@@ -11,8 +11,8 @@ from pipeline.report.schema import Scores
 from pipeline.report.sweep import searched
 from pipeline.report.sweep.between import BUDGET, Comparison, Reach, comparisons
 from pipeline.report.sweep.record import MISSING
-from pipeline.report.sweep.runs import RANDOM_WEIGHTS, SAVINGS, Cell, Run, Sweep
-from pipeline.report.sweep.savings import CONFIDENCE, Fit, compared, counted, fits, interval
+from pipeline.report.sweep.runs import RANDOM_WEIGHTS, SAVINGS, Cell, Kind, Run, Sweep
+from pipeline.report.sweep.savings import CONFIDENCE, Fit, compared, fits, interval
 from pipeline.report.tables import Table, downstream_note, measured, metrics, number, spread
 
 PERPLEXITY = """Perplexity is exp(mean nats per token) on the same validation blocks for all, as mean ± standard
@@ -232,8 +232,8 @@ def _fit(sweep: Sweep, fit: Fit) -> list[str]:
     ]
 
 
-def _saving(saving: Saving, key: str) -> str:
-    value = counted(saving, key)
+def _saving(saving: Saving, key: Kind) -> str:
+    value = saving[key]
     return "no finite value" if value is None else f"{_bound(saving)}{value:.2f}x"
 
 
@@ -241,8 +241,8 @@ def _bound(saving: Saving) -> str:
     return "< " if saving["reached"] == "not reached" else ""
 
 
-def _mean_saving(savings: list[Saving], key: str) -> str:
-    finite = [value for saving in savings if (value := counted(saving, key)) is not None]
+def _mean_saving(savings: list[Saving], key: Kind) -> str:
+    finite = [value for saving in savings if (value := saving[key]) is not None]
     if not finite:
         return "no finite value"
     if len(finite) < len(savings):

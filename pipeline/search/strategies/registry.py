@@ -6,12 +6,11 @@ from pipeline.config import SearchConfig
 from pipeline.config import Strategy as Kind
 from pipeline.config.own import imported, is_own
 from pipeline.errors import SprigError
+from pipeline.search.strategies.climb import local, one_plus_lambda
 from pipeline.search.strategies.evolution import Evolution
 from pipeline.search.strategies.first_layers import first_layers
 from pipeline.search.strategies.given import Given
 from pipeline.search.strategies.importance import importance
-from pipeline.search.strategies.local import Local
-from pipeline.search.strategies.one_plus_lambda import OnePlusLambda
 from pipeline.search.strategies.own import Checked
 from pipeline.search.strategies.protocol import Strategy
 from pipeline.search.strategies.random import RandomSearch
@@ -23,8 +22,8 @@ from pipeline.subnetwork.value import SubNetwork
 RULES = {Kind.uniform: uniform, Kind.first_layers: first_layers, Kind.importance: importance}
 POPULATIONS: dict[Kind, Callable[[Space, SearchConfig, int, list[SubNetwork]], Strategy]] = {
     Kind.evolution: Evolution,
-    Kind.one_plus_lambda: OnePlusLambda,
-    Kind.local: Local,
+    Kind.one_plus_lambda: one_plus_lambda,
+    Kind.local: local,
 }
 
 
