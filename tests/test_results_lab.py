@@ -134,16 +134,18 @@ def shown(values: list[tuple[float, str]]) -> str:
 def converged(found: Runs, budgets: tuple[int, ...] = BUDGETS) -> str:
     """How far random weights with KD are at the largest budget from half of it, in loss."""
     losses = [mean(each["nll"] for each in found["random weights", "KD", at].values()) for at in budgets[-2:]]
-    return f"{losses[0]:.3f} to {losses[1]:.3f} nats, {1 - losses[1] / losses[0]:.1%}"
+    return f"{losses[0]:.3f} to {losses[1]:.3f} nats, {100 * (1 - losses[1] / losses[0]):.1f} %"
 
 
 def rows_of_searches() -> list[str]:
     """A row for each way to choose a shape: parameters, perplexity before recovery and after training, total FLOPs."""
     return [
-        f"| {search} | {mean(column(lines, 'student.parameters')):,.0f} "
+        f"| {search}{width} | {mean(column(lines, 'student.parameters')):,.0f} "
         f"| {spread(lines, 'student.untrained_perplexity')} | {spread(lines, 'student.final_perplexity')} "
         f"| {mean(column(lines, 'total_flops')):.3g} |"
-        for (search,), lines in grouped("p3-search", "search").items()
+        for folder, width in (("p3-search", ""), ("allocation-width", ", at full width"))
+        for (search,), lines in grouped(folder, "search").items()
+        if (search, width) != ("importance", ", at full width")  # which is first_layers there
     ]
 
 
@@ -159,15 +161,17 @@ def rows_of_teachers() -> list[str]:
 
 
 def rows_of_spaces() -> list[str]:
-    """A row for each space and bin: perplexity after recovery and after training, plain and ordered."""
-    found = grouped("p2-spaces", "space", "bin", "selection")
+    """A row for each space and bin: perplexity after recovery and after training, plain and ordered; ordered with the
+    last rotary pairs after training alone."""
+    found, strided = grouped("p2-spaces", "space", "bin", "selection"), grouped("p2-strided", "space", "bin")
     return [
         f"| {space} | {bin.removeprefix('lab-')} "
         f"| {spread(lines, 'student.recovered_perplexity')} | {spread(lines, 'student.final_perplexity')} "
-        f"| {spread(ordered, 'student.recovered_perplexity')} | {spread(ordered, 'student.final_perplexity')} |"
+        f"| {spread(ordered, 'student.recovered_perplexity')} | {spread(ordered, 'student.final_perplexity')} "
+        f"| {spread(found[space, bin, 'ordered'], 'student.final_perplexity')} |"
         for (space, bin, selection), lines in found.items()
         if selection == "plain"
-        for ordered in [found[space, bin, "ordered"]]
+        for ordered in [strided[space, bin]]
     ]
 
 

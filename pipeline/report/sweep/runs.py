@@ -199,7 +199,7 @@ class Sweep:
         several = len(best.runs) > 1
         of = f"mean of {len(best.runs)} runs" if several else "one run; another seed may change the order"
         return (
-            f"The lowest validation perplexity of {settings} settings is {best.perplexity:,.2f} ({of}), with "
+            f"The lowest validation perplexity of {settings} settings is {best.perplexity:,.2f} ({of}) with "
             f"{self.name_of(best)}; the teacher's is {best.runs[0].summary['teacher']['perplexity']:,.2f}."
         )
 
