@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import SearchConfig
-from pipeline.search.budget import Budget
+from pipeline.search.budget import budget_of
 from pipeline.search.forecast import expected
 from pipeline.search.journal import Journal
 from pipeline.search.loop import Scorer, Search
@@ -14,7 +14,7 @@ from pipeline.search.strategies.registry import make
 from pipeline.stages import graph, order
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
-from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -29,7 +29,7 @@ def prepared(context: Context) -> Context:
 
 def searched(context: Context, config: SearchConfig, scorer: Scorer, seed: int, length: int) -> tuple[float, int]:
     """Best fitness, and tokens evaluated, in blocks of `length` tokens."""
-    budget = Budget(config.limit, length, lambda sub: flops_per_token(context.architecture, sub, length=length))
+    budget = budget_of(config, context.architecture, length)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl", "benchmark")
         best = Search(

@@ -46,7 +46,7 @@ from pipeline.models.recovery.recover import Report, Settings
 from pipeline.models.recovery.recover import recover as recover_in_place
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.plan.epochs import MOST
-from pipeline.search.budget import Budget
+from pipeline.search.budget import budget_of
 from pipeline.search.evaluator import Evaluator
 from pipeline.search.forecast import expected
 from pipeline.search.journal import Journal
@@ -56,7 +56,7 @@ from pipeline.stages import prepare
 from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import make_bin
-from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.selection import Ordering, select
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
@@ -173,11 +173,12 @@ def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **sett
     blocks, seed = api_inputs.tokens(teacher, blocks), api_inputs.seed(seed)
     config = typed(SearchConfig, "search", {"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings})
     length = blocks.size(1) - 1
-    known, errors = space.ordering, None
+    known, errors, before = space.ordering, None, 0
     if config.reads_errors:
         errors = reconstruction.measure(teacher, known, blocks, _precision(teacher), config.batch)
+        before = reconstruction.flops(space.architecture, len(blocks), length)
     evaluator = Evaluator(teacher, known, blocks, _precision(teacher), config.batch, fitness=config.fitness)
-    budget = Budget(config.limit, length, lambda sub: flops_per_token(space.architecture, sub, length=length))
+    budget = budget_of(config, space.architecture, length, before)
     with TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal.jsonl", "search")
         best = Search(

@@ -54,6 +54,13 @@ def test_a_cut_of_a_model_in_memory_lies_in_the_bin_and_keeps_the_fitness(teache
     assert found.fitness == expected and pipeline.perplexity(student, blocks) == expected
 
 
+def test_a_limit_in_flops_pays_for_the_teacher_that_a_fitness_asks(teacher, blocks):
+    space = pipeline.SearchSpace(teacher.model, 70_000, 90_000)
+    limited = {"strategy": "random", "evaluations": 9, "limit": {"flops": 9 * 8 * 32 * 2 * 50_000}}
+    cheap, dear = (pipeline.find(teacher.model, space, blocks, fitness=by, **limited) for by in ("perplexity", "kl"))
+    assert 1 <= dear.evaluated < cheap.evaluated < 9
+
+
 def test_an_allocation_is_found_and_starts_an_evolution(teacher, blocks):
     space = pipeline.SearchSpace(teacher.model, 70_000, 90_000, hold=["n_embd", "head_size"])
     allocated = pipeline.find(teacher.model, space, blocks, strategy="allocation")

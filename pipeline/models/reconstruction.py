@@ -18,6 +18,7 @@ from pipeline.models.student import embed
 from pipeline.progress import Progress
 from pipeline.subnetwork.allocation import Errors, refuse_experts
 from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.counting import flops_per_token, outer_flops
 from pipeline.subnetwork.selection import Ordering
 
 RIDGE = 1_500.0  # strength of the prior that the cut weights are right, in tokens
@@ -120,6 +121,19 @@ def refuse(architecture: Architecture) -> None:
             f"search.strategy=allocation needs projections that write to the stream, and {architecture.name} has norms "
             "after attention and MLP: choose another search."
         )
+
+
+def flops(architecture: Architecture, blocks: int, length: int) -> int:
+    """FLOPs of `measure`: forward passes with the head and then of each layer, a backward pass of activations, Gram
+    matrices and Cholesky factors."""
+    a, tokens = architecture, blocks * length
+    queries, neurons = a.n_head * a.head_size, a.intermediate_size
+    grams = 2 * a.n_layer * (queries**2 + neurons**2)
+    factors = a.n_layer * (a.heads_per_group * queries**3 + neurons**3) // 3
+    products = 2 * a.n_layer * a.n_embd * (a.heads_per_group * queries**2 + neurons**2)
+    forward = flops_per_token(a, length=length)
+    again = forward - outer_flops(a, a.n_embd)
+    return tokens * (2 * forward + again + grams) + factors + products
 
 
 def measure(

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.config import Init, OrderingKind, Strategy
 from pipeline.search import forecast
+from pipeline.search.budget import teacher_flops
 from pipeline.stages import cache, extract, order, recover, rerank, search, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
@@ -47,7 +48,7 @@ def flops(context: Context, students: Typical | None = None) -> dict[str, int]:
     config, length = context.config, context.config.data.block_size
     students = students or typical(context)
     forward = students.forward
-    once, head = search.teacher_flops(context, config.search)
+    once, head = teacher_flops(config.search, context.architecture, length)
     searched = once + (forward + head) * forecast.expected(config.search, length, forward + head).tokens
     searched = min(searched, config.search.limit.flops or searched)
     reranked = rerank.expected(context) * rerank.flops(context, forward) if config.search.rerank.candidates else 0

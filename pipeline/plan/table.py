@@ -5,7 +5,8 @@ from pipeline.plan import costs as prices
 from pipeline.plan import disk, memory, outlook
 from pipeline.progress import counted
 from pipeline.search import forecast
-from pipeline.stages import cache, distill, extract, recover, rerank, search, study
+from pipeline.search.budget import teacher_flops
+from pipeline.stages import cache, distill, extract, recover, rerank, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
@@ -83,7 +84,7 @@ def _search(context: Context, costs: dict[str, int], forward: int) -> list[tuple
     if not extract.searches(context):
         return [("search", "none")]
     config, length = context.config.search, context.config.data.block_size
-    scoring = forward + search.teacher_flops(context, config)[1]
+    scoring = forward + teacher_flops(config, context.architecture, length)[1]
     expected, baseline = forecast.expected(config, length, scoring), ""
     if config.random_baseline:
         baseline = f", and random ones on as many ({costs['random_search']:.3g} FLOPs)"

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.config import LimitConfig
+from pipeline.config import Fitness, LimitConfig, SearchConfig
+from pipeline.subnetwork.architecture import Architecture
+from pipeline.subnetwork.counting import flops_per_token, outer_flops
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -44,3 +46,23 @@ class Budget:
                 return False
         self.spent = after
         return True
+
+
+def teacher_flops(config: SearchConfig, architecture: Architecture, length: int) -> tuple[int, int]:
+    """With fitness=kl: of the teacher's layers, which run once on all blocks of `length` tokens, and of its head, for
+    each token that is evaluated."""
+    if config.fitness != Fitness.kl:
+        return 0, 0
+    head = outer_flops(architecture, architecture.n_embd)
+    return (flops_per_token(architecture, length=length) - head) * config.blocks * length, head
+
+
+def budget_of(config: SearchConfig, architecture: Architecture, length: int, before: int = 0) -> Budget:
+    """A search's budget, from which a KL's teacher and the FLOPs `before` it are booked first."""
+    once, head = teacher_flops(config, architecture, length)
+    return Budget(
+        config.limit,
+        length,
+        lambda sub: flops_per_token(architecture, sub, length=length) + head,
+        Spent(flops=once + before),
+    )

@@ -15,7 +15,6 @@ from pipeline.models.reconstruction import Passed
 from pipeline.stages import order
 from pipeline.stages.context import Context
 from pipeline.subnetwork.allocation import Errors
-from pipeline.subnetwork.counting import flops_per_token
 
 STAGE, VERSION = "reconstruct", 1
 ERRORS, COSTS = "errors.npz", "costs.json"
@@ -72,16 +71,8 @@ def memory(context: Context) -> int:
 
 
 def flops(context: Context) -> int:
-    """FLOPs of the stage: forward passes with the head and then of each layer, a backward pass of activations, Gram
-    matrices and Cholesky factors."""
-    a, length = context.architecture, context.config.data.block_size
-    tokens = context.config.ordering.blocks * length
-    queries, neurons = a.n_head * a.head_size, a.intermediate_size
-    grams = 2 * a.n_layer * (queries**2 + neurons**2)
-    factors = a.n_layer * (a.heads_per_group * queries**3 + neurons**3) // 3
-    products = 2 * a.n_layer * a.n_embd * (a.heads_per_group * queries**2 + neurons**2)
-    again = order.flops_of_a_token(context)  # without the head
-    return tokens * (2 * flops_per_token(a, length=length) + again + grams) + factors + products
+    config = context.config
+    return reconstruction.flops(context.architecture, config.ordering.blocks, config.data.block_size)
 
 
 def load(context: Context, recipe: Recipe) -> Errors:

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.artifacts import Recipe, write_json
-from pipeline.config import Fitness, LimitConfig, OrderingKind, SearchConfig, material, walk
+from pipeline.config import LimitConfig, OrderingKind, SearchConfig, material, walk
 from pipeline.config import Strategy as Kind
 from pipeline.config.own import imported, is_own
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
 from pipeline.search import journal as journals
-from pipeline.search.budget import Budget, Spent
+from pipeline.search.budget import budget_of, teacher_flops
 from pipeline.search.forecast import candidates, expected, unspent
 from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.given import Given
@@ -25,7 +25,7 @@ from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
 from pipeline.subnetwork.about import FoundFitness, about
 from pipeline.subnetwork.allocation import Errors
-from pipeline.subnetwork.counting import flops_per_token, outer_flops, parameters
+from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.exported import counted
 from pipeline.subnetwork.limits import check_limits, make_limits
 from pipeline.subnetwork.space import Space
@@ -62,7 +62,7 @@ def check_limit(context: Context, flops: int) -> None:
         SprigError: it does not, and the cure.
     """
     config, length = context.config.search, context.config.data.block_size
-    once, head = teacher_flops(context, config)
+    once, head = teacher_flops(config, context.architecture, length)
     once += errors_flops(context, config)
     tokens = config.blocks * length
     for name, amount in {"tokens": tokens, "flops": once + tokens * (flops + head)}.items():
@@ -171,7 +171,7 @@ def make(
         config = _spending(context, config, model)
     if warning := unspent(config, length):
         log.warning("%s: %s.", role, warning)
-    budget = _budget(context, config)
+    budget = budget_of(config, context.architecture, length, errors_flops(context, config))
     journal = journals.Journal(folder / JOURNAL, recipe.fingerprint)
     with scoring.scorer(context, scored, roots) as scorer:
         best = Search(
@@ -215,26 +215,6 @@ def _spending(context: Context, config: SearchConfig, model: Recipe) -> SearchCo
     """As many random candidates as the tokens of a finished search pay for."""
     tokens = json.loads((context.made(model) / COSTS).read_text())["tokens"]
     return replace(config, evaluations=max(tokens // (config.blocks * context.config.data.block_size), 1))
-
-
-def _budget(context: Context, config: SearchConfig) -> Budget:
-    architecture, length = context.architecture, context.config.data.block_size
-    once, head = teacher_flops(context, config)
-    return Budget(
-        config.limit,
-        length,
-        lambda sub: flops_per_token(architecture, sub, length=length) + head,
-        Spent(flops=once + errors_flops(context, config)),
-    )
-
-
-def teacher_flops(context: Context, config: SearchConfig) -> tuple[int, int]:
-    """With fitness=kl: of its blocks, which run once on all tokens, and of its head, a token that is evaluated."""
-    if config.fitness != Fitness.kl:
-        return 0, 0
-    architecture, length = context.architecture, context.config.data.block_size
-    head = outer_flops(architecture, architecture.n_embd)
-    return (flops_per_token(architecture, length=length) - head) * config.blocks * length, head
 
 
 def errors_flops(context: Context, config: SearchConfig) -> int:
