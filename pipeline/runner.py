@@ -81,7 +81,7 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
         for number, step in enumerate(wanted, start=1):
             if step is not last:
                 _make(context, step, steps, folder, tracker, f"{number}/{len(wanted)}", left)
-                _collect_metrics(context, steps, folder)
+                _collect_metrics(context, steps, opened)
                 preemption.check()
         if cache.STAGE in config.stages and config.distill.cached:
             cache.complete(context, roots(context))
@@ -164,12 +164,12 @@ def _metrics(context: Context, step: Step) -> list[dict]:
     ]
 
 
-def _collect_metrics(context: Context, steps: Steps, folder: Path) -> None:
+def _collect_metrics(context: Context, steps: Steps, opened: RunFolder) -> None:
     """metrics.jsonl of the run: every evaluation of the search, then every step of each model, from the artifacts."""
-    if rank() != 0:
+    if rank() != 0 or not opened.writable:
         return
     lines = [json.dumps(line) for step in steps.values() for line in _metrics(context, step)]
-    write_atomically(folder / METRICS, "".join(f"{line}\n" for line in lines))
+    write_atomically(opened.path / METRICS, "".join(f"{line}\n" for line in lines))
 
 
 def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Material:

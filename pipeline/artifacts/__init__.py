@@ -9,6 +9,6 @@ from pipeline.artifacts.files import (
     write_atomically,
     write_json,
 )
-from pipeline.artifacts.locks import is_held, locked
+from pipeline.artifacts.locks import is_held, locked, marked
 from pipeline.artifacts.manifest import CHECKPOINTS, MANIFEST, Recipe, check, damaged, read_manifest
 from pipeline.artifacts.store import LINKS, PARTIAL, RUNNING, Store
