@@ -5,7 +5,6 @@ Rerank and study are part of it where they are asked for. Export, sample, score 
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import preemption, run_folder
-from pipeline.artifacts import MANIFEST, write_atomically
+from pipeline.artifacts import MANIFEST, copy_atomically, write_atomically
 from pipeline.config import Config, unread
 from pipeline.layout import COMPLETED, near
 from pipeline.models.precision import repeatable
@@ -195,7 +194,7 @@ def _write_report(context: Context, last: Step, shown: Material, folder: Path) -
     if artifact := context.store.find(last.recipe):
         for path in artifact.iterdir():
             if path.name != MANIFEST:
-                shutil.copyfile(path, folder / path.name)
+                copy_atomically(path, folder / path.name)
     else:
         material.write(shown, folder)
     pages.write(shown, folder)

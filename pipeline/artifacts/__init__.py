@@ -1,9 +1,11 @@
 """The store of results: files, locks, manifests, the store itself, and what is in it."""
 
 from pipeline.artifacts.files import (
+    copy_atomically,
     digest,
     file_sha256,
     link_atomically,
+    replacing,
     sweep_temporaries,
     sync_folder,
     write_atomically,

@@ -24,6 +24,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from pipeline.artifacts import replacing
 from pipeline.config import DataConfig
 from pipeline.data.documents import BATCH, Documents
 from pipeline.errors import SprigError
@@ -264,9 +265,5 @@ def document_hash(text: str, seed: int) -> int:
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes a .npz file durably, in one step: after a power cut it is there in full or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    with replacing(path) as file:
         np.savez(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

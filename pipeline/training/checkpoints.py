@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.artifacts import file_sha256, sync_folder, write_json
+from pipeline.artifacts import copy_atomically, file_sha256, sync_folder, write_json
 from pipeline.errors import SprigError
 from pipeline.models.writing import writing
 from pipeline.ranks import rank
@@ -207,7 +207,7 @@ def resume(engine: Engine, root: Path, run: str, begin: Path | None = None) -> P
     own = latest(root) if rank() == 0 else None
     if begin is not None and own is None and rank() == 0:
         root.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(begin / METRICS, root / METRICS)
+        copy_atomically(begin / METRICS, root / METRICS)
     folder, foreign = broadcast((own or begin, own is None))
     if folder is None:
         return Position(run=run)

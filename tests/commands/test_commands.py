@@ -73,6 +73,17 @@ def test_the_list_fits_80_columns_and_names_a_random_teacher(outputs, capsys):
     assert max(map(len, printed.splitlines()[:-1])) <= 80
 
 
+@pytest.mark.parametrize("content", [b"", b'{"status": "comp', b"[]", b"\x00" * 9, b"\xff"])
+def test_a_run_with_a_damaged_summary_is_not_finished(outputs, capsys, content):
+    (outputs / "first/bbbb/summary.json").write_bytes(content)
+    cli.main(["runs", f"outputs={outputs}"])
+    assert "stopped" in capsys.readouterr().out.splitlines()[2]
+    said = refused("compare", "first/bbbb", "second/cccc", f"outputs={outputs}")
+    assert "first/bbbb, second/cccc not finished" in said
+    cli.main(["rm", "first/bbbb", "--yes", f"outputs={outputs}"])
+    assert not (outputs / "first/bbbb").exists()
+
+
 def test_a_run_is_described_by_its_name(outputs, capsys, monkeypatch):
     given = [f"outputs={outputs}"]
     assert "first/latest has no finished student" in refused("describe", "first/latest", *given)
