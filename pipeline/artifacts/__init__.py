@@ -4,6 +4,7 @@ from pipeline.artifacts.files import (
     copy_atomically,
     digest,
     file_sha256,
+    json_lines,
     link_atomically,
     replacing,
     sweep_temporaries,

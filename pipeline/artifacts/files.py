@@ -70,6 +70,25 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def json_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The objects of a file that grows line by line, and where each ends in bytes: up to the first line that a kill cut
+    short or that is damaged. Nothing where there is no file."""
+    found: list[dict[str, Any]] = []
+    ends: list[int] = []
+    end = 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        end += len(line)
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(value, dict) or not line.endswith(b"\n"):
+            break
+        found.append(value)
+        ends.append(end)
+    return found, ends
+
+
 def link_atomically(link: Path, target: Path) -> None:
     """Points a symbolic link at `target`, relative to where the link really lies, in one step."""
     link.parent.mkdir(parents=True, exist_ok=True)
