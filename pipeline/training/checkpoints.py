@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.artifacts import copy_atomically, file_sha256, sync_folder, write_json
+from pipeline.artifacts import copy_atomically, digest, file_sha256, sync_folder, write_json
 from pipeline.errors import SprigError
 from pipeline.models.writing import writing
 from pipeline.ranks import rank
@@ -30,7 +30,7 @@ from pipeline.training.metrics import METRICS
 from pipeline.training.state import restore, tensors
 
 _TENSORS, _PROGRESS = "state.safetensors", "progress.json"
-_SHA256 = "sha256"  # in progress.json, of either file by its name; earlier versions of Sprig wrote none
+_SHA256 = "sha256"  # in progress.json, of each file by its name; earlier versions of Sprig wrote none
 
 log = logging.getLogger("sprig")
 
@@ -126,7 +126,7 @@ def _write(state: dict[str, Tensor], root: Path, position: Position, keep: int) 
             save_file({name: value.contiguous() for name, value in state.items()}, partial / _TENSORS)
         with (partial / _TENSORS).open("rb") as file:
             os.fsync(file.fileno())
-        checksums = {_TENSORS: file_sha256(partial / _TENSORS), METRICS: _sha256_so_far(root, position)}
+        checksums = _checksums(partial, root, position)
         write_json(partial / _PROGRESS, asdict(position) | {_SHA256: checksums})
     except OSError:  # what is half written would keep a full disk full
         shutil.rmtree(partial, ignore_errors=True)
@@ -156,10 +156,18 @@ def _check(folder: Path, root: Path) -> None:
     position, wanted = read_position(folder), dict(_read(folder).get(_SHA256, {}))
     with safe_open(folder / _TENSORS, "pt"):
         pass
-    found = {_TENSORS: file_sha256(folder / _TENSORS), METRICS: _sha256_so_far(root, position)}
+    found = _checksums(folder, root, position)
     for name, sha256 in wanted.items():
         if found.get(name) != sha256:
             raise ValueError(f"{name} was changed")
+
+
+def _checksums(folder: Path, root: Path, position: Position) -> dict[str, str]:
+    return {
+        _TENSORS: file_sha256(folder / _TENSORS),
+        _PROGRESS: digest(asdict(position)),
+        METRICS: _sha256_so_far(root, position),
+    }
 
 
 def _sha256_so_far(root: Path, position: Position) -> str:

@@ -104,6 +104,15 @@ def test_a_checkpoint_with_a_changed_byte_is_passed_over(one_rank, tmp_path, cap
     assert_same_end(tmp_path, weights, one_rank)
 
 
+def test_a_checkpoint_of_another_step_than_it_says_is_passed_over(one_rank, tmp_path, caplog):
+    interrupt(tmp_path)
+    file = tmp_path / "checkpoints" / "4" / "progress.json"
+    file.write_text(file.read_text().replace('"step": 4', '"step": 5'))
+    weights = train(tmp_path).state_dict()
+    assert "checkpoints/4 cannot be read (progress.json was changed)" in caplog.text
+    assert_same_end(tmp_path, weights, one_rank)
+
+
 @pytest.mark.parametrize(
     "damage, older", [("empty", True), ("half", True), ("half", False), ("one byte", False), ("gone", False)]
 )
