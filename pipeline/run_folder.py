@@ -2,14 +2,14 @@
 
 import logging
 import tempfile
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import Timeout
 from omegaconf import OmegaConf
 
-from pipeline.artifacts import RUNNING, facts, link_atomically, locked, sweep_temporaries, write_atomically
+from pipeline.artifacts import RUNNING, facts, link_atomically, marked, sweep_temporaries, write_atomically
 from pipeline.composition import compose, recorded
 from pipeline.config import Config, to_plain
 from pipeline.errors import SprigError
@@ -63,22 +63,26 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
     itself = reopened is not None and path.exists() and path.samefile(reopened)
     if reopened is not None and not itself:
         _check_reopened(reopened, path)
-    if path.exists() and reads_only(config) and not _is_writable(path):
+    if path.exists() and not _is_writable(path) and (reads_only(config) or _is_made(context, [*steps.values(), last])):
         log.info("run folder %s is not writable: nothing is written to it", near(path))
         return RunFolder(path, False, logging.NullHandler())
     if rank() != 0:
         return RunFolder(path, True, logging.NullHandler())
-    _describe(path, config, overrides if reopened is None else _with_its_own(reopened, overrides))
-    facts.write(path, context.facts, {role: step.recipe for role, step in (*steps.items(), (last.role, last))})
-    if not itself:  # reopening a run does not make it newer
-        link_atomically(path.parent / LATEST, path)
-    for place in (path.parent, path, path / ".hydra"):
-        sweep_temporaries(place)
-    opened = RunFolder(path, True, _log_to(path / "run.log"))
-    with suppress(Timeout):  # held by another process of the same run
-        opened.mark.enter_context(locked(path / RUNNING, wait=False))
+    with ExitStack() as mark:
+        mark.enter_context(marked(path / RUNNING))  # first, as what `sprig rm` removes is not written to any more
+        _describe(path, config, overrides if reopened is None else _with_its_own(reopened, overrides))
+        facts.write(path, context.facts, {role: step.recipe for role, step in (*steps.items(), (last.role, last))})
+        if not itself:  # reopening a run does not make it newer
+            link_atomically(path.parent / LATEST, path)
+        for place in (path.parent, path, path / ".hydra"):
+            sweep_temporaries(place)
+        opened = RunFolder(path, True, _log_to(path / "run.log"), mark.pop_all())
     log.info("run folder %s", near(path))
     return opened
+
+
+def _is_made(context: Context, steps: Iterable[Step]) -> bool:
+    return all(context.store.find(step.recipe) for step in steps if step.stage in context.config.stages)
 
 
 def _is_writable(folder: Path) -> bool:

@@ -5,7 +5,6 @@ Reconstruct, rerank and study run only if something needs them. Export, sample, 
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import preemption, run_folder
-from pipeline.artifacts import MANIFEST, write_atomically
+from pipeline.artifacts import MANIFEST, copy_atomically, write_atomically
 from pipeline.config import Config, unread
 from pipeline.layout import COMPLETED, near
 from pipeline.models.precision import repeatable
@@ -81,7 +80,7 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
         for number, step in enumerate(wanted, start=1):
             if step is not last:
                 _make(context, step, steps, folder, tracker, f"{number}/{len(wanted)}", left)
-                _collect_metrics(context, steps, folder)
+                _collect_metrics(context, steps, opened)
                 preemption.check()
         if cache.STAGE in config.stages and config.distill.cached:
             cache.complete(context, roots(context))
@@ -163,12 +162,12 @@ def _metrics(context: Context, step: Step) -> list[dict]:
     ]
 
 
-def _collect_metrics(context: Context, steps: Steps, folder: Path) -> None:
+def _collect_metrics(context: Context, steps: Steps, opened: RunFolder) -> None:
     """metrics.jsonl of the run: every evaluation of the search, then every step of each model, from the artifacts."""
-    if rank() != 0:
+    if rank() != 0 or not opened.writable:
         return
     lines = [json.dumps(line) for step in steps.values() for line in _metrics(context, step)]
-    write_atomically(folder / METRICS, "".join(f"{line}\n" for line in lines))
+    write_atomically(opened.path / METRICS, "".join(f"{line}\n" for line in lines))
 
 
 def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Material:
@@ -194,7 +193,7 @@ def _write_report(context: Context, last: Step, shown: Material, folder: Path) -
     if artifact := context.store.find(last.recipe):
         for path in artifact.iterdir():
             if path.name != MANIFEST:
-                shutil.copyfile(path, folder / path.name)
+                copy_atomically(path, folder / path.name)
     else:
         material.write(shown, folder)
     pages.write(shown, folder)

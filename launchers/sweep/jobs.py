@@ -10,10 +10,10 @@ from typing import Any
 from hydra.core.utils import env_override
 
 from pipeline.artifacts import MANIFEST, Recipe
+from pipeline.artifacts.runs import summary
 from pipeline.composition import compose
 from pipeline.config import ON_REQUEST, Device, Precision
 from pipeline.errors import SprigError
-from pipeline.layout import SUMMARY
 from pipeline.plan import checks
 from pipeline.report import material
 from pipeline.run_folder import path_of
@@ -58,7 +58,7 @@ class Job:
 
     def completed(self) -> bool:
         """Whether every artifact that it is asked for is there, and the report where people look for it."""
-        reported = material.STAGE not in self.context.config.stages or (self.folder / SUMMARY).exists()
+        reported = material.STAGE not in self.context.config.stages or bool(summary(self.folder))
         return reported and all(self._made(step.recipe) for step in self.steps)
 
     def resumes_from(self, other: "Job") -> bool:

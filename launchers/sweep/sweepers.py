@@ -1,6 +1,5 @@
 """hydra/sweeper=...: an installed sweeper of Hydra's decides which jobs run, by the students' validation losses."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from launchers.sweep.jobs import Job
+from pipeline.artifacts.runs import summary
 from pipeline.errors import Interrupted, SprigError
 from pipeline.layout import SUMMARY
 from pipeline.report import material
@@ -75,8 +75,9 @@ def check(jobs: Sequence[Job], sweeper: str) -> None:
 
 def returned(overrides: Sequence[str], job: Job, error: str | None) -> JobReturn:
     """What a sweeper is given for a job: the student's validation loss in nats a token, or the failure."""
-    if error is not None or not (job.folder / SUMMARY).exists():
-        failure = SprigError(error or "The job left no summary.")
+    found = summary(job.folder)
+    if error is not None or not found:
+        failure = SprigError(error or f"{job.folder} has no {SUMMARY} that can be read.")
         return JobReturn(list(overrides), status=JobStatus.FAILED, _return_value=failure)
-    perplexity = json.loads((job.folder / SUMMARY).read_text(encoding="utf-8"))["student"]["final_perplexity"]
+    perplexity = found["student"]["final_perplexity"]
     return JobReturn(list(overrides), status=JobStatus.COMPLETED, _return_value=math.log(perplexity))

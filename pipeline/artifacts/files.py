@@ -4,11 +4,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-_TEMPORARY = re.compile(r"\..+\.\d+")  # as write_atomically and link_atomically name them
+_TEMPORARY = re.compile(r"\..+\.\d+")  # as `replacing` and link_atomically name them
 _LEFT = 60.0  # seconds after which a temporary file is taken for the leftover of a killed process
 
 
@@ -31,18 +34,59 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file in one step: a reader sees the old text or the new, never a part."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` once it is written: a reader sees the old content or the new, never a part.
+
+    Raises:
+        OSError: with the name of `path`; what was written is removed, as it would keep a full disk full.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def copy_atomically(source: Path, path: Path) -> None:
+    with source.open("rb") as content, replacing(path) as file:
+        shutil.copyfileobj(content, file)
 
 
 def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def json_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The objects of a file that grows line by line, and where each ends in bytes: up to the first line that a kill cut
+    short or that is damaged. Nothing where there is no file."""
+    found: list[dict[str, Any]] = []
+    ends: list[int] = []
+    end = 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        end += len(line)
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(value, dict) or not line.endswith(b"\n"):
+            break
+        found.append(value)
+        ends.append(end)
+    return found, ends
 
 
 def link_atomically(link: Path, target: Path) -> None:
@@ -58,7 +102,7 @@ def link_atomically(link: Path, target: Path) -> None:
 
 
 def sweep_temporaries(folder: Path, younger_too: bool = False) -> None:
-    """Removes what processes killed inside write_atomically or link_atomically left directly in `folder`.
+    """Removes what processes killed inside `replacing` or link_atomically left directly in `folder`.
 
     `younger_too`: nobody else writes there now, so whatever is there was left.
     """

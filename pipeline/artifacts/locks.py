@@ -1,10 +1,11 @@
 """Locks between the processes of one machine, or of several on a shared file system."""
 
 import errno
+import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
@@ -14,6 +15,7 @@ from pipeline.errors import SprigError
 # On a file system without flock, the holder renews a file that names its host and process every third of this. After
 # this many seconds without a renewal (its machine was switched off, say), the next process takes the lock over.
 LEASE_SECONDS = 120.0
+_NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP)  # the same on every machine: the file system has none
 
 log = logging.getLogger("sprig")
 
@@ -45,6 +47,48 @@ def locked(folder: Path, wait: bool = True) -> Iterator[Callable[[], None]]:
         lock.release()
 
 
+@contextmanager
+def marked(folder: Path) -> Iterator[None]:
+    """Any number of processes at a time, which hold off those that want it `locked`; makes the folder that it is in.
+
+    Without flock, the first of them alone holds the mark, as a lease.
+
+    Raises:
+        OSError: the mark cannot be written.
+        SprigError: as `locked`.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.callback(_release, _shared(Path(f"{folder}.lock")))
+        except OSError as error:
+            if error.errno not in _NO_FLOCK:
+                raise _explained(error, folder) from None
+            with suppress(Timeout):
+                stack.enter_context(locked(folder, wait=False))
+        yield
+
+
+def _shared(path: Path) -> int:
+    """An open file under a shared lock; waits for a process that has it to itself, which may remove it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), path.stat()):
+                    return file
+        except OSError:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _release(file: int) -> None:
+    fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to the processes forked meanwhile
+    os.close(file)
+
+
 def is_held(folder: Path) -> bool:
     """Whether a process holds the lock of `folder`. Where nothing can be written, as far as this process sees, no."""
     if not any(Path(f"{folder}{ending}").exists() for ending in (".lock", ".lease")):
@@ -62,16 +106,18 @@ def _acquired(folder: Path, wait: bool) -> BaseFileLock:
     try:
         return _wait_for(FileLock(f"{folder}.lock", fallback_to_soft=False), folder, wait)
     except OSError as error:
-        if isinstance(error, Timeout):
-            raise
-        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):  # the same on every machine: the file system has no flock
+        if error.errno in _NO_FLOCK:
             return _wait_for(SoftFileLease(f"{folder}.lease", lease_duration=LEASE_SECONDS), folder, wait)
-        if error.errno == errno.ENOLCK:
-            raise SprigError(
-                f"{folder.parent} does not support file locks ({os.strerror(errno.ENOLCK)}), so two runs could damage "
-                "each other's results: start the file system's lock service, or set a different outputs=."
-            ) from None
-        raise
+        raise _explained(error, folder) from None
+
+
+def _explained(error: OSError, folder: Path) -> Exception:
+    if error.errno != errno.ENOLCK:
+        return error
+    return SprigError(
+        f"{folder.parent} does not support file locks ({os.strerror(errno.ENOLCK)}), so two runs could damage "
+        "each other's results: start the file system's lock service, or set a different outputs=."
+    )
 
 
 def _wait_for(lock: BaseFileLock, folder: Path, wait: bool) -> BaseFileLock:

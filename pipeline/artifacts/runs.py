@@ -1,10 +1,12 @@
-"""Finding the folder of a run."""
+"""Finding the folder of a run, and its summary."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts.store import LINKS
 from pipeline.errors import SprigError
-from pipeline.layout import LATEST
+from pipeline.layout import LATEST, SUMMARY
 
 SAVED = Path(".hydra/config.yaml")  # of a run's folder
 OUTPUTS = Path("outputs")
@@ -24,6 +26,16 @@ def run_folder(name: str, outputs: Path = OUTPUTS, key: str = "") -> Path:
     raise SprigError(
         f"{key}{name} is not a run: give its folder, or its name as `sprig runs` shows it, such as {key}smoke/latest."
     )
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """A run's summary.json; empty before the first report, and where the file is damaged, so that the run counts as not
+    finished and its command writes the file again."""
+    try:
+        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_run(folder: Path) -> bool:

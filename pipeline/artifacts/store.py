@@ -22,7 +22,7 @@ from pipeline.ranks import rank
 
 PARTIAL = ".partial"
 LINKS = "artifacts"  # a run's folder of links
-RUNNING = ".running"  # in a run's folder, locked by the process that works on it
+RUNNING = ".running"  # in a run's folder, marked by every process that works on it
 _CLAIMS = "claims"  # the lock of all claims
 
 

@@ -1,23 +1,22 @@
 """Run folders as they lie on the disk: finding them, and what each says about itself."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import RUNNING, is_held
 from pipeline.artifacts.inventory import STORE, run_folders
-from pipeline.artifacts.runs import OUTPUTS, run_folder
+from pipeline.artifacts.runs import OUTPUTS, run_folder, summary
 from pipeline.commands import Line
 from pipeline.errors import SprigError
-from pipeline.layout import COMPLETED, SUMMARY
+from pipeline.layout import COMPLETED
 
 FINISHED, UNDERWAY, STOPPED = "finished", "running", "stopped"
 
 
 @dataclass(frozen=True)
 class Known:
-    """A run's folder in `outputs`, and its summary.json, which is empty before the first report."""
+    """A run's folder in `outputs`, and its summary.json, empty before the first report or where it is damaged."""
 
     folder: Path
     outputs: Path
@@ -74,5 +73,4 @@ def chosen(line: Line) -> list[Known]:
 
 
 def _known(folder: Path, outputs: Path) -> Known:
-    file = folder / SUMMARY
-    return Known(folder, outputs, json.loads(file.read_text(encoding="utf-8")) if file.exists() else {})
+    return Known(folder, outputs, summary(folder))

@@ -2,9 +2,13 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pipeline.artifacts import link_atomically
+from filelock import Timeout
+
+from pipeline.artifacts import RUNNING, link_atomically, locked
 from pipeline.artifacts.inventory import Entry, entries, in_words, remove
 from pipeline.commands import Line
 from pipeline.commands.folders import Known, all_runs, chosen
@@ -24,7 +28,7 @@ def run(line: Line) -> None:
     by_outputs: dict[Path, list[Known]] = {}
     for each in runs:
         if each.held:
-            raise SprigError(f"{each.folder} is running: stop it first (Ctrl-C), then remove it.")
+            raise _running(each)
         by_outputs.setdefault(each.outputs, []).append(each)
     plans = {outputs: (of_it, _needed_by_these(outputs, of_it)) for outputs, of_it in by_outputs.items()}
     for of_it, wanted in plans.values():
@@ -37,8 +41,29 @@ def run(line: Line) -> None:
         if input("Remove them? [y/N] ").strip().lower() != "y":
             print("Nothing was removed.")
             return
-    for outputs, (of_it, wanted) in plans.items():
-        _remove(outputs, of_it, wanted)
+    with ExitStack() as stack:
+        for each in runs:
+            stack.enter_context(_to_itself(each))
+        for outputs, (of_it, wanted) in plans.items():
+            _remove(outputs, of_it, wanted)
+
+
+@contextmanager
+def _to_itself(run: Known) -> Iterator[None]:
+    """While no process works on the run, and none can begin to.
+
+    Raises:
+        SprigError: one does.
+    """
+    try:
+        with locked(run.folder / RUNNING, wait=False):
+            yield
+    except Timeout:
+        raise _running(run) from None
+
+
+def _running(run: Known) -> SprigError:
+    return SprigError(f"{run.folder} is running: stop it first (Ctrl-C), then remove it.")
 
 
 def _needed_by_these(outputs: Path, runs: list[Known]) -> list[Entry]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.artifacts import write_json
 from pipeline.config import DataConfig, DataSource, SampleBy
+from pipeline.data.arrays import Damaged
 from pipeline.data.blocks import INDEX, SPLITS
 from pipeline.data.documents import Documents, LocalDocuments
 from pipeline.data.files import file_hashes
@@ -56,10 +57,23 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, folder: Path) -> None:
     """Writes train.bin, validation.bin, calibration.bin (flat little-endian token ids) and index.json into `folder`.
 
     A split is its documents' ids in reading order, joined by the end-of-text token. Blank documents are left out.
-    After a kill, the same call resumes with the shards that are missing, and gives the same files.
+    After a kill, the same call resumes with the shards that are missing or damaged, and gives the same files.
 
     Raises:
         SprigError: the text is missing, unreadable, empty, or too short for one block in every split.
+    """
+    try:
+        _prepare(data, tokenizer, folder)
+    except Damaged as error:
+        log.warning("%s", error)
+        _prepare(data, tokenizer, folder)
+
+
+def _prepare(data: DataConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    """
+    Raises:
+        Damaged: a file to resume from is not what was written.
+        SprigError: as `prepare`.
     """
     scratch = folder / SCRATCH
     if not (folder / INDEX).exists():
@@ -139,6 +153,8 @@ def _tokenised(data: DataConfig, tokenizer: Tokenizer, dtype: np.dtype, scratch:
         belongs = split_by_hash(hashes, data.validation, data.calibration)
         _check_members(data, hashes, belongs)
         _check_lengths(data, lengths, belongs)
+    except Damaged:
+        raise
     except SprigError:  # as it would be at every start
         shutil.rmtree(scratch)
         raise

@@ -6,6 +6,7 @@ holds follows from the text alone. It is written by the process that encodes it,
 
 import hashlib
 import json
+import logging
 import os
 import signal
 import threading
@@ -25,6 +26,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 from pipeline.config import DataConfig
+from pipeline.data.arrays import Damaged, arrays_of, write_arrays
 from pipeline.data.documents import BATCH, Documents
 from pipeline.errors import SprigError
 from pipeline.models.tokenizer import Tokenizer
@@ -34,6 +36,9 @@ SHARD_CHARACTERS = 4_000_000  # text of a shard, and a little more: it ends with
 # With data.max_tokens, how much text is read at one time to get there: English takes about this many.
 CHARACTERS_PER_TOKEN = 4
 AHEAD = 2  # shards a worker that are read before they are needed
+
+
+log = logging.getLogger("sprig")
 
 
 @dataclass(frozen=True)
@@ -139,14 +144,14 @@ def shard(folder: Path, number: int) -> Path:
 def tokens_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """A shard's ids, each document's ending with the end-of-text token, and the lengths of its documents in tokens,
     that token included."""
-    with np.load(path) as saved:
-        return saved["ids"], saved["lengths"]
+    ids, lengths = arrays_of(path, "ids", "lengths")
+    return ids, lengths
 
 
 def documents_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The lengths and hashes of a shard's documents; the ids are not read."""
-    with np.load(path) as saved:
-        return saved["lengths"], saved["hashes"]
+    lengths, hashes = arrays_of(path, "lengths", "hashes")
+    return lengths, hashes
 
 
 def _portions(documents: Documents, data: DataConfig, folder: Path) -> Iterator[Portion]:
@@ -179,8 +184,12 @@ def _portions(documents: Documents, data: DataConfig, folder: Path) -> Iterator[
 def _extent(path: Path) -> Extent | None:
     if not path.exists():
         return None
-    with np.load(path) as saved:
-        return Extent(**json.loads(str(saved["extent"])))
+    try:
+        (extent,) = arrays_of(path, "extent", everything=True)
+        return Extent(**json.loads(str(extent)))
+    except Damaged as error:
+        log.warning("%s", error)
+        return None
 
 
 _P = ParamSpec("_P")
@@ -260,13 +269,3 @@ def document_hash(text: str, seed: int) -> int:
     """What decides the split of a document. Texts that differ only in the blanks around them have one hash."""
     digest = hashlib.blake2b(f"{seed}\n{text.strip()}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
-
-
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes a .npz file durably, in one step: after a power cut it is there in full or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -5,24 +5,30 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
+from pipeline.artifacts import json_lines
+
 Answer = tuple[float, bool]  # log-likelihood in nats, whether greedy decoding gives this continuation
 
 
 class Answers:
     """One JSON line a batch: the call that asked (a task may make several), and [place of the request, answer] pairs.
 
-    The last line of an earlier process, where a kill cut it short, is dropped.
+    Of an earlier process, what follows the first line that a kill cut short or that is damaged is dropped.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._calls: dict[int, dict[int, Answer]] = defaultdict(dict)
+        intact = 0
+        for line, end in zip(*json_lines(path), strict=True):
+            try:
+                answers = {int(place): (float(value), bool(greedy)) for place, value, greedy in line["answers"]}
+                self._calls[int(line["call"])] |= answers
+            except (LookupError, TypeError, ValueError):
+                break
+            intact = end
         if path.exists():
-            whole = path.read_bytes()
-            whole = whole[: whole.rfind(b"\n") + 1]
-            os.truncate(path, len(whole))
-            for line in map(json.loads, whole.splitlines()):
-                self._calls[line["call"]] |= {place: (value, greedy) for place, value, greedy in line["answers"]}
+            os.truncate(path, intact)
 
     def of_call(self, call: int) -> dict[int, Answer]:
         return self._calls[call]

@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import shutil
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ UNREADABLE = (
     EOFError,
     RecursionError,
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
     yaml.YAMLError,
 )
 log = logging.getLogger("sprig")
@@ -111,10 +113,13 @@ def keep(work: dict[str, Any], file: Path) -> None:
 
 
 def kept(file: Path) -> dict[str, Any] | None:
-    """What `keep` wrote; None where there is nothing, or nothing that can be read: that work has to be done again."""
+    """What `keep` wrote; None where there is nothing, or what is there is damaged: that work has to be done again."""
     if not file.exists():
         return None
     try:
+        with zipfile.ZipFile(file) as saved:  # torch.load does not compare the checksums that torch.save wrote
+            if changed := saved.testzip():
+                raise ValueError(f"{changed} was changed")
         return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         log.warning("%s cannot be read (%s): this work is done again.", file, reason(error))

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.artifacts import json_lines
 from pipeline.errors import SprigError
 from pipeline.subnetwork.value import SubNetwork
 
@@ -16,7 +17,8 @@ log = logging.getLogger("sprig")
 class Journal:
     """Evaluations of one search, on disk and in memory: `losses` has the loss of every block by a sub-network's key.
 
-    The first line names the search by its fingerprint. A line that a kill cut short is dropped, with a warning.
+    The first line names the search by its fingerprint. From the first line on that a kill cut short or that is damaged,
+    all are dropped, with a warning.
 
     Raises:
         SprigError: the journal belongs to another search.
@@ -25,7 +27,7 @@ class Journal:
     def __init__(self, path: Path, fingerprint: str):
         self.path = path
         self.losses: dict[str, list[float]] = {}
-        lines = self._whole_lines() if path.exists() else []
+        lines = self._intact_lines() if path.exists() else []
         if lines and lines[0].get("search") != fingerprint:
             raise SprigError(
                 f"{path} belongs to search {lines[0].get('search')}, not to {fingerprint}: remove it to start again."
@@ -36,14 +38,16 @@ class Journal:
         if not lines:
             self._write({"search": fingerprint})
 
-    def _whole_lines(self) -> list[dict]:
-        text = self.path.read_bytes()
-        end = text.rfind(b"\n") + 1
-        if end < len(text):
-            log.warning("%s: the last line was cut short by a kill; that evaluation is repeated.", self.path.name)
-            with self.path.open("r+b") as file:
-                file.truncate(end)
-        return [json.loads(line) for line in text[:end].splitlines()]
+    def _intact_lines(self) -> list[dict]:
+        lines, end = _intact(self.path)
+        if end < self.path.stat().st_size:
+            log.warning(
+                "%s: line %d was cut short by a kill or is damaged; what was evaluated from there on is repeated.",
+                self.path.name,
+                len(lines) + 1,
+            )
+            os.truncate(self.path, end)
+        return lines
 
     def add(self, sub: SubNetwork, losses: list[float], fitness: float, **facts: Any) -> dict:
         """Appends one evaluation, durably; the line without the sub-network and the losses."""
@@ -63,8 +67,7 @@ class Journal:
 
 def read(path: Path) -> list[dict]:
     """The evaluations of a search so far, in ask order; a loss that was not finite reads as inf."""
-    text = path.read_text(encoding="utf-8")
-    lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()][1:]
+    lines, _ = _intact(path)
     return [
         line
         | {
@@ -72,8 +75,25 @@ def read(path: Path) -> list[dict]:
             "losses": [*map(_from_json, line["losses"])],
             "subnetwork": SubNetwork.from_dict(line["subnetwork"]),
         }
-        for line in lines
+        for line in lines[1:]
     ]
+
+
+def _intact(path: Path) -> tuple[list[dict], int]:
+    """The lines up to the first that is not one of a journal, the one that names the search included, and their bytes
+    in all."""
+    lines, ends = json_lines(path)
+    wrong = (number for number, line in enumerate(lines) if number and not _is_evaluation(line))
+    intact = next(wrong, len(lines))
+    return lines[:intact], ends[intact - 1] if intact else 0
+
+
+def _is_evaluation(line: dict) -> bool:
+    try:
+        sub, numbers = SubNetwork.from_dict(line["subnetwork"]), [*line["losses"], line["fitness"]]
+        return sub.key == line["key"] and all(isinstance(number, float | int | None) for number in numbers)
+    except (SprigError, LookupError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def _to_json(value: float) -> float | None:

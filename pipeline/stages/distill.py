@@ -1,6 +1,5 @@
 """Stage distill: pretraining with knowledge distillation, of the student and of its control alike."""
 
-import json
 import logging
 import math
 from functools import partial
@@ -9,7 +8,7 @@ from pathlib import Path
 import torch
 from litgpt import GPT
 
-from pipeline.artifacts import Recipe
+from pipeline.artifacts import Recipe, json_lines
 from pipeline.config import DistillConfig, ScheduleKind, material
 from pipeline.errors import SprigError
 from pipeline.models.perplexity import bits_per_byte
@@ -269,6 +268,5 @@ def trained(context: Context, step: Step) -> Path:
 
 
 def _metrics(folder: Path) -> list[dict]:
-    """The whole lines so far: the last one may be cut short."""
-    text = (folder / METRICS).read_text() if (folder / METRICS).exists() else ""
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    """The lines so far, up to one that is cut short or damaged."""
+    return json_lines(folder / METRICS)[0]

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,7 +195,7 @@ def make(
         "tokens": budget.spent.tokens,
         "flops": budget.spent.flops,
         "best_fitness": best.fitness,
-        "seconds": sum(map(float, (folder / TIMES).read_text().split())),
+        "seconds": _seconds(folder / TIMES),
     }
     write_json(folder / COSTS, costs)
 
@@ -220,6 +222,16 @@ def _spending(context: Context, config: SearchConfig, model: Recipe) -> SearchCo
 def errors_flops(context: Context, config: SearchConfig) -> int:
     """Of measuring the errors that a search reads, which count as the search's."""
     return reconstruct.flops(context) if config.reads_errors else 0
+
+
+def _seconds(times: Path) -> float:
+    """Of all evaluations that are noted; what is damaged in the notes does not count."""
+    total = 0.0
+    for word in times.read_text(errors="replace").split() if times.exists() else ():
+        with suppress(ValueError):
+            seconds = float(word)
+            total += seconds if math.isfinite(seconds) else 0.0
+    return total
 
 
 class _Timed:

@@ -1,9 +1,11 @@
 """Checkpoints of a training in `<folder>/checkpoints/<step>`, the newest few kept.
 
-A checkpoint is what `pipeline.training.state` yields, as safetensors, and a small JSON file. It fits any number of
-ranks and any ZeRO stage. There is no random state to keep: every draw comes from (seed, purpose, counter).
+A checkpoint is what `pipeline.training.state` yields, as safetensors, and a small JSON file with the checksums of that
+and of the metrics so far. It fits any number of ranks and any ZeRO stage. There is no random state to keep: every draw
+comes from (seed, purpose, counter).
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -11,13 +13,14 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.artifacts import sync_folder, write_json
+from pipeline.artifacts import copy_atomically, digest, file_sha256, sync_folder, write_json
 from pipeline.errors import SprigError
 from pipeline.models.writing import writing
 from pipeline.ranks import rank
@@ -27,6 +30,7 @@ from pipeline.training.metrics import METRICS
 from pipeline.training.state import restore, tensors
 
 _TENSORS, _PROGRESS = "state.safetensors", "progress.json"
+_SHA256 = "sha256"  # in progress.json, of each file by its name; earlier versions of Sprig wrote none
 
 log = logging.getLogger("sprig")
 
@@ -122,7 +126,8 @@ def _write(state: dict[str, Tensor], root: Path, position: Position, keep: int) 
             save_file({name: value.contiguous() for name, value in state.items()}, partial / _TENSORS)
         with (partial / _TENSORS).open("rb") as file:
             os.fsync(file.fileno())
-        write_json(partial / _PROGRESS, asdict(position))
+        checksums = _checksums(partial, root, position)
+        write_json(partial / _PROGRESS, asdict(position) | {_SHA256: checksums})
     except OSError:  # what is half written would keep a full disk full
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -136,15 +141,48 @@ def _write(state: dict[str, Tensor], root: Path, position: Position, keep: int) 
 
 
 def latest(root: Path) -> Path | None:
-    """The newest checkpoint that can be read; a torn one is skipped, with a warning."""
+    """The newest checkpoint that is intact, as are the metrics before it; others are skipped, with a warning."""
     for folder in _folders(root):
         try:
-            with safe_open(folder / _TENSORS, "pt"):
-                read_position(folder)
+            _check(folder, root)
             return folder
         except (OSError, SafetensorError, ValueError, TypeError) as error:
             log.warning("Checkpoint %s cannot be read (%s): using the previous one.", folder, error)
     return None
+
+
+def _check(folder: Path, root: Path) -> None:
+    """Raises what reading a torn file raises, and ValueError where a byte is not the one that was written."""
+    position, wanted = read_position(folder), dict(_read(folder).get(_SHA256, {}))
+    with safe_open(folder / _TENSORS, "pt"):
+        pass
+    found = _checksums(folder, root, position)
+    for name, sha256 in wanted.items():
+        if found.get(name) != sha256:
+            raise ValueError(f"{name} was changed")
+
+
+def _checksums(folder: Path, root: Path, position: Position) -> dict[str, str]:
+    return {
+        _TENSORS: file_sha256(folder / _TENSORS),
+        _PROGRESS: digest(asdict(position)),
+        METRICS: _sha256_so_far(root, position),
+    }
+
+
+def _sha256_so_far(root: Path, position: Position) -> str:
+    """Of the metrics up to this position.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    if not position.metrics_bytes:
+        return hashlib.sha256().hexdigest()
+    with (root / METRICS).open("rb") as file:
+        content = file.read(position.metrics_bytes)
+    if len(content) < position.metrics_bytes:
+        raise ValueError(f"{METRICS} has only {len(content):,} of {position.metrics_bytes:,} bytes")
+    return hashlib.sha256(content).hexdigest()
 
 
 def publish(root: Path, step: int) -> None:
@@ -155,7 +193,14 @@ def publish(root: Path, step: int) -> None:
 
 def read_position(folder: Path) -> Position:
     """How far the training was that wrote this checkpoint."""
-    return Position(**json.loads((folder / _PROGRESS).read_text(encoding="utf-8")))
+    return Position(**{name: value for name, value in _read(folder).items() if name != _SHA256})
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    found = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{_PROGRESS} is not a checkpoint's")
+    return found
 
 
 def resume(engine: Engine, root: Path, run: str, begin: Path | None = None) -> Position:
@@ -170,7 +215,7 @@ def resume(engine: Engine, root: Path, run: str, begin: Path | None = None) -> P
     own = latest(root) if rank() == 0 else None
     if begin is not None and own is None and rank() == 0:
         root.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(begin / METRICS, root / METRICS)
+        copy_atomically(begin / METRICS, root / METRICS)
     folder, foreign = broadcast((own or begin, own is None))
     if folder is None:
         return Position(run=run)

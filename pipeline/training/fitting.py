@@ -80,5 +80,8 @@ def _smaller(config: DistillConfig, micro_batch: int) -> int | None:
 
 
 def _remembered(folder: Path) -> int:
-    file = folder / _FITS
-    return int(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else 1 << 62
+    """Without a limit where nothing was noted, or nothing that can be read: then it is found out again."""
+    try:
+        return int(json.loads((folder / _FITS).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return 1 << 62

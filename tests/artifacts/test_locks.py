@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import Timeout
 
-from pipeline.artifacts import Recipe, Store, locked, locks
+from pipeline.artifacts import Recipe, Store, is_held, locked, locks, marked
 from pipeline.errors import SprigError
 
 
@@ -44,6 +44,45 @@ def test_one_at_a_time(tmp_path, monkeypatch, code):
     assert most == [1] * 4
     with locked(tmp_path / "a"), pytest.raises(Timeout), locked(tmp_path / "a", wait=False):
         pass
+
+
+def test_the_mark_of_several_holds_off_who_wants_it_alone(tmp_path):
+    place = tmp_path / "run" / "mark"
+    with marked(place):
+        with marked(place):
+            assert is_held(place)
+        assert is_held(place), "the other one still works on it"
+        with pytest.raises(Timeout), locked(place, wait=False):
+            pass
+    assert not is_held(place)
+    with locked(place, wait=False):
+        pass
+
+
+def test_who_waits_for_a_mark_that_is_removed_makes_another(tmp_path):
+    place, began, done = tmp_path / "run" / "mark", threading.Event(), threading.Event()
+
+    def begin() -> None:
+        began.set()
+        with marked(place):
+            assert is_held(place)
+            done.set()
+
+    with locked(place):
+        thread = threading.Thread(target=begin)
+        thread.start()
+        began.wait(30)
+        assert not done.is_set()
+        place.parent.rename(tmp_path / "removed")
+    thread.join(30)
+    assert done.is_set() and (tmp_path / "run" / "mark.lock").exists()
+
+
+def test_without_flock_the_first_alone_holds_the_mark(tmp_path, monkeypatch):
+    without_flock(monkeypatch, errno.ENOSYS)
+    with marked(tmp_path / "a"), marked(tmp_path / "a"):
+        assert is_held(tmp_path / "a")
+    assert not is_held(tmp_path / "a")
 
 
 HOLD = """

@@ -1,5 +1,6 @@
 """The artifact store: atomic publication, reuse, damage found, one lock."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from pipeline.artifacts import (
     Recipe,
     Store,
     check,
+    copy_atomically,
     digest,
     manifest,
     read_manifest,
@@ -361,6 +363,23 @@ def test_two_jobs_that_want_the_same_artifact_make_it_once(tmp_path):
         job.join(60)
     assert [job.exitcode for job in jobs] == [0, 0]
     assert (tmp_path / "made").read_text() == "x"
+
+
+def test_a_copy_is_whole_and_a_full_disk_names_its_place(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"new")
+    (tmp_path / "b").write_bytes(b"old")
+
+    def full(source, file):
+        file.write(source.read(2))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, pytest.raises(OSError) as failed:
+        patched.setattr(shutil, "copyfileobj", full)
+        copy_atomically(tmp_path / "a", tmp_path / "b")
+    assert failed.value.errno == errno.ENOSPC and failed.value.filename == str(tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2
+    copy_atomically(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"new"
 
 
 def test_json_is_written_whole_and_never_nan(tmp_path):

@@ -1,13 +1,16 @@
 """`sprig runs` and `rm` on outputs made by hand."""
 
+import errno
+import fcntl
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from pipeline import cli
-from pipeline.artifacts import RUNNING, Recipe, Store, locked
+from pipeline.artifacts import RUNNING, Recipe, Store, locked, marked
 
 ROOT = Path(__file__).parents[2]
 RUNS = {"first/aaaa": ["teacher", "cut a"], "first/bbbb": ["teacher", "cut b"], "second/cccc": ["cut b"]}
@@ -70,6 +73,17 @@ def test_the_list_fits_80_columns_and_names_a_random_teacher(outputs, capsys):
     assert max(map(len, printed.splitlines()[:-1])) <= 80
 
 
+@pytest.mark.parametrize("content", [b"", b'{"status": "comp', b"[]", b"\x00" * 9, b"\xff"])
+def test_a_run_with_a_damaged_summary_is_not_finished(outputs, capsys, content):
+    (outputs / "first/bbbb/summary.json").write_bytes(content)
+    cli.main(["runs", f"outputs={outputs}"])
+    assert "stopped" in capsys.readouterr().out.splitlines()[2]
+    said = refused("compare", "first/bbbb", "second/cccc", f"outputs={outputs}")
+    assert "first/bbbb, second/cccc not finished" in said
+    cli.main(["rm", "first/bbbb", "--yes", f"outputs={outputs}"])
+    assert not (outputs / "first/bbbb").exists()
+
+
 def test_a_run_is_described_by_its_name(outputs, capsys, monkeypatch):
     given = [f"outputs={outputs}"]
     assert "first/latest has no finished student" in refused("describe", "first/latest", *given)
@@ -105,10 +119,38 @@ def test_latest_is_the_newest_run_that_is_left(outputs, left, now):
     assert (os.readlink(latest) if latest.is_symlink() else None) == now
 
 
-def test_a_running_run_is_not_removed(outputs):
-    with locked(outputs / "second/cccc" / RUNNING):
+def test_a_running_run_is_not_removed(outputs, capsys):
+    """Also if the first of the two processes that worked on it has ended."""
+    place = outputs / "second/cccc" / RUNNING
+    with ExitStack() as first, marked(place):
+        first.enter_context(marked(place))
+        first.close()
+        cli.main(["runs", f"outputs={outputs}"])
+        assert "running" in capsys.readouterr().out.splitlines()[3]
         assert "cccc is running: stop it first" in refused("rm", str(outputs / "second/cccc"), "--yes")
     assert (outputs / "second/cccc").exists() and "cut b" in artifacts(outputs)
+
+
+def test_a_run_that_starts_while_rm_asks_is_not_removed(outputs, monkeypatch):
+    with ExitStack() as stack:
+
+        def answer(_):
+            stack.enter_context(marked(outputs / "second/cccc" / RUNNING))
+            return "y"
+
+        monkeypatch.setattr("builtins.input", answer)
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+        assert "cccc is running: stop it first" in refused("rm", *(str(outputs / name) for name in RUNS))
+    assert all((outputs / name).exists() for name in RUNS), "nothing was removed"
+
+
+def test_runs_are_removed_without_flock(outputs, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    cli.main(["rm", "second/cccc", "--yes", f"outputs={outputs}"])
+    assert not (outputs / "second/cccc").exists() and not list(outputs.glob("second/*"))
 
 
 @pytest.mark.parametrize(

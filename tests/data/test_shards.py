@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,76 @@ def test_a_shard_that_is_missing_between_others_is_made_alone(
     record.unlink()
     made(data, tokenizer, folder)
     assert [line.split(" ", 1)[1].encode() for line in record.read_text().splitlines()] == gone
+    assert contents(folder) == uninterrupted
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 0x40]) + content[middle + 1 :]
+    return {"empty": b"", "half": content[:middle], "garbage": b"text\n", "one byte": flipped}[how]
+
+
+HOW = ["empty", "half", "garbage", "one byte"]
+
+
+@pytest.mark.parametrize(("name", "how"), grid(["000000.npz", "000005.npz", packing.MEMBERS], HOW))
+def test_what_is_damaged_before_packing_is_made_again(tokenizer, tmp_path, uninterrupted, small, caplog, name, how):
+    folder, data = tmp_path / "out", config(tmp_path / "a.jsonl", "jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "pack", Failing(prepare.pack, 1, after=False))
+        with pytest.raises(KeyboardInterrupt):
+            made(data, tokenizer, folder)
+    path = folder / "shards" / name
+    path.write_bytes(damaged(path.read_bytes(), how))
+    for decided in (True, False):  # while the shards are packed, and while they are still made
+        shutil.copytree(folder, tmp_path / f"{decided}")
+        if not decided:
+            (tmp_path / f"{decided}" / "shards" / packing.MEMBERS).unlink()
+        made(data, tokenizer, tmp_path / f"{decided}")
+        assert contents(tmp_path / f"{decided}") == uninterrupted
+    assert f"{name} was damaged (" in caplog.text
+
+
+@pytest.mark.parametrize("name", [packing.PACKED, packing.MEMBERS, "000007.npz", "../train.bin"])
+@pytest.mark.parametrize("how", HOW)
+def test_what_is_damaged_while_packing_is_made_again(tokenizer, tmp_path, uninterrupted, small, caplog, name, how):
+    folder, data = tmp_path / "out", config(tmp_path / "a.jsonl", "jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "write_json", Failing(packing.write_json, 2, after=True))
+        with pytest.raises(KeyboardInterrupt):
+            made(data, tokenizer, folder)
+    path = folder / "shards" / name
+    path.write_bytes(damaged(path.read_bytes(), how))
+    made(data, tokenizer, folder)
+    assert contents(folder) == uninterrupted
+    assert " was damaged (" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["shards", "documents"])
+def test_another_number_in_the_note_of_packing_is_found(tokenizer, tmp_path, uninterrupted, small, caplog, key):
+    folder, data = tmp_path / "out", config(tmp_path / "a.jsonl", "jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "write_json", Failing(packing.write_json, 2, after=True))
+        with pytest.raises(KeyboardInterrupt):
+            made(data, tokenizer, folder)
+    path = folder / "shards" / packing.PACKED
+    packed = json.loads(path.read_text())
+    path.write_text(json.dumps(packed | {key: packed[key] - 1}))
+    made(data, tokenizer, folder)
+    assert contents(folder) == uninterrupted
+    assert "packed.json was damaged (it was changed)" in caplog.text
+
+
+def test_a_packing_of_an_earlier_version_resumes(tokenizer, tmp_path, uninterrupted, small):
+    folder, data = tmp_path / "out", config(tmp_path / "a.jsonl", "jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "write_json", Failing(packing.write_json, 2, after=True))
+        with pytest.raises(KeyboardInterrupt):
+            made(data, tokenizer, folder)
+    packed = json.loads((folder / "shards" / packing.PACKED).read_text())
+    del packed["crc32"], packed["digest"]
+    (folder / "shards" / packing.PACKED).write_text(json.dumps(packed))
+    made(data, tokenizer, folder)
     assert contents(folder) == uninterrupted
 
 

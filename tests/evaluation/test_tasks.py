@@ -160,3 +160,16 @@ def test_every_example_scores_as_with_lm_evals_hf_backend_on_the_export(tmp_path
     assert metrics.keys() >= {"acc", "acc_stderr"}
     for metric, value in metrics.items():
         assert value == pytest.approx(wanted["results"][name][f"{metric},none"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"\0\n", b'{"call": 0}\n', b'{"call": 0, "answers": [[1, "x", true]]}\n', b'{"call": 0']
+)
+def test_answers_from_a_damaged_line_on_are_given_again(tmp_path, damaged):
+    given = Answers(tmp_path / "answers")
+    for place in range(3):
+        given.add(0, {place: (-1.5, True)})
+    first, _, last = (tmp_path / "answers").read_bytes().splitlines(keepends=True)
+    (tmp_path / "answers").write_bytes(first + damaged + (last if damaged.endswith(b"\n") else b""))
+    assert Answers(tmp_path / "answers").of_call(0) == {0: (-1.5, True)}
+    assert (tmp_path / "answers").read_bytes() == first

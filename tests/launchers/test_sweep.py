@@ -14,12 +14,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from covering import slow
+from hydra.core.utils import JobStatus
 
 from launchers.sweep import clusters, pool
 from launchers.sweep.jobs import prepare
 from launchers.sweep.logs import last_lines
 from launchers.sweep.prices import prices
 from launchers.sweep.record import Record
+from launchers.sweep.sweepers import returned
 from pipeline import cli
 from pipeline.config import GRACE, LauncherConfig
 from pipeline.errors import SprigError
@@ -183,6 +185,11 @@ def test_what_was_removed_is_not_completed(smoke_outputs, tmp_path):
     lists = [[*SMOKE, f"outputs={outputs}", f"seed={seed}"] for seed in (0, 1)]
     job = prepare(lists, {"seed": ["0", "1"]}, ranks=1, elsewhere=False)[0]
     assert job.completed()
+    report = (job.folder / "summary.json").read_bytes()
+    (job.folder / "summary.json").write_bytes(report[: len(report) // 2])
+    assert not job.completed() and returned([], job, None).status == JobStatus.FAILED
+    (job.folder / "summary.json").write_bytes(report)
+    assert returned([], job, None).status == JobStatus.COMPLETED
     shutil.rmtree((job.folder / "artifacts/distilled_control").resolve())
     assert not job.completed()
 

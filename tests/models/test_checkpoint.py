@@ -208,3 +208,16 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path, tokenizer):
     (folder / "lit_model.pth").write_bytes((tmp_path / "other" / "lit_model.pth").read_bytes())
     with pytest.raises(SprigError, match="not a checkpoint"):
         checkpoint.load(folder, "cpu")
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "one byte", "text"])
+def test_kept_work_that_was_damaged_is_done_again(tmp_path, damage, caplog):
+    file, work = tmp_path / "checkpoints" / "layer-0.pt", {"weights": torch.arange(1000.0)}
+    assert checkpoint.kept(file) is None
+    checkpoint.keep(work, file)
+    assert torch.equal(checkpoint.kept(file)["weights"], work["weights"])
+    content = bytearray(file.read_bytes())
+    content[content.index(work["weights"].numpy().tobytes()) + 17] ^= 1
+    file.write_bytes({"empty": b"", "half": content[: len(content) // 2], "text": b"text\n"}.get(damage, content))
+    assert checkpoint.kept(file) is None
+    assert "layer-0.pt cannot be read (" in caplog.text

@@ -303,6 +303,10 @@ def test_made_again_it_has_the_same_bytes(folder):
         ("presets", r"has runs of the presets hand \(job0\) and other \(job1\): a table is of one"),
         ("summary", rf"job1/summary.json is of schema 0, this is Sprig's {SCHEMA}: move .* away and give the sweep's"),
         ("record", "sweep.json is of schema 0, this is Sprig's 1: move .* away and give the sweep's command again"),
+        ("damaged summary", "has no finished run among its 2 jobs"),
+        ("empty record", r"sweep.json cannot be read \(JSON.*\): move .* away and give the sweep's command again"),
+        ("record {}", r"sweep.json cannot be read \(KeyError: 'schema'\): move .* away and give the sweep's command"),
+        ("record of half a job", r"sweep.json cannot be read \(KeyError: 'folder'\): move .* away"),
         ("folder", "is not a sweep's folder .*sweep.json is not there.*: name one of outputs/sweeps"),
     ],
 )
@@ -317,6 +321,14 @@ def test_what_makes_no_table(tmp_path, change, said):
     if change == "summary":
         path = tmp_path / "hand/job1/summary.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 0}))
+    for number in range(2) if change == "damaged summary" else ():
+        (tmp_path / f"hand/job{number}/summary.json").write_bytes(b"\0" * 100)
+    if change in ("empty record", "record {}"):
+        (made / "sweep.json").write_text("" if change == "empty record" else "{}")
+    if change == "record of half a job":
+        record = json.loads((made / "sweep.json").read_text())
+        del record["jobs"][1]["folder"]
+        (made / "sweep.json").write_text(json.dumps(record))
     if change == "folder":
         (made / "sweep.json").unlink()
     with pytest.raises(SprigError, match=said):

@@ -111,6 +111,25 @@ def test_a_line_cut_by_a_kill_is_dropped_and_said(tmp_path, caplog):
     assert (tmp_path / "torn").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+@pytest.mark.parametrize("damage", ["garbage", "not a line of a journal", "a changed byte", "first line", "empty"])
+def test_from_a_damaged_line_on_evaluations_are_repeated(tmp_path, caplog, damage):
+    config = configure("random", evaluations=8)
+    walk(config, tmp_path / "whole")
+    lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    number = 0 if damage == "first line" else 5
+    lines[number] = {
+        "not a line of a journal": b'{"key": "a"}\n',
+        "a changed byte": lines[number].replace(b'"n_embd": ', b'"n_embd": 9'),
+    }.get(damage, b"\0\xff\n")
+    (tmp_path / "damaged").write_bytes(b"" if damage == "empty" else b"".join(lines))
+    evaluate, repeated = Counted(), {"first line": 8, "empty": 8}.get(damage, 4)
+    assert len(read(tmp_path / "damaged")) == 8 - repeated
+    walk(config, tmp_path / "damaged", evaluate)
+    assert len(evaluate.calls) == repeated
+    assert (f"line {number + 1} was cut short" in caplog.text) == (damage != "empty")
+    assert (tmp_path / "damaged").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
 def test_a_journal_of_another_search_is_refused(tmp_path):
     Journal(tmp_path / "journal", "abc").close()
     with pytest.raises(SprigError, match="belongs to search abc, not to xyz: remove it to start again"):

@@ -204,6 +204,19 @@ def test_read_only(world, what, capsys):
     assert "student" in capsys.readouterr().out
 
 
+def test_the_command_of_a_finished_run_writes_nothing_to_read_only_outputs(made, world, monkeypatch):
+    monkeypatch.chdir(made)
+    outputs, log = world / "outputs", (the_run(world) / "run.log").read_text()
+    (the_run(world) / ".running.lock").unlink()  # as of an earlier version of Sprig
+    make_read_only(outputs)
+    try:
+        with without_the_powers_of_root():
+            summary = pipeline.run(smoke(outputs, *of_files(), *SMALL))
+    finally:
+        make_writable(outputs)
+    assert summary["status"] == "completed" and (the_run(world) / "run.log").read_text() == log
+
+
 def test_a_log_that_cannot_be_written_is_not(world, caplog):
     run = the_run(world)
     (run / "run.log").chmod(0o444)

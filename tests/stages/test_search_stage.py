@@ -162,6 +162,15 @@ def test_a_time_that_was_cut_short_spoils_no_other(tmp_path):
     assert all(0 <= float(seconds) < 1 for seconds in path.read_text().split())
 
 
+@pytest.mark.parametrize(
+    ("content", "seconds"), [(None, 0), (b"", 0), (b"\n1.5\n0.25", 1.75), (b"\n1.5\n\xff\0\nnan\n2", 3.5)]
+)
+def test_damaged_times_do_not_count(tmp_path, content, seconds):
+    if content is not None:
+        (tmp_path / search.TIMES).write_bytes(content)
+    assert search._seconds(tmp_path / search.TIMES) == seconds
+
+
 @pytest.mark.parametrize(("device", "compiled"), [("cpu", False), ("cuda", True)])
 def test_a_gpu_compiles_the_loss_of_candidates_where_distillation_compiles(
     smoke_outputs, monkeypatch, device, compiled

@@ -89,3 +89,9 @@ def test_of_several_ranks_the_next_start_is_smaller(tmp_path, monkeypatch):
     with pytest.raises(SprigError, match=r"run the same command again; .* with distill.micro_batch=1"):
         fitted(tmp_path, settings(micro_batch=2), train_on_two)
     assert fitted(tmp_path, settings(micro_batch=2), train_on_two) == (1, 1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_a_damaged_note_of_what_fits_is_found_out_again(tmp_path, content):
+    (tmp_path / fitting._FITS).write_text(content)
+    assert fitting._remembered(tmp_path) > WHOLE.micro_batch

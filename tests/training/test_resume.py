@@ -1,6 +1,7 @@
 """A training that was cut goes on from its newest whole checkpoint to the same bits."""
 
 import errno
+import json
 import multiprocessing
 import os
 import random
@@ -86,6 +87,51 @@ def test_a_torn_checkpoint_is_passed_over(file, keep, one_rank, tmp_path, caplog
         torn.write_bytes(torn.read_bytes()[: int(torn.stat().st_size * keep)])
     weights = train(tmp_path).state_dict()
     assert "checkpoints/4 cannot be read" in caplog.text
+    assert_same_end(tmp_path, weights, one_rank)
+
+
+def flip(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 0x40
+    file.write_bytes(content)
+
+
+def test_a_checkpoint_with_a_changed_byte_is_passed_over(one_rank, tmp_path, caplog):
+    interrupt(tmp_path)
+    flip(tmp_path / "checkpoints" / "4" / "state.safetensors", -1)
+    weights = train(tmp_path).state_dict()
+    assert "checkpoints/4 cannot be read (state.safetensors was changed)" in caplog.text
+    assert_same_end(tmp_path, weights, one_rank)
+
+
+def test_a_checkpoint_of_another_step_than_it_says_is_passed_over(one_rank, tmp_path, caplog):
+    interrupt(tmp_path)
+    file = tmp_path / "checkpoints" / "4" / "progress.json"
+    file.write_text(file.read_text().replace('"step": 4', '"step": 5'))
+    weights = train(tmp_path).state_dict()
+    assert "checkpoints/4 cannot be read (progress.json was changed)" in caplog.text
+    assert_same_end(tmp_path, weights, one_rank)
+
+
+@pytest.mark.parametrize(
+    "damage, older", [("empty", True), ("half", True), ("half", False), ("one byte", False), ("gone", False)]
+)
+def test_damaged_metrics_are_not_resumed_from(damage, older, one_rank, tmp_path, caplog):
+    """Older versions of Sprig wrote no checksums: they tell only that there is too little."""
+    interrupt(tmp_path)
+    for file in tmp_path.glob("checkpoints/*/progress.json") if older else ():
+        known = json.loads(file.read_text())
+        del known["sha256"]
+        file.write_text(json.dumps(known))
+    file = tmp_path / "metrics.jsonl"
+    if damage == "one byte":
+        flip(file, 10)
+    elif damage == "gone":
+        file.unlink()
+    else:
+        os.truncate(file, file.stat().st_size // 2 if damage == "half" else 0)
+    weights = train(tmp_path).state_dict()
+    assert "checkpoints/4 cannot be read (" in caplog.text
     assert_same_end(tmp_path, weights, one_rank)
 
 

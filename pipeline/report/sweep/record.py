@@ -55,15 +55,30 @@ def read_record(folder: Path) -> SweepRecord:
     """A sweep's own file, which the launcher keeps.
 
     Raises:
-        SprigError: it is not there, or of another schema.
+        SprigError: it is not there, damaged, or of another schema.
     """
     path = folder / NAME
     if not path.exists():
         raise SprigError(f"sweep={folder} is not a sweep's folder ({path} is not there): name one of outputs/sweeps.")
-    found: SweepRecord = json.loads(path.read_text(encoding="utf-8"))
-    if found["schema"] != SWEEP_SCHEMA:
-        raise SprigError(f"{path} is of schema {found['schema']}, this is Sprig's {SWEEP_SCHEMA}: {remade(folder)}")
+    try:
+        found: SweepRecord = json.loads(path.read_text(encoding="utf-8"))
+        schema = found["schema"]
+        if schema == SWEEP_SCHEMA:
+            _check(found)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise SprigError(f"{path} cannot be read ({type(error).__name__}: {error}): {remade(folder)}") from None
+    if schema != SWEEP_SCHEMA:
+        raise SprigError(f"{path} is of schema {schema}, this is Sprig's {SWEEP_SCHEMA}: {remade(folder)}")
     return found
+
+
+def _check(found: SweepRecord) -> None:
+    """Raises LookupError, TypeError or AttributeError where a part is missing or another kind of value."""
+    for values in found["axes"].values():
+        "".join(values)
+    "".join([found["name"], *found["command"]])
+    for job in found["jobs"]:
+        "".join([job["id"], job["status"], job["folder"], *job["overrides"].values()])
 
 
 def remade(folder: Path) -> str:

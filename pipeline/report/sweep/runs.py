@@ -1,6 +1,5 @@
 """The runs of a sweep, read back from their folders: cells of the axes' values, and the numbers of each run."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import MANIFEST, read_manifest
+from pipeline.artifacts.runs import summary
 from pipeline.composition import CONF
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
@@ -284,9 +284,9 @@ def presets(runs: Iterable[Run]) -> dict[str, Run]:
 
 def _run(folder: Path, job: JobRecord) -> Run | None:
     path = folder / job["folder"] / SUMMARY
-    if job["status"] != COMPLETED or not path.exists():
+    found: Any = summary(path.parent)
+    if job["status"] != COMPLETED or not found:
         return None
-    summary: Summary = json.loads(path.read_text(encoding="utf-8"))
-    if summary["schema"] != SCHEMA:
-        raise SprigError(f"{path} is of schema {summary['schema']}, this is Sprig's {SCHEMA}: {remade(folder)}")
-    return Run(job["id"], job["overrides"], path.parent, summary) if summary["status"] == COMPLETED else None
+    if (schema := found.get("schema")) != SCHEMA:
+        raise SprigError(f"{path} is of schema {schema}, this is Sprig's {SCHEMA}: {remade(folder)}")
+    return Run(job["id"], job["overrides"], path.parent, found) if found["status"] == COMPLETED else None
