@@ -17,6 +17,7 @@ STARTS = {  # search, init, recover
     "importance, recovered": ("importance", "searched", "auto"),
     "random sub-network, recovered": ("importance", "random_subnetwork", "auto"),
     "evolution, recovered": ("evolution", "searched", "auto"),
+    "allocation, recovered": ("allocation", "searched", "auto"),
 }
 PAIRS = ("last", "first", "strided", "plain")
 LOSSES = {"KD": "sampled", "cross-entropy": "off"}
@@ -41,11 +42,11 @@ def add(found: Runs, start: str, loss: str, line: dict[str, str]) -> None:
     found.setdefault((start, loss, int(line["student.tokens"])), {})[int(line["seed"])] = numbers
 
 
-def of_bins(folder: str = "p6-budget") -> dict[str, Runs]:
+def of_bins(folder: str = "p6-budget", cut: str = "importance, recovered") -> dict[str, Runs]:
     """Both starts with KD, by bin."""
     found: dict[str, Runs] = {}
     for line in csv.DictReader((LAB / folder / "runs.csv").open()):
-        start = {"random_weights": "random weights", "searched": "importance, recovered"}[line["init"]]
+        start = {"random_weights": "random weights", "searched": cut}[line["init"]]
         add(found.setdefault(line["bin"].removeprefix("lab-"), {}), start, "KD", line)
     return found
 
@@ -188,9 +189,9 @@ def rows_of_steps() -> list[str]:
 
 
 def rows_of_losses() -> list[str]:
-    """A row for each loss of the distillation, of one seed: perplexity after training, total FLOPs."""
+    """A row for each loss of the distillation: perplexity after training, total FLOPs."""
     return [
-        f"| `kd={kd}` | {column(lines, 'student.final_perplexity')[0]:.2f} | {column(lines, 'total_flops')[0]:.3g} |"
+        f"| `kd={kd}` | {spread(lines, 'student.final_perplexity')} | {column(lines, 'total_flops')[0]:.3g} |"
         for (kd,), lines in grouped("p4-distillation", "kd").items()
     ]
 
@@ -270,6 +271,8 @@ def test_every_headline_number_is_in_the_records():
     larger = of_bins()
     assert [row for row in rows_of_bins(larger) if row not in text] == []
     assert [name for name, each in larger.items() if converged(each) not in text] == []
+    for allocated in (of_bins(f"allocation-{bin}", "allocation, recovered") for bin in ("quarter", "half")):
+        assert [row for row in rows_of_bins(allocated) if row not in text] == []
     quarter = of_bins("p6-quarter")["quarter"]
     assert [row for make in (perplexities, savings) for row in make(quarter, FURTHER) if row not in text] == []
     assert converged(quarter, FURTHER) in text
