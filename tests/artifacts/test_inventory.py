@@ -120,6 +120,7 @@ def claim_search(outputs: Path) -> None:
 
 def claim(outputs: Path, run: str, role: str, recipe: Recipe) -> None:
     (outputs / run / ".hydra").mkdir(parents=True, exist_ok=True)
+    (outputs / run / ".hydra/config.yaml").touch()
     store = Store(outputs / "artifacts")
     store.claim(outputs / run, {role: store.path(recipe)})
 
@@ -172,6 +173,16 @@ def test_a_run_in_a_folder_that_is_a_link_is_seen(outputs, tmp_path_factory):
     needed = {entry.folder.parent.name: entry.needed_by for entry in entries(outputs)}
     assert needed["search"] == ("again/smoke/3333",) or needed["search"] == ("smoke/3333",)
     assert needed["extract"] and needed["prepare"]
+
+
+def test_outputs_is_no_run_whatever_lies_in_it(outputs):
+    """Nor is a folder of runs: hydra leaves a .hydra wherever it is started."""
+    for folder in (outputs, outputs / "paper"):
+        (folder / ".hydra").mkdir()
+    (outputs / "paper/artifacts").mkdir()
+    (outputs / ".hydra/config.yaml").touch()
+    runs = ("paper/twin/2222", "smoke/1111")
+    assert {entry.needed_by for entry in entries(outputs)} == {runs, ()}
 
 
 def test_a_link_made_through_a_linked_folder_leads_to_the_artifact(outputs, tmp_path_factory):
