@@ -134,9 +134,12 @@ def is_artifact(folder: Path) -> bool:
 
 
 def folders(root: Path) -> Iterator[Path]:
-    """Every folder of the store: artifacts, those being made, and what is left of either."""
-    for stage in sorted(root.glob("[!.]*")):
-        yield from sorted(each for each in stage.glob("[!.]*") if each.is_dir())
+    """Every folder of the store: artifacts, those being made, and what is left of either. What else lies there, and
+    what is only linked from there, is not the store's."""
+    for stage in sorted(each for each in root.glob("[!.]*") if not each.is_symlink()):
+        yield from sorted(
+            each for each in stage.glob("[!.]*") if is_artifact(each) and each.is_dir() and not each.is_symlink()
+        )
 
 
 def published(root: Path) -> list[Path]:
