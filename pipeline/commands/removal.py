@@ -11,7 +11,7 @@ from filelock import Timeout
 from pipeline.artifacts import RUNNING, link_atomically, locked
 from pipeline.artifacts.inventory import Entry, entries, in_words, remove
 from pipeline.commands import Line
-from pipeline.commands.folders import Known, all_runs, chosen
+from pipeline.commands.folders import Known, all_runs, owned
 from pipeline.commands.listing import only_of
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
@@ -22,9 +22,9 @@ def run(line: Line) -> None:
     """Removes the named runs after a question; if nobody can answer, only --yes removes.
 
     Raises:
-        SprigError: a run is not one, or a process works on it; nothing was removed.
+        SprigError: a run is not one or lies elsewhere, or a process works on it; nothing was removed.
     """
-    runs = chosen(line)
+    runs = owned(line)
     by_outputs: dict[Path, list[Known]] = {}
     for each in runs:
         if each.held:

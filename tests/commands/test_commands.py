@@ -144,6 +144,17 @@ def test_a_run_that_starts_while_rm_asks_is_not_removed(outputs, monkeypatch):
     assert all((outputs / name).exists() for name in RUNS), "nothing was removed"
 
 
+def test_a_run_that_is_linked_from_other_outputs_is_not_removed(outputs, tmp_path):
+    other = tmp_path / "other"
+    (other / "first").mkdir(parents=True)
+    (other / "first/linked").symlink_to(outputs / "second/cccc")
+    place = outputs / "second/cccc"
+    said = f"is the run {place}, outside {other}: name it where it lies, second/cccc outputs={outputs}."
+    assert said in refused("rm", "first/linked", "--yes", f"outputs={other}")
+    assert said in refused("rm", str(other / "first/linked"), "--yes")
+    assert (outputs / "second/cccc").exists() and "cut b" in artifacts(outputs)
+
+
 def test_runs_are_removed_without_flock(outputs, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
