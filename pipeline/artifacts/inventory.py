@@ -145,6 +145,16 @@ def _need(store: Path, place: str, run: str, needed: dict[str, set[str]]) -> Non
                 _need(store, _place(below), run, needed)
 
 
+def refuse_linked(outputs: Path) -> None:
+    """Raises SprigError where the store of `outputs` lies elsewhere: which runs there need it cannot be seen."""
+    if (store := outputs / STORE).is_symlink():
+        place = store.resolve()
+        raise SprigError(
+            f"{store} is a link to {place}, so runs in {place.parent} may need what it holds: link {outputs} from "
+            f"there, so that the runs of both are seen, and clean {place.parent}."
+        )
+
+
 def remove(outputs: Path, wanted: Iterable[Path], days: float) -> tuple[list[Path], dict[Path, str]]:
     """Removes those of the folders that are still useless: a run may have claimed one since they were listed.
 
@@ -152,8 +162,9 @@ def remove(outputs: Path, wanted: Iterable[Path], days: float) -> tuple[list[Pat
         What was removed, and why each of the others was kept.
 
     Raises:
-        SprigError, OSError: as `entries`; nothing was removed.
+        SprigError, OSError: as `entries` and `refuse_linked`; nothing was removed.
     """
+    refuse_linked(outputs)
     store, removed, kept = outputs / STORE, [], {}
     wanted = list(wanted)
     with claims(store):

@@ -233,6 +233,17 @@ def test_folders_of_others_and_linked_ones_are_not_cleaned(outputs, tmp_path_fac
     assert not (outputs / f"artifacts/distill/{KILLED}.partial").exists()
 
 
+def test_a_linked_store_is_not_cleaned(outputs, tmp_path_factory, monkeypatch):
+    other = tmp_path_factory.mktemp("other")
+    (other / "artifacts").symlink_to(outputs / "artifacts")
+    said = actions(monkeypatch, other, "clean", "--yes", "--days", "0")
+    assert f"{other}/artifacts is a link to {outputs}/artifacts, so runs in {outputs} may need" in said
+    assert left(outputs) == ["distill", "extract", "prepare", "search"]
+    (outputs / "other").symlink_to(other)
+    actions(monkeypatch, outputs, "clean", "--yes", "--days", "0")
+    assert left(outputs) == ["extract", "prepare"]
+
+
 @pytest.mark.parametrize("days", ["-1", "nan"])
 def test_days_that_mean_nothing(outputs, monkeypatch, days):
     assert "must be 0 or more" in actions(monkeypatch, outputs, "clean", "--yes", "--days", days)

@@ -155,6 +155,13 @@ def test_a_run_that_is_linked_from_other_outputs_is_not_removed(outputs, tmp_pat
     assert (outputs / "second/cccc").exists() and "cut b" in artifacts(outputs)
 
 
+def test_a_run_of_a_linked_store_is_not_removed(outputs, tmp_path):
+    (outputs / "artifacts").rename(tmp_path / "artifacts")
+    (outputs / "artifacts").symlink_to(tmp_path / "artifacts")
+    said = refused("rm", "second/cccc", "--yes", f"outputs={outputs}")
+    assert f"is a link to {tmp_path / 'artifacts'}" in said and (outputs / "second/cccc").exists()
+
+
 def test_runs_are_removed_without_flock(outputs, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
