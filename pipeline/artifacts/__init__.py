@@ -14,4 +14,4 @@ from pipeline.artifacts.files import (
 )
 from pipeline.artifacts.locks import is_held, locked, marked
 from pipeline.artifacts.manifest import CHECKPOINTS, MANIFEST, Recipe, check, damaged, read_manifest
-from pipeline.artifacts.store import LINKS, PARTIAL, RUNNING, Store
+from pipeline.artifacts.store import LINKS, PARTIAL, RUNNING, Store, is_artifact

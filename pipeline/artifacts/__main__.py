@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.artifacts import check
-from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, remove
+from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, refuse_linked, remove
 from pipeline.artifacts.store import published
 from pipeline.errors import SprigError
 from pipeline.progress import Progress
@@ -68,6 +68,7 @@ def verify(folders: list[Path]) -> int:
 
 def clean(outputs: Path, yes: bool, days: float) -> None:
     """Removes what no run folder needs, after a question; lists what it would remove if nobody can answer."""
+    refuse_linked(outputs)
     unneeded = [entry for entry in entries(outputs) if not entry.needed_by]
     useless = [entry for entry in unneeded if entry.useless(days)]
     if young := len(unneeded) - len(useless):

@@ -12,6 +12,7 @@ from filelock import Timeout
 
 from pipeline.artifacts.locks import locked
 from pipeline.artifacts.manifest import MANIFEST, STAMP, last_used, read_manifest
+from pipeline.artifacts.runs import is_run
 from pipeline.artifacts.store import LINKS, PARTIAL, claims, folders
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
@@ -89,26 +90,30 @@ def _links(outputs: Path) -> Iterator[tuple[str, str]]:
 
 
 def run_folders(outputs: Path) -> Iterator[Path]:
-    """Every run folder below `outputs`.
+    """Every run folder below `outputs`, which itself is none, whatever lies in it.
 
     Raises:
         SprigError: as `entries`.
     """
-    yield from _runs(outputs, {_identity(outputs / STORE)})
+    yield from _below(outputs, {_identity(outputs), _identity(outputs / STORE)})
 
 
 def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """The run folders below `folder`, through symbolic links too; each once.
+    if (identity := _identity(folder)) in seen:
+        return
+    seen.add(identity)
+    if is_run(folder):
+        yield folder
+    else:
+        yield from _below(folder, seen)
+
+
+def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """The run folders in `folder` and deeper, through symbolic links too; each once.
 
     Raises:
         SprigError: a link leads nowhere, to a disk that is not mounted, say.
     """
-    if (identity := _identity(folder)) in seen:
-        return
-    seen.add(identity)
-    if (folder / LINKS).is_dir() and (folder / ".hydra").is_dir():
-        yield folder
-        return
     for each in sorted(os.scandir(folder), key=lambda each: each.name):
         if each.name == LATEST or each.name.startswith("."):
             continue
@@ -140,6 +145,16 @@ def _need(store: Path, place: str, run: str, needed: dict[str, set[str]]) -> Non
                 _need(store, _place(below), run, needed)
 
 
+def refuse_linked(outputs: Path) -> None:
+    """Raises SprigError where the store of `outputs` lies elsewhere: which runs there need it cannot be seen."""
+    if (store := outputs / STORE).is_symlink():
+        place = store.resolve()
+        raise SprigError(
+            f"{store} is a link to {place}, so runs in {place.parent} may need what it holds: link {outputs} from "
+            f"there, so that the runs of both are seen, and clean {place.parent}."
+        )
+
+
 def remove(outputs: Path, wanted: Iterable[Path], days: float) -> tuple[list[Path], dict[Path, str]]:
     """Removes those of the folders that are still useless: a run may have claimed one since they were listed.
 
@@ -147,8 +162,9 @@ def remove(outputs: Path, wanted: Iterable[Path], days: float) -> tuple[list[Pat
         What was removed, and why each of the others was kept.
 
     Raises:
-        SprigError, OSError: as `entries`; nothing was removed.
+        SprigError, OSError: as `entries` and `refuse_linked`; nothing was removed.
     """
+    refuse_linked(outputs)
     store, removed, kept = outputs / STORE, [], {}
     wanted = list(wanted)
     with claims(store):

@@ -19,9 +19,9 @@ def run_folder(name: str, outputs: Path = OUTPUTS, key: str = "") -> Path:
         SprigError: there is no such run.
     """
     for folder in (Path(name).expanduser(), outputs / name):
-        if _is_run(folder):
+        if is_run(folder):
             return folder
-        if _is_run(folder / LATEST):
+        if is_run(folder / LATEST):
             raise SprigError(f"{key}{name} holds several runs: name one, such as {key}{folder / LATEST}.")
     raise SprigError(
         f"{key}{name} is not a run: give its folder, or its name as `sprig runs` shows it, such as {key}smoke/latest."
@@ -38,5 +38,6 @@ def summary(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether it has a run's configuration and its folder of links."""
     return (folder / SAVED).exists() and (folder / LINKS).is_dir()

@@ -9,6 +9,7 @@ the same lock, looks at the links of all runs, and moves out of the store what n
 after its claim stays.
 """
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +19,15 @@ from pathlib import Path
 from pipeline.artifacts.files import link_atomically, sweep_temporaries, sync_folder
 from pipeline.artifacts.locks import locked
 from pipeline.artifacts.manifest import CHECKPOINTS, MANIFEST, Recipe, check, recipe_of, write_manifest, write_stamp
+from pipeline.config import STAGES
 from pipeline.ranks import rank
 
 PARTIAL = ".partial"
 LINKS = "artifacts"  # a run's folder of links
 RUNNING = ".running"  # in a run's folder, marked by every process that works on it
 _CLAIMS = "claims"  # the lock of all claims
+_STAGES = {*STAGES, "cache", "stable"}  # that make artifacts
+_NAME = re.compile(rf"[0-9a-f]{{16}}({re.escape(PARTIAL)})?")
 
 
 class Store:
@@ -124,10 +128,18 @@ def claims(root: Path) -> AbstractContextManager[Callable[[], None]]:
     return locked(root / _CLAIMS)
 
 
+def is_artifact(folder: Path) -> bool:
+    """Whether it lies where an artifact does, or one that is being made."""
+    return folder.parent.name in _STAGES and _NAME.fullmatch(folder.name) is not None
+
+
 def folders(root: Path) -> Iterator[Path]:
-    """Every folder of the store: artifacts, those being made, and what is left of either."""
-    for stage in sorted(root.glob("[!.]*")):
-        yield from sorted(each for each in stage.glob("[!.]*") if each.is_dir())
+    """Every folder of the store: artifacts, those being made, and what is left of either. What else lies there, and
+    what is only linked from there, is not the store's."""
+    for stage in sorted(each for each in root.glob("[!.]*") if not each.is_symlink()):
+        yield from sorted(
+            each for each in stage.glob("[!.]*") if is_artifact(each) and each.is_dir() and not each.is_symlink()
+        )
 
 
 def published(root: Path) -> list[Path]:

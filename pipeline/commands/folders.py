@@ -72,5 +72,22 @@ def chosen(line: Line) -> list[Known]:
     return [_known(folder, folder.parents[1]) for folder in folders]
 
 
+def owned(line: Line) -> list[Known]:
+    """As `chosen`, for what changes them.
+
+    Raises:
+        SprigError: as `chosen`, or a name is that of a run elsewhere.
+    """
+    for name in line.names:
+        named = run_folder(name, line.outputs or OUTPUTS)
+        folder, outputs = named.resolve(), (line.outputs or named.absolute().parents[1]).resolve()
+        if not folder.is_relative_to(outputs):
+            raise SprigError(
+                f"{named} is the run {folder}, outside {outputs}: name it where it lies, "
+                f"{folder.relative_to(folder.parents[1])} outputs={folder.parents[1]}."
+            )
+    return chosen(line)
+
+
 def _known(folder: Path, outputs: Path) -> Known:
     return Known(folder, outputs, summary(folder))

@@ -9,9 +9,9 @@ from pathlib import Path
 from filelock import Timeout
 
 from pipeline.artifacts import RUNNING, link_atomically, locked
-from pipeline.artifacts.inventory import Entry, entries, in_words, remove
+from pipeline.artifacts.inventory import Entry, entries, in_words, refuse_linked, remove
 from pipeline.commands import Line
-from pipeline.commands.folders import Known, all_runs, chosen
+from pipeline.commands.folders import Known, all_runs, owned
 from pipeline.commands.listing import only_of
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
@@ -22,14 +22,16 @@ def run(line: Line) -> None:
     """Removes the named runs after a question; if nobody can answer, only --yes removes.
 
     Raises:
-        SprigError: a run is not one, or a process works on it; nothing was removed.
+        SprigError: a run is not one, it or its store lies elsewhere, or a process works on it; nothing was removed.
     """
-    runs = chosen(line)
+    runs = owned(line)
     by_outputs: dict[Path, list[Known]] = {}
     for each in runs:
         if each.held:
             raise _running(each)
         by_outputs.setdefault(each.outputs, []).append(each)
+    for outputs in by_outputs:
+        refuse_linked(outputs)
     plans = {outputs: (of_it, _needed_by_these(outputs, of_it)) for outputs, of_it in by_outputs.items()}
     for of_it, wanted in plans.values():
         names = ", ".join(f"{each.name} ({each.status})" for each in of_it)

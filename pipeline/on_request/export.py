@@ -25,9 +25,10 @@ def check(context: Context) -> None:
     """Before anything runs: is there room for the export, and can it be what is asked for.
 
     Raises:
-        SprigError: `export.to` exists or cannot be made, or a GGUF file cannot hold the family.
+        SprigError: `export.to` exists, lies in the store or cannot be made, or a GGUF file cannot hold the family.
     """
     folder.refuse_existing(_target(context.config))
+    folder.refuse_in_store(_target(context.config), context.store.root)
     folder.refuse_unwritable(_target(context.config))
     if context.config.export.gguf != GGUFKind.none:
         gguf.refuse(context.architecture)

@@ -15,6 +15,7 @@ from pipeline.artifacts import __main__ as command
 from pipeline.artifacts.inventory import entries, remove
 
 ROOT = Path(__file__).parents[2]
+KILLED = "0123456789abcdef"
 
 
 def publish(outputs: Path, stage: str, config: dict, **inputs: str) -> Path:
@@ -37,8 +38,8 @@ def outputs(tmp_path) -> Path:
     teacher = publish(tmp_path, "prepare", {})
     cut = publish(tmp_path, "extract", {}, teacher=teacher.name)
     publish(tmp_path, "search", {})
-    (tmp_path / "artifacts/distill/abcd.partial").mkdir(parents=True)
-    (tmp_path / "artifacts/distill/abcd.partial/step").write_text("100")
+    (tmp_path / f"artifacts/distill/{KILLED}.partial").mkdir(parents=True)
+    (tmp_path / f"artifacts/distill/{KILLED}.partial/step").write_text("100")
     link(tmp_path, "smoke/1111", cut)
     link(tmp_path, "paper/twin/2222", cut)
     return tmp_path
@@ -120,6 +121,7 @@ def claim_search(outputs: Path) -> None:
 
 def claim(outputs: Path, run: str, role: str, recipe: Recipe) -> None:
     (outputs / run / ".hydra").mkdir(parents=True, exist_ok=True)
+    (outputs / run / ".hydra/config.yaml").touch()
     store = Store(outputs / "artifacts")
     store.claim(outputs / run, {role: store.path(recipe)})
 
@@ -156,7 +158,7 @@ def test_what_is_claimed_before_it_is_made_is_kept(outputs, role):
     claim(outputs, "smoke/3333", role, recipe)
     store = Store(outputs / "artifacts")
     store.obtain(recipe, lambda folder: None)
-    (partial := store.path(recipe).with_name("0123.partial")).mkdir()
+    (partial := store.path(recipe).with_name(f"{KILLED}.partial")).mkdir()
     claim(outputs, "smoke/3333", "other", Recipe("evaluate", 1, {}))
     removed, _ = remove(outputs, [store.path(recipe), partial], days=0)
     assert removed == [partial], "what nobody claims"
@@ -172,6 +174,16 @@ def test_a_run_in_a_folder_that_is_a_link_is_seen(outputs, tmp_path_factory):
     needed = {entry.folder.parent.name: entry.needed_by for entry in entries(outputs)}
     assert needed["search"] == ("again/smoke/3333",) or needed["search"] == ("smoke/3333",)
     assert needed["extract"] and needed["prepare"]
+
+
+def test_outputs_is_no_run_whatever_lies_in_it(outputs):
+    """Nor is a folder of runs: hydra leaves a .hydra wherever it is started."""
+    for folder in (outputs, outputs / "paper"):
+        (folder / ".hydra").mkdir()
+    (outputs / "paper/artifacts").mkdir()
+    (outputs / ".hydra/config.yaml").touch()
+    runs = ("paper/twin/2222", "smoke/1111")
+    assert {entry.needed_by for entry in entries(outputs)} == {runs, ()}
 
 
 def test_a_link_made_through_a_linked_folder_leads_to_the_artifact(outputs, tmp_path_factory):
@@ -202,10 +214,34 @@ def test_where_runs_cannot_be_seen_nothing_is_cleaned(outputs, monkeypatch, why)
 
 
 def test_what_a_killed_cleaning_left_is_removed_by_the_next(outputs, monkeypatch):
-    (outputs / "artifacts/.removed/1-search-abcd").mkdir(parents=True)
+    (outputs / "artifacts/.removed/1-search-0123").mkdir(parents=True)
     assert {entry.folder.parent.name for entry in entries(outputs)} == {"prepare", "extract", "search", "distill"}
     actions(monkeypatch, outputs, "clean", "--yes", "--days", "0")
     assert not (outputs / "artifacts/.removed").exists()
+
+
+def test_folders_of_others_and_linked_ones_are_not_cleaned(outputs, tmp_path_factory, monkeypatch):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    others = [outputs / "artifacts/models/bert", outputs / "artifacts/search/notes", elsewhere / KILLED]
+    others += [outputs / "artifacts/models" / KILLED]
+    for folder in others:
+        folder.mkdir(parents=True)
+    (outputs / "artifacts/order").symlink_to(elsewhere)
+    (outputs / "artifacts/search/fedcba9876543210").symlink_to(elsewhere / KILLED)
+    actions(monkeypatch, outputs, "clean", "--yes", "--days", "0")
+    assert all(folder.is_dir() for folder in others) and (outputs / "artifacts/search/fedcba9876543210").is_symlink()
+    assert not (outputs / f"artifacts/distill/{KILLED}.partial").exists()
+
+
+def test_a_linked_store_is_not_cleaned(outputs, tmp_path_factory, monkeypatch):
+    other = tmp_path_factory.mktemp("other")
+    (other / "artifacts").symlink_to(outputs / "artifacts")
+    said = actions(monkeypatch, other, "clean", "--yes", "--days", "0")
+    assert f"{other}/artifacts is a link to {outputs}/artifacts, so runs in {outputs} may need" in said
+    assert left(outputs) == ["distill", "extract", "prepare", "search"]
+    (outputs / "other").symlink_to(other)
+    actions(monkeypatch, outputs, "clean", "--yes", "--days", "0")
+    assert left(outputs) == ["extract", "prepare"]
 
 
 @pytest.mark.parametrize("days", ["-1", "nan"])
@@ -214,7 +250,7 @@ def test_days_that_mean_nothing(outputs, monkeypatch, days):
 
 
 def test_what_is_being_made_is_not_cleaned(outputs, monkeypatch, capsys):
-    with FileLock(outputs / "artifacts/distill/abcd.lock"):
+    with FileLock(outputs / f"artifacts/distill/{KILLED}.lock"):
         actions(monkeypatch, outputs, "clean", "--yes", "--days", "0")
     printed = capsys.readouterr().out.replace("\n", "")
     assert "is being made: kept" in printed and left(outputs) == ["distill", "extract", "prepare"]

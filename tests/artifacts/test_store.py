@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.artifacts import (
     check,
     copy_atomically,
     digest,
+    is_artifact,
     manifest,
     read_manifest,
     sweep_temporaries,
@@ -52,6 +54,14 @@ def test_what_is_published_is_not_made_again(tmp_path):
 )
 def test_config_version_and_inputs_are_in_the_fingerprint(other):
     assert other.fingerprint != recipe().fingerprint
+
+
+def test_every_stage_that_makes_artifacts_is_known():
+    """Cleaning and exports leave other folders alone."""
+    root = Path(__file__).parents[2] / "pipeline"
+    made = re.compile(r'^STAGE, VERSION = "(\w+)"', re.MULTILINE)
+    found = {stage for file in root.rglob("*.py") for stage in made.findall(file.read_text())}
+    assert len(found) == 13 and all(is_artifact(Path(stage, "0123456789abcdef")) for stage in found)
 
 
 def test_fingerprint_does_not_depend_on_the_order_of_keys():

@@ -144,6 +144,24 @@ def test_a_run_that_starts_while_rm_asks_is_not_removed(outputs, monkeypatch):
     assert all((outputs / name).exists() for name in RUNS), "nothing was removed"
 
 
+def test_a_run_that_is_linked_from_other_outputs_is_not_removed(outputs, tmp_path):
+    other = tmp_path / "other"
+    (other / "first").mkdir(parents=True)
+    (other / "first/linked").symlink_to(outputs / "second/cccc")
+    place = outputs / "second/cccc"
+    said = f"is the run {place}, outside {other}: name it where it lies, second/cccc outputs={outputs}."
+    assert said in refused("rm", "first/linked", "--yes", f"outputs={other}")
+    assert said in refused("rm", str(other / "first/linked"), "--yes")
+    assert (outputs / "second/cccc").exists() and "cut b" in artifacts(outputs)
+
+
+def test_a_run_of_a_linked_store_is_not_removed(outputs, tmp_path):
+    (outputs / "artifacts").rename(tmp_path / "artifacts")
+    (outputs / "artifacts").symlink_to(tmp_path / "artifacts")
+    said = refused("rm", "second/cccc", "--yes", f"outputs={outputs}")
+    assert f"is a link to {tmp_path / 'artifacts'}" in said and (outputs / "second/cccc").exists()
+
+
 def test_runs_are_removed_without_flock(outputs, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))

@@ -107,6 +107,16 @@ def test_a_target_that_exists_is_refused_before_any_work(run, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize("place", ["smoke/latest/artifacts/distilled_student/exp", "artifacts/exp/model"])
+def test_a_target_in_the_store_is_refused_before_any_work(run, place):
+    to = run.parents[1] / place
+    with pytest.raises(SprigError, match=r"export\.to=.*/artifacts.* lies in .*/artifacts.*name a folder outside it"):
+        export(run, to)
+    assert not to.parent.exists() or sorted(path.name for path in to.parent.glob("[!.]*")) == sorted(
+        [*json.loads((to.parent / "manifest.json").read_text())["files"], "manifest.json"]
+    )
+
+
 def test_a_run_without_a_finished_student(smoke_outputs, tmp_path):
     outputs = tmp_path / "outputs"
     shutil.copytree(smoke_outputs, outputs, symlinks=True)
