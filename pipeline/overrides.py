@@ -88,7 +88,8 @@ class Words:
             raise SprigError(f"{tokens[keys.BUDGET]} and {tokens[TOKENS]} set the same key: leave one of them out.")
 
     def _is_group(self, key: str) -> bool:
-        return self.repository.group_exists(key.partition("@")[0])
+        name = key.partition("@")[0]
+        return bool(name.strip("/. ")) and self.repository.group_exists(name)  # no name is the folder of all groups
 
     def _checked(self, word: str, before: str = "") -> str:
         match = _WORD.fullmatch(word)

@@ -91,6 +91,14 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke hydra.verbose=true", f"hydra.verbose {NO_EFFECT}"),
         ("experiment=smoke kd_teacher.path=x", "this run distils from the teacher that is cut: choose one, teacher@kd"),
         ("experiment=smoke teacher@kd_teacher=null kd_teacher.name=x", "choose one, teacher@kd_teacher=CHOICE"),
+        # A group without a name.
+        ("experiment=smoke @=1", "There is no configuration key @: `sprig --cfg job distill.tokens=0` prints all"),
+        ("experiment=smoke @x=1", "There is no configuration key @x"),
+        ("experiment=smoke @=", "There is no configuration key @"),
+        ("experiment=smoke +@x=1", "There is no configuration key @x"),
+        ("experiment=smoke ' =1'", "There is no configuration key "),
+        ("experiment=smoke /=1", "There is no configuration key /"),
+        ("experiment=smoke .=1", "There is no configuration key ."),
         # Words that set nothing.
         ("experiment=smoke prompt=Hello world", "a value with spaces needs quotes, prompt='Hello world'"),
         ("'experiment=smoke plan=true'", "holds several arguments: give plan=VALUE as an argument of its own"),
