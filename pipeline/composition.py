@@ -25,6 +25,7 @@ from pipeline.errors import SprigError
 from pipeline.group_choices import PARTS
 from pipeline.groups import CONF, Files
 from pipeline.overrides import NULLABLE, SEARCHPATH, Words, refuse_hydra
+from pipeline.quoting import quoted_parts
 
 # What a reopened run does not take over.
 OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export", "prompt", "sample")
@@ -199,8 +200,8 @@ def anywhere(overrides: Sequence[str]) -> list[str]:
 
 
 def _searching(places: Sequence[str]) -> list[str]:
-    quoted = ",".join(place if re.fullmatch(r"[\w:/.-]+", place) else f"'{place}'" for place in places)
-    return [f"{SEARCHPATH}=[{quoted}]"] if places else []
+    written = ",".join(place if re.fullmatch(r"[\w:/.-]+", place, re.ASCII) else f"'{place}'" for place in places)
+    return [f"{SEARCHPATH}=[{written}]"] if places else []
 
 
 def _places(overrides: Sequence[str]) -> list[str]:
@@ -209,7 +210,7 @@ def _places(overrides: Sequence[str]) -> list[str]:
     for word in overrides:
         if not word.startswith(f"{SEARCHPATH}="):
             continue
-        value = OverridesParser.create().parse_overrides([word])[0].value()
+        value = OverridesParser.create().parse_overrides([quoted_parts(word)])[0].value()
         named += value if isinstance(value, list) else [str(value)]
     named += [each for each in os.environ.get("SPRIG_CONF", "").split(os.pathsep) if each]
     if Path(OWN_CONF).is_dir():

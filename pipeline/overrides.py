@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from hydra._internal.config_repository import IConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -22,6 +22,7 @@ from pipeline.config.keys import Key
 from pipeline.config.values import count
 from pipeline.errors import SprigError
 from pipeline.group_choices import Choices
+from pipeline.quoting import quoted, quoted_parts
 
 SEARCHPATH = "hydra.searchpath"
 TOKENS = "distill.tokens"  # the key that a budget sets
@@ -39,7 +40,6 @@ INSTEAD = {
 }
 STARTS = ("run", "start", "train", "launch")  # a word that a run does without
 _WORD = re.compile(r"(?P<prefix>~|\+\+|\+)?(?P<key>[^=~+][^=]*?)(?P<given>=(?P<value>.*))?", re.DOTALL)
-_PLAIN = re.compile(r"(?!(?i:true|false|null|nan|inf)$)[A-Za-z/][\w./-]*")  # a text that Hydra reads as it stands
 _SEPARATED = re.compile(r"-?\d{1,3}([.,]\d{3})+")  # thousands, or a decimal fraction
 _HOME = re.compile(r"(^|[\[,]\s*)(~[^/,\]\s]*)(?=[/,\]]|$)")
 
@@ -88,7 +88,8 @@ class Words:
             raise SprigError(f"{tokens[keys.BUDGET]} and {tokens[TOKENS]} set the same key: leave one of them out.")
 
     def _is_group(self, key: str) -> bool:
-        return self.repository.group_exists(key.partition("@")[0])
+        name = key.partition("@")[0]
+        return bool(name.strip("/. ")) and self.repository.group_exists(name)  # no name is the folder of all groups
 
     def _checked(self, word: str, before: str = "") -> str:
         match = _WORD.fullmatch(word)
@@ -213,6 +214,7 @@ class Words:
             )
         if not value:
             raise SprigError(f"{key}= names no choice: {self.choices.listed(group)}.")
+        value = quoted_parts(value)
         override = self._parse(f"{key}={value}")
         if override.is_sweep_override() and not self.sweeps:
             raise SprigError(f"{key}={value} names several choices: add --multirun to sweep over them.")
@@ -256,8 +258,7 @@ class Words:
         if (found.is_text or found.is_path) and self._is_plain_text(found, value):
             if found.name in PROMPTS:
                 value = value.replace("${", "\\${")  # text, not an interpolation
-            if not _PLAIN.fullmatch(value):
-                value = QuotedString(value, Quote.single).with_quotes()
+            value = quoted(value)
         # Keys below a dictionary may be new to it.
         return self._parsed(f"++{key}" if found.name != key else key, value)
 
@@ -265,7 +266,7 @@ class Words:
         """Whether a text is taken literally: not quoted, a list, an interpolation, null, or several values."""
         if value == "null" or (len(value) > 1 and value[0] == value[-1] and value[0] in "'\""):
             return False
-        interpolated = value.startswith("${") and key.name not in PROMPTS
+        interpolated = value.startswith("${") and value.isascii() and key.name not in PROMPTS
         if interpolated or (not key.is_text and value.startswith("[")):
             return False
         return not (
@@ -273,6 +274,7 @@ class Words:
         )
 
     def _parsed(self, key: str, value: str) -> str:
+        value = quoted_parts(value)
         if self._parse(f"{key}={value}").is_sweep_override() and not self.sweeps:
             raise SprigError(
                 f"{key.lstrip('+')}={value} names several values: add --multirun to sweep over them, or write "

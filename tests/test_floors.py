@@ -8,7 +8,7 @@ import pipeline
 
 # From the ground up; the parts of one floor do not import one another.
 FLOORS = [
-    {"errors", "hardware", "layout"},
+    {"errors", "hardware", "layout", "quoting"},
     {"ranks", "quick_imports"},
     {"config", "peers", "preemption", "progress"},
     {"artifacts", "group_choices", "subnetwork"},

@@ -91,6 +91,14 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke hydra.verbose=true", f"hydra.verbose {NO_EFFECT}"),
         ("experiment=smoke kd_teacher.path=x", "this run distils from the teacher that is cut: choose one, teacher@kd"),
         ("experiment=smoke teacher@kd_teacher=null kd_teacher.name=x", "choose one, teacher@kd_teacher=CHOICE"),
+        # A group without a name.
+        ("experiment=smoke @=1", "There is no configuration key @: `sprig --cfg job distill.tokens=0` prints all"),
+        ("experiment=smoke @x=1", "There is no configuration key @x"),
+        ("experiment=smoke @=", "There is no configuration key @"),
+        ("experiment=smoke +@x=1", "There is no configuration key @x"),
+        ("experiment=smoke ' =1'", "There is no configuration key "),
+        ("experiment=smoke /=1", "There is no configuration key /"),
+        ("experiment=smoke .=1", "There is no configuration key ."),
         # Words that set nothing.
         ("experiment=smoke prompt=Hello world", "a value with spaces needs quotes, prompt='Hello world'"),
         ("'experiment=smoke plan=true'", "holds several arguments: give plan=VALUE as an argument of its own"),
@@ -305,6 +313,43 @@ def test_what_is_meant_is_understood(words, key, value):
     for name in key.split("."):
         found = getattr(found, name)
     assert found == value
+
+
+@pytest.mark.parametrize("text", ["José", "Müller", "Où", "漢字", "é漢 🙂", "🙂", "it's é", "é, ü: [ñ] (ø)"])
+@pytest.mark.parametrize(
+    "key", ["outputs", "data.path", "teacher.path", "export.to", "data.name", "teacher.name", "evaluate.prompt"]
+)
+def test_text_may_be_of_any_language(key, text):
+    value = f"/tmp/{text}/out" if keys.find(key).is_path else text
+    found = compose([SMOKE, f"{key}={value}"])
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+def test_lists_axes_and_interpolations_may_be_of_any_language(tmp_path, monkeypatch):
+    assert compose([SMOKE, "data.path=[/é, '/ü b',/a ñ/c]"]).data.path == ["/é", "/ü b", "/a ñ/c"]
+    assert compose([SMOKE, "run_name=${preset}-é"]).run_name == "smoke-é"
+    assert compose([SMOKE, "run_name=Müller"]).run_name == "Müller"
+    with session([SMOKE, "run_name=é,ü"], sweeps=True) as opened:
+        assert opened.words[1] == "run_name='é','ü'"
+    (tmp_path / "é/bin").mkdir(parents=True)
+    (tmp_path / "é/bin/ü.yaml").write_text("center: 80k\ntolerance: 0.2\n")
+    words = [f"hydra.searchpath=[{tmp_path}/é]", SMOKE, "bin=ü"]
+    assert compose(words).bin.center == compose(anywhere(words)).bin.center == 80_000
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("run_name=🙂", "run_name='🙂' names a folder: use at most 100 letters"),
+        ("teacher=Müller", "There is no teacher=Müller"),
+        ("seed=é", "is not a count"),
+        ("run=/tmp/é漢", "run=/tmp/é漢 is not a run: give its folder"),
+    ],
+)
+def test_what_is_refused_of_any_language_is_refused_for_what_it_is(words, said):
+    assert said in refused(SMOKE, words)
 
 
 @pytest.mark.parametrize(
