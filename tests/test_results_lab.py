@@ -176,6 +176,14 @@ def rows_of_spaces() -> list[str]:
     ]
 
 
+def rows_of_evolution() -> list[str]:
+    """Evolution's quarter with evenly spaced rotary pairs."""
+    found: Runs = {}
+    for line in csv.DictReader((LAB / "p0-evolution/runs.csv").open()):
+        add(found, "evolution, recovered", "KD", line)
+    return perplexities(found)
+
+
 def rows_of_steps() -> list[str]:
     """Cut once or in two steps: tokens and total FLOPs of all its trainings, perplexity of the quarter."""
     once = grouped("p6-quarter", "init", "student.tokens")
@@ -277,7 +285,7 @@ def test_every_headline_number_is_in_the_records():
     assert [row for make in (perplexities, savings) for row in make(quarter, FURTHER) if row not in text] == []
     assert converged(quarter, FURTHER) in text
     rows = [*rows_of_searches(), *rows_of_teachers(), *rows_of_spaces(), *rows_of_steps(), *rows_of_recovery()]
-    rows += [*rows_of_losses(), *rows_of_halves(), *rows_of_pairs()]
+    rows += [*rows_of_losses(), *rows_of_halves(), *rows_of_pairs(), *rows_of_evolution()]
     assert [row for row in rows if row not in text] == []
     overview = (LAB.parent / "README.md").read_text()
     assert [row for row in summary(found) if row not in overview] == []
