@@ -138,6 +138,7 @@ def _csv_rows(file: TextIO, delimiter: str) -> Iterator[dict[str, str]]:
             raise Broken(f"line {start}", f"is not CSV ({error})") from None
         if header is None:
             header = row
+            _check_once(header)
         elif row:
             if len(row) != len(header):
                 raise Broken(f"line {start}", f"has {len(row)} fields, and the header {len(header)}")
@@ -145,9 +146,16 @@ def _csv_rows(file: TextIO, delimiter: str) -> Iterator[dict[str, str]]:
         start = reader.line_num + 1
 
 
+def _check_once(names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Broken("the header", f"names the column {twice!r} {names.count(twice)} times: rename all but one")
+
+
 def _parquet_rows(text_key: str, file: BinaryIO, skip: int) -> Rows:
     opened = pq.ParquetFile(file)
     names = opened.schema_arrow.names
+    _check_once(names)
     column = top_level(text_key, names)
     if column is None:
         # An object without the key: the caller names what is there.

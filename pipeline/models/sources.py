@@ -269,7 +269,7 @@ def _tied(teacher: TeacherConfig, original: Original) -> bool:
 def _fitted(teacher: TeacherConfig, original: Original, config: Config, tied: bool) -> dict[str, Tensor]:
     """The checked weights with trimmed vocabulary rows, and with head and embedding tied or untied as asked."""
     state = original.weights(DTYPES[teacher.dtype])
-    weights.check(state, replace(original.config, name=teacher.name), original.tied, teacher.name)
+    weights.check(state, replace(original.config, name=neutral(teacher.name)), original.tied, teacher.name)
     if original.tied:
         state.setdefault(HEAD, state[EMBEDDING])
     for name in (EMBEDDING, HEAD, HEAD_BIAS):

@@ -1,6 +1,7 @@
 """Where in a file the text is, for every format, and what is said of a file that is broken."""
 
 import gzip
+import io
 import json
 import os
 from pathlib import Path
@@ -40,6 +41,16 @@ def parquet(rows: list[dict], **options: object) -> bytes:
     sink = pyarrow.BufferOutputStream()
     pq.write_table(pyarrow.Table.from_pylist(rows), sink, **options)
     return sink.getvalue().to_pybytes()
+
+
+def test_a_column_named_twice_is_refused():
+    table = pyarrow.table([["a"], ["b"]], names=["text", "text"])
+    sink = pyarrow.BufferOutputStream()
+    pq.write_table(table, sink)
+    with pytest.raises(readers.Broken, match="the header names the column 'text' 2 times: rename all but one"):
+        list(readers._parquet_rows("text", io.BytesIO(sink.getvalue().to_pybytes()), 0))
+    with pytest.raises(readers.Broken, match="the header names the column 'text' 2 times: rename all but one"):
+        list(readers._csv_rows(io.StringIO("text,id,text\na,1,b\n"), ","))
 
 
 MARK = "\ufeff".encode()

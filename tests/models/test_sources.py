@@ -55,6 +55,16 @@ def logits(model: GPT) -> torch.Tensor:
 # --- random
 
 
+@pytest.mark.parametrize("name", ["TinyGemma", "My-OLMo"])
+def test_a_name_says_nothing_of_the_norms(tmp_path, name):
+    plain = converted(random_teacher(), tmp_path / "toy")
+    named = converted(random_teacher(name=name), tmp_path / "random")
+    copied = TeacherConfig(name=name, source=Source.litgpt, path=str(tmp_path / "toy"))
+    for model in (named, converted(copied, tmp_path / "copied")):
+        assert torch.equal(logits(model), logits(plain))
+    architecture_of(*sources.shape(copied))
+
+
 def test_random_teacher_is_the_same_one_every_time(tmp_path):
     config = random_teacher()
     first = converted(config, tmp_path / "a")

@@ -112,8 +112,8 @@ def _with_experts(given: dict[str, Any], called: Callable[[str], str]) -> dict[s
 
 def neutral(name: str) -> str:
     """A model's name as litgpt may know it. By "Gemma" in it, litgpt decides that norms add one to their weights, and
-    Sprig has folded that into the weights."""
-    return name.replace("Gemma", "gemma")
+    Sprig has folded that into the weights; by "OLMo", that LayerNorms have no weights, which Sprig does not support."""
+    return name.replace("Gemma", "gemma").replace("OLMo", "olmo")
 
 
 def folded(given: Mapping[str, Any]) -> Folded:
