@@ -162,6 +162,12 @@ def test_a_run_of_a_linked_store_is_not_removed(outputs, tmp_path):
     assert f"is a link to {tmp_path / 'artifacts'}" in said and (outputs / "second/cccc").exists()
 
 
+def test_what_a_killed_removal_left_is_removed_by_the_next(outputs):
+    (outputs / "second/.cccc.removed/.hydra").mkdir(parents=True)
+    cli.main(["rm", "second/cccc", "--yes", f"outputs={outputs}"])
+    assert not list((outputs / "second").iterdir())
+
+
 def test_runs_are_removed_without_flock(outputs, monkeypatch):
     def fail(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
