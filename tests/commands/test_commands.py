@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -153,6 +154,12 @@ def test_a_run_that_is_linked_from_other_outputs_is_not_removed(outputs, tmp_pat
     assert said in refused("rm", "first/linked", "--yes", f"outputs={other}")
     assert said in refused("rm", str(other / "first/linked"), "--yes")
     assert (outputs / "second/cccc").exists() and "cut b" in artifacts(outputs)
+
+
+def test_a_run_that_was_copied_elsewhere_is_not_removed(outputs, tmp_path):
+    copy = shutil.copytree(outputs / "second/cccc", tmp_path / "copies/second/cccc", symlinks=True)
+    said = f"{copy} does not lie in a folder of outputs, as {tmp_path / 'copies/artifacts'} is not there"
+    assert said in refused("rm", str(copy), "--yes") and copy.exists()
 
 
 def test_a_run_of_a_linked_store_is_not_removed(outputs, tmp_path):
