@@ -76,7 +76,7 @@ def owned(line: Line) -> list[Known]:
     """As `chosen`, for what changes them.
 
     Raises:
-        SprigError: as `chosen`, or a name is that of a run elsewhere.
+        SprigError: as `chosen`, or a name is that of a run elsewhere, or in no folder of outputs.
     """
     for name in line.names:
         named = run_folder(name, line.outputs or OUTPUTS)
@@ -85,6 +85,10 @@ def owned(line: Line) -> list[Known]:
             raise SprigError(
                 f"{named} is the run {folder}, outside {outputs}: name it where it lies, "
                 f"{folder.relative_to(folder.parents[1])} outputs={folder.parents[1]}."
+            )
+        if not (place := folder.parents[1] / STORE).is_dir():
+            raise SprigError(
+                f"{folder} does not lie in a folder of outputs, as {place} is not there: remove this copy yourself."
             )
     return chosen(line)
 

@@ -80,7 +80,9 @@ def _remove(outputs: Path, runs: list[Known], wanted: list[Entry]) -> None:
     """The folders first: a kill in between leaves artifacts that no run needs, which `artifacts clean` finds."""
     sizes = {entry.folder: entry.bytes for entry in wanted}
     for each in runs:
-        away = each.folder.rename(each.folder.with_name(f".{each.folder.name}.removed"))
+        away = each.folder.with_name(f".{each.folder.name}.removed")
+        shutil.rmtree(away, ignore_errors=True)  # what a killed removal of the same run left
+        each.folder.rename(away)
         _relink(each.folder, outputs)
         shutil.rmtree(away)
     removed, kept = remove(outputs, sizes, days=0)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -155,11 +156,23 @@ def test_a_run_that_is_linked_from_other_outputs_is_not_removed(outputs, tmp_pat
     assert (outputs / "second/cccc").exists() and "cut b" in artifacts(outputs)
 
 
+def test_a_run_that_was_copied_elsewhere_is_not_removed(outputs, tmp_path):
+    copy = shutil.copytree(outputs / "second/cccc", tmp_path / "copies/second/cccc", symlinks=True)
+    said = f"{copy} does not lie in a folder of outputs, as {tmp_path / 'copies/artifacts'} is not there"
+    assert said in refused("rm", str(copy), "--yes") and copy.exists()
+
+
 def test_a_run_of_a_linked_store_is_not_removed(outputs, tmp_path):
     (outputs / "artifacts").rename(tmp_path / "artifacts")
     (outputs / "artifacts").symlink_to(tmp_path / "artifacts")
     said = refused("rm", "second/cccc", "--yes", f"outputs={outputs}")
     assert f"is a link to {tmp_path / 'artifacts'}" in said and (outputs / "second/cccc").exists()
+
+
+def test_what_a_killed_removal_left_is_removed_by_the_next(outputs):
+    (outputs / "second/.cccc.removed/.hydra").mkdir(parents=True)
+    cli.main(["rm", "second/cccc", "--yes", f"outputs={outputs}"])
+    assert not list((outputs / "second").iterdir())
 
 
 def test_runs_are_removed_without_flock(outputs, monkeypatch):

@@ -235,6 +235,18 @@ def test_the_own_file_needs_only_torch_and_transformers():
     assert imported == {"torch", "transformers"}
 
 
+def test_an_export_removes_no_folder_that_only_looks_like_a_killed_ones(tokenizer):
+    parent = tokenizer.parent / "exports"
+    files = [parent / ".unchecked-mine/lock", parent / ".unchecked-mine/notes", parent / ".unchecked-bare/lock"]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    (parent / ".unchecked-left/sprig_export").mkdir(parents=True)
+    (parent / ".unchecked-left/lock").touch()
+    exports.export(exports.student("llama", exports.uniform("llama", True), tied=False), tokenizer)
+    assert [file.read_text() for file in files] == ["mine"] * 3 and not (parent / ".unchecked-left").exists()
+
+
 @pytest.mark.slow
 def test_the_next_export_removes_what_a_killed_one_left(tokenizer):
     """And neither what another still works in, nor folders that only look alike."""

@@ -23,7 +23,7 @@ from pipeline.models.tokenizer import Tokenizer, read_json, write_json
 from pipeline.models.writing import writing
 
 OWN = "use export.form=own"
-_PREFIX, _LOCK = ".unchecked-", "lock"
+_PREFIX, _LOCK, _EXPORT = ".unchecked-", "lock", "sprig_export"
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,13 @@ def _unchecked(parent: Path) -> Iterator[Path]:
     one removes: nobody holds its lock any more."""
     for left in parent.glob(f"{_PREFIX}*/{_LOCK}"):
         # Another's folder, or one that an export still works in.
-        with suppress(OSError, Timeout), FileLock(left, blocking=False):
-            shutil.rmtree(left.parent)
+        with suppress(OSError, Timeout):
+            if {each.name for each in left.parent.iterdir()} == {_LOCK, _EXPORT}:
+                with FileLock(left, blocking=False):
+                    shutil.rmtree(left.parent)
     with tempfile.TemporaryDirectory(dir=parent, prefix=_PREFIX) as place, FileLock(Path(place) / _LOCK):
         # transformers keeps a copy of a modelling file by its folder's name: one name, or the copies would pile up.
-        unchecked = Path(place) / "sprig_export"
+        unchecked = Path(place) / _EXPORT
         unchecked.mkdir()
         yield unchecked
 
