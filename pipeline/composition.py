@@ -28,6 +28,8 @@ from pipeline.overrides import NULLABLE, SEARCHPATH, Words, refuse_hydra
 
 # What a reopened run does not take over.
 OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export", "prompt", "sample")
+OVERRIDES = "overrides.yaml"  # of a run folder's .hydra
+OF_EVERY_RUN = {"preset", "seed"}  # keys of its config.yaml
 OWN_CONF = "conf"  # a project's own choices, in the working directory
 PRESETS = ("experiment", "size")  # the groups that decide which others a command uses
 UNUSED: dict[str, Any] = {
@@ -230,19 +232,28 @@ def _places(overrides: Sequence[str]) -> list[str]:
 
 
 def recorded(file: Path) -> Any:
-    """A YAML file of a run folder's .hydra, its tags refused.
+    """config.yaml (a dictionary) or overrides.yaml (a list) of a run folder's .hydra, YAML tags refused.
 
     Raises:
-        SprigError: it is missing or cannot be read.
+        SprigError: it is missing, cannot be read, or holds something else.
     """
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise SprigError(
-            f"{file} cannot be read ({reason}): copy it from another run of the same command, or give that command "
-            "again with another run_name, which finds everything that is made."
-        ) from None
+        raise _unreadable(file, str(error).splitlines()[0]) from None
+    if file.name == OVERRIDES:
+        if not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
+            raise _unreadable(file, "it is not a list of overrides")
+    elif not (isinstance(found, dict) and found.keys() >= OF_EVERY_RUN):
+        raise _unreadable(file, "it is not the configuration of a run")
+    return found
+
+
+def _unreadable(file: Path, reason: str) -> SprigError:
+    return SprigError(
+        f"{file} cannot be read ({reason}): copy it from another run of the same command, or give that command "
+        "again with another run_name, which finds everything that is made."
+    )
 
 
 def _reopen(overrides: list[str]) -> DictConfig:
@@ -253,8 +264,13 @@ def _reopen(overrides: list[str]) -> DictConfig:
         folder = run_folder(opened.checker.values(named)["run"], key="run=")
         saved = folder / SAVED
         defaults = OmegaConf.structured(Config)
-        config = OmegaConf.merge(defaults, OmegaConf.create(recorded(saved)))
+        try:
+            config = OmegaConf.merge(defaults, OmegaConf.create(recorded(saved)))
+        except OmegaConfBaseException as error:
+            raise _unreadable(saved, str(error).splitlines()[0]) from None
         assert isinstance(config, DictConfig)
+        if missing := OmegaConf.missing_keys(config):
+            raise _unreadable(saved, f"it has no {min(missing)}")
         for key in OF_ONE_COMMAND:
             config[key] = defaults[key]
         config.run, config.outputs = str(folder.resolve()), str(folder.resolve().parents[1])

@@ -77,8 +77,8 @@ def _axes(runs: list[Known]) -> dict[str, list[str]]:
 
 def _given(folder: Path) -> dict[str, str]:
     """The overrides that a run was started with, by key."""
-    words = recorded(folder / ".hydra/overrides.yaml") or []
-    return {key.lstrip("+~"): value for key, _, value in (str(word).partition("=") for word in words)}
+    words = recorded(folder / ".hydra/overrides.yaml")
+    return {key.lstrip("+~"): value for key, _, value in (word.partition("=") for word in words)}
 
 
 def _keys(given: Iterable[dict[str, str]]) -> list[str]:
