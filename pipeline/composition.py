@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -25,11 +24,10 @@ from pipeline.errors import SprigError
 from pipeline.group_choices import PARTS
 from pipeline.groups import CONF, Files
 from pipeline.overrides import NULLABLE, SEARCHPATH, Words, refuse_hydra
+from pipeline.recorded import recorded, unreadable
 
 # What a reopened run does not take over.
 OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export", "prompt", "sample")
-OVERRIDES = "overrides.yaml"  # of a run folder's .hydra
-OF_EVERY_RUN = {"preset", "seed"}  # keys of its config.yaml
 OWN_CONF = "conf"  # a project's own choices, in the working directory
 PRESETS = ("experiment", "size")  # the groups that decide which others a command uses
 UNUSED: dict[str, Any] = {
@@ -231,31 +229,6 @@ def _places(overrides: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(places))
 
 
-def recorded(file: Path) -> Any:
-    """config.yaml (a dictionary) or overrides.yaml (a list) of a run folder's .hydra, YAML tags refused.
-
-    Raises:
-        SprigError: it is missing, cannot be read, or holds something else.
-    """
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise _unreadable(file, str(error).splitlines()[0]) from None
-    if file.name == OVERRIDES:
-        if not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
-            raise _unreadable(file, "it is not a list of overrides")
-    elif not (isinstance(found, dict) and found.keys() >= OF_EVERY_RUN):
-        raise _unreadable(file, "it is not the configuration of a run")
-    return found
-
-
-def _unreadable(file: Path, reason: str) -> SprigError:
-    return SprigError(
-        f"{file} cannot be read ({reason}): copy it from another run of the same command, or give that command "
-        "again with another run_name, which finds everything that is made."
-    )
-
-
 def _reopen(overrides: list[str]) -> DictConfig:
     from pipeline.artifacts.runs import SAVED, run_folder  # numpy and asyncio, which other commands start without
 
@@ -267,10 +240,10 @@ def _reopen(overrides: list[str]) -> DictConfig:
         try:
             config = OmegaConf.merge(defaults, OmegaConf.create(recorded(saved)))
         except OmegaConfBaseException as error:
-            raise _unreadable(saved, str(error).splitlines()[0]) from None
+            raise unreadable(saved, str(error).splitlines()[0]) from None
         assert isinstance(config, DictConfig)
         if missing := OmegaConf.missing_keys(config):
-            raise _unreadable(saved, f"it has no {min(missing)}")
+            raise unreadable(saved, f"it has no {min(missing)}")
         for key in OF_ONE_COMMAND:
             config[key] = defaults[key]
         config.run, config.outputs = str(folder.resolve()), str(folder.resolve().parents[1])

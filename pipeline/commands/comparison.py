@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from pipeline.artifacts import digest, write_json
 from pipeline.commands import Line
 from pipeline.commands.folders import FINISHED, Known, chosen
-from pipeline.composition import recorded
 from pipeline.config import is_material
 from pipeline.errors import SprigError
+from pipeline.recorded import recorded
 
 FOLDER = "comparisons"  # in outputs
 PRESETS = ("experiment", "size", "preset")  # shown as one axis
