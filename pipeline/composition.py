@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -26,6 +25,7 @@ from pipeline.group_choices import PARTS
 from pipeline.groups import CONF, Files
 from pipeline.overrides import NULLABLE, SEARCHPATH, Words, refuse_hydra
 from pipeline.quoting import quoted_parts
+from pipeline.recorded import recorded, unreadable
 
 # What a reopened run does not take over.
 OF_ONE_COMMAND = ("stages", "plan", "debug", "device", "export", "prompt", "sample")
@@ -230,22 +230,6 @@ def _places(overrides: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(places))
 
 
-def recorded(file: Path) -> Any:
-    """A YAML file of a run folder's .hydra, its tags refused.
-
-    Raises:
-        SprigError: it is missing or cannot be read.
-    """
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise SprigError(
-            f"{file} cannot be read ({reason}): copy it from another run of the same command, or give that command "
-            "again with another run_name, which finds everything that is made."
-        ) from None
-
-
 def _reopen(overrides: list[str]) -> DictConfig:
     from pipeline.artifacts.runs import SAVED, run_folder  # numpy and asyncio, which other commands start without
 
@@ -254,8 +238,13 @@ def _reopen(overrides: list[str]) -> DictConfig:
         folder = run_folder(opened.checker.values(named)["run"], key="run=")
         saved = folder / SAVED
         defaults = OmegaConf.structured(Config)
-        config = OmegaConf.merge(defaults, OmegaConf.create(recorded(saved)))
+        try:
+            config = OmegaConf.merge(defaults, OmegaConf.create(recorded(saved)))
+        except OmegaConfBaseException as error:
+            raise unreadable(saved, str(error).splitlines()[0]) from None
         assert isinstance(config, DictConfig)
+        if missing := OmegaConf.missing_keys(config):
+            raise unreadable(saved, f"it has no {min(missing)}")
         for key in OF_ONE_COMMAND:
             config[key] = defaults[key]
         config.run, config.outputs = str(folder.resolve()), str(folder.resolve().parents[1])

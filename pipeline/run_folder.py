@@ -10,12 +10,13 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import RUNNING, facts, link_atomically, marked, sweep_temporaries, write_atomically
-from pipeline.composition import compose, recorded
+from pipeline.composition import compose
 from pipeline.config import Config, to_plain
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST, near
 from pipeline.on_request import chat, export, sample, score
 from pipeline.ranks import rank
+from pipeline.recorded import recorded
 from pipeline.report import material
 from pipeline.stages import graph
 from pipeline.stages.context import Context, Step, Steps

@@ -5,7 +5,8 @@ has its number and a checksum, which covers the key of the folder too. A record 
 disk left in pieces fails its checksum and counts as damaged, while the others stay good.
 
 `0.numbers`, next to `0.bin`, lists the number of every record in that file, so that what is there is known without
-reading it. The list follows from the records: those that a kill kept out of it are read when the file is opened.
+reading it. The list follows from the records: those that a kill kept out of it are read when the file is opened, and
+all if the list is damaged.
 """
 
 import errno
@@ -22,6 +23,7 @@ _CHECKSUM = 16  # bytes before each record,
 _NUMBER = np.dtype("<i8")  # and between them its number
 _HEAD = _CHECKSUM + _NUMBER.itemsize
 _NONE = -1  # the number of a damaged record
+_LARGE = 1 << 24  # a number above which a list is not trusted alone: what `Records` keeps grows with the largest
 
 
 class Damaged(Exception):
@@ -36,8 +38,21 @@ class _File:
         self._file = os.open(path, flags, 0o666)
         listed = np.fromfile(self.list, _NUMBER) if self.list.exists() else np.empty(0, _NUMBER)
         there = os.fstat(self._file).st_size // (_HEAD + size)  # without one that is torn at the end
+        if not self._is_list(listed[:there]):
+            listed = listed[:0]
         others = [self._number(self._content(slot)) for slot in range(len(listed), there)]
         self.numbers = np.append(listed[:there], np.array(others, _NUMBER))
+
+    def _is_list(self, listed: np.ndarray) -> bool:
+        """Whether these can be the numbers: none is below _NONE, and those that take much memory are in their records,
+        too."""
+        large = np.flatnonzero(listed > _LARGE).tolist()
+        return bool((listed >= _NONE).all()) and all(self._noted(slot) == listed[slot] for slot in large)
+
+    def _noted(self, slot: int) -> int:
+        """The number in a record, whose checksum is not compared."""
+        place = slot * (_HEAD + self.size) + _CHECKSUM
+        return int(np.frombuffer(os.pread(self._file, _NUMBER.itemsize, place), _NUMBER)[0])
 
     def read(self, slot: int) -> bytes:
         """

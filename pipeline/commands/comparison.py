@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from pipeline.artifacts import digest, write_json
 from pipeline.commands import Line
 from pipeline.commands.folders import FINISHED, Known, chosen
-from pipeline.composition import recorded
 from pipeline.config import is_material
 from pipeline.errors import SprigError
+from pipeline.recorded import recorded
 
 FOLDER = "comparisons"  # in outputs
 PRESETS = ("experiment", "size", "preset")  # shown as one axis
@@ -77,8 +77,8 @@ def _axes(runs: list[Known]) -> dict[str, list[str]]:
 
 def _given(folder: Path) -> dict[str, str]:
     """The overrides that a run was started with, by key."""
-    words = recorded(folder / ".hydra/overrides.yaml") or []
-    return {key.lstrip("+~"): value for key, _, value in (str(word).partition("=") for word in words)}
+    words = recorded(folder / ".hydra/overrides.yaml")
+    return {key.lstrip("+~"): value for key, _, value in (word.partition("=") for word in words)}
 
 
 def _keys(given: Iterable[dict[str, str]]) -> list[str]:

@@ -4,7 +4,8 @@ import re
 import shlex
 from pathlib import Path
 
-from pipeline.composition import OF_ONE_COMMAND, recorded
+from pipeline.composition import OF_ONE_COMMAND
+from pipeline.recorded import recorded
 
 
 def commands(folder: Path) -> list[str]:

@@ -103,6 +103,19 @@ def test_a_record_that_is_cut_off_is_missing_and_is_written_again(folder, cut):
     assert path.stat().st_size == 3 * WHOLE
 
 
+@pytest.mark.parametrize("listed", [b"garbage, " * 9, bytes([1]) * 16, b"\xfe" + b"\xff" * 7, b"\0" * 7 + b"\x40"])
+def test_a_list_that_is_damaged_is_made_from_the_records(folder, listed):
+    (folder / "0.numbers").write_bytes(listed)
+    assert missing(folder, 9) == [1, 2, 4, 5, 6, 8] and readable(folder, 9) == [0, 3, 7]
+    write(folder, "0", [5])
+    assert np.fromfile(folder / "0.numbers", "<i8").tolist() == [7, 0, 5]
+
+
+def test_large_numbers_are_numbers(folder):
+    write(folder, "0", [1 << 25])
+    assert opened(folder).read(1 << 25) == record(1 << 25)
+
+
 @pytest.mark.parametrize("left", [0, 8, 12])
 def test_a_list_that_is_lost_is_made_from_the_records(folder, left):
     listed = folder / "0.numbers"

@@ -207,6 +207,13 @@ def test_only_finished_runs_are_compared(outputs):
     assert "alone cannot be compared" in refused("compare", "first/bbbb", "first/latest", f"outputs={outputs}")
 
 
+def test_runs_with_torn_configurations_are_not_compared(outputs):
+    for name in ("first/aaaa", "second/cccc"):
+        (outputs / name / "summary.json").write_text('{"status": "completed"}')
+    said = refused("compare", "first/aaaa", "second/cccc", f"outputs={outputs}")
+    assert "first/aaaa/.hydra/config.yaml cannot be read (it is not the configuration of a run): copy it" in said
+
+
 def test_a_folder_may_hold_an_equals_sign(outputs):
     renamed = outputs.rename(outputs.with_name("size=small"))
     assert "cccc not finished" in refused("compare", str(renamed / "first/bbbb"), str(renamed / "second/cccc"))

@@ -302,6 +302,24 @@ def test_torn_facts_are_one_sentence(world, torn):
         Context(pipeline.compose([f"run={run}"]), print)
 
 
+@pytest.mark.parametrize("torn", [b"", b"null", b"text", b"{", b"\0", b"[{}]", "half", "another key"])
+def test_a_torn_configuration_is_one_sentence(world, torn):
+    saved = the_run(world) / ".hydra/config.yaml"
+    content = saved.read_bytes()
+    torn = {"half": content[: len(content) // 2], "another key": content + b"more: 1\n"}.get(torn, torn)
+    saved.write_bytes(torn)
+    with pytest.raises(SprigError, match=r"\.hydra/config.yaml cannot be read \(.*copy it from another run"):
+        pipeline.compose([f"run={the_run(world)}"])
+
+
+@pytest.mark.parametrize("torn", [b"", b"null", b"text", b"{}", b"- a=1\n- 2"])
+def test_torn_overrides_are_one_sentence(world, torn):
+    file = the_run(world) / ".hydra/overrides.yaml"
+    file.write_bytes(torn)
+    with pytest.raises(SprigError, match=r"\.hydra/overrides.yaml cannot be read \(.*copy it from another run"):
+        pipeline.run(pipeline.compose([f"run={the_run(world)}", "stages=[report]"]))
+
+
 def test_a_run_without_facts_is_opened_from_its_sources(made, world):
     run = the_run(world)
     (run / facts.FILE).unlink()
