@@ -1,9 +1,10 @@
 """A run's folder: which one it is, and opening it, for work or for reading alone."""
 
 import logging
+import sys
 import tempfile
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,9 +114,30 @@ def _key(word: str) -> str:
     return word.lstrip("+~").partition("=")[0]
 
 
+class _Log(logging.FileHandler):
+    """Ends with one warning where a line cannot be written, as on a full disk; the terminal still has the others."""
+
+    ended = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.ended:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(error := sys.exception(), OSError):
+            super().handleError(record)
+            return
+        self.ended = True
+        log.warning("%s is not written any more (%s).", near(Path(self.baseFilename)), error.strerror)
+
+    def close(self) -> None:
+        with suppress(OSError):  # the line that did not fit is still in its buffer
+            super().close()
+
+
 def _log_to(file: Path) -> logging.Handler:
     try:
-        handler = logging.FileHandler(file, encoding="utf-8")
+        handler = _Log(file, encoding="utf-8")
     except OSError as error:
         log.warning("%s is not written (%s).", file, error.strerror)
         return logging.NullHandler()

@@ -47,9 +47,15 @@ def run(config: Config, overrides: list[str] | None = None) -> Summary | None:
     Raises:
         SprigError: the configuration does not fit, or an input is missing or damaged; finished artifacts stay.
         Interrupted: SIGTERM or SIGUSR1 came (see pipeline.preemption); the same call resumes from there.
+        OSError: a file cannot be read or written, with its name, or that of the outputs if it is not known.
     """
     with repeatable(config.deterministic):
-        return _run(config, overrides)
+        try:
+            return _run(config, overrides)
+        except OSError as error:
+            if error.errno is not None and error.filename is None:  # of a write to a file that was open
+                error.filename = config.outputs
+            raise
 
 
 def _run(config: Config, overrides: list[str] | None) -> Summary | None:

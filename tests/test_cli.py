@@ -151,6 +151,14 @@ def test_a_folder_that_cannot_be_written_keeps_what_is_finished(monkeypatch, tmp
     assert list(outputs.glob("artifacts/prepare/*/lit_model.pth"))
 
 
+def test_a_full_disk_without_a_file_is_named_by_its_outputs(monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(runner, "_run", full)
+    assert f"{tmp_path} is full: what was finished is kept" in refused(monkeypatch, *SMOKE, f"outputs={tmp_path}")
+
+
 @pytest.mark.parametrize(
     ("of", "name", "file"), [(os, "pwrite", "records/0.numbers"), (checkpoints, "save_file", "state.safetensors")]
 )

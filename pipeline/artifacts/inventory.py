@@ -42,9 +42,9 @@ class Entry:
         return sum(file.st_size for file in _files(self.folder))
 
     def idle_days(self) -> float:
-        """Since it was made or used, or anything in it was written."""
+        """Since it was made or used, or anything in it was written; to then, if the clock was set back since."""
         newest = max([last_used(self.folder), *(file.st_mtime for file in _files(self.folder))])
-        return (time.time() - newest) / 86_400
+        return abs(time.time() - newest) / 86_400
 
     def useless(self, days: float) -> bool:
         """Whether no run needs it, and nothing made or used it in the last `days` days."""

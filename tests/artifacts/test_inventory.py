@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,15 @@ def test_cleaning_asks_and_takes_only_what_nobody_needs(outputs, monkeypatch, ca
     assert left(outputs) == []
     kept = [path.name for path in outputs.rglob("*") if path.is_file()]
     assert all(name.endswith(".lock") for name in kept), kept
+
+
+def test_what_was_used_far_in_the_future_was_not_just_used(outputs):
+    """The clock was wrong, and was set back."""
+    searched = next(entry for entry in entries(outputs) if entry.folder.parent.name == "search")
+    for days, useless in ((0.5, False), (30, True)):
+        to_come = time.time() + days * 86_400
+        os.utime(searched.folder / "data", (to_come, to_come))
+        assert searched.useless(0) and searched.useless(1) == useless
 
 
 def test_what_was_just_made_or_used_is_not_cleaned(outputs, monkeypatch, capsys):

@@ -14,10 +14,12 @@ from omegaconf import OmegaConf
 from runs import smoke
 
 import pipeline
+from pipeline import run_folder
 from pipeline.artifacts import Store, facts
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
 from pipeline.models import sources
+from pipeline.run_folder import RunFolder
 from pipeline.stages import distill, prepare
 from pipeline.stages.context import Context
 
@@ -223,6 +225,20 @@ def test_a_log_that_cannot_be_written_is_not(world, caplog):
     with without_the_powers_of_root():
         pipeline.run(pipeline.compose([f"run={run}", "stages=[report]"]))
     assert "run.log is not written (Permission denied)" in caplog.text
+
+
+def test_a_log_that_fills_the_disk_ends_with_one_warning(tmp_path, caplog, capfd):
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    (tmp_path / "run.log").symlink_to("/dev/full")
+    handler = run_folder._log_to(tmp_path / "run.log")
+    for number in range(3):
+        run_folder.log.info("line %d", number)
+    RunFolder(tmp_path, True, handler).close()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"{tmp_path / 'run.log'} is not written any more (No space left on device)."
+    ]
+    assert "line 2" in caplog.text and "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_new_work_in_a_read_only_folder_fails(world):
