@@ -16,6 +16,7 @@ from pipeline.errors import SprigError
 # this many seconds without a renewal (its machine was switched off, say), the next process takes the lock over.
 LEASE_SECONDS = 120.0
 _NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP)  # the same on every machine: the file system has none
+_TRIES = 10
 
 log = logging.getLogger("sprig")
 
@@ -71,8 +72,7 @@ def marked(folder: Path) -> Iterator[None]:
 def _shared(path: Path) -> int:
     """An open file under a shared lock; waits for a process that has it to itself, which may remove it."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+        file = _opened(path)
         try:
             fcntl.flock(file, fcntl.LOCK_SH)
             with suppress(FileNotFoundError):
@@ -82,6 +82,18 @@ def _shared(path: Path) -> int:
             os.close(file)
             raise
         os.close(file)
+
+
+def _opened(path: Path) -> int:
+    """Made with its folder, which another process may remove between the two."""
+    for left in reversed(range(_TRIES)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+        except (FileNotFoundError, FileExistsError):
+            if not left:
+                raise
+    raise AssertionError("the last try returns or raises")
 
 
 def _release(file: int) -> None:

@@ -78,6 +78,21 @@ def test_who_waits_for_a_mark_that_is_removed_makes_another(tmp_path):
     assert done.is_set() and (tmp_path / "run" / "mark.lock").exists()
 
 
+def test_a_folder_that_is_removed_before_it_is_marked_is_made_again(tmp_path, monkeypatch):
+    place, make = tmp_path / "run" / "mark", Path.mkdir
+    made = []
+
+    def mkdir(path, **options):
+        make(path, **options)
+        made.append(path)
+        if len(made) == 1:
+            path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with marked(place):
+        assert made == [place.parent] * 2 and is_held(place)
+
+
 def test_without_flock_the_first_alone_holds_the_mark(tmp_path, monkeypatch):
     without_flock(monkeypatch, errno.ENOSYS)
     with marked(tmp_path / "a"), marked(tmp_path / "a"):
