@@ -27,7 +27,7 @@ from pipeline.models.recovery.streams import attention, captured, mlp, through
 from pipeline.stages import order
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
-from pipeline.subnetwork.counting import flops_per_token, outer_flops
+from pipeline.subnetwork.counting import flops_per_token, layers_flops
 from pipeline.subnetwork.selection import Ordering, Selection, select
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
@@ -129,7 +129,7 @@ def main() -> None:
         return made
 
     measure("cut", 0, lambda _: case.student(), 0)
-    passes = COMPARED * (forward + student - 2 * outer_flops(context.architecture, case.sub.n_embd))
+    passes = COMPARED * sum(layers_flops(context.architecture, sub, length=length) for sub in (None, case.sub))
     measure("bias only", COMPARED, lambda blocks: compensated(case, blocks, bias_only), passes)
     # Its sums and solves, and thus its cost, are those of a recovery.
     cost = flops(context.architecture, case.sub, COMPARED // length, length, SETTINGS)

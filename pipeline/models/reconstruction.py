@@ -18,7 +18,7 @@ from pipeline.models.student import embed
 from pipeline.progress import Progress
 from pipeline.subnetwork.allocation import Errors, refuse_experts
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.counting import flops_per_token, outer_flops
+from pipeline.subnetwork.counting import flops_per_token, layers_flops
 from pipeline.subnetwork.selection import Ordering
 
 RIDGE = 1_500.0  # strength of the prior that the cut weights are right, in tokens
@@ -131,8 +131,7 @@ def flops(architecture: Architecture, blocks: int, length: int) -> int:
     grams = 2 * a.n_layer * (queries**2 + neurons**2)
     factors = a.n_layer * (a.heads_per_group * queries**3 + neurons**3) // 3
     products = 2 * a.n_layer * a.n_embd * (a.heads_per_group * queries**2 + neurons**2)
-    forward = flops_per_token(a, length=length)
-    again = forward - outer_flops(a, a.n_embd)
+    forward, again = flops_per_token(a, length=length), layers_flops(a, length=length)
     return tokens * (2 * forward + again + grams) + factors + products
 
 

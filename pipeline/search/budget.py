@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Fitness, LimitConfig, SearchConfig
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.counting import flops_per_token, outer_flops
+from pipeline.subnetwork.counting import flops_per_token, layers_flops, outer_flops
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -53,8 +53,8 @@ def teacher_flops(config: SearchConfig, architecture: Architecture, length: int)
     each token that is evaluated."""
     if config.fitness != Fitness.kl:
         return 0, 0
-    head = outer_flops(architecture, architecture.n_embd)
-    return (flops_per_token(architecture, length=length) - head) * config.blocks * length, head
+    layers = layers_flops(architecture, length=length)
+    return layers * config.blocks * length, outer_flops(architecture, architecture.n_embd)
 
 
 def budget_of(config: SearchConfig, architecture: Architecture, length: int, before: int = 0) -> Budget:

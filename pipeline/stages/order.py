@@ -6,7 +6,7 @@ from pipeline.artifacts import Recipe, write_json
 from pipeline.config import material
 from pipeline.models import ordering
 from pipeline.stages.context import Context
-from pipeline.subnetwork.counting import flops_per_token, outer_flops
+from pipeline.subnetwork.counting import layers_flops
 from pipeline.subnetwork.selection import Ordering
 
 STAGE, VERSION = "order", 1
@@ -34,8 +34,7 @@ def make(context: Context, recipe: Recipe, folder: Path, teacher: Recipe, tokens
 
 def flops_of_a_token(context: Context) -> int:
     """Activations are measured up to the final norm: the head is not run."""
-    a = context.architecture
-    return flops_per_token(a, length=context.config.data.block_size) - outer_flops(a, a.n_embd)
+    return layers_flops(context.architecture, length=context.config.data.block_size)
 
 
 def memory(context: Context) -> int:

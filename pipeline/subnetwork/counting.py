@@ -97,6 +97,12 @@ def layer_flops(
     return 2 * matrices + 2 * length * n_query_groups * heads_per_group * head_size
 
 
+def layers_flops(architecture: Architecture, sub: SubNetwork | None = None, *, length: int) -> int:
+    """The layers' share of `flops_per_token`: a forward pass that ends before the head."""
+    sub = sub or whole(architecture)
+    return sum(layer_flops(architecture, sub.n_embd, *gene.sizes, length=length) for gene in sub.genes)
+
+
 def outer_flops(architecture: Architecture, n_embd: Count) -> Count:
     """The head's share of `flops_per_token`."""
     return 2 * architecture.padded_vocab_size * n_embd
@@ -111,8 +117,7 @@ def flops_per_token(architecture: Architecture, sub: SubNetwork | None = None, *
     mask scores that are computed. The backward pass costs twice the forward pass.
     """
     sub = sub or whole(architecture)
-    layers = sum(layer_flops(architecture, sub.n_embd, *gene.sizes, length=length) for gene in sub.genes)
-    return outer_flops(architecture, sub.n_embd) + layers
+    return outer_flops(architecture, sub.n_embd) + layers_flops(architecture, sub, length=length)
 
 
 def layer_kv_bytes(n_query_groups: Count, head_size: Count, value_bytes: int) -> Count:

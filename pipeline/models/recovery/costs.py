@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipeline.models.recovery.mixture import SWEEPS
 from pipeline.models.recovery.recover import Settings, held_out_count
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.counting import flops_per_token, outer_flops
+from pipeline.subnetwork.counting import flops_per_token, layers_flops
 from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 
@@ -70,8 +70,7 @@ def flops(architecture: Architecture, sub: SubNetwork, blocks: int, length: int,
     projection. The student scores the held-out blocks before and after.
     """
     student = flops_per_token(architecture, sub, length=length)
-    forward = flops_per_token(architecture, length=length) - outer_flops(architecture, architecture.n_embd)
-    forward += student - outer_flops(architecture, sub.n_embd)
+    forward = layers_flops(architecture, length=length) + layers_flops(architecture, sub, length=length)
     held_out = held_out_count(blocks, settings.held_out) * length
     tokens, ridges = blocks * length, len(settings.ridges)
     routed = 3 if sub.n_embd < architecture.n_embd else 2
@@ -88,9 +87,7 @@ def flops(architecture: Architecture, sub: SubNetwork, blocks: int, length: int,
         total += each.times * each.passed * (tokens - held_out) * 2 * each.rows * (each.rows + each.outputs)
         total += each.times * each.passed * ridges * held_out * 2 * each.rows * each.outputs
         total += each.times * each.count * ridges * (each.rows**3 // 3 + 2 * each.rows**2 * each.outputs)
-        if (
-            architecture.norms_after and not each.reads
-        ):  # the stream's own error, and what the norm's weights are fit on
+        if architecture.norms_after and not each.reads:  # the stream's own error, and what the norm's weights fit
             total += (held_out * (3 + ridges) + tokens - held_out) * 2 * each.features * each.outputs
     return total
 
