@@ -86,14 +86,15 @@ def _shared(path: Path) -> int:
 
 def _opened(path: Path) -> int:
     """Made with its folder, which another process may remove between the two."""
-    for left in reversed(range(_TRIES)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
-        except (FileNotFoundError, FileExistsError):
-            if not left:
-                raise
-    raise AssertionError("the last try returns or raises")
+    for _ in range(_TRIES - 1):
+        with suppress(FileNotFoundError, FileExistsError):
+            return _made(path)
+    return _made(path)
+
+
+def _made(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
 
 
 def _release(file: int) -> None:

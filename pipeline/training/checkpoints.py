@@ -13,7 +13,6 @@ import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -153,7 +152,7 @@ def latest(root: Path) -> Path | None:
 
 def _check(folder: Path, root: Path) -> None:
     """Raises what reading a torn file raises, and ValueError where a byte is not the one that was written."""
-    position, wanted = read_position(folder), dict(_read(folder).get(_SHA256, {}))
+    position, wanted = _read(folder)
     with safe_open(folder / _TENSORS, "pt"):
         pass
     found = _checksums(folder, root, position)
@@ -193,14 +192,16 @@ def publish(root: Path, step: int) -> None:
 
 def read_position(folder: Path) -> Position:
     """How far the training was that wrote this checkpoint."""
-    return Position(**{name: value for name, value in _read(folder).items() if name != _SHA256})
+    return _read(folder)[0]
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path) -> tuple[Position, dict[str, str]]:
+    """A checkpoint's position, and its checksums by name."""
     found = json.loads((folder / _PROGRESS).read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise ValueError(f"{_PROGRESS} is not a checkpoint's")
-    return found
+    checksums = dict(found.pop(_SHA256, {}))
+    return Position(**found), checksums
 
 
 def resume(engine: Engine, root: Path, run: str, begin: Path | None = None) -> Position:
