@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import killed
 import numpy as np
@@ -19,6 +20,7 @@ import pytest
 from covering import grid
 from prepared import END, config, documents, made
 
+from pipeline.config import DataConfig
 from pipeline.data import documents as reading
 from pipeline.data import hub, packing, prepare, shards
 from pipeline.errors import SprigError
@@ -103,6 +105,14 @@ class Failing:
         return result
 
 
+def interrupted(failing: Failing, module: ModuleType, data: DataConfig, tokenizer: Tokenizer, folder: Path) -> None:
+    """A preparation that ends where the function of this module fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, failing.function.__name__, failing)
+        with pytest.raises(KeyboardInterrupt):
+            made(data, tokenizer, folder)
+
+
 def recording(tokenizer: Tokenizer, tmp_path: Path) -> tuple[Tokenizer, Path]:
     record = tmp_path / "record"
     return killed.Recording(tokenizer.path, record, 0), record
@@ -140,10 +150,9 @@ def test_packing_that_ends_anywhere_resumes(tokenizer, tmp_path, uninterrupted, 
 def test_an_end_after_the_index_leaves_no_shards(tokenizer, tmp_path, uninterrupted, small, monkeypatch):
     tokenizer, record = recording(tokenizer, tmp_path)
     folder = tmp_path / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "write_json", Failing(prepare.write_json, 1, after=True))
-        with pytest.raises(KeyboardInterrupt):
-            made(config(tmp_path / "a.jsonl", "jsonl"), tokenizer, folder)
+    interrupted(
+        Failing(prepare.write_json, 1, after=True), prepare, config(tmp_path / "a.jsonl", "jsonl"), tokenizer, folder
+    )
     assert (folder / "shards").exists()
     record.unlink()
     made(config(tmp_path / "a.jsonl", "jsonl"), tokenizer, folder)
@@ -156,10 +165,7 @@ def test_a_shard_that_is_missing_between_others_is_made_alone(
 ):
     tokenizer, record = recording(tokenizer, tmp_path)
     folder, data = tmp_path / "out", config(tmp_path / "a.jsonl", "jsonl")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "pack", Failing(prepare.pack, 1, after=False))
-        with pytest.raises(KeyboardInterrupt):
-            made(data, tokenizer, folder)
+    interrupted(Failing(prepare.pack, 1, after=False), prepare, data, tokenizer, folder)
     (folder / "shards" / packing.MEMBERS).unlink()
     there = sorted(folder.glob("shards/0*.npz"))
     assert len(there) > 20
@@ -185,10 +191,7 @@ HOW = ["empty", "half", "garbage", "one byte"]
 @pytest.mark.parametrize(("name", "how"), grid(["000000.npz", "000005.npz", packing.MEMBERS], HOW))
 def test_what_is_damaged_before_packing_is_made_again(tokenizer, tmp_path, uninterrupted, small, caplog, name, how):
     folder, data = tmp_path / "out", config(tmp_path / "a.jsonl", "jsonl")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "pack", Failing(prepare.pack, 1, after=False))
-        with pytest.raises(KeyboardInterrupt):
-            made(data, tokenizer, folder)
+    interrupted(Failing(prepare.pack, 1, after=False), prepare, data, tokenizer, folder)
     path = folder / "shards" / name
     path.write_bytes(damaged(path.read_bytes(), how))
     for decided in (True, False):  # while the shards are packed, and while they are still made
@@ -204,10 +207,7 @@ def test_what_is_damaged_before_packing_is_made_again(tokenizer, tmp_path, unint
 @pytest.mark.parametrize("how", HOW)
 def test_what_is_damaged_while_packing_is_made_again(tokenizer, tmp_path, uninterrupted, small, caplog, name, how):
     folder, data = tmp_path / "out", config(tmp_path / "a.jsonl", "jsonl")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "write_json", Failing(packing.write_json, 2, after=True))
-        with pytest.raises(KeyboardInterrupt):
-            made(data, tokenizer, folder)
+    interrupted(Failing(packing.write_json, 2, after=True), packing, data, tokenizer, folder)
     path = folder / "shards" / name
     path.write_bytes(damaged(path.read_bytes(), how))
     made(data, tokenizer, folder)
@@ -218,10 +218,7 @@ def test_what_is_damaged_while_packing_is_made_again(tokenizer, tmp_path, uninte
 @pytest.mark.parametrize("key", ["shards", "documents"])
 def test_another_number_in_the_note_of_packing_is_found(tokenizer, tmp_path, uninterrupted, small, caplog, key):
     folder, data = tmp_path / "out", config(tmp_path / "a.jsonl", "jsonl")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "write_json", Failing(packing.write_json, 2, after=True))
-        with pytest.raises(KeyboardInterrupt):
-            made(data, tokenizer, folder)
+    interrupted(Failing(packing.write_json, 2, after=True), packing, data, tokenizer, folder)
     path = folder / "shards" / packing.PACKED
     packed = json.loads(path.read_text())
     path.write_text(json.dumps(packed | {key: packed[key] - 1}))
@@ -232,10 +229,7 @@ def test_another_number_in_the_note_of_packing_is_found(tokenizer, tmp_path, uni
 
 def test_a_packing_of_an_earlier_version_resumes(tokenizer, tmp_path, uninterrupted, small):
     folder, data = tmp_path / "out", config(tmp_path / "a.jsonl", "jsonl")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "write_json", Failing(packing.write_json, 2, after=True))
-        with pytest.raises(KeyboardInterrupt):
-            made(data, tokenizer, folder)
+    interrupted(Failing(packing.write_json, 2, after=True), packing, data, tokenizer, folder)
     packed = json.loads((folder / "shards" / packing.PACKED).read_text())
     del packed["crc32"], packed["digest"]
     (folder / "shards" / packing.PACKED).write_text(json.dumps(packed))
@@ -246,10 +240,7 @@ def test_a_packing_of_an_earlier_version_resumes(tokenizer, tmp_path, uninterrup
 def test_shards_of_another_cut_are_made_again(tokenizer, tmp_path, uninterrupted, small, monkeypatch):
     """Whatever lies there, the shards that are used follow one another."""
     folder, data = tmp_path / "out", config(tmp_path / "a.jsonl", "jsonl")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "pack", Failing(prepare.pack, 1, after=False))
-        with pytest.raises(KeyboardInterrupt):
-            made(data, tokenizer, folder)
+    interrupted(Failing(prepare.pack, 1, after=False), prepare, data, tokenizer, folder)
     (folder / "shards" / packing.MEMBERS).unlink()
     (folder / "shards" / "000002.npz").unlink()
     monkeypatch.setattr(shards, "SHARD_CHARACTERS", 2 * killed.SHARD)
@@ -322,10 +313,7 @@ def test_a_data_set_of_the_hub_resumes_where_it_was(tokenizer, tmp_path, small, 
     limit = {"max_tokens": 10**6, "streaming": True} if streaming else {}
     data = config("org/name@main", "hub", text_key="meta.text", **limit)
     tokenizer, record = recording(tokenizer, tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "write_arrays", Failing(shards.write_arrays, kill_at, after=True))
-        with pytest.raises(KeyboardInterrupt):
-            made(data, tokenizer, tmp_path / "out")
+    interrupted(Failing(shards.write_arrays, kill_at, after=True), shards, data, tokenizer, tmp_path / "out")
     encoded = record.read_text().splitlines()
     splits = made(data, tokenizer, tmp_path / "out")
     assert len(record.read_text().splitlines()) == len(TEXTS) and len(encoded) < len(TEXTS)
