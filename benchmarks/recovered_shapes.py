@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 import pipeline
+from benchmarks.compensation import SETTINGS, Case
 from benchmarks.harness import report
-from benchmarks.recovery import SETTINGS, VALIDATION, Case
+from benchmarks.recovery import VALIDATION
 from benchmarks.searching import prepared
 from pipeline.config import Strategy
 from pipeline.models.perplexity import mean_nll
