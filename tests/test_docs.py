@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import transcripts
 from covering import slow
 from runs import write_llama, write_texts
 
@@ -153,19 +154,13 @@ def test_every_command_runs_at_the_size_of_the_smoke_preset(command, smoke_outpu
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_transcripts_run_as_they_stand(tmp_path, monkeypatch):
-    """In their order, in one folder. A chat gets two lines."""
+def test_the_transcripts_show_what_their_commands_print(tmp_path):
+    """Where they do not any more: python tests/transcripts.py."""
     write_llama(tmp_path / "my-model")
     write_texts(tmp_path / "my-texts")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    commands = re.findall(r"^\$ sprig (.+)$", (ROOT / "docs/transcripts.md").read_text(), re.MULTILINE)
-    assert len(commands) >= 6
-    for command in commands:
-        words = [sys.executable, "-m", "pipeline", *shlex.split(command)]
-        run = subprocess.run(
-            words, cwd=tmp_path, input="The house\n/exit\n", capture_output=True, text=True, timeout=900
-        )
-        assert run.returncode == 0, (command, run.stderr[-2000:])
+    printed, shown = transcripts.page(tmp_path), transcripts.PAGE.read_text()
+    assert shown.count("$ sprig ") >= 6
+    assert transcripts.same_anywhere(printed) == transcripts.same_anywhere(shown)
     model = json.loads((tmp_path / "my-student/config.json").read_text())
     assert model["architectures"] == ["LlamaForCausalLM"]
 
