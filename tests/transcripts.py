@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/transcripts.md"
-SAID = ["The house", "/exit"]  # in the chat
+SAID = "The house\n/exit\n"  # in the chat
 
 
 def page(folder: Path) -> str:
@@ -27,7 +27,7 @@ def _printed(words: list[str], folder: Path) -> str:
         [sys.executable, "-m", "pipeline", *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"},
-        input="".join(f"{line}\n" for line in SAID),
+        input=SAID,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
@@ -36,9 +36,7 @@ def _printed(words: list[str], folder: Path) -> str:
     )
     if done.returncode:
         raise RuntimeError(f"sprig {shlex.join(words)} ended with {done.returncode}:\n{done.stdout}")
-    said = iter(SAID)  # a pipe does not show it
-    shown = re.sub(r"^you> ", lambda asked: f"{asked[0]}{next(said)}\n", done.stdout, flags=re.MULTILINE)
-    return "".join(f"{line.rstrip()}\n" for line in shown.splitlines())
+    return "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines())
 
 
 def same_anywhere(text: str) -> str:
