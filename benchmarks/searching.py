@@ -1,20 +1,16 @@
 """What benchmarks of the search share: one search outside a run, and evaluations that are made once."""
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import SearchConfig
-from pipeline.search.budget import budget_of
-from pipeline.search.forecast import expected
-from pipeline.search.journal import Journal
-from pipeline.search.loop import Scorer, Search
+from pipeline.search.loop import Scorer
+from pipeline.search.once import search_once
 from pipeline.search.strategies.registry import make
 from pipeline.stages import graph, order
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
-from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -29,21 +25,9 @@ def prepared(context: Context) -> Context:
 
 def searched(context: Context, config: SearchConfig, scorer: Scorer, seed: int, length: int) -> tuple[float, int]:
     """Best fitness, and tokens evaluated, in blocks of `length` tokens."""
-    budget = budget_of(config, context.architecture, length)
-    with tempfile.TemporaryDirectory() as folder:
-        journal = Journal(Path(folder) / "journal.jsonl", "benchmark")
-        best = Search(
-            config,
-            make(config, context.space(order.load(context, roots(context).ordering)), seed),
-            scorer,
-            journal,
-            budget,
-            parameters=lambda sub: parameters(context.architecture, sub),
-            expected=expected(config, length).evaluations,
-            log=lambda line: None,
-        ).run()
-        journal.close()
-    return best.fitness, budget.spent.tokens
+    strategy = make(config, context.space(order.load(context, roots(context).ordering)), seed)
+    best, spent = search_once(config, strategy, scorer, context.architecture, length)
+    return best.fitness, spent.tokens
 
 
 class Kept:

@@ -46,17 +46,13 @@ from pipeline.models.recovery.recover import Report, Settings
 from pipeline.models.recovery.recover import recover as recover_in_place
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.plan.epochs import MOST
-from pipeline.search.budget import budget_of
 from pipeline.search.evaluator import Evaluator
-from pipeline.search.forecast import expected
-from pipeline.search.journal import Journal
-from pipeline.search.loop import Search
+from pipeline.search.once import search_once
 from pipeline.search.strategies.registry import make as make_strategy
 from pipeline.stages import prepare
 from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.bins import make_bin
-from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.selection import Ordering, select
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
@@ -178,21 +174,9 @@ def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **sett
         errors = reconstruction.measure(teacher, known, blocks, _precision(teacher), config.batch)
         before = reconstruction.flops(space.architecture, len(blocks), length)
     evaluator = Evaluator(teacher, known, blocks, _precision(teacher), config.batch, fitness=config.fitness)
-    budget = budget_of(config, space.architecture, length, before)
-    with TemporaryDirectory() as folder:
-        journal = Journal(Path(folder) / "journal.jsonl", "search")
-        best = Search(
-            config,
-            make_strategy(config, space, seed, errors),
-            evaluator,
-            journal,
-            budget,
-            parameters=lambda sub: parameters(space.architecture, sub),
-            expected=expected(config, length).evaluations,
-            log=lambda line: None,
-        ).run()
-        journal.close()
-    return Found(best.subnetwork, best.fitness, known, budget.spent.evaluations, space.architecture)
+    strategy = make_strategy(config, space, seed, errors)
+    best, spent = search_once(config, strategy, evaluator, space.architecture, length, before)
+    return Found(best.subnetwork, best.fitness, known, spent.evaluations, space.architecture)
 
 
 def extract(teacher: GPT, found: Found) -> GPT:
