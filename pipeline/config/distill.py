@@ -85,9 +85,8 @@ class DistillConfig:
     # D: forward_kl, KL(teacher || student); reverse_kl, KL(student || teacher); js, the generalised Jensen-Shannon
     # divergence. ce: cross-entropy alone, without a teacher; alpha and beta are ignored.
     loss: Loss = Loss.forward_kl
-    js_weight: float = share(
-        0.5, open_low=True, open_high=True
-    )  # js: the teacher's share in the mixture with which both are compared
+    # js: the teacher's share in the mixture with which both are compared
+    js_weight: float = share(0.5, open_low=True, open_high=True)
     alpha: float = real(0.0, high=1_000)  # weight of CE
     beta: float = real(1.0, high=1_000)  # weight of D
     temperature: float = real(1.0, **TEMPERATURE)  # T: softens both distributions in D
@@ -104,16 +103,14 @@ class DistillConfig:
     betas: list[float] = share([0.9, 0.95], open_high=True)  # AdamW's
     eps: float = real(1e-8, low=1e-30, high=1)
     clip: float = real(1.0, low=1e-6, high=1e6)  # maximum norm of the gradient
-    skip_nonfinite: int = whole(
-        0, low=0
-    )  # steps with a non-finite loss or gradient that are skipped; one more stops the run
+    # steps with a non-finite loss or gradient that are skipped; one more stops the run
+    skip_nonfinite: int = whole(0, low=0)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     validations: int = whole(10, high=10**5)  # maximum number of points on the validation curve after the start
-    validation_tokens: int | None = whole(
-        None, high=TOKENS
-    )  # tokens between two points, instead of validations; the last point is added
+    # tokens between two points, instead of validations; the last point is added
+    validation_tokens: int | None = whole(None, high=TOKENS)
     checkpoint: CheckpointConfig = immaterial(field(default_factory=CheckpointConfig))
 
     def __post_init__(self) -> None:

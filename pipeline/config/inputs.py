@@ -24,9 +24,8 @@ class TeacherConfig:
     # A litgpt config name, or an inline litgpt config. `random` builds it; `hf` plans with it before any download.
     litgpt: Any = None
     family: str | None = None  # your own model family, by import path; see docs/extend.md
-    tokenizer: str | None = location(
-        None
-    )  # null: comes with the source; "bytes"; or a folder or file with a tokenizer.json
+    # null: comes with the source; "bytes"; or a folder or file with a tokenizer.json
+    tokenizer: str | None = location(None)
     dtype: Dtype = Dtype.fp32  # type of the weights in memory and in the converted checkpoint
     tied: bool | None = None  # embedding and head share weights; null: as in the files (`random`: no)
     padded_vocab_size: int | None = whole(None, high=10**8)  # trims the embedding to this many rows

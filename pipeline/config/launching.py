@@ -14,9 +14,8 @@ GRACE = 300  # seconds from the signal that ends a run to its end: for a step an
 @dataclass
 class LauncherConfig:
     cluster: Cluster = Cluster.local
-    jobs: int | None = whole(
-        None, high=10_000
-    )  # at a time; null: as many as the GPUs suffice for, on a CPU one, on Slurm all
+    # at a time; null: as many as the GPUs suffice for, on a CPU one, on Slurm all
+    jobs: int | None = whole(None, high=10_000)
     nodes: int = whole(1, high=10_000)  # of each job, on Slurm
     # On all nodes of a job together; null: one where the jobs run on GPUs. Each GPU has a rank; without GPUs each node.
     gpus_per_job: int | None = whole(None, low=0, high=100_000)

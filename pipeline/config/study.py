@@ -12,12 +12,10 @@ class StudyConfig:
     """Sub-networks in the bin that are measured by every fitness and then trained. Without any, no study is made."""
 
     random: int = whole(0, low=0, high=10_000)  # random sub-networks in the bin
-    searched: int = whole(
-        0, low=0, high=10_000
-    )  # candidates of the run's search, evenly spaced from its best to its worst
-    tokens: int | None = whole(
-        None, high=TOKENS
-    )  # training budget of each, with the run's distillation settings; null: distill.tokens
+    # candidates of the run's search, evenly spaced from its best to its worst
+    searched: int = whole(0, low=0, high=10_000)
+    # training budget of each, with the run's distillation settings; null: distill.tokens
+    tokens: int | None = whole(None, high=TOKENS)
     # Budgets of shorter trainings, each with its own schedule, whose loss on calibration blocks is one more fitness.
     short: list[int] = whole([], high=TOKENS)
     resamples: int = whole(1_000, high=100_000)  # number of bootstrap resamples

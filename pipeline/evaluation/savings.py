@@ -51,9 +51,8 @@ class EqualFlops(TypedDict):
     before: int  # the student's before its training
     student_flops: float  # the student's in all
     control_flops: float
-    flops: (
-        float | None
-    )  # the largest total that both curves reach; null where the student's begins beyond the control's
+    # the largest total that both curves reach; null where the student's begins beyond the control's
+    flops: float | None
     student_perplexity: float | None  # at `flops`
     control_perplexity: float | None
     ahead: str | None  # the model with the lower perplexity at `flops`; null where they are equal
