@@ -70,9 +70,10 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
         return RunFolder(path, False, logging.NullHandler())
     if rank() != 0:
         return RunFolder(path, True, logging.NullHandler())
+    given = overrides if reopened is None else _with_its_own(reopened, overrides)
     with ExitStack() as mark:
         mark.enter_context(marked(path / RUNNING))  # first, as what `sprig rm` removes is not written to any more
-        _describe(path, config, overrides if reopened is None else _with_its_own(reopened, overrides))
+        _describe(path, config, given)
         facts.write(path, context.facts, {role: step.recipe for role, step in (*steps.items(), (last.role, last))})
         if not itself:  # reopening a run does not make it newer
             link_atomically(path.parent / LATEST, path)

@@ -34,6 +34,8 @@ from pipeline.stages.context import Context, Step, Steps
 from pipeline.stages.roots import roots
 from pipeline.training.metrics import METRICS
 
+ON_REQUEST = (export, sample, score, chat)  # in the order in which they run
+
 log = logging.getLogger("sprig")
 
 
@@ -74,6 +76,7 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
         return None
     steps = graph.build(context)
     downstream.check(context, steps)
+    graph.check_made(context, steps, _read_on_request(context))
     last = material.step(context, steps)
     opened = run_folder.open_folder(context, steps, last, overrides or [])
     folder, shown = opened.path, None
@@ -95,7 +98,7 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
                 _make(context, last, steps, folder, tracker, f"{len(wanted)}/{len(wanted)}", left)
             shown = _close(context, steps, last, opened)
             tracker.report(shown, folder)
-        for stage in (export, sample, score, chat):
+        for stage in ON_REQUEST:
             if stage.STAGE in config.stages and rank() == 0:
                 stage.run(context, steps)
         if shown and shown.summary["status"] == COMPLETED and rank() == 0:
@@ -104,6 +107,11 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
         tracker.finish()
         opened.close()
     return shown.summary if shown else None
+
+
+def _read_on_request(context: Context) -> list[str]:
+    asked = [stage for stage in ON_REQUEST if stage.STAGE in context.config.stages]
+    return [role for stage in asked for role in stage.reads(context)]
 
 
 def _announce(context: Context, wanted: list[Step]) -> Outlook:

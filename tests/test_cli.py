@@ -104,6 +104,36 @@ def test_bad_input_gets_one_sentence(monkeypatch, tmp_path, override, said):
     assert said in refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", *shlex.split(override))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("stages=[export] export.to={}/exported", "Stage distill was never run for this configuration"),
+        ("stages=[sample] prompt=x", "Stage distill was never run"),
+        ("stages=[chat]", "Stage distill was never run"),
+        ("stages=[search]", "Stage prepare was never run"),
+        ("stages=[prepare,distill]", "Stage recover was never run"),
+        ("stages=[evaluate,report]", "Stage prepare was never run"),
+        ("stages=[cache] distill.cache.kind=topk", "Stage prepare was never run"),
+        ("distill.cache.kind=topk distill.cache.mode=read", "There is no logits cache in"),
+    ],
+)
+def test_a_refused_command_makes_nothing(monkeypatch, tmp_path, words, said):
+    command = shlex.split(words.format(tmp_path))
+    assert said in refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", "precision=fp32", *command)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_refused_with_other_values_leaves_the_latest_run(monkeypatch, smoke_outputs, tmp_path):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    run, before = (outputs / "smoke/latest").resolve(), sorted((outputs / "smoke").iterdir())
+    for stages in (["stages=[export]", f"export.to={tmp_path}/exported"], ["stages=[search]", "data.block_size=16"]):
+        assert "was never run" in refused(monkeypatch, f"run={run}", "seed=9", *stages)
+    (run / ".hydra/overrides.yaml").write_text("torn: 1")
+    assert "overrides.yaml cannot be read" in refused(monkeypatch, f"run={run}", "seed=9", "stages=[prepare]")
+    assert sorted((outputs / "smoke").iterdir()) == before and (outputs / "smoke/latest").resolve() == run
+
+
 def test_a_plan_names_what_has_no_effect(monkeypatch, capsys):
     sprig(monkeypatch, "search.population=9", "distill.tokens=50_000", "plan=true")
     assert "search.population=9 has no effect" in capsys.readouterr().out

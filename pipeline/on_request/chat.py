@@ -64,6 +64,11 @@ class Conversation:
         return found if isinstance(found, list) else [found]
 
 
+def reads(context: Context) -> list[str]:
+    """The roles of the steps that it reads."""
+    return ["distilled_student", "teacher"]
+
+
 def run(context: Context, steps: Steps) -> None:
     """Reads lines from standard input until it ends, and prints each model's answer.
 

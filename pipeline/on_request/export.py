@@ -34,6 +34,11 @@ def check(context: Context) -> None:
         gguf.refuse(context.architecture)
 
 
+def reads(context: Context) -> list[str]:
+    """The roles of the steps that it reads."""
+    return ["distilled_student", "tokens"]
+
+
 def _target(config: Config) -> Path:
     assert config.export.to is not None  # the schema asks for it
     return Path(config.export.to)

@@ -14,6 +14,11 @@ from pipeline.stages.context import Context, Steps
 STAGE = "sample"
 
 
+def reads(context: Context) -> list[str]:
+    """The roles of the steps that it reads."""
+    return [*(f"distilled_{role}" for role in extract.roles(context)), "teacher"]
+
+
 def run(context: Context, steps: Steps) -> dict[str, str]:
     """Prints and returns each model's continuation of `prompt`.
 

@@ -16,6 +16,11 @@ STAGE = "score"
 log = logging.getLogger("sprig")
 
 
+def reads(context: Context) -> list[str]:
+    """The roles of the steps that it reads."""
+    return ["teacher"]
+
+
 def run(context: Context, steps: Steps) -> dict[str, dict[str, dict[str, float]]]:
     """Prints and returns {model: {task: {metric: value}}}.
 

@@ -61,6 +61,12 @@ def check(context: Context) -> None:
         )
 
 
+def check_found(context: Context, roots: Roots) -> None:
+    """Raises SprigError where the cache may only be read, and is not there or is of something else."""
+    if context.config.distill.cache.mode == CacheMode.read:
+        _found(context, recipe(context, roots))
+
+
 def teacher_flops(context: Context, trained: int) -> int:
     """Of the KD teacher's passes for a training on `trained` tokens: over each of them, or with a cache over each block
     once, however often it is trained on."""

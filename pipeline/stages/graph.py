@@ -6,12 +6,13 @@ most steps start from: teacher, text and ordering. In each stage's file, `recipe
 work.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
 from pipeline.artifacts import Recipe
 from pipeline.stages import (
+    cache,
     distill,
     downstream,
     evaluate,
@@ -64,6 +65,35 @@ def build(context: Context) -> Steps:
         taken = searched if config.study.searched else None
         graph.add("study", study.recipe(context, roots, taken), study.make, roots=roots, searched=taken)
     return graph.steps
+
+
+def check_made(context: Context, steps: Steps, roles: Iterable[str]) -> None:
+    """Before anything runs: is there what the stages of a command read and none of them makes.
+
+    `roles`: steps that are read in any case.
+
+    Raises:
+        SprigError: as distill.trained, Context.made and cache.check_found.
+    """
+    config, of = context.config, {step.recipe.fingerprint: step for step in steps.values()}
+    making = [step for step in steps.values() if step.stage in config.stages and not context.store.find(step.recipe)]
+    read = [steps[role].recipe.fingerprint for role in roles]
+    for step in making:
+        read += _reads(context, step)
+    filling = cache.STAGE in config.stages or any(step.stage == distill.STAGE for step in making)
+    if config.distill.cached and filling:
+        roots = roots_of(context)
+        read.append(roots.tokens.fingerprint)
+        cache.check_found(context, roots)
+    for step in (of[each] for each in read if each in of):
+        if step not in making:
+            distill.trained(context, step) if step.stage == distill.STAGE else context.made(step.recipe)
+
+
+def _reads(context: Context, step: Step) -> list[str]:
+    """The fingerprints of the inputs that a step reads: all of them, but for a teacher whose logits are kept."""
+    kept = step.stage == distill.STAGE and not cache.needs_teacher(context)
+    return [each for name, each in step.recipe.inputs.items() if not (kept and name == "teacher")]
 
 
 def _prepare(graph: _Graph) -> None:
