@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.bare_words import command
 from pipeline.config import keys
 from pipeline.errors import SprigError
 from pipeline.overrides import SEARCHPATH
@@ -48,6 +49,8 @@ def parse(arguments: Sequence[str]) -> Command:
     Raises:
         SprigError: an option is unknown, or they contradict one another; what to write instead is named.
     """
+    if arguments and (meant := command(arguments[0])):
+        raise SprigError(meant)
     parser = _options()
     for name in [each.partition("=")[0] for each in arguments]:
         if name in SHORT or name in NOT_OURS:

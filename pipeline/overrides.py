@@ -4,7 +4,6 @@ Hydra passes over a misspelt choice of an optional group, creates any key behind
 than the mistake. Here every argument becomes one that Hydra reads as it was meant, or one sentence with the fix.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -16,10 +15,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from pipeline.config import ON_REQUEST, STAGES, Cluster, keys
+from pipeline.bare_words import instead
+from pipeline.config import Cluster, keys
 from pipeline.config.derived import tokens_of
 from pipeline.config.keys import Key
-from pipeline.config.values import count
 from pipeline.errors import SprigError
 from pipeline.group_choices import Choices
 from pipeline.quoting import quoted, quoted_parts
@@ -31,14 +30,6 @@ COMMANDS = ("run", "sweep")  # keys that decide what kind of command it is
 HONOURED = ("hydra.mode", SEARCHPATH, "hydra.launcher", "hydra.sweeper")  # of Hydra's own keys
 PARTS_OF_A_NEW_RUN = ("experiment", "size", "teacher", "data")  # whose choices are more than a few values
 NULLABLE = "teacher@kd_teacher"  # the one group where null is a choice: the same teacher
-# What people write for `sprig runs` and the other commands about runs, and what takes its place.
-INSTEAD = {
-    **dict.fromkeys(("runs", "list", "ls", "ps", "status", "jobs"), "runs"),
-    **dict.fromkeys(("rm", "delete", "del", "remove"), "rm RUN"),
-    **dict.fromkeys(("describe", "info", "show", "inspect"), "describe RUN"),
-    **dict.fromkeys(("compare", "diff"), "compare RUN RUN"),
-}
-STARTS = ("run", "start", "train", "launch")  # a word that a run does without
 _WORD = re.compile(r"(?P<prefix>~|\+\+|\+)?(?P<key>[^=~+][^=]*?)(?P<given>=(?P<value>.*))?", re.DOTALL)
 _SEPARATED = re.compile(r"-?\d{1,3}([.,]\d{3})+")  # thousands, or a decimal fraction
 _HOME = re.compile(r"(^|[\[,]\s*)(~[^/,\]\s]*)(?=[/,\]]|$)")
@@ -94,7 +85,7 @@ class Words:
     def _checked(self, word: str, before: str = "") -> str:
         match = _WORD.fullmatch(word)
         if match is None or (match["given"] is None and match["prefix"] != "~"):
-            raise SprigError(self._bare(word, before))
+            raise SprigError(instead(word, before, self.choices))
         prefix, key, value = match["prefix"] or "", match["key"].strip(), (match["value"] or "").strip()
         if prefix == "~":
             return self._deletion(word, key)
@@ -134,48 +125,6 @@ class Words:
         content: Any = OmegaConf.to_container(loaded.config)
         flat = [f"{group}.{key}={each}" for key, each in content.items() if not isinstance(each, dict | list)]
         return f", such as {' '.join(flat[:4])}" if flat else ""
-
-    def _bare(self, word: str, before: str) -> str:
-        """What to write instead of an argument that sets nothing; `before` is the one before it."""
-        key, given, value = before.partition("=")
-        text = keys.find(key.lstrip("+"))
-        if not word.strip():
-            return "An argument is empty: leave it out, or check the shell variable in its place."
-        if word.strip() in ("help", "version"):
-            return f"{word} is an option: sprig --{word.strip()}."
-        if word in INSTEAD:
-            return f"{word!r} sets nothing: write sprig {INSTEAD[word]}."
-        if word in STARTS:
-            return f"A run starts without the word {word}: leave it out. To reopen a run, write run=FOLDER."
-        if word in (*STAGES, *ON_REQUEST):
-            return f"{word} is a stage: sprig run=FOLDER stages=[{word}], or add stages=[{word}] to a command."
-        if word == keys.BUDGET or keys.find(word) is not None or self.repository.group_exists(word):
-            value = "true" if word == "plan" else "VALUE"
-            return f"{word} needs a value: write {word}={value}, without spaces around the = sign."
-        if given and self._is_count(key, f"{value}{word}"):
-            return f"{word!r} sets nothing: write {key}={value}{word}, without a space."
-        if given and text is not None and (text.is_text or text.is_path):
-            return f"{word!r} sets nothing: a value with spaces needs quotes, {key}={f'{value} {word}'!r}."
-        if found := [f"{group}={word}" for group in self.choices.groups() if word in self.choices.options(group)]:
-            return f"{word} is a choice of a group: write {' or '.join(found)}."
-        every = {option: group for group in reversed(self.choices.groups()) for option in self.choices.options(group)}
-        if commands := difflib.get_close_matches(word, INSTEAD, n=1, cutoff=0.75):
-            return f"{word!r} sets nothing: did you mean sprig {INSTEAD[commands[0]]}?"
-        near = difflib.get_close_matches(word, every, n=1)
-        hint = f"did you mean {every[near[0]]}={near[0]}?" if near else "`sprig --help` lists the choices."
-        return f"{word!r} sets nothing, as arguments are KEY=VALUE: {hint}"
-
-    def _is_count(self, key: str, value: str) -> bool:
-        """Whether a key takes this as a number: 2B, or 8h@210k for a budget."""
-        found = keys.find(key.lstrip("+"))
-        try:
-            if key == keys.BUDGET:
-                tokens_of(value)
-            else:
-                count(value if found is not None and found.hint is int else None)
-        except (SprigError, ValueError):
-            return False
-        return True
 
     def _deletion(self, word: str, key: str) -> str:
         found = keys.find(key)

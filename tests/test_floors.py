@@ -12,6 +12,7 @@ FLOORS = [
     {"ranks", "quick_imports", "recorded"},
     {"config", "peers", "preemption", "progress"},
     {"artifacts", "group_choices", "subnetwork"},
+    {"bare_words"},
     {"overrides"},
     {"arguments", "groups"},
     {"composition"},

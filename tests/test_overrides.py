@@ -123,7 +123,14 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("delete smoke/latest", "write sprig rm RUN"),
         ("info smoke/latest", "write sprig describe RUN"),
         ("show smoke/latest", "write sprig describe RUN"),
-        ("comapre a b", "'comapre' sets nothing: did you mean sprig compare RUN RUN?"),
+        ("comapre a b", "'comapre' sets nothing, as arguments are KEY=VALUE: did you mean sprig compare RUN RUN?"),
+        ("clean", "'clean' sets nothing: write python -m pipeline.artifacts clean."),
+        ("cleen outputs=x", "did you mean python -m pipeline.artifacts clean?"),
+        ("prune", "write python -m pipeline.artifacts clean"),
+        ("verfy", "did you mean python -m pipeline.artifacts verify?"),
+        ("reprot", "'reprot' sets nothing, as arguments are KEY=VALUE: did you mean stages=[report]?"),
+        ("chatt", "did you mean stages=[chat]?"),
+        ("resume", "resume needs a value: write run=VALUE"),
         ("run experiment=smoke", "A run starts without the word run: leave it out. To reopen a run, write run=FOLDER."),
         ("train experiment=smoke", "A run starts without the word train: leave it out"),
         ("plan experiment=smoke", "plan needs a value: write plan=true"),
@@ -462,6 +469,7 @@ def test_a_projects_mistakes_are_named(project):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ("clean --yes", "'clean' sets nothing: write python -m pipeline.artifacts clean."),
         ("--plan", "--plan is not an option: write plan=true, without dashes"),
         ("--seed=3", "--seed=3 is not an option: write seed=3, without dashes"),
         ("--run-name x", "--run-name is not an option: write run_name=VALUE"),
