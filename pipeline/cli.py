@@ -18,7 +18,7 @@ from pipeline.arguments import Command, parse
 from pipeline.composition import CONF, anywhere, compose, composed, parsed, session, starts_jobs
 from pipeline.config import keys, register
 from pipeline.errors import SprigError
-from pipeline.overrides import TOKENS
+from pipeline.overrides import TOKENS, key_of
 from pipeline.ranks import check_environment, rank, world_size
 
 OUT_OF_REACH = {
@@ -73,7 +73,7 @@ def _main(arguments: list[str]) -> None:
 
 
 def _start(words: list[str], multirun: bool) -> None:
-    kinds = {word.partition("=")[0] for word in words}
+    kinds = {key_of(word) for word in words}
     if multirun and kinds & {"run", "sweep"}:
         raise SprigError(
             "run=FOLDER reopens one run and sweep=FOLDER one sweep: leave --multirun out, or leave out the folder."
@@ -95,8 +95,9 @@ def _start(words: list[str], multirun: bool) -> None:
 
 def _report(words: list[str]) -> None:
     """The report of a sweep's folder, made again."""
-    given = parsed(words)
-    if set(given) - {"sweep", "stages", "debug"} or given.get("stages", ["report"]) != ["report"]:
+    others = {key_of(word) for word in words} - {"sweep", "stages", "debug"}
+    given = {} if others else parsed(words)
+    if others or given.get("stages", ["report"]) != ["report"]:
         raise SprigError("sweep=FOLDER reports on a sweep and does nothing else: sprig sweep=FOLDER stages=[report].")
     from pipeline.report.sweep import report as sweep_report
 

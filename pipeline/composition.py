@@ -23,7 +23,7 @@ from pipeline.config.values import read_as_written
 from pipeline.errors import SprigError
 from pipeline.group_choices import PARTS
 from pipeline.groups import CONF, Files
-from pipeline.overrides import NULLABLE, SEARCHPATH, Words, refuse_hydra
+from pipeline.overrides import NULLABLE, SEARCHPATH, Words, key_of, refuse_hydra
 from pipeline.quoting import quoted_parts
 from pipeline.recorded import recorded, unreadable
 
@@ -96,7 +96,7 @@ def _require_run(overrides: list[str]) -> None:
     Raises:
         SprigError: the words ask for such stages alone, and name neither a run nor a preset.
     """
-    values = {word.partition("=")[0]: word.partition("=")[2] for word in overrides}
+    values = {key_of(word): word.partition("=")[2] for word in overrides}
     asked = re.findall(r"\w+", values.get("stages", ""))
     if asked and {*asked} <= ({*ON_REQUEST, "report"} - {"cache"}) and not values.keys() & {"run", "experiment"}:
         raise SprigError(
@@ -111,7 +111,7 @@ def _require_text(overrides: list[str]) -> None:
     Raises:
         SprigError: the words name such a teacher, and neither a text nor a preset.
     """
-    named = {override.lstrip("+").partition("=")[0] for override in overrides}
+    named = {key_of(override) for override in overrides}
     if "teacher=local" in overrides and not named & {"data", "experiment", "run"}:
         raise SprigError(
             "teacher=local names a teacher of your own, but no text, and the default is data=sotu, 12 MB of speeches: "
@@ -125,7 +125,7 @@ def composed(overrides: list[str], sweeps: bool = False, hydra: bool = False) ->
     Raises:
         SprigError: as `compose`.
     """
-    if any(override.startswith("run=") for override in overrides):
+    if any(key_of(override) == "run" for override in overrides):
         return _reopen(overrides)
     with session(overrides, sweeps) as opened:
         config = opened.compose(RunMode.MULTIRUN if sweeps else RunMode.RUN)
@@ -149,7 +149,7 @@ def starts_jobs(overrides: list[str]) -> bool:
     """Whether these overrides start jobs without -m: their preset is a sweep (hydra.mode=MULTIRUN), or they go to
     Slurm."""
     deciding = (*PRESETS, "hydra.mode", "hydra/launcher", SEARCHPATH)
-    words = [override for override in overrides if override.lstrip("+").partition("=")[0] in deciding]
+    words = [override for override in overrides if key_of(override) in deciding]
     with session(words, sweeps=True) as opened:
         hydra = opened.compose(RunMode.MULTIRUN).hydra
     if hydra.mode is None:
@@ -180,7 +180,7 @@ def _open(overrides: Sequence[str], sweeps: bool) -> Session:
     repository = groups.loader(found).repository
     # Which groups a command uses depends on its preset: that one first.
     checker = Words(repository, OverridesParser.create(groups.loader(found)), PRESETS, sweeps)
-    presets = checker.checked([word for word in others if word.lstrip("+").partition("=")[0] in PRESETS])
+    presets = checker.checked([word for word in others if key_of(word) in PRESETS])
     known = groups.known(found, tuple(presets))
     checker.known_groups = list(known)
     chosen = [word for word in others if word.lstrip("+").startswith(f"{NULLABLE}=")] or [f"={known.get(NULLABLE)}"]
@@ -234,7 +234,7 @@ def _reopen(overrides: list[str]) -> DictConfig:
     from pipeline.artifacts.runs import SAVED, run_folder  # numpy and asyncio, which other commands start without
 
     with session([]) as opened, read_as_written():
-        named = [override for override in overrides if override.startswith("run=")]
+        named = [override for override in overrides if key_of(override) == "run"]
         folder = run_folder(opened.checker.values(named)["run"], key="run=")
         saved = folder / SAVED
         defaults = OmegaConf.structured(Config)
@@ -254,7 +254,7 @@ def _reopen(overrides: list[str]) -> DictConfig:
             known = keys.find(key)
             assert known is not None  # the words are checked
             OmegaConf.update(config, key, value, force_add=known.name != key)
-        if not any(override.startswith("stages=") for override in others):
+        if "stages" not in map(key_of, others):
             config.stages = all_stages(_root_=config)
         return config
 

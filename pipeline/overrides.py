@@ -35,6 +35,11 @@ _SEPARATED = re.compile(r"-?\d{1,3}([.,]\d{3})+")  # thousands, or a decimal fra
 _HOME = re.compile(r"(^|[\[,]\s*)(~[^/,\]\s]*)(?=[/,\]]|$)")
 
 
+def key_of(word: str) -> str:
+    """The key or group that a word KEY=VALUE sets, without Hydra's prefix."""
+    return word.lstrip("+").partition("=")[0].strip()
+
+
 def refuse_hydra(key: str) -> NoReturn:
     raise SprigError(
         f"{key} has no effect, as Sprig lays out its own folders and logs: set outputs=FOLDER and run_name=NAME for "
@@ -74,7 +79,7 @@ class Words:
             first = chosen.setdefault(match["key"], word)
             if first.lstrip("+") != word.lstrip("+"):
                 raise SprigError(f"{first} and {word} choose from one group: leave one of them out.")
-        tokens = {word.lstrip("+").partition("=")[0]: word for word in words}
+        tokens = {key_of(word): word for word in words}
         if keys.BUDGET in tokens and TOKENS in tokens:
             raise SprigError(f"{tokens[keys.BUDGET]} and {tokens[TOKENS]} set the same key: leave one of them out.")
 
@@ -181,11 +186,9 @@ class Words:
         return f"{'' if key in self.known_groups else '+'}{key}={value}"
 
     def _value(self, key: str, value: str) -> str:
-        found = keys.find(key)
-        if key in COMMANDS and found is None and value:
-            return self._parsed(key, value)
-        if found is None and key in COMMANDS:
-            raise SprigError(f"{key}= has no value: give the folder of a {key}.")
+        found = keys.find("run" if key in COMMANDS else key)  # both are folders
+        if key in COMMANDS and value in ("", "null"):
+            raise SprigError(f"{key}={value} names no folder: give that of a {key}, {key}=FOLDER, or leave it out.")
         if found is None:
             raise SprigError(keys.unknown(key))
         if key.startswith("kd_teacher.") and not self.kd_teacher:
@@ -209,7 +212,7 @@ class Words:
                 value = value.replace("${", "\\${")  # text, not an interpolation
             value = quoted(value)
         # Keys below a dictionary may be new to it.
-        return self._parsed(f"++{key}" if found.name != key else key, value)
+        return self._parsed(f"++{key}" if found.is_open and found.name != key else key, value)
 
     def _is_plain_text(self, key: Key, value: str) -> bool:
         """Whether a text is taken literally: not quoted, a list, an interpolation, null, or several values."""

@@ -107,6 +107,21 @@ def test_bad_input_gets_one_sentence(monkeypatch, tmp_path, override, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        *((f"{key}={value}", f"{key}={value} names no folder") for key in ("run", "sweep") for value in ("null", "")),
+        *((f"run={value}", f"run={value} is not a run") for value in ("[a]", "{a:1}", "a,b", "1", "true")),
+        *((f"sweep={value}", f"sweep={value} is not a sweep's folder") for value in ("[a,b]", "{a:1}", "a,b", "1")),
+        ("+run=/nowhere stages=[report]", "run=/nowhere is not a run"),
+        ("sweep=x experiment=smoke", "sweep=FOLDER reports on a sweep and does nothing else"),
+        ("-m +run=x", "run=FOLDER reopens one run"),
+    ],
+)
+def test_a_folder_that_is_none(monkeypatch, words, said):
+    assert said in refused(monkeypatch, *words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         ("stages=[export] export.to={}/exported", "Stage distill was never run for this configuration"),
         ("stages=[sample] prompt=x", "Stage distill was never run"),
         ("stages=[chat]", "Stage distill was never run"),
