@@ -34,8 +34,8 @@ BLOCKS, LENGTH = 8, 512
 
 
 def context_of(*overrides: str) -> Context:
-    setup = ["experiment=quickstart", "search=evolution", "precision=fp32", f"search.blocks={BLOCKS}"]
-    return prepared(Context(pipeline.compose([*setup, *overrides]), lambda line: None))
+    words = ["experiment=quickstart", "precision=fp32", *overrides]
+    return prepared(Context(pipeline.compose(words), lambda line: None))
 
 
 def teacher_of(context: Context) -> GPT:
@@ -45,7 +45,7 @@ def teacher_of(context: Context) -> GPT:
 @torch.no_grad()
 def evaluation(name: str) -> dict[str, float]:
     """Seconds of scoring one candidate, extraction included, and of bare models of the same sizes."""
-    context = context_of(*SPACES[name])
+    context = context_of("search=evolution", f"search.blocks={BLOCKS}", *SPACES[name])
     teacher, ordering = teacher_of(context), order.load(context, roots(context).ordering)
     space = context.space(ordering)
     # Stock litgpt holds only uniform ones: the other space shows the layer-wise model.

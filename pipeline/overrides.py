@@ -61,27 +61,27 @@ class Words:
         self.kd_teacher = True  # whether the run has a teacher of its own for the distillation
 
     def checked(self, words: Sequence[str]) -> list[str]:
-        """The same words as Hydra should read them.
+        """The same words as Hydra should read them, each once.
 
         Raises:
-            SprigError: an argument is not KEY=VALUE, names an unknown key or choice, has no value, or cannot be parsed.
+            SprigError: an argument is not KEY=VALUE, names an unknown key or choice, has no value, or cannot be parsed;
+                or two of them contradict each other.
         """
         self._check_once(words)
-        return [self._checked(word, before) for before, word in zip(["", *words], words, strict=False)]
+        found = (self._checked(word, before) for before, word in zip(["", *words], words, strict=False))
+        return list(dict.fromkeys(found))
 
     def _check_once(self, words: Sequence[str]) -> None:
-        """Of two choices of one group, the first would have no effect."""
-        chosen: dict[str, str] = {}
+        """Of two values of one key, or two choices of one group, the first would have no effect."""
+        given: dict[str, str] = {}
         for word in words:
             match = _WORD.fullmatch(word)
-            if match is None or match["prefix"] == "~" or not self._is_group(match["key"]):
+            if match is None or (key := match["key"].strip()) == SEARCHPATH:  # whose folders are all searched
                 continue
-            first = chosen.setdefault(match["key"], word)
+            first = given.setdefault(TOKENS if key == keys.BUDGET else key, word)
             if first.lstrip("+") != word.lstrip("+"):
-                raise SprigError(f"{first} and {word} choose from one group: leave one of them out.")
-        tokens = {key_of(word): word for word in words}
-        if keys.BUDGET in tokens and TOKENS in tokens:
-            raise SprigError(f"{tokens[keys.BUDGET]} and {tokens[TOKENS]} set the same key: leave one of them out.")
+                what = "choose from one group" if self._is_group(key) else "set the same key"
+                raise SprigError(f"{first} and {word} {what}: leave one of them out.")
 
     def _is_group(self, key: str) -> bool:
         name = key.partition("@")[0]
@@ -111,6 +111,7 @@ class Words:
         Raises:
             SprigError: as `checked`; or an argument chooses from a group.
         """
+        self._check_once(words)
         given = {}
         for before, word in zip(["", *words], words, strict=False):
             match = _WORD.fullmatch(word)

@@ -7,13 +7,19 @@ import torch
 
 import pipeline
 from pipeline.models.tokenizer import write_bytes
+from pipeline.overrides import key_of
+
+
+def changed(words: list[str], *overrides: str) -> list[str]:
+    """The words of a command with others in place of those of the same keys, which a command takes once."""
+    return list({key_of(word): word for word in (*words, *overrides)}.values())
 
 
 def smoke(outputs: Path, *overrides: str) -> pipeline.config.Config:
     """experiment=smoke into a folder of the test's own."""
     # One process tokenises so little text sooner than two.
-    words = ["experiment=smoke", f"outputs={outputs}", "precision=fp32", "data.workers=1", *overrides]
-    return pipeline.compose(words)
+    words = ["experiment=smoke", f"outputs={outputs}", "precision=fp32", "data.workers=1"]
+    return pipeline.compose(changed(words, *overrides))
 
 
 def half_trained(artifact: Path) -> Path:

@@ -108,6 +108,15 @@ def refused(*words: str, sweeps: bool = False) -> str:
         # Two choices of one group.
         ("experiment=smoke experiment=quickstart", "experiment=smoke and experiment=quickstart choose from one group"),
         ("experiment=smoke +teacher=tiny-deep teacher=tiny-random", "choose from one group: leave one of them out"),
+        ("experiment=smoke +bin=tiny-half ~bin", "+bin=tiny-half and ~bin choose from one group"),
+        # Two values of one key.
+        ("experiment=smoke seed=1 seed=2", "seed=1 and seed=2 set the same key: leave one of them out."),
+        ("experiment=smoke seed=1 +seed=2", "seed=1 and +seed=2 set the same key"),
+        ("experiment=smoke distill.tokens=50k distill.tokens=50_000", "set the same key"),
+        ("experiment=smoke budget=50k budget=60k", "budget=50k and budget=60k set the same key"),
+        ("experiment=smoke teacher.litgpt.n_layer=1 teacher.litgpt.n_layer=2", "set the same key"),
+        ("experiment=smoke hydra.launcher.jobs=1 hydra.launcher.jobs=2", "set the same key"),
+        ("run=x run=y", "run=x and run=y set the same key"),
         ("quickstart", "quickstart is a choice of a group: write experiment=quickstart"),
         ("smok", "did you mean experiment=smoke?"),
         ("tiny-random", "write teacher=tiny-random"),
@@ -243,6 +252,7 @@ def test_what_cannot_be_meant_gets_one_sentence(words, said):
         ("experiment=smoke kd=on,of", "There is no kd=of"),
         ("experiment=smoke 'data=choice(sotu,sotuu)'", "There is no data=sotuu"),
         ("experiment=smoke bin=tiny-half,null", "bin=null names no choice"),
+        ("experiment=smoke seed=0,1 seed=2", "seed=0,1 and seed=2 set the same key"),
         ("experiment=smoke seed=0,1 +foo=1", "There is no configuration key foo"),
         (
             "experiment=smoke seed=0,1 hydra.launcher.slrm.mem=1",
@@ -374,8 +384,9 @@ def test_what_is_refused_of_any_language_is_refused_for_what_it_is(words, said):
     ],
 )
 def test_a_teacher_of_ones_own_is_called_by_the_last_part_of_its_path(path, name):
-    own = [SMOKE, "teacher=local", "teacher.source=hf", f"teacher.path={path}", "data=text", "data.path=[a,b]"]
-    config = compose([*own, "teacher@kd_teacher=local", "kd_teacher.source=hf", "kd_teacher.path=/other/kd"])
+    own = [SMOKE, "teacher=local", "teacher.source=hf", f"teacher.path={path}", "data=text"]
+    kd = ["teacher@kd_teacher=local", "kd_teacher.source=hf", "kd_teacher.path=/other/kd"]
+    config = compose([*own, "data.path=[a,b]", *kd])
     assert (config.teacher.name, config.kd_teacher.name, config.data.name) == (name, "kd", "text")
     assert compose([*own, "teacher.name=given", "data.path=/my/texts"]).teacher.name == "given"
     assert compose([*own, "data.path=/my/texts"]).data.name == "texts"
@@ -386,6 +397,10 @@ def test_a_folder_or_a_prompt_asks_for_its_stage():
     assert compose([SMOKE, "export.to=x"]).stages == [*every, "export"]
     assert compose([SMOKE, "prompt=x"]).stages == [*every, "sample"]
     assert compose([SMOKE, "export.to=x", "stages=[prepare]"]).stages == ["prepare"]
+
+
+def test_the_same_word_may_be_given_twice():
+    assert compose([SMOKE, SMOKE, "seed=3", "+seed=3", "kd=on", "kd=on"]).seed == 3
 
 
 def test_budgets_are_an_axis():

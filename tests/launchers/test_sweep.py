@@ -15,6 +15,7 @@ import pytest
 import torch
 from covering import slow
 from hydra.core.utils import JobStatus
+from runs import changed
 
 from launchers.sweep import clusters, pool
 from launchers.sweep.jobs import prepare
@@ -32,7 +33,7 @@ SMALL = [*SMOKE, "data.block_size=16", "stages=[prepare,order]"]
 
 
 def sweep(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> None:
-    cli.main(["-m", *base, f"outputs={outputs}", *overrides])
+    cli.main(["-m", *changed([*base, f"outputs={outputs}"], *overrides)])
 
 
 def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
@@ -203,9 +204,7 @@ def test_a_sweep_is_priced_with_what_is_shared_once(tmp_path, smoke_outputs, cap
     assert alone == alone_too == left == sum(flops.values())
     assert rest == flops["distilled_student"] + flops["distilled_control"]
     assert (steps, more) == (len(jobs[0].steps), 4)  # two trainings, their evaluation and the report
-    made = prepare(
-        [[*each[:-1], f"outputs={smoke_outputs}", "seed=0"] for each in lists[:1]], {"seed": ["0"]}, 1, False
-    )
+    made = prepare([[*SMOKE, f"outputs={smoke_outputs}", "seed=0"]], {"seed": ["0"]}, ranks=1, elsewhere=False)
     assert prices(made)[0][1:] == (0, 0)
     sweep(tmp_path, "distill.temperature=1,2", "plan=true")
     assert f"{left + rest:.3g}" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from pathlib import Path
 import fake_slurm
 import psutil
 import pytest
+from runs import changed
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,7 @@ SMALL = [
 
 
 def command(outputs: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "pipeline", "-m", *SMALL, f"outputs={outputs}", *overrides]
+    return [sys.executable, "-m", "pipeline", "-m", *changed([*SMALL, f"outputs={outputs}"], *overrides)]
 
 
 def begin(outputs: Path, *overrides: str, **environment: str) -> subprocess.Popen:
@@ -240,7 +241,8 @@ def test_one_run_on_two_nodes_of_slurm_is_preempted_and_goes_on(tmp_path):
     (tmp_path / "state").mkdir()
     fake_slurm.install(slurm)
     environment = {"PATH": f"{slurm}:{os.environ['PATH']}", "FAKE_SLURM": str(tmp_path / "state")}
-    run = [sys.executable, "-m", "pipeline", *SMALL, f"outputs={outputs}", "distill.tokens=16384", "device=cpu"]
+    words = changed(SMALL, f"outputs={outputs}", "distill.tokens=16384", "device=cpu")
+    run = [sys.executable, "-m", "pipeline", *words]
     wide = ["hydra/launcher=slurm", "hydra.launcher.nodes=2", "hydra.launcher.gpus_per_job=0"]
     process = subprocess.Popen(
         [*run, *wide, "distill.micro_batch=1"],

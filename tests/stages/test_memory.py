@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from runs import changed
 
 import pipeline
 from pipeline.errors import SprigError
@@ -111,7 +112,7 @@ def test_a_plan_that_does_not_fit_is_refused_with_overrides_that_do():
     cures = re.search(r": set (.+)\.$", str(refusal.value))[1].split(" or ")
     assert cures
     for cure in cures:
-        checks.check(context(*P1, "distill.micro_batch=8", *cure.split()))
+        checks.check(context(*changed([*P1, "distill.micro_batch=8"], *cure.split())))
 
 
 def test_one_process_is_pointed_to_more():

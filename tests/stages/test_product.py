@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runs import smoke, write_llama, write_texts
+from runs import changed, smoke, write_llama, write_texts
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import pipeline
@@ -48,7 +48,7 @@ def product(mine: Path, *overrides: str) -> pipeline.config.Config:
         "precision=fp32",
         f"outputs={mine / 'outputs'}",
     ]
-    return pipeline.compose([*words, *overrides])
+    return pipeline.compose(changed(words, *overrides))
 
 
 def test_one_command_leads_from_nothing_to_a_model_of_the_size_that_was_asked_for(mine, capsys, caplog):
