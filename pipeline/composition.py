@@ -250,10 +250,13 @@ def _reopen(overrides: list[str]) -> DictConfig:
         config.run, config.outputs = str(folder.resolve()), str(folder.resolve().parents[1])
         others = [override for override in overrides if override not in named]
         opened.checker.kd_teacher = config.kd_teacher is not None
-        for key, value in opened.checker.values(others).items():
+        for key, override in opened.checker.changes(others).items():
             known = keys.find(key)
             assert known is not None  # the words are checked
-            OmegaConf.update(config, key, value, force_add=known.name != key)
+            try:
+                OmegaConf.update(config, key, override.value(), force_add=known.name != key)
+            except OmegaConfBaseException as error:  # as Hydra says it of a new run
+                raise HydraException(f"Error merging override {override.input_line}") from error
         if "stages" not in map(key_of, others):
             config.stages = all_stages(_root_=config)
         return config

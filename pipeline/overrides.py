@@ -106,7 +106,11 @@ class Words:
         return self._value(key, value)
 
     def values(self, words: Sequence[str]) -> dict[str, Any]:
-        """The values of words that change a finished run: of single keys, not of groups.
+        """The values of words that change a finished run, by their keys. Raises SprigError as `changes`."""
+        return {key: each.value() for key, each in self.changes(words).items()}
+
+    def changes(self, words: Sequence[str]) -> dict[str, Override]:
+        """The words that change a finished run, by their keys: single keys, not groups.
 
         Raises:
             SprigError: as `checked`; or an argument chooses from a group.
@@ -118,7 +122,7 @@ class Words:
             if match and (match["prefix"] == "~" or match["key"].startswith("hydra") or self._is_group(match["key"])):
                 raise SprigError(f"{word}: a reopened run keeps its groups; change single values{self._inside(match)}.")
             override = self._parse(self._checked(word, before))
-            given[override.key_or_group] = override.value()
+            given[override.key_or_group] = override
         return given
 
     def _inside(self, match: re.Match) -> str:

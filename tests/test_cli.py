@@ -138,6 +138,19 @@ def test_a_refused_command_makes_nothing(monkeypatch, tmp_path, words, said):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        "distill.lr=fast", "distill.tokens=abc", "distill.tokens=null", "seed=1.5", "seed=-1", "debug=maybe",
+        "stages={a:1}", "space.layers=some", "search.start=[nonsense]", "distill.betas=[a,b]",
+        "deepspeed.zero_optimization=5",
+    ],
+)  # fmt: skip
+def test_a_bad_value_for_a_reopened_run_is_refused_as_for_a_new_one(monkeypatch, smoke_outputs, word):
+    said = refused(monkeypatch, f"run={smoke_outputs}/smoke/latest", word)
+    assert said == refused(monkeypatch, *SMOKE, word) and word in said
+
+
 def test_what_is_refused_with_other_values_leaves_the_latest_run(monkeypatch, smoke_outputs, tmp_path):
     outputs = tmp_path / "outputs"
     shutil.copytree(smoke_outputs, outputs, symlinks=True)
