@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 
-from pipeline.config.choices import CacheKind, Init, Loss, OrderingKind, ScheduleKind
+from pipeline.config.choices import CacheKind, DataSource, Init, Loss, OrderingKind, ScheduleKind, Source, TrackerKind
 from pipeline.config.distill import DistillConfig
+from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.run import Config, readers, reads
 from pipeline.config.search import SearchConfig
 
@@ -12,13 +13,36 @@ Found = Iterator[tuple[str, str]]  # keys and sections that nothing reads, and w
 
 def unread(config: Config, words: Iterable[str]) -> list[str]:
     """One sentence for each override that changes nothing."""
-    found = [*_of_search(config.search), *_of_training(config.distill), *_of_others(config)]
+    found = [*_of_data(config.data), *_of_teacher("teacher", config.teacher), *_of_search(config.search)]
+    found += [*_of_training(config.distill), *_of_others(config), *_on_request(config)]
+    if config.kd_teacher is not None:
+        found += _of_teacher("kd_teacher", config.kd_teacher)
     return [
         f"{word} has no effect: {why}"
         for word in words
         for key, why in found
         if f"{word.lstrip('+').partition('=')[0]}.".startswith(f"{key}.")
     ]
+
+
+def _of_data(data: DataConfig) -> Found:
+    why = f"data.source={data.source} does not read it. It is for"
+    if data.source == DataSource.hub:
+        yield "data.package", f"{why} files."
+    else:
+        yield from _keys("data", "subset split streaming", f"{why} hub.")
+    if data.source == DataSource.text:
+        yield "data.text_key", f"{why} jsonl, csv, parquet and hub."
+    else:
+        yield "data.sample_by", f"{why} text."
+
+
+def _of_teacher(section: str, teacher: TeacherConfig) -> Found:
+    """`section` is the teacher's name in the configuration."""
+    if teacher.source == Source.random:
+        yield f"{section}.path", f"{section}.source=random draws its weights."
+    if not teacher.on_hub:
+        yield f"{section}.revision", f"{section}.source={teacher.source} reads no model of the hub."
 
 
 def _of_search(search: SearchConfig) -> Found:
@@ -34,6 +58,8 @@ def _of_training(distill: DistillConfig) -> Found:
     cache, schedule = distill.cache, distill.schedule
     if distill.loss == Loss.ce:
         yield from _keys("distill", "alpha beta temperature cache", "distill.loss=ce, or kd=off, has no teacher.")
+    elif not distill.distils:
+        yield from _keys("distill", "temperature cache", "distill.beta=0 has no teacher.")
     elif cache.kind == CacheKind.off:
         yield from _keys("distill.cache", "slots temperatures mode path verify", "distill.cache.kind=off has no cache.")
     if distill.loss != Loss.js:
@@ -60,6 +86,18 @@ def _of_others(config: Config) -> Found:
     if not config.study.subnetworks:
         names = "tokens short resamples confidence"
         yield from _keys("study", names, "study.random=0 and study.searched=0 make no study.")
+
+
+def _on_request(config: Config) -> Found:
+    """What only a tracker reads, or a stage that runs if it is named."""
+    if "export" not in config.stages:
+        yield from _keys("export", "to form dtype gguf", "stages names no export.")
+    if not {"sample", "chat"} & set(config.stages):
+        yield from _keys("sample", "tokens temperature seed", "stages names neither sample nor chat.")
+    if "sample" not in config.stages:
+        yield "prompt", "stages names no sample."
+    if config.tracker.kind == TrackerKind.none:
+        yield from _keys("tracker", "project mode timeout", "tracker.kind=none tracks nothing.")
 
 
 def _keys(section: str, names: str, why: str) -> Found:
