@@ -22,6 +22,15 @@ def absolute(path: str) -> str:
         raise SprigError(f"{path} begins with ~, but that home folder is not known: give the whole path.") from None
 
 
+def wrong_with(path: Path) -> str:
+    """What to say of a path that is neither a file nor a folder."""
+    kinds = {"a named pipe": path.is_fifo(), "a socket": path.is_socket()}
+    kinds["a device"] = path.is_char_device() or path.is_block_device()
+    if found := [kind for kind, holds in kinds.items() if holds]:
+        return f"is {found[0]}, not a file or a folder"
+    return f"is a link to {path.readlink()}, which does not exist" if path.is_symlink() else "does not exist"
+
+
 def make_absolute(config: "Config") -> None:
     """Every path of a configuration, in place: a hub's names and paths inside a package stay as they are."""
     config.outputs = absolute(config.outputs)

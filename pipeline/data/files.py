@@ -13,6 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from pipeline.config import DataConfig, DataSource
+from pipeline.config.paths import wrong_with
 from pipeline.errors import SprigError
 
 # What a folder is searched for, compressed or not; a glob takes whatever it matches.
@@ -102,7 +103,7 @@ def _matches(data: DataConfig, path: Path) -> LocalFiles:
         root, wanted = Path(*path.parts[:fixed]), "files"
         paths, hidden = _expand(path.parts)
     else:
-        raise SprigError(f"data.path: {path} does not exist: correct data.path.")
+        raise SprigError(f"data.path: {path} {wrong_with(path)}: correct data.path.")
     named = sorted((file.relative_to(root).as_posix(), file) for file in paths if file.is_file())
     if not named:
         raise SprigError(f"data.path: {path} holds no {wanted}: correct data.path or data.source ({data.source}).")

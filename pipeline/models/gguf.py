@@ -14,6 +14,7 @@ import torch
 from litgpt import Config
 from torch import Tensor
 
+from pipeline.config.paths import wrong_with
 from pipeline.errors import SprigError
 from pipeline.models import gguf_tokenizer
 from pipeline.models.blocks import joined
@@ -93,9 +94,8 @@ class GGUFFile:
 
     def __init__(self, path: Path):
         if not path.is_file():
-            wrong = (
-                "is a folder: name the .gguf file in it" if path.is_dir() else "does not exist: correct teacher.path"
-            )
+            cure = "correct teacher.path"
+            wrong = "is a folder: name the .gguf file in it" if path.is_dir() else f"{wrong_with(path)}: {cure}"
             raise SprigError(f"Teacher file {path} {wrong}.")
         self.path = path
 

@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from pipeline.config.paths import wrong_with
 from pipeline.errors import SprigError
 from pipeline.models import special_tokens, tokenizer_files
 from pipeline.models.special_tokens import Numbers
@@ -121,7 +122,9 @@ def files(source: Path) -> list[Path]:
         return [file, *named]
     if source.is_dir() and (older := tokenizer_files.files(source)):
         return list(dict.fromkeys([*older, *named]))
-    raise SprigError(f"{file} does not exist: set teacher.tokenizer to a folder with a tokenizer.json, or to bytes.")
+    raise SprigError(
+        f"{file} {wrong_with(file)}: set teacher.tokenizer to a folder with a tokenizer.json, or to bytes."
+    )
 
 
 def copy(source: Path, folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.config import DataConfig, DataSource
 from pipeline.data.blocks import Blocks
-from pipeline.data.files import opened
+from pipeline.data.files import local_files, opened
 from pipeline.data.prepare import identify, prepare
 from pipeline.errors import SprigError
 
@@ -44,6 +44,15 @@ def refuse(tokenizer, tmp_path):
 
 def test_no_such_path(refuse, tmp_path):
     assert f"{tmp_path}/elsewhere does not exist" in refuse({}, path="elsewhere")
+
+
+def test_a_path_that_is_neither_a_file_nor_a_folder(refuse, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/nowhere")
+    assert f"{tmp_path}/pipe is a named pipe, not a file or a folder" in refuse({}, path="pipe")
+    for path, said in (("link", "is a link to /nowhere, which does not exist"), ("/dev/null", "is a device")):
+        with pytest.raises(SprigError, match=said):
+            local_files(DataConfig(name="mine", source=DataSource.text, path=str(tmp_path / path), block_size=16))
 
 
 def test_folder_without_such_files(refuse):
