@@ -6,11 +6,12 @@ PARAGRAPHS = "\n\n"  # joins the texts of a list
 
 
 class NotText(Exception):
-    """What lies at the key is not text; says what it is, and which fields it has."""
+    """What lies at the key is not text; says what it is, and which fields it has. `above`: it lies at this key, which
+    is a part of the one that was asked for."""
 
-    def __init__(self, kind: str, fields: list[str] | None = None):
+    def __init__(self, kind: str, fields: list[str] | None = None, above: str = ""):
         super().__init__(kind)
-        self.kind, self.fields = kind, fields or []
+        self.kind, self.fields, self.above = kind, fields or [], above
 
 
 class Missing(Exception):
@@ -43,7 +44,8 @@ def text_of(value: Any, keys: list[str], above: str = "") -> str | None:
     if value is None or (isinstance(value, str) and not keys):
         return value
     if not isinstance(value, dict):
-        raise NotText(type(value).__name__)
+        kind = "text" if isinstance(value, str) else type(value).__name__
+        raise NotText(kind, above=above.removesuffix(".") if keys else "")
     if not keys:
         raise NotText("objects", [f"{above}{name}" for name in value])
     for count in range(len(keys), 0, -1):

@@ -124,7 +124,10 @@ def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
 
 def _not_text(data: DataConfig, where: Path | str, number: int, error: NotText, row: Any) -> SprigError:
     fields = error.fields
-    if isinstance(row, dict):
+    if error.above:
+        holds = f": data.text_key={data.text_key} looks inside column {error.above!r}, which holds {error.kind}"
+        fields = [error.above] if error.kind == "text" else []
+    elif isinstance(row, dict):
         holds = f": column {data.text_key!r} holds {error.kind}, not text"
         fields = fields or [name for name in row if name != data.text_key]
     else:

@@ -143,7 +143,11 @@ def _tokenised(data: DataConfig, tokenizer: Tokenizer, dtype: np.dtype, scratch:
     shutil.rmtree(reading, ignore_errors=True)
     try:
         if not shards:
-            raise SprigError(f"Data {data.name} has no text: every document of {data.path} is blank.")
+            column = f", or set data.text_key={data.text_key} to the column that holds the text"
+            raise SprigError(
+                f"Data {data.name} has no text, as every document of {data.path} is blank: correct data.path"
+                f"{'' if data.source == DataSource.text else column}."
+            )
         parts = [documents_of(shard(scratch, number)) for number in range(shards)]
         lengths, hashes = (np.concatenate(each) for each in zip(*parts, strict=True))
         if data.max_tokens is not None:

@@ -75,7 +75,21 @@ def test_no_text(refuse, content, source, name):
 
 
 def test_blank_rows_are_no_text(refuse):
-    assert "mine has no text" in refuse({"a.jsonl": b'{"text": ""}\n{"text": null}\n{"text": " "}\n'}, source="jsonl")
+    said = refuse({"a.jsonl": b'{"text": ""}\n{"text": null}\n{"text": " "}\n'}, source="jsonl")
+    assert "mine has no text" in said and "or set data.text_key=text to the column that holds the text" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("text.", "data.text_key=text. looks inside column 'text', which holds text: set data.text_key to one of"),
+        ("text.body", "looks inside column 'text', which holds text: set data.text_key to one of text."),
+        ("n.body", "looks inside column 'n', which holds int: correct the file or data.text_key."),
+    ],
+)
+def test_a_key_that_looks_inside_a_text(refuse, key, said):
+    rows = b'{"text": "words", "n": 1}\n' * 9
+    assert said in refuse({"a.jsonl": rows}, source="jsonl", text_key=key)
 
 
 @pytest.mark.parametrize("streamed", [{}, {"max_tokens": 10_000}])
