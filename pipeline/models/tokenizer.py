@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,27 +45,20 @@ class Tokenizer:
         self.bos_id = None if begin is None else self._tokenizer.token_to_id(begin)
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """`special` adds what the tokenizer's own file puts around a text, if anything."""
+        """`special` adds what the tokenizer's own file puts around a text, if anything. Raises as `encode_batch`."""
         self._tokenizer.encode_special_tokens = False
-        return self._tokenizer.encode(text, add_special_tokens=special).ids
+        with _panics_explained():
+            return self._tokenizer.encode(text, add_special_tokens=special).ids
 
     def encode_batch(self, texts: list[str], special_tokens: bool = False) -> list[list[int]]:
         """The ids of documents. A special token that one of them spells out stays text, unless `special_tokens`.
 
         Raises:
-            SprigError: the library panics, as it does without memory for its threads.
+            SprigError: the library panics, as it does without memory for its threads, or where a pattern gives up.
         """
         self._tokenizer.encode_special_tokens = not special_tokens
-        try:
+        with _panics_explained():
             return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":  # a class without a module, and no Exception
-                raise
-            reason = str(error).splitlines()[0]
-            raise SprigError(
-                f"The tokenizers library failed ({reason}): if the memory is full, set data.workers=1; finished shards "
-                "are kept."
-            ) from None
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -201,6 +195,21 @@ def write_bytes(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END_OF_TEXT])
     write(tokenizer, END_OF_TEXT, folder)
+
+
+@contextmanager
+def _panics_explained() -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a class without a module, and no Exception
+            raise
+        reason = str(error).splitlines()[0]
+        if "regex" in reason.lower():
+            cure = "a pattern of tokenizer.json gives up on this text: correct the pattern, or break up its lines"
+        else:
+            cure = "if the memory is full, set data.workers=1; finished shards are kept"
+        raise SprigError(f"The tokenizers library failed ({reason}): {cure}.") from None
 
 
 def _read(file: Path) -> tokenizers.Tokenizer:

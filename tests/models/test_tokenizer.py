@@ -69,6 +69,17 @@ def test_vocabulary_counts_added_tokens_and_nothing_is_padded_or_cut(tmp_path, w
     assert subject.encode_batch(["a", "a b a b a"]) == [[0], [0, 1, 0, 1, 0]]
 
 
+def test_a_pattern_that_gives_up_is_one_sentence(byte_folder, capfd):
+    content = json.loads((byte_folder / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated", "invert": False}
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, content["pre_tokenizer"]]}
+    (byte_folder / "tokenizer.json").write_text(json.dumps(content))
+    slow = Tokenizer(byte_folder)
+    for encode in (slow.encode, lambda text: slow.encode_batch([text])):
+        with pytest.raises(SprigError, match="gives up on this text: correct the pattern, or break up its lines"):
+            encode("x" * 30_000)
+
+
 def test_a_panic_of_the_library_is_one_sentence(byte_folder):
     class PanicException(BaseException):
         """As pyo3's: no Exception, and of no module."""
