@@ -96,6 +96,12 @@ def prepare(
     for key, values in axes.items():
         if not values:
             raise SprigError(f"Axis {key} of the sweep has no values: give it some, {key}=a,b.")
+    if len(outputs := axes.get("outputs", [])) > 1:
+        together = ",".join(each.strip("'\"") for each in outputs)
+        raise SprigError(
+            f"outputs={','.join(outputs)} names {len(outputs)} folders, and a sweep has one: name one. A path with a "
+            f"comma needs quotes of its own inside those of the shell, \"outputs='{together}'\"."
+        )
     if not axes and not elsewhere:
         raise SprigError("The sweep has no axes: give at least one value after another, such as seed=0,1,2.")
     shared: dict[str, Any] = {}

@@ -60,6 +60,7 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ("data=glob(nonsense*)", "Axis data of the sweep has no values"),
         ("seed=0,1 data.workers=1,2", "Axis data.workers=1,2 changes no result of smoke"),
         ("search=random search.parents=2,3", "Axis search.parents=2,3 changes no result of smoke"),
+        ("seed=0,1 outputs=/tmp/a,b", """outputs=/tmp/a,b names 2 folders, and a sweep has one: name one. A path"""),
         ("run_name=a,b", "A sweep has one preset, but these axes give the run folders"),
         ("stages=[export] export.to=x seed=0,1", "Job seed=0: stages names export, which is for one run"),
         ("seed=0,1 hydra.launcher.jobs=0", "hydra.launcher.jobs=0 must lie in 1..10_000"),
