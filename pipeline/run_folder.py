@@ -12,10 +12,11 @@ from omegaconf import OmegaConf
 
 from pipeline.artifacts import RUNNING, facts, link_atomically, marked, sweep_temporaries, write_atomically
 from pipeline.composition import compose
-from pipeline.config import Config, to_plain
+from pipeline.config import Config, keys, to_plain
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST, near
 from pipeline.on_request import chat, export, sample, score
+from pipeline.overrides import TOKENS
 from pipeline.ranks import rank
 from pipeline.recorded import recorded
 from pipeline.report import material
@@ -112,7 +113,8 @@ def _with_its_own(reopened: Path, overrides: list[str]) -> list[str]:
 
 
 def _key(word: str) -> str:
-    return word.lstrip("+~").partition("=")[0]
+    key = word.lstrip("+~").partition("=")[0]
+    return TOKENS if key == keys.BUDGET else key
 
 
 class _Log(logging.FileHandler):

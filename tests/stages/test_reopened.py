@@ -283,7 +283,7 @@ def test_other_values_are_another_run(world, caplog):
     run = the_run(world)
     caplog.set_level(logging.INFO, "sprig")
     words = [f"run={run}", "distill.tokens=1024", "seed=3", "stages=[prepare]"]
-    before = ["experiment=smoke", "outputs=outputs", "distill.tokens=512"]
+    before = ["experiment=smoke", "outputs=outputs", "budget=512"]
     (run / ".hydra/overrides.yaml").write_text(json.dumps(before))
     pipeline.run(pipeline.compose(words), words)
     assert f"{run} stays as it is" in caplog.text
