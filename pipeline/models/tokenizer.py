@@ -47,18 +47,56 @@ class Tokenizer:
     def encode(self, text: str, special: bool = False) -> list[int]:
         """`special` adds what the tokenizer's own file puts around a text, if anything. Raises as `encode_batch`."""
         self._tokenizer.encode_special_tokens = False
-        with _panics_explained():
+        with self._explained([text]):
             return self._tokenizer.encode(text, add_special_tokens=special).ids
 
     def encode_batch(self, texts: list[str], special_tokens: bool = False) -> list[list[int]]:
         """The ids of documents. A special token that one of them spells out stays text, unless `special_tokens`.
 
         Raises:
-            SprigError: the library panics, as it does without memory for its threads, or where a pattern gives up.
+            SprigError: the tokenizer has no token for a part of a text; or the library panics, as it does without
+                memory for its threads, or where a pattern gives up.
         """
         self._tokenizer.encode_special_tokens = not special_tokens
-        with _panics_explained():
+        with self._explained(texts):
             return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @contextmanager
+    def _explained(self, texts: list[str]) -> Iterator[None]:
+        """Says what is wrong where the library fails on these texts."""
+        try:
+            yield
+        except Exception as error:  # the library has no exception of its own
+            self._refuse_unknown(texts, error)
+            raise
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # a class without a module, and no Exception
+                raise
+            reason = str(error).splitlines()[0]
+            if "regex" in reason.lower():
+                cure = "a pattern of tokenizer.json gives up on this text: correct the pattern, or break up its lines"
+            else:
+                cure = "if the memory is full, set data.workers=1; finished shards are kept"
+            raise SprigError(f"The tokenizers library failed ({reason}): {cure}.") from None
+
+    def _refuse_unknown(self, texts: list[str], error: Exception) -> None:
+        """Raises SprigError if one of these texts is why the library failed, with the first word that it cannot read.
+
+        Tokenizers without an unknown token fail on text that is not in their vocabulary.
+        """
+        if (text := next(filter(self._fails, texts), None)) is not None:
+            word = next(filter(self._fails, text.split()), text)
+            raise SprigError(
+                f"The tokenizer in {self.path} has no token for {word[:40]!r} ({error}): leave it out of the text, or "
+                "set teacher.tokenizer to a tokenizer with an unknown token."
+            ) from None
+
+    def _fails(self, text: str) -> bool:
+        try:
+            self._tokenizer.encode(text, add_special_tokens=False)
+        except Exception:
+            return True
+        return False
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -195,21 +233,6 @@ def write_bytes(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([END_OF_TEXT])
     write(tokenizer, END_OF_TEXT, folder)
-
-
-@contextmanager
-def _panics_explained() -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:
-        if type(error).__name__ != "PanicException":  # a class without a module, and no Exception
-            raise
-        reason = str(error).splitlines()[0]
-        if "regex" in reason.lower():
-            cure = "a pattern of tokenizer.json gives up on this text: correct the pattern, or break up its lines"
-        else:
-            cure = "if the memory is full, set data.workers=1; finished shards are kept"
-        raise SprigError(f"The tokenizers library failed ({reason}): {cure}.") from None
 
 
 def _read(file: Path) -> tokenizers.Tokenizer:

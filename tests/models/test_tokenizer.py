@@ -94,6 +94,29 @@ def test_a_panic_of_the_library_is_one_sentence(byte_folder):
         tokenizer.encode_batch(["a"])
 
 
+UNKNOWN = {
+    "WordLevel": models.WordLevel({"a": 0, "b": 1}, unk_token="[UNK]"),
+    "WordPiece": models.WordPiece({"a": 0, "b": 1}, unk_token="[UNK]"),
+    "BPE": models.BPE(vocab={"a": 0, "b": 1}, merges=[], unk_token="[UNK]"),
+    "Unigram": models.Unigram([("a", -1.0), ("b", -1.0)]),
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_text_that_is_not_in_the_vocabulary_is_one_sentence(kind, tmp_path):
+    built = tokenizers.Tokenizer(UNKNOWN[kind])
+    built.pre_tokenizer = pre_tokenizers.Whitespace()
+    built.add_special_tokens([AddedToken("<end>", special=True)])
+    tokenizer.write(built, "<end>", tmp_path)
+    subject = Tokenizer(tmp_path)
+    assert subject.encode_batch(["a b", "b"]) == [[0, 1], [1]]
+    told = r"has no token for 'éa' \(.+\): leave it out of the text, or set teacher\.tokenizer"
+    for encode in (lambda: subject.encode("a éa b é"), lambda: subject.encode_batch(["b", "a éa b é"])):
+        with pytest.raises(SprigError, match=told) as caught:
+            encode()
+        assert "\n" not in str(caught.value)
+
+
 def test_travels_to_worker_processes(byte_folder):
     assert pickle.loads(pickle.dumps(Tokenizer(byte_folder))).encode("äb") == [195, 164, 98]
 
