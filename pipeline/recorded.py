@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipeline import outside
 from pipeline.errors import SprigError
 
 OVERRIDES = "overrides.yaml"
@@ -18,9 +17,11 @@ def recorded(file: Path) -> Any:
         SprigError: it is missing, cannot be read, or holds something else.
     """
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise unreadable(file, str(error).splitlines()[0]) from None
+        found = outside.read_yaml(file)
+    except ValueError as error:
+        raise unreadable(file, f"it {error}") from None
+    except OSError as error:
+        raise unreadable(file, str(error)) from None
     if file.name == OVERRIDES:
         if not (isinstance(found, list) and all(isinstance(each, str) for each in found)):
             raise unreadable(file, "it is not a list of overrides")

@@ -17,8 +17,11 @@ from pipeline import cli
 from pipeline.data import packing, shards
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, ordering
+from pipeline.models.huggingface import HuggingFaceFolder
+from pipeline.models.litgpt_folder import LitGPTFolder
 from pipeline.models.tokenizer import write_bytes
 from pipeline.models.weight_files import read as read_weights
+from pipeline.recorded import recorded
 from pipeline.stages import reconstruct, recover
 
 
@@ -118,6 +121,53 @@ def test_no_tag_of_a_litgpt_folder_is_run(tmp_path):
     words = ["experiment=smoke", f"outputs={tmp_path / 'outputs'}", "teacher=local", "teacher.source=litgpt"]
     assert "model_config.yaml" in refused([*words, f"teacher.path={folder}", "plan=true"])
     assert not mark.exists()
+
+
+def bomb(form: str) -> str:
+    """Ten lines, each of which repeats the one before nine times."""
+    levels = (f"a{n}: &a{n} {form.format(','.join([f'*a{n - 1}'] * 9))}" for n in range(1, 10))
+    return "\n".join(["name: toy", "a0: &a0 {n_layer: 1}", *levels])
+
+
+HUGE = {
+    "aliases": (bomb("[{}]"), r"is not YAML \(it has the alias \*a0, write its value out\)"),
+    "merged keys": (bomb("{{<<: [{}]}}"), r"is not YAML \(it has the alias \*a0"),
+    "itself": ("n_layer: &a [*a]", r"is not YAML \(it has the alias \*a,"),
+    "nesting": ("[" * 100_000, "is not YAML .maximum recursion"),
+    "a little nesting": (f"hf_config: {'[' * 70}{']' * 70}", "is nested more than 64 deep"),
+    "size": (f"name: [{'1,' * 200_000}]", "has 400,008 bytes, more than the 262,144 of any such file"),
+    "tags": ("n_layer: !!int ''", "is not YAML"),
+    "bytes": ("name: \udcff", "is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+@pytest.mark.timeout(60)
+def test_no_yaml_takes_all_memory_or_time(kind, smoke_outputs, tmp_path):
+    content, said = HUGE[kind]
+    folder, run = tmp_path / "theirs", tmp_path / "outputs/smoke/0123"
+    folder.mkdir()
+    torch.save({}, folder / "lit_model.pth")
+    shutil.copytree((smoke_outputs / "smoke/latest").resolve(), run, symlinks=True)
+    for file, prefix in ((folder / "model_config.yaml", ""), (run / ".hydra/config.yaml", r"cannot be read \(it ")):
+        file.write_text(content, errors="surrogateescape")
+        with pytest.raises(SprigError, match=f"{file.name} {prefix}{said}") as caught:
+            recorded(file) if file.is_relative_to(run) else LitGPTFolder(folder).config
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_no_json_takes_all_memory_or_time(tmp_path):
+    """A file with a hole in it, of the size of a large model."""
+    write_bytes(tmp_path)
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(2**36)
+    with pytest.raises(SprigError, match=r"config.json has 68,719,476,736 bytes, more than the 67,108,864"):
+        HuggingFaceFolder(tmp_path).config  # noqa: B018
+    (tmp_path / "model_config.yaml").write_text("name: pythia-14m\n")
+    torch.save({}, tmp_path / "lit_model.pth")
+    (tmp_path / "subnetwork.json").write_text("[" * 100_000)
+    with pytest.raises(SprigError, match=r"subnetwork.json is not JSON"):
+        LitGPTFolder(tmp_path).config  # noqa: B018
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz", ".txt.gz"])

@@ -4,11 +4,11 @@ The run's folder keeps them. A run that is opened again takes them from there, s
 machine, and after its text or teacher moved, changed or vanished.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline import outside
 from pipeline.artifacts.files import write_json
 from pipeline.artifacts.manifest import Recipe
 from pipeline.errors import SprigError
@@ -37,7 +37,7 @@ def read(run: Path) -> dict[str, Any]:
         SprigError: the file is torn.
     """
     try:
-        found = json.loads((run / FILE).read_text(encoding="utf-8"))
+        found = outside.read_json(run / FILE)
         found["facts"].items(), found["steps"].items()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SprigError(

@@ -1,9 +1,9 @@
 """Finding the folder of a run, and its summary."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from pipeline import outside
 from pipeline.artifacts.store import LINKS
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST, SUMMARY
@@ -32,8 +32,8 @@ def summary(folder: Path) -> dict[str, Any]:
     """A run's summary.json; empty before the first report, and where the file is damaged, so that the run counts as not
     finished and its command writes the file again."""
     try:
-        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+        found = outside.read_json(folder / SUMMARY)
+    except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

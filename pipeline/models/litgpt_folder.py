@@ -1,15 +1,14 @@
 """Reads a litgpt checkpoint folder: one that litgpt wrote, or a student of Sprig's, padded where its layers differ."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from litgpt import Config
 from torch import Tensor
 
+from pipeline import outside
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, tokenizer
 from pipeline.models.families import checked
@@ -40,7 +39,10 @@ class LitGPTFolder:
     def _fields(self) -> dict[str, Any]:
         file = self.folder / checkpoint.CONFIG
         try:
-            fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+            fields = outside.read_yaml(file)
+        except ValueError as error:
+            raise SprigError(f"{file} {error}: correct it, or write it again.") from None
+        try:
             if not isinstance(fields, dict):
                 raise SprigError(f"it holds a {type(fields).__name__} instead of fields")
             checked(fields)
@@ -61,8 +63,10 @@ class LitGPTFolder:
         if not file.is_file():
             return None
         try:
-            sub = SubNetwork.from_dict(json.loads(file.read_text(encoding="utf-8")))
-        except (SprigError, ValueError) as error:
+            sub = SubNetwork.from_dict(outside.read_json(file))
+        except ValueError as error:
+            raise SprigError(f"{file} {error}: make it again.") from None
+        except SprigError as error:
             raise SprigError(
                 f"{file} is not a sub-network of a student ({checkpoint.reason(error)}): make it again."
             ) from None

@@ -3,6 +3,7 @@
 Both lists are short on purpose: other keys of these files (auto_map, for one) name code that transformers would run.
 """
 
+import reprlib
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -35,7 +36,7 @@ def named(settings: dict[str, Any], tokenizer: tokenizers.Tokenizer, file: Path)
     for name in NAMES:
         token = content(settings.get(name))
         if token is not None and not isinstance(token, str):
-            raise SprigError(f"{file} gives {token!r} as {name}, which must be a text: correct it.")
+            raise SprigError(f"{file} gives {reprlib.repr(token)} as {name}, which must be a text: correct it.")
         if token is not None and tokenizer.token_to_id(token) is not None:
             kept[name] = token
     if additional := _additional(settings, tokenizer, file):
@@ -78,7 +79,7 @@ def _additional(settings: dict[str, Any], tokenizer: tokenizers.Tokenizer, file:
         given = list(given.values()) if isinstance(given, dict) else given
         tokens: list[Any] = [content(token) for token in given] if isinstance(given, list) else [None]
         if not all(isinstance(token, str) for token in tokens):
-            raise SprigError(f"{file} gives {given!r} as {name}, which must be a list of texts: correct it.")
+            raise SprigError(f"{file} gives {reprlib.repr(given)} as {name}, which must list texts: correct it.")
         kept |= dict.fromkeys(token for token in tokens if token in special)
     return list(kept)
 

@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
+from pipeline import outside
 from pipeline.config.paths import wrong_with
 from pipeline.errors import SprigError
 from pipeline.models import special_tokens, tokenizer_files
@@ -19,7 +20,6 @@ END_OF_TEXT = "<|endoftext|>"
 _CHAT_TEMPLATE = "chat_template.jinja"  # older ones lie in tokenizer_config.json, where all are read from
 # transformers names the token that ends a text in the first two, or gives its number in the model's configurations.
 _SAY_END_OF_TEXT = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "config.json")
-_DEPTH = 64  # of JSON
 
 
 class Tokenizer:
@@ -247,11 +247,9 @@ def read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise SprigError(f"{file} is not JSON ({error}): fetch it again.") from None
-    if _deeper_than(_DEPTH, content):
-        raise SprigError(f"{file} is nested more than {_DEPTH} deep: fetch it again.")
+        content = outside.read_json(file)
+    except ValueError as error:
+        raise SprigError(f"{file} {error}: fetch it again.") from None
     if not isinstance(content, dict):
         raise SprigError(f"{file} holds a JSON {type(content).__name__} instead of an object: fetch it again.")
     return content
@@ -262,15 +260,6 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise SprigError(f"{file} is not UTF-8 ({error}): fetch it again.") from None
-
-
-def _deeper_than(depth: int, content: Any) -> bool:
-    """Python writes nested JSON by recursion, which ends in a traceback at a depth that no model's files have."""
-    level = [content]
-    for _ in range(depth):
-        lists = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
-        level = [each for members in lists for each in members if isinstance(each, dict | list)]
-    return bool(level)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
@@ -288,7 +277,7 @@ def _end_of_text(folder: Path, tokenizer: tokenizers.Tokenizer) -> str:
             token = tokenizer.id_to_token(number[0] if isinstance(number, list) else number)
     if not isinstance(token, str) or tokenizer.token_to_id(token) is None:
         raise SprigError(
-            f"{folder} names {token!r} as the token that ends a text, unknown to its tokenizer: set eos_token in "
+            f"{folder} names {token!r:.80} as the token that ends a text, unknown to its tokenizer: set eos_token in "
             "tokenizer_config.json to one of its tokens."
         )
     return token

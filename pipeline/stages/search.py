@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline import outside
 from pipeline.artifacts import Recipe, write_json
 from pipeline.config import LimitConfig, OrderingKind, SearchConfig, material, walk
 from pipeline.config import Strategy as Kind
@@ -86,9 +87,11 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
     assert context.config.search.path is not None  # the schema asks `given` for it
     path = Path(context.config.search.path)
     try:
-        content = context.facts.get(f"sub-network {path}", lambda: json.loads(path.read_text(encoding="utf-8")))
+        content = context.facts.get(f"sub-network {path}", lambda: outside.read_json(path))
         given = SubNetwork.from_dict(content)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
+        raise SprigError(f"search.path={path} {error}: name a subnetwork.json.") from None
+    except OSError as error:
         raise SprigError(f"search.path={path} cannot be read as a sub-network: {error}.") from None
     check(given, context.architecture)
     if given.ordering != (ordering := roots.ordering_fingerprint):

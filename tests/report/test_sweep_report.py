@@ -304,7 +304,7 @@ def test_made_again_it_has_the_same_bytes(folder):
         ("summary", rf"job1/summary.json is of schema 0, this is Sprig's {SCHEMA}: move .* away and give the sweep's"),
         ("record", "sweep.json is of schema 0, this is Sprig's 1: move .* away and give the sweep's command again"),
         ("damaged summary", "has no finished run among its 2 jobs"),
-        ("empty record", r"sweep.json cannot be read \(JSON.*\): move .* away and give the sweep's command again"),
+        ("empty record", r"sweep.json is not JSON \(.*\): move .* away and give the sweep's command again"),
         ("record {}", r"sweep.json cannot be read \(KeyError: 'schema'\): move .* away and give the sweep's command"),
         ("record of half a job", r"sweep.json cannot be read \(KeyError: 'folder'\): move .* away"),
         ("folder", "is not a sweep's folder .*sweep.json is not there.*: name one of outputs/sweeps"),

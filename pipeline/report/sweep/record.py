@@ -1,11 +1,11 @@
 """A sweep's own file, which the launcher keeps, and whether the sweep is running."""
 
-import json
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from filelock import FileLock, Timeout
 
+from pipeline import outside
 from pipeline.errors import SprigError
 from pipeline.layout import COMPLETED
 from pipeline.report.schema import RUNNING
@@ -61,11 +61,13 @@ def read_record(folder: Path) -> SweepRecord:
     if not path.exists():
         raise SprigError(f"sweep={folder} is not a sweep's folder ({path} is not there): name one of outputs/sweeps.")
     try:
-        found: SweepRecord = json.loads(path.read_text(encoding="utf-8"))
+        found: SweepRecord = outside.read_json(path)
         schema = found["schema"]
         if schema == SWEEP_SCHEMA:
             _check(found)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except ValueError as error:
+        raise SprigError(f"{path} {error}: {remade(folder)}") from None
+    except (LookupError, TypeError, AttributeError) as error:
         raise SprigError(f"{path} cannot be read ({type(error).__name__}: {error}): {remade(folder)}") from None
     if schema != SWEEP_SCHEMA:
         raise SprigError(f"{path} is of schema {schema}, this is Sprig's {SWEEP_SCHEMA}: {remade(folder)}")
