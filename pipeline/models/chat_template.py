@@ -1,10 +1,14 @@
 """A tokenizer's chat template, as transformers renders it: Jinja in a sandbox, for it is somebody else's program."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NoReturn, TypedDict
 
 from jinja2 import TemplateError
+from jinja2.ext import Extension
+from jinja2.nodes import CallBlock, Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.errors import SprigError
@@ -12,6 +16,21 @@ from pipeline.models.special_tokens import NAMES
 from pipeline.models.tokenizer import Tokenizer
 
 _DEFAULT = "default"  # the one of several that is meant for a chat
+
+
+class _Generation(Extension):
+    """{% generation %} ... {% endgeneration %}, with which templates mark what the assistant wrote: it is rendered
+    like other text, with variables of its own."""
+
+    tags = {"generation"}  # noqa: RUF012  # as Jinja declares it
+
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_written"), [], [], body).set_lineno(line)
+
+    def _written(self, caller: Callable[[], str]) -> str:
+        return caller()
 
 
 class Message(TypedDict):
@@ -30,14 +49,14 @@ class ChatTemplate:
 
     def __init__(self, source: str, special: dict[str, Any]):
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
         )
         environment.filters["tojson"] = _to_json
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
         self._special = {name: special[name] for name in NAMES if name in special}
         try:
             self._template = environment.from_string(source)
-        except TemplateError as error:
+        except Exception as error:  # of Jinja, or of the Python that templates become
             raise SprigError(f"The tokenizer's chat template is not a template ({error}).") from None
 
     def render(self, messages: list[Message]) -> str:
@@ -47,7 +66,8 @@ class ChatTemplate:
             SprigError: the template refuses these messages, or does what the sandbox does not let it do.
         """
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **self._special)
+            given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+            return self._template.render(self._special | given)
         except Exception as error:  # a template can raise anything, as a program can
             raise SprigError(f"The tokenizer's chat template cannot be used ({error}).") from None
 
@@ -65,9 +85,15 @@ def of(tokenizer: Tokenizer) -> ChatTemplate | None:
     return None if found is None else ChatTemplate(found, special)
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """Without Jinja's escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(message: str) -> NoReturn:

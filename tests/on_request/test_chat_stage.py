@@ -19,7 +19,7 @@ from pipeline.on_request import chat
 from pipeline.on_request.chat import Conversation
 from pipeline.on_request.printable import printable
 
-ASKED = [{"role": "user", "content": "Hi <b>"}]
+ASKED = [{"role": "user", "content": "Hi <b> é"}]
 TALK = [*ASKED, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "More"}]
 CHATML = """{% for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
@@ -29,6 +29,16 @@ TEMPLATES = [
     CHATML,
     "{{ eos_token }}{{ messages | tojson }} {{ strftime_now('%Y') }}",
     "{% for each in messages %}{% if loop.index > 2 %}{% break %}{% endif %}[{{ each.content | trim }}]{% endfor %}",
+    """{% for each in messages %}
+    {% if each.role == 'assistant' %}
+        {%- generation %}{% set text = each.content %}{{ text }}{{ eos_token }}{% endgeneration %}
+    {%- else %}{{ each.content }}
+    {% endif %}
+{% endfor %}{{ text is defined }}""",
+    "{{ messages | tojson(indent=2) }} {{ messages | tojson(sort_keys=true, separators=(',', ':')) }}",
+    "{{ messages | tojson(ensure_ascii=true) }}",
+    "{{ messages | tojson(true, 1, none, true) }}",
+    "{% if tools is not none %}tools{% endif %}{% if documents is none %}no documents{% endif %}",
 ]
 
 
@@ -72,9 +82,19 @@ def test_a_template_can_do_nothing_but_write_text(template):
         ChatTemplate(template, {}).render(ASKED)
 
 
-def test_what_is_not_a_template_is_one_sentence():
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for %}",
+        "{% generation %}",
+        "{% for each in messages %}{% generation %}{% break %}{% endgeneration %}{% endfor %}",
+        "{{ " + "(" * 10_000 + " }}",
+    ],
+    ids=lambda template: template[:20],
+)
+def test_what_is_not_a_template_is_one_sentence(template):
     with pytest.raises(SprigError, match="is not a template"):
-        ChatTemplate("{% for %}", {})
+        ChatTemplate(template, {})
 
 
 @torch.no_grad()
