@@ -19,6 +19,7 @@ from pipeline.composition import CONF, anywhere, compose, composed, parsed, sess
 from pipeline.config import keys, register
 from pipeline.errors import SprigError
 from pipeline.overrides import TOKENS, key_of
+from pipeline.printable import one_line
 from pipeline.ranks import check_environment, rank, world_size
 
 OUT_OF_REACH = {
@@ -120,7 +121,7 @@ def _show(command: Command) -> None:
         raise SprigError(f"--package {command.package}: the configuration has no such part, or it is null.")
     if command.resolve and isinstance(shown, DictConfig):
         OmegaConf.resolve(shown)
-    print(OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else shown)
+    print(OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else one_line(str(shown)))
 
 
 def _guarded(work: Callable[[], object], arguments: list[str]) -> None:
@@ -176,7 +177,7 @@ def _out_of_reach(error: OSError) -> str:
 def _fail(sentence: str, error: Exception, debug: bool) -> None:
     if debug:
         raise error
-    sys.exit(f"sprig: {sentence}" if _speaks() else 1)
+    sys.exit(f"sprig: {one_line(sentence)}" if _speaks() else 1)
 
 
 def _speaks() -> bool:
@@ -188,9 +189,15 @@ def _speaks() -> bool:
     return rank() == 0
 
 
+def _in_one_line(record: logging.LogRecord) -> bool:
+    record.msg, record.args = one_line(record.getMessage()), None
+    return True
+
+
 def _start_logging() -> None:
     logger = logging.getLogger("sprig")
     logger.setLevel(logging.INFO)
+    logger.addFilter(_in_one_line)
     if not logger.handlers:
         level = logging.INFO if rank() == 0 else logging.ERROR
         logger.addHandler(RichHandler(level, show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S"))

@@ -1,8 +1,14 @@
 """The one exception that users are meant to see."""
 
+from pipeline.printable import one_line
+
 
 class SprigError(Exception):
     """An expected failure: one clear sentence that names the values and the cure. Shown without a traceback."""
+
+    def __str__(self) -> str:
+        """In one line, whatever characters the names in files have."""
+        return one_line(super().__str__())
 
 
 class NotFinite(SprigError):

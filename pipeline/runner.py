@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, copy_atomically, write_atomically
@@ -18,10 +17,10 @@ from pipeline.config import Config, unread
 from pipeline.layout import COMPLETED, near
 from pipeline.models.precision import repeatable
 from pipeline.on_request import chat, export, sample, score
-from pipeline.on_request.printable import printable
 from pipeline.plan import after, checks, outlook
 from pipeline.plan.outlook import Outlook
 from pipeline.plan.table import table
+from pipeline.printable import printable
 from pipeline.progress import Progress, counted
 from pipeline.ranks import rank, world_size
 from pipeline.report import ending, material
@@ -32,6 +31,7 @@ from pipeline.run_folder import RunFolder
 from pipeline.stages import cache, distill, downstream, graph, rerank, search, study
 from pipeline.stages.context import Context, Step, Steps
 from pipeline.stages.roots import roots
+from pipeline.terminal import show
 from pipeline.training.metrics import METRICS
 
 ON_REQUEST = (export, sample, score, chat)  # in the order in which they run
@@ -71,7 +71,7 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
         log.warning(sentence)
     if config.plan:
         if rank() == 0:
-            _show("What this run would do", ["", ""], table(context))
+            show(["", ""], table(context), "What this run would do")
             _show_commands(after.commands(config, overrides or []))
         return None
     steps = graph.build(context)
@@ -194,7 +194,7 @@ def _close(context: Context, steps: Steps, last: Step, opened: RunFolder) -> Mat
     if opened.writable:
         context.store.claim(opened.path, shown.done)  # by other commands too: the page leads there
         _write_report(context, last, shown, opened.path)
-    _show(opened.path.parent.name, *tables.in_terminal(shown.summary))
+    show(*tables.in_terminal(shown.summary), opened.path.parent.name)
     log.info("%s", sentences.result(shown.summary))
     if opened.writable:
         log.info("The report is %s and %s", near(opened.path) / material.PAGE, html.PAGE)
@@ -216,7 +216,7 @@ def _write_report(context: Context, last: Step, shown: Material, folder: Path) -
 def _show_ending(folder: Path, shown: Material, config: Config) -> None:
     exported = Path(config.export.to or "") if export.STAGE in config.stages else None
     if shown.evaluation is not None and not random_weights(shown.summary):
-        _print(*map(printable, ending.continuations(shown.evaluation)))
+        _print(*ending.continuations(shown.evaluation))
     _print(*(f"{name}: {path}" for name, path in ending.places(folder, exported)))
     _show_commands(ending.next_commands(folder, exported))
 
@@ -229,11 +229,4 @@ def _show_commands(rows: list[tuple[str, str]]) -> None:
 
 def _print(*lines: str) -> None:
     for line in lines:
-        Console().print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _show(title: str, header: list[str], rows: list) -> None:
-    table = Table(*header, title=title, show_header=any(header))
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        Console().print(printable(line), markup=False, highlight=False, soft_wrap=True)

@@ -8,7 +8,8 @@ import pipeline
 
 # From the ground up; the parts of one floor do not import one another.
 FLOORS = [
-    {"errors", "hardware", "layout", "outside", "quoting"},
+    {"printable"},
+    {"errors", "hardware", "layout", "outside", "quoting", "terminal"},
     {"ranks", "quick_imports", "recorded"},
     {"config", "peers", "preemption", "progress"},
     {"artifacts", "group_choices", "subnetwork"},

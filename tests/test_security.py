@@ -12,6 +12,8 @@ import exports
 import numpy as np
 import pytest
 import torch
+from runs import write_llama
+from safetensors.torch import load_file, save_file
 
 from pipeline import cli
 from pipeline.data import packing, shards
@@ -19,7 +21,7 @@ from pipeline.errors import SprigError
 from pipeline.models import checkpoint, ordering
 from pipeline.models.huggingface import HuggingFaceFolder
 from pipeline.models.litgpt_folder import LitGPTFolder
-from pipeline.models.tokenizer import write_bytes
+from pipeline.models.tokenizer import Tokenizer, write_bytes
 from pipeline.models.weight_files import read as read_weights
 from pipeline.recorded import recorded
 from pipeline.stages import reconstruct, recover
@@ -185,6 +187,17 @@ def test_an_archive_of_texts_is_not_unpacked(suffix, tmp_path):
     words = ["experiment=smoke", f"outputs={tmp_path / 'outputs'}", "data=text", f"data.path={archive}"]
     assert archive.name in refused([*words, "stages=[prepare]"])
     assert not list(tmp_path.parent.rglob("escaped*"))
+
+
+def test_names_of_weights_and_tokens_steer_no_terminal(tmp_path):
+    write_llama(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {"a\x1b[2J\nb": torch.ones(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "a\\u001b[2J\\nb"}')
+    for read in (lambda: HuggingFaceFolder(tmp_path).weights(torch.float32), lambda: Tokenizer(tmp_path)):
+        with pytest.raises(SprigError, match=r"a\\+x1b\[2J\\+nb") as caught:
+            read()
+        assert str(caught.value).isprintable()
 
 
 def test_an_export_holds_no_links(tmp_path):

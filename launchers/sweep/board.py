@@ -13,7 +13,9 @@ from launchers.sweep.jobs import Job
 from launchers.sweep.logs import last_line
 from launchers.sweep.record import FAILED, MISSING, Record
 from pipeline.layout import COMPLETED, near
+from pipeline.printable import printable
 from pipeline.progress import clock
+from pipeline.terminal import cell
 
 RUNNING, FOUND = "running", "found"
 STYLES = {COMPLETED: "green", FOUND: "green", FAILED: "red", RUNNING: "yellow"}
@@ -69,7 +71,7 @@ class Board:
         return ", ".join(f"{count} {words.get(state, state)}" for state, count in Counter(self.states.values()).items())
 
     def _table(self) -> Table:
-        table = Table("job", "overrides", "status", "time", "last line of its log", title=str(self.record.folder))
+        table = Table("job", "overrides", "status", "time", "last line of its log", title=cell(str(self.record.folder)))
         # What tells jobs apart is whole; the lines of their logs are cut short.
         table.columns[1].min_width = min(
             60, max(len(pair) for name in self.names.values() for pair in [*name.split(), ""])
@@ -82,9 +84,9 @@ class Board:
                 shown = (known["error"] or "").splitlines()[-1]
             table.add_row(
                 job.id,
-                self.names[job.id].replace(" ", "\n"),
+                cell(self.names[job.id].replace(" ", "\n")),
                 Text(state, STYLES.get(state, "dim")),
                 "" if seconds is None else clock(seconds),
-                Text(shown, overflow="ellipsis", no_wrap=True),
+                Text(printable(shown), overflow="ellipsis", no_wrap=True),
             )
         return table

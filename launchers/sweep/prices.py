@@ -8,6 +8,7 @@ from pipeline.artifacts import MANIFEST
 from pipeline.plan import costs
 from pipeline.stages import distill, stable
 from pipeline.stages.context import Step
+from pipeline.terminal import cell
 
 
 def prices(jobs: list[Job]) -> list[tuple[int, int, int]]:
@@ -44,7 +45,7 @@ def show(jobs: list[Job], axes: dict[str, list[str]]) -> None:
     table = Table("job", "overrides", "FLOPs alone", "steps to make", "their FLOPs", title="What this sweep would do")
     priced = prices(jobs)
     for job, (alone, steps, left) in zip(jobs, priced, strict=True):
-        table.add_row(job.id, job.label(axes), f"{alone:.3g}", str(steps), f"{left:.3g}")
+        table.add_row(job.id, cell(job.label(axes)), f"{alone:.3g}", str(steps), f"{left:.3g}")
     alone, steps, left = (sum(column) for column in zip(*priced, strict=True))
     table.add_section()
     table.add_row(f"{len(jobs)} jobs", "what they share once", f"{alone:.3g}", str(steps), f"{left:.3g}")

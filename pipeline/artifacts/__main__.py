@@ -4,14 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from pipeline import terminal
 from pipeline.artifacts import check
 from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, refuse_linked, remove
 from pipeline.artifacts.store import published
 from pipeline.errors import SprigError
+from pipeline.printable import one_line
 from pipeline.progress import Progress
+from pipeline.terminal import say
 
 DAYS = 1.0
 
@@ -40,16 +40,18 @@ def main() -> None:
     except SprigError as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"{error.filename or outputs} cannot be read or changed ({error.strerror}): correct its permissions.")
+        place = one_line(str(error.filename or outputs))
+        sys.exit(f"{place} cannot be read or changed ({error.strerror}): correct its permissions.")
 
 
 def show(found: list[Entry]) -> None:
     """A table of all entries, the largest last."""
-    table = Table("stage", "fingerprint", "size", "needed by")
-    for entry in sorted(found, key=lambda entry: entry.bytes):
-        table.add_row(entry.folder.parent.name, entry.folder.name, _size([entry]), _needed_by(entry))
-    Console().print(table)
-    print(f"{len(found)} in all, {_size(found)}")
+    rows = (
+        (entry.folder.parent.name, entry.folder.name, _size([entry]), _needed_by(entry))
+        for entry in sorted(found, key=lambda entry: entry.bytes)
+    )
+    terminal.show(("stage", "fingerprint", "size", "needed by"), rows)
+    say(f"{len(found)} in all, {_size(found)}")
 
 
 def verify(folders: list[Path]) -> int:
@@ -62,7 +64,7 @@ def verify(folders: list[Path]) -> int:
             except SprigError as error:
                 damaged.append(str(error))
             progress.advance()
-    print("\n".join([*damaged, f"{len(folders)} artifacts, {len(damaged)} of them damaged."]))
+    say(*damaged, f"{len(folders)} artifacts, {len(damaged)} of them damaged.")
     return min(len(damaged), 1)
 
 
@@ -91,7 +93,7 @@ def clean(outputs: Path, yes: bool, days: float) -> None:
         freed = in_words(sum(sizes[folder] for folder in removed))
         print(f"Removed {len(removed)} of {len(useless)} ({freed}).")
         for folder, why in kept.items():
-            print(f"{folder} {why}: kept.")
+            say(f"{folder} {why}: kept.")
 
 
 def _needed_by(entry: Entry) -> str:

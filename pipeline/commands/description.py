@@ -12,6 +12,7 @@ from pipeline.commands import Line
 from pipeline.errors import SprigError
 from pipeline.subnetwork.about import About
 from pipeline.subnetwork.value import ABOUT, SIZES, LayerGenes, SubNetwork
+from pipeline.terminal import say
 
 FILE = "subnetwork.json"
 STUDENT = "distilled_student"
@@ -30,7 +31,7 @@ def run(line: Line) -> None:
     except ValueError as error:
         raise SprigError(f"{file} is not JSON ({error}): name a {FILE}, or the folder of a student.") from None
     for name, value in _rows(SubNetwork.from_dict(content), content.get(ABOUT)):
-        print(f"{name:{NAME_WIDTH}}{value}")
+        say(f"{name:{NAME_WIDTH}}{value}")
 
 
 def _file(name: str, outputs: Path) -> Path:

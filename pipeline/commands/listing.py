@@ -7,6 +7,7 @@ from pipeline.artifacts.runs import OUTPUTS
 from pipeline.commands import Line
 from pipeline.commands.folders import Known, all_runs
 from pipeline.progress import short
+from pipeline.terminal import say
 
 RANDOM = "*"
 
@@ -19,13 +20,13 @@ def run(line: Line) -> None:
     """
     outputs = line.outputs or OUTPUTS
     runs, stored = all_runs(outputs), entries(outputs)
-    print(_row("started", "status", "parameters", "perplexity", "disk", "run"))
+    say(_row("started", "status", "parameters", "perplexity", "disk", "run"))
     for each in runs:
-        print(_row(*_cells(each, stored)))
+        say(_row(*_cells(each, stored)))
     if any(map(_counts_for_nothing, runs)):
-        print(f"{RANDOM} of a teacher with random weights: the numbers mean nothing")
+        say(f"{RANDOM} of a teacher with random weights: the numbers mean nothing")
     shared = sum(entry.bytes for entry in stored if len(entry.needed_by) > 1)
-    print(f"{len(runs)} in all; {in_words(shared)} of {outputs / STORE} are needed by several")
+    say(f"{len(runs)} in all; {in_words(shared)} of {outputs / STORE} are needed by several")
 
 
 def only_of(names: set[str], stored: list[Entry]) -> list[Entry]:

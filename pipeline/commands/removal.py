@@ -16,6 +16,7 @@ from pipeline.commands.listing import only_of
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
 from pipeline.progress import counted
+from pipeline.terminal import say
 
 
 def run(line: Line) -> None:
@@ -35,13 +36,13 @@ def run(line: Line) -> None:
     plans = {outputs: (of_it, _needed_by_these(outputs, of_it)) for outputs, of_it in by_outputs.items()}
     for of_it, wanted in plans.values():
         names = ", ".join(f"{each.name} ({each.status})" for each in of_it)
-        print(f"{names}: {len(wanted)} artifacts that no other run needs, {in_words(_bytes(wanted))}")
+        say(f"{names}: {len(wanted)} artifacts that no other run needs, {in_words(_bytes(wanted))}")
     if not line.yes:
         if not sys.stdin.isatty():
-            print("Nothing was removed: add --yes.")
+            say("Nothing was removed: add --yes.")
             return
         if input("Remove them? [y/N] ").strip().lower() != "y":
-            print("Nothing was removed.")
+            say("Nothing was removed.")
             return
     with ExitStack() as stack:
         for each in runs:
@@ -87,9 +88,9 @@ def _remove(outputs: Path, runs: list[Known], wanted: list[Entry]) -> None:
         shutil.rmtree(away)
     removed, kept = remove(outputs, sizes, days=0)
     freed = in_words(sum(map(sizes.__getitem__, removed)))
-    print(f"Removed {counted(len(runs), 'run')} and {counted(len(removed), 'artifact')} ({freed}).")
+    say(f"Removed {counted(len(runs), 'run')} and {counted(len(removed), 'artifact')} ({freed}).")
     for folder, why in kept.items():
-        print(f"{folder} {why}: kept.")
+        say(f"{folder} {why}: kept.")
 
 
 def _relink(removed: Path, outputs: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.evaluation.sampling import continue_text
 from pipeline.models import chat_template, checkpoint
 from pipeline.models.chat_template import ChatTemplate, Message
 from pipeline.models.tokenizer import Tokenizer
-from pipeline.on_request.printable import printable
+from pipeline.printable import printable
 from pipeline.stages import distill
 from pipeline.stages.context import Context, Steps
 

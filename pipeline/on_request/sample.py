@@ -7,7 +7,7 @@ from rich.text import Text
 
 from pipeline.evaluation.sampling import continue_text
 from pipeline.models import checkpoint
-from pipeline.on_request.printable import printable
+from pipeline.printable import printable
 from pipeline.stages import distill, extract
 from pipeline.stages.context import Context, Steps
 
@@ -49,5 +49,5 @@ def run(context: Context, steps: Steps) -> dict[str, str]:
         continued[name] = tokenizer.decode(new)
     table = Table(*continued)
     table.add_row(*(Text(printable(each)) for each in continued.values()))  # a model's brackets are not markup
-    Console().print(Text(config.prompt), table)
+    Console().print(Text(printable(config.prompt)), table)
     return continued

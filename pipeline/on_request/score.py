@@ -5,12 +5,10 @@ The scores are the artifacts of stage evaluate, so a whole run finds them made.
 
 import logging
 
-from rich.console import Console
-from rich.table import Table
-
 from pipeline.report import tables
 from pipeline.stages import downstream, extract
 from pipeline.stages.context import Context, Steps
+from pipeline.terminal import show
 
 STAGE = "score"
 log = logging.getLogger("sprig")
@@ -39,9 +37,5 @@ def run(context: Context, steps: Steps) -> dict[str, dict[str, dict[str, float]]
             done[step.role] = context.store.obtain(step.recipe, step.make)
             log.info("%s: %s", step.role, done[step.role])
     scores = downstream.results(done)
-    header, body = tables.downstream(scores)
-    table = Table(*header)
-    for row in body:
-        table.add_row(*row)
-    Console().print(table)
+    show(*tables.downstream(scores))
     return scores

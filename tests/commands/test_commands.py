@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import logging
 import os
 import shutil
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline import cli
 from pipeline.artifacts import RUNNING, Recipe, Store, locked, marked
+from pipeline.artifacts import __main__ as store
 
 ROOT = Path(__file__).parents[2]
 RUNS = {"first/aaaa": ["teacher", "cut a"], "first/bbbb": ["teacher", "cut b"], "second/cccc": ["cut b"]}
@@ -217,6 +219,30 @@ def test_runs_with_torn_configurations_are_not_compared(outputs):
 def test_a_folder_may_hold_an_equals_sign(outputs):
     renamed = outputs.rename(outputs.with_name("size=small"))
     assert "cccc not finished" in refused("compare", str(renamed / "first/bbbb"), str(renamed / "second/cccc"))
+
+
+HOSTILE = "a\x1b[2J[b]:smile:\u202e"
+
+
+def test_names_in_files_steer_no_terminal(outputs, monkeypatch, capsys, caplog):
+    run = (outputs / "first/aaaa").rename(outputs / f"first/{HOSTILE}\nb")
+    cli.main(["runs", f"outputs={outputs}"])
+    cli.main(["rm", str(run)])
+    (outputs / "subnetwork.json").write_text(json.dumps(CUT | {"about": ABOUT | {"teacher": f"{HOSTILE}\nb"}}))
+    cli.main(["describe", str(outputs)])
+    monkeypatch.setattr("sys.argv", ["artifacts", "list", "--outputs", str(outputs)])
+    store.main()
+    printed = capsys.readouterr().out
+    assert printed.count(r"a\x1b[2J[b]:smile:\u202e\nb") == 3 and "a\ufffd[2J[b]:smile:" in printed
+    assert "running" in (sentence := with_lock(run, "rm", str(run))) and r"a\x1b[2J[b]:smile:\u202e\nb" in sentence
+    logging.getLogger("sprig").warning("%s is gone.", run)
+    assert rf"{outputs}/first/a\x1b[2J[b]:smile:\u202e\nb is gone." in caplog.messages
+    assert not {"\x1b", "\u202e"} & {*printed, *sentence, *caplog.text}
+
+
+def with_lock(run: Path, *arguments: str) -> str:
+    with locked(run / RUNNING):
+        return refused(*arguments)
 
 
 SIZES = {"n_query_groups": 1, "heads_per_group": 2, "head_size": 8, "intermediate_size": 32, "index_seed": None}

@@ -17,7 +17,7 @@ from pipeline.models.chat_template import ChatTemplate
 from pipeline.models.tokenizer import Tokenizer, write_bytes
 from pipeline.on_request import chat
 from pipeline.on_request.chat import Conversation
-from pipeline.on_request.printable import printable
+from pipeline.printable import printable
 
 ASKED = [{"role": "user", "content": "Hi <b> é"}]
 TALK = [*ASKED, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "More"}]

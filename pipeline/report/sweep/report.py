@@ -23,6 +23,7 @@ from pipeline.report.sweep import html, plots, spreadsheet, tables
 from pipeline.report.sweep.record import MISSING, is_underway
 from pipeline.report.sweep.runs import Run, Sweep, read
 from pipeline.report.tables import Table
+from pipeline.terminal import cell
 
 PAGE, RUNS, CURVES = "sweep.md", "runs.csv", "curves.csv"
 
@@ -55,12 +56,12 @@ def in_terminal(sweep: Sweep, cells: Table) -> Shown:
     width = len(sweep.axes)
     reached = "perplexity" if sweep.is_comparable else "bits per byte"
     others = [place for place, name in enumerate(header) if name in ("seeds", reached, "published")]
-    shown = Shown(title=sweep.name)
-    shown.add_column("\n".join(sweep.axes) or "sweep", no_wrap=True)
+    shown = Shown(title=cell(sweep.name))
+    shown.add_column(cell("\n".join(sweep.axes) or "sweep"), no_wrap=True)
     for place in others:
         shown.add_column(header[place])
     for row in rows:
-        shown.add_row("\n".join(row[:width]) or sweep.name, *(row[place] for place in others))
+        shown.add_row(*map(cell, ("\n".join(row[:width]) or sweep.name, *(row[place] for place in others))))
     return shown
 
 

@@ -1,0 +1,27 @@
+"""Prints lines and tables. Their names and values may come from files, so no character of theirs steers the terminal,
+and no bracket is markup."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.printable import one_line, printable
+
+
+def say(*lines: str) -> None:
+    for line in lines:
+        print(one_line(line))
+
+
+def cell(text: str) -> Text:
+    """Of a table; it may have several lines."""
+    return Text(printable(text))
+
+
+def show(header: Sequence[str], rows: Iterable[Iterable[str]], title: str | None = None) -> None:
+    table = Table(*header, title=None if title is None else cell(title), show_header=any(header))
+    for row in rows:
+        table.add_row(*map(cell, row))
+    Console().print(table)
