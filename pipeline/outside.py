@@ -1,8 +1,10 @@
 """Reads JSON and YAML that somebody else may have written: what would take all memory or time is refused first."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import yaml
 
@@ -64,3 +66,33 @@ def _shallow(content: Any) -> Any:
     if level:
         raise ValueError(f"is nested more than {DEPTH} deep")
     return content
+
+
+def misfit(value: Any, kind: Any, place: str = "it") -> str | None:
+    """Where a JSON value is not of its kind, such as "it.student.tokens"; None if it is. Kinds are the annotations of
+    TypedDicts, whose unknown keys are left alone."""
+    inside = get_args(kind)
+    match get_origin(kind):
+        case origin if origin in (Union, UnionType):
+            return None if any(misfit(value, each) is None for each in inside) else place
+        case origin if origin in (dict, list):
+            if type(value) is not origin:
+                return place
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            return _first(misfit(each, inside[-1], f"{place}.{key}") for key, each in items)
+    if is_typeddict(kind):
+        if not isinstance(value, dict):
+            return place
+        if missing := sorted(kind.__required_keys__ - value.keys()):
+            return f"{place}.{missing[0]}"
+        kinds = get_type_hints(kind)
+        return _first(misfit(value[key], each, f"{place}.{key}") for key, each in kinds.items() if key in value)
+    if kind in (int, float):
+        fits = type(value) in (int, float) and abs(value) < 1e300
+    else:
+        fits = kind is Any or type(value) is (type(None) if kind is None else kind)
+    return None if fits else place
+
+
+def _first(places: Iterable[str | None]) -> str | None:
+    return next((place for place in places if place is not None), None)

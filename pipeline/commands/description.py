@@ -1,11 +1,10 @@
 """`sprig describe RUN`: what a student, or a subnetwork.json, keeps of its teacher."""
 
-import json
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+from pipeline import outside
 from pipeline.artifacts import LINKS
 from pipeline.artifacts.runs import OUTPUTS, run_folder
 from pipeline.commands import Line
@@ -17,6 +16,7 @@ from pipeline.terminal import say
 FILE = "subnetwork.json"
 STUDENT = "distilled_student"
 NAME_WIDTH = 16
+_CURE = f"name another {FILE}, or the folder of a student"
 
 
 def run(line: Line) -> None:
@@ -27,10 +27,17 @@ def run(line: Line) -> None:
     """
     file = _file(line.names[0], line.outputs or OUTPUTS)
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content = outside.read_json(file)
     except ValueError as error:
-        raise SprigError(f"{file} is not JSON ({error}): name a {FILE}, or the folder of a student.") from None
-    for name, value in _rows(SubNetwork.from_dict(content), content.get(ABOUT)):
+        raise SprigError(f"{file} {error}: {_CURE}.") from None
+    try:
+        sub = SubNetwork.from_dict(content)
+    except SprigError as error:
+        raise SprigError(f"{file}: {error}") from None
+    noted = content.get(ABOUT)
+    if noted is not None and (wrong := outside.misfit(noted, About, ABOUT)):
+        raise SprigError(f"{file} has no {wrong} as Sprig writes it: {_CURE}.")
+    for name, value in _rows(sub, noted):
         say(f"{name:{NAME_WIDTH}}{value}")
 
 
@@ -47,7 +54,7 @@ def _file(name: str, outputs: Path) -> Path:
 def _rows(sub: SubNetwork, noted: About | None) -> Iterator[tuple[str, str]]:
     whole = noted["teacher_sizes"] if noted else {}
     if noted:
-        share = noted["parameters"] / noted["teacher_parameters"]
+        share = noted["parameters"] / max(1, noted["teacher_parameters"])
         yield "teacher", f"{noted['teacher']}, {noted['teacher_parameters']:,} parameters"
         yield "parameters", f"{noted['parameters']:,}, {share:.0%} of the teacher's"
         if (tokens := noted.get("vocabulary")) is not None:

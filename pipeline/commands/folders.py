@@ -10,6 +10,7 @@ from pipeline.artifacts.runs import OUTPUTS, run_folder, summary
 from pipeline.commands import Line
 from pipeline.errors import SprigError
 from pipeline.layout import COMPLETED
+from pipeline.outside import misfit
 
 FINISHED, UNDERWAY, STOPPED = "finished", "running", "stopped"
 
@@ -38,13 +39,25 @@ class Known:
 
     @property
     def status(self) -> str:
-        if self.summary.get("status") == COMPLETED:
+        if self.reported("status") == COMPLETED:
             return FINISHED
         return UNDERWAY if self.held else STOPPED
 
     @property
     def random_weights(self) -> bool:
-        return bool(self.summary.get("teacher", {}).get("random_weights"))
+        return self.reported("teacher", "random_weights") is True
+
+    def reported(self, *keys: str) -> Any:
+        """A value of the summary; None where it has none."""
+        found: Any = self.summary
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
+
+    def number(self, *keys: str) -> float | None:
+        """As `reported`; None where the value is no number."""
+        found = self.reported(*keys)
+        return found if misfit(found, float) is None else None
 
 
 def all_runs(outputs: Path) -> list[Known]:

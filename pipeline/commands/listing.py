@@ -35,13 +35,12 @@ def only_of(names: set[str], stored: list[Entry]) -> list[Entry]:
 
 
 def _cells(run: Known, stored: list[Entry]) -> list[str]:
-    student = run.summary.get("student", {})
-    parameters, perplexity = student.get("parameters"), student.get("final_perplexity")
+    parameters, perplexity = run.number("student", "parameters"), run.number("student", "final_perplexity")
     mark = RANDOM if _counts_for_nothing(run) else ""
     return [
         f"{datetime.fromtimestamp(run.started):%Y-%m-%d %H:%M}",
         run.status,
-        "" if parameters is None else short(parameters),
+        "" if parameters is None else short(round(parameters)),
         "" if perplexity is None else f"{perplexity:,.2f}{mark}",
         in_words(sum(entry.bytes for entry in only_of({run.name}, stored))),
         run.name,
@@ -49,7 +48,7 @@ def _cells(run: Known, stored: list[Entry]) -> list[str]:
 
 
 def _counts_for_nothing(run: Known) -> bool:
-    return run.random_weights and run.summary.get("student", {}).get("final_perplexity") is not None
+    return run.random_weights and run.number("student", "final_perplexity") is not None
 
 
 def _row(*cells: str) -> str:

@@ -96,8 +96,8 @@ class SubNetwork:
 
     @classmethod
     def from_dict(cls, plain: dict) -> "SubNetwork":
-        """Without what the file says about it. Raises SprigError where keys are missing or unknown, or a value is of
-        the wrong type."""
+        """Without what the file says about it. Raises SprigError where keys are missing or unknown, a value is of the
+        wrong type, or layers and genes do not fit together."""
         try:
             plain = {key: value for key, value in plain.items() if key != ABOUT}
             genes = tuple(LayerGenes(**gene) for gene in plain["genes"])
@@ -106,7 +106,7 @@ class SubNetwork:
             raise SprigError(
                 f"This is not a sub-network's JSON ({error}): give one as `subnetwork.json` of a student has it."
             ) from None
-        _check_types(sub)
+        _check_parts(sub)
         return sub
 
 
@@ -138,7 +138,8 @@ def head_size_unit(architecture: Architecture) -> int:
     return next((step for step in steps if all(map(keeps_pairs, range(step, whole, step)))), whole)
 
 
-def _check_types(sub: SubNetwork) -> None:
+def _check_parts(sub: SubNetwork) -> None:
+    """What no teacher has to be known for."""
     numbers = {f"layers[{place}]": layer for place, layer in enumerate(sub.layers)} | {"n_embd": sub.n_embd}
     seeds = {"index_seed": sub.index_seed}
     for place, gene in enumerate(sub.genes):
@@ -152,6 +153,10 @@ def _check_types(sub: SubNetwork) -> None:
     for name in ("head_pairs", "attention_scale", "ordering"):
         if not isinstance(getattr(sub, name), str):
             raise SprigError(f"Sub-network's {name}={getattr(sub, name)!r} is not a string: give one.")
+    if len(sub.layers) != len(sub.genes) or not sub.layers:
+        raise SprigError(f"Sub-network names {len(sub.layers)} layers but has genes for {len(sub.genes)}.")
+    if list(sub.layers) != sorted(set(sub.layers)):
+        raise SprigError(f"Sub-network's layers {list(sub.layers)} must ascend without repetition.")
 
 
 def check(sub: SubNetwork, architecture: Architecture) -> None:
@@ -160,16 +165,12 @@ def check(sub: SubNetwork, architecture: Architecture) -> None:
     Raises:
         SprigError: names the gene, its value and the teacher's.
     """
-    _check_types(sub)
+    _check_parts(sub)
 
     def within(name: str, value: int, most: int) -> None:
         if not 1 <= value <= most:
             raise SprigError(f"Sub-network's {name}={value} is outside 1..{most} of teacher {architecture.name}.")
 
-    if len(sub.layers) != len(sub.genes) or not sub.layers:
-        raise SprigError(f"Sub-network names {len(sub.layers)} layers but has genes for {len(sub.genes)}.")
-    if list(sub.layers) != sorted(set(sub.layers)):
-        raise SprigError(f"Sub-network's layers {list(sub.layers)} must ascend without repetition.")
     if sub.layers[0] < 0 or sub.layers[-1] >= architecture.n_layer:
         raise SprigError(
             f"Sub-network's layers {list(sub.layers)} reach outside 0..{architecture.n_layer - 1} of "

@@ -204,6 +204,29 @@ def test_bad_input_gets_one_sentence(arguments, said, tmp_path, monkeypatch):
     assert said in refused(*arguments)
 
 
+@pytest.mark.parametrize(
+    "summary",
+    [
+        {"status": ["completed"]},
+        {"status": "completed", "student": [1], "teacher": "big"},
+        {"status": "completed", "student": {"parameters": "many", "final_perplexity": {}}, "teacher": {}},
+        {"status": "completed", "student": {"parameters": 10**400, "final_perplexity": float("nan")}},
+        {"status": "completed", "schema": 2, "student": {"parameters": 1.5}},
+    ],
+    ids=str,
+)
+def test_values_of_a_summary_that_sprig_does_not_write_are_left_out(summary, outputs, capsys):
+    for name in ("first/bbbb", "second/cccc"):
+        (outputs / name / "summary.json").write_text(json.dumps(summary))
+    cli.main(["runs", f"outputs={outputs}"])
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.endswith("bbbb"))
+    assert len(line.split()) == (7 if summary.get("schema") else 6)
+    for name in ("first/bbbb", "second/cccc"):
+        (outputs / name / ".hydra/config.yaml").write_text(json.dumps({"preset": "a", "seed": 0}))
+    sentence = refused("compare", "first/bbbb", "second/cccc", f"outputs={outputs}")
+    assert any(said in sentence for said in ("not finished", "of schema None", "as Sprig writes it"))
+
+
 def test_only_finished_runs_are_compared(outputs):
     assert "second/cccc not finished" in refused("compare", "first/bbbb", "second/cccc", f"outputs={outputs}")
     assert "alone cannot be compared" in refused("compare", "first/bbbb", "first/latest", f"outputs={outputs}")
@@ -275,7 +298,24 @@ def test_a_subnetwork_is_explained(tmp_path, capsys):
     [
         (None, "is not a run: give its folder, or its name as `sprig runs` shows it"),
         ("{", "is not JSON"),
-        ("[]", "is not a sub-network's"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "subnetwork.json: This is not a sub-network's"),
+        (json.dumps(CUT | {"layers": [0]}), "names 1 layers but has genes for 3"),
+        (json.dumps(CUT | {"layers": [3, 1, 0]}), "must ascend without repetition"),
+        *(
+            (json.dumps(CUT | {"about": about}), "subnetwork.json has no about")
+            for about in (
+                [1],
+                {},
+                ABOUT | {"teacher": ["big"]},
+                ABOUT | {"parameters": "many"},
+                ABOUT | {"parameters": 10**400},
+                ABOUT | {"teacher_parameters": float("nan")},
+                ABOUT | {"fitness": {"measure": "perplexity", "value": "4"}},
+                ABOUT | {"teacher_sizes": {"n_layer": None}},
+                ABOUT | {"vocabulary": [1, 2]},
+            )
+        ),
     ],
 )
 def test_what_is_not_a_subnetwork_gets_one_sentence(tmp_path, content, said):

@@ -10,6 +10,8 @@ from pipeline.report.schema import SCHEMA
 
 SIZES = {"n_query_groups": 2, "heads_per_group": 2, "head_size": 4, "intermediate_size": 32}
 KEPT = {"n_query_groups": 1, "heads_per_group": 2, "head_size": 4, "intermediate_size": 16}
+SEARCH = {"strategy": "evolution", "tokens": 20, "seconds": 1.0, "fitness": "perplexity"}
+SEARCH |= {"best_fitness": 20.0, "random_best_fitness": 21.0}
 TOKENS = 100
 CURVES = {
     "random_weights": (4.0, 2.0),
@@ -31,6 +33,7 @@ def model(init: str, tokens: int = TOKENS) -> dict:
         "tokens": tokens,
         "lr": 1e-3,
         "flops": {"student": 2 * tokens, "teacher": tokens},
+        "artifact": None,
     }
 
 
@@ -62,13 +65,17 @@ def make_run(
         "preset": preset,
         "seed": seed,
         "precision": "fp32",
-        "teacher": {"name": teacher, "perplexity": 2.0},
-        "data": {"name": "hand", "block_size": 10},
+        "teacher": {"name": teacher, "parameters": 4000, "perplexity": 2.0, "flops_per_token": 1},
+        "data": {"name": "hand", "block_size": 10, "validation_blocks": 1},
+        "bin": {"center": 1000, "low": 900, "high": 1100, "count": "total"},
+        "space": "coarse",
+        "ordering": "none",
         "student": student | {"init": "random_weights" if init == "random_weights" else "searched"},
         "control": model("random_weights", tokens) if control else None,
-        "search": {"evaluated": evaluated},
+        "search": SEARCH | {"evaluated": evaluated},
         "flops": {"order": 10, "search": 40 * evaluated, "random_search": 7},
         "saving": None,
+        "efficiency": None,
         "downstream": {},
         "anatomy": {"n_layer": [2, 1], "n_embd": [16, 8], "teacher": SIZES, "student": [{"layer": 1} | KEPT]},
     }

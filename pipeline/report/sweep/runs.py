@@ -18,6 +18,7 @@ from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.evaluation.savings import Curve, Saving, nll_at
 from pipeline.layout import COMPLETED, SUMMARY
+from pipeline.outside import misfit
 from pipeline.report.schema import (
     SCHEMA,
     ModelSummary,
@@ -289,4 +290,8 @@ def _run(folder: Path, job: JobRecord) -> Run | None:
         return None
     if (schema := found.get("schema")) != SCHEMA:
         raise SprigError(f"{path} is of schema {schema}, this is Sprig's {SCHEMA}: {remade(folder)}")
+    if wrong := misfit(found, Summary, "summary"):
+        raise SprigError(
+            f"{path} has no {wrong} as Sprig writes it: `sprig run={path.parent} stages=[report]` writes it again."
+        )
     return Run(job["id"], job["overrides"], path.parent, found) if found["status"] == COMPLETED else None
