@@ -40,6 +40,7 @@ from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, extraction, ordering, reconstruction
 from pipeline.models.export import folder as export_folder
+from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.precision import resolve_precision
 from pipeline.models.recovery.recover import Report, Settings
@@ -264,6 +265,7 @@ def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form:
     api_inputs.check_fp32(student)
     api_inputs.check_teacher(teacher)
     blocks, to = api_inputs.tokens(student, blocks), Path(absolute(str(Path(to))))
+    export_folder.refuse_other(student, architecture_of(teacher.model.config, is_tied(teacher.model)))
     chosen = typed(ExportConfig, "export", {"to": str(to), "form": form}).form
     card = f"# {to.name}\n\nCut out of {teacher.model.config.name} with Sprig.\n"
     return export_folder.export(

@@ -4,11 +4,13 @@ import copy
 import json
 import math
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from litgpt import GPT
 from transformers import AutoModelForCausalLM
 
 import pipeline
@@ -123,6 +125,24 @@ def test_wrong_arguments_give_one_sentence(teacher, blocks, call, said):
     with pytest.raises(pipeline.SprigError, match=said) as error:
         call(teacher, blocks)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"norm_class_name": "LayerNorm", "mlp_class_name": "GptNeoxMLP", "bias": True}, "family is llama, but .* gpt"),
+        ({"vocab_size": 250}, "vocab_size is 257, but that of teacher tiny-random is 250"),
+        ({"name": "another"}, "name is tiny-random, but that of teacher another is another"),
+    ],
+)
+def test_a_student_is_exported_with_its_own_teacher_alone(teacher, blocks, other, said, tmp_path):
+    space = pipeline.SearchSpace(teacher.model, 70_000, 90_000)
+    student = pipeline.extract(teacher.model, pipeline.find(teacher.model, space, blocks, strategy="uniform"))
+    another = replace(teacher, model=GPT(replace(teacher.model.config, **other)))
+    with pytest.raises(pipeline.SprigError, match=said):
+        pipeline.export(student, another, tmp_path / "model", blocks % 250)
+    assert not (tmp_path / "model").exists()
+    pipeline.export(student, teacher, tmp_path / "model", blocks)
 
 
 def find(teacher, blocks, **settings):

@@ -48,12 +48,15 @@ def run(context: Context, steps: Steps) -> None:
     """Writes, checks and publishes the export of the run's student; see pipeline.models.export.folder.
 
     Raises:
-        SprigError: the run has no finished student, or as folder.export.
+        SprigError: the run has no finished student, or teacher.litgpt names another family than the student's; or as
+            folder.export.
     """
     from pipeline.on_request.card import card  # with matplotlib, which other commands do without
 
     config = context.config
     trained = distill.trained(context, steps["distilled_student"])
+    student = checkpoint.load(trained, "cpu")
+    folder.refuse_other(student, context.architecture, ("family",))
     summary = material.summary_of(context, steps)
     blocks = context.evenly(
         steps["tokens"].recipe, "validation", min(BLOCKS, config.evaluate.blocks), "evaluate.blocks"
@@ -61,7 +64,7 @@ def run(context: Context, steps: Steps) -> None:
     sub = SubNetwork.from_dict(json.loads((trained / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))
     to = _target(config)
     published = folder.export(
-        checkpoint.load(trained, "cpu"),
+        student,
         trained,
         to,
         config.export.form,

@@ -147,6 +147,22 @@ def test_a_finished_student_leaves_while_its_control_is_trained(smoke_outputs, t
     assert "This run is not finished: distilled_control at 2,048 of 4,096 tokens; not begun: evaluation." in card
 
 
+def test_a_teacher_of_another_family_than_the_students_is_refused(smoke_outputs, tmp_path):
+    """As teacher.litgpt gives it for a model of the hub, before its files are here."""
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    file = next(outputs.glob("smoke/*/.hydra/facts.json"))
+    known = json.loads(file.read_text())
+    for name, fact in known["facts"].items():
+        if name.startswith("architecture"):
+            fact |= {"family": "gpt_neox", "name": "pythia"}
+    file.write_text(json.dumps(known))
+    said = "The student's family is llama, but that of teacher pythia is gpt_neox: export it with"
+    with pytest.raises(SprigError, match=said):
+        export(outputs / "smoke/latest", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_an_export_needs_a_target():
     with pytest.raises(SprigError, match=r"export\.to is null: name the folder to make, export\.to=FOLDER"):
         pipeline.compose(["experiment=smoke", "stages=[export]"])

@@ -21,8 +21,10 @@ from pipeline.models.export.check import check, check_gguf, require_transformers
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.tokenizer import Tokenizer, read_json, write_json
 from pipeline.models.writing import writing
+from pipeline.subnetwork.architecture import Architecture
 
 OWN = "use export.form=own"
+KEPT = ("family", "name", "vocab_size", "padded_vocab_size", "context")  # of a teacher, by every cut
 _PREFIX, _LOCK, _EXPORT = ".unchecked-", "lock", "sprig_export"
 
 
@@ -56,6 +58,17 @@ def refuse_unwritable(to: Path) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise SprigError(f"export.to={to} cannot be made, as {place} takes no files: {reason}.") from None
+
+
+def refuse_other(student: GPT, teacher: Architecture, kept: tuple[str, ...] = KEPT) -> None:
+    """Raises SprigError where the student cannot be cut out of this teacher, whose tokenizer and name it would get."""
+    own = architecture_of(student.config, is_tied(student))
+    for name in kept:
+        if (ours := getattr(own, name)) != (theirs := getattr(teacher, name)):
+            raise SprigError(
+                f"The student's {name} is {ours}, but that of teacher {teacher.name} is {theirs}: export it with the "
+                "teacher that it was cut out of."
+            )
 
 
 def export(
