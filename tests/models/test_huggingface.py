@@ -3,12 +3,14 @@
 import contextlib
 import json
 
+import exports
 import pytest
 import torch
 from covering import slow
 from litgpt import GPT, Config
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForCausalLM,
     DeepseekV3Config,
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -41,7 +43,10 @@ from transformers import (
 from pipeline.config import Source, TeacherConfig
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, sources
+from pipeline.models.extraction import extract
 from pipeline.models.families import architecture_of, is_tied
+from pipeline.subnetwork.selection import Ordering
+from pipeline.subnetwork.value import LayerGenes, SubNetwork
 
 _SIZES = {
     "vocab_size": 300,
@@ -398,3 +403,24 @@ def test_weights_of_other_shapes_are_one_sentence(tmp_path):
         save_file(weights | {name: strange}, file)
         with pytest.raises(SprigError, match=r"layer 0 .* do not fit config\.json|has shape"):
             sources.convert(teacher(tmp_path / "theirs"), tmp_path / "ours")
+
+
+@pytest.mark.parametrize("called", ["My-OLMo", "TinyGemma"])
+@torch.no_grad()
+def test_a_gpt_neox_keeps_its_norms_whatever_it_is_called(called, tmp_path):
+    """litgpt gives LayerNorms of an "OLMo" no weights, and the norms of a "Gemma" other ones."""
+    theirs = make("neox")
+    theirs.save_pretrained(tmp_path / called)
+    ours = convert(teacher(tmp_path / called, name=called), tmp_path / "ours")
+    assert_same_logits(ours, theirs)
+    architecture = architecture_of(ours.config, is_tied(ours))
+    assert architecture.family == "gpt_neox" and ours.transformer.h[0].norm_1.weight.std() > 0.01
+    cut = SubNetwork((0, 2), 32, (LayerGenes(4, 1, 8, 40),) * 2)
+    student = extract(ours, cut, Ordering.identity(architecture)).eval()
+    form, to = exports.export(student, exports.tokenizer(tmp_path))
+    exported = AutoModelForCausalLM.from_pretrained(to).eval()
+    assert form == "stock" and isinstance(exported, GPTNeoXForCausalLM)
+    tokens = TOKENS % 257
+    torch.testing.assert_close(exported(tokens).logits, student(tokens)[..., :257], atol=1e-4, rtol=0)
+    norms = (exported.gpt_neox.layers[1].input_layernorm.weight, theirs.gpt_neox.layers[2].input_layernorm.weight[:32])
+    torch.testing.assert_close(*norms)
