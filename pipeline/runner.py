@@ -28,6 +28,7 @@ from pipeline.report.material import Material
 from pipeline.report.schema import Summary, random_weights
 from pipeline.report.tracker import Tracker
 from pipeline.run_folder import RunFolder
+from pipeline.search.journal import SUM
 from pipeline.stages import cache, distill, downstream, graph, rerank, search, study
 from pipeline.stages.context import Context, Step, Steps
 from pipeline.stages.roots import roots
@@ -169,8 +170,9 @@ def _metrics(context: Context, step: Step) -> list[dict]:
         return []
     lines = map(json.loads, (artifact / name).read_text(encoding="utf-8").splitlines())
     # The journal's first line names the search; sub-networks and losses are long.
+    left_out = ("subnetwork", "losses", SUM)
     return [
-        {"role": step.role} | {key: value for key, value in line.items() if key not in ("subnetwork", "losses")}
+        {"role": step.role} | {key: value for key, value in line.items() if key not in left_out}
         for line in lines
         if "search" not in line
     ]

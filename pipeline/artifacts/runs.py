@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import outside
+from pipeline.artifacts.files import file_sha256
+from pipeline.artifacts.manifest import MANIFEST, read_manifest
 from pipeline.artifacts.store import LINKS
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST, SUMMARY
 
 SAVED = Path(".hydra/config.yaml")  # of a run's folder
 OUTPUTS = Path("outputs")
+REPORT = "report"  # the role of a run's report
 
 
 def run_folder(name: str, outputs: Path = OUTPUTS, key: str = "") -> Path:
@@ -29,11 +32,15 @@ def run_folder(name: str, outputs: Path = OUTPUTS, key: str = "") -> Path:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """A run's summary.json; empty before the first report, and where the file is damaged, so that the run counts as not
-    finished and its command writes the file again."""
+    """A run's summary.json; empty before the first report, and where the file is damaged or is not that of the run's
+    report in the store, so that the run counts as not finished and its command writes the file again."""
+    report = folder / LINKS / REPORT
     try:
         found = outside.read_json(folder / SUMMARY)
-    except (FileNotFoundError, ValueError):
+        if (report / MANIFEST).exists():
+            published = read_manifest(report)["files"][SUMMARY]["sha256"]
+            found = found if file_sha256(folder / SUMMARY) == published else {}
+    except (FileNotFoundError, ValueError, LookupError, SprigError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import json_lines
+from pipeline.artifacts import digest, json_lines
 from pipeline.errors import SprigError
 from pipeline.subnetwork.value import SubNetwork
+
+SUM = "sum"  # a line's checksum
 
 log = logging.getLogger("sprig")
 
@@ -57,7 +59,7 @@ class Journal:
         return line
 
     def _write(self, line: dict) -> None:
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.write(json.dumps(line | {SUM: digest(line)}, allow_nan=False) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -83,9 +85,19 @@ def _intact(path: Path) -> tuple[list[dict], int]:
     """The lines up to the first that is not one of a journal, the one that names the search included, and their bytes
     in all."""
     lines, ends = json_lines(path)
-    wrong = (number for number, line in enumerate(lines) if number and not _is_evaluation(line))
+    wrong = (
+        number for number, line in enumerate(lines) if not _is_as_written(line) or (number and not _is_evaluation(line))
+    )
     intact = next(wrong, len(lines))
     return lines[:intact], ends[intact - 1] if intact else 0
+
+
+def _is_as_written(line: dict) -> bool:
+    """Takes the checksum out, which lines of earlier versions do not have."""
+    try:
+        return line.pop(SUM, None) in (None, digest(line))
+    except ValueError:  # a NaN, which is never written
+        return False
 
 
 def _is_evaluation(line: dict) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from itertools import count
 
 import numpy as np
@@ -111,7 +112,17 @@ def test_a_line_cut_by_a_kill_is_dropped_and_said(tmp_path, caplog):
     assert (tmp_path / "torn").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["garbage", "not a line of a journal", "a changed byte", "first line", "empty"])
+def changed_digit(line: bytes) -> bytes:
+    """In the last place of a loss."""
+    found = re.search(rb'"losses": \[[^],]*', line)
+    assert found
+    return line.replace(found[0], found[0][:-1] + (b"1" if found[0].endswith(b"7") else b"7"))
+
+
+DAMAGES = ["garbage", "not a line of a journal", "a changed byte", "a changed digit", "NaN", "first line", "empty"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_from_a_damaged_line_on_evaluations_are_repeated(tmp_path, caplog, damage):
     config = configure("random", evaluations=8)
     walk(config, tmp_path / "whole")
@@ -120,6 +131,8 @@ def test_from_a_damaged_line_on_evaluations_are_repeated(tmp_path, caplog, damag
     lines[number] = {
         "not a line of a journal": b'{"key": "a"}\n',
         "a changed byte": lines[number].replace(b'"n_embd": ', b'"n_embd": 9'),
+        "a changed digit": lines[number] if number == 0 else changed_digit(lines[number]),
+        "NaN": re.sub(rb'"fitness": [^,]+', b'"fitness": NaN', lines[number]),
     }.get(damage, b"\0\xff\n")
     (tmp_path / "damaged").write_bytes(b"" if damage == "empty" else b"".join(lines))
     evaluate, repeated = Counted(), {"first line": 8, "empty": 8}.get(damage, 4)
@@ -128,6 +141,16 @@ def test_from_a_damaged_line_on_evaluations_are_repeated(tmp_path, caplog, damag
     assert len(evaluate.calls) == repeated
     assert (f"line {number + 1} was cut short" in caplog.text) == (damage != "empty")
     assert (tmp_path / "damaged").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_journal_of_an_earlier_version_has_no_checksums(tmp_path):
+    config = configure("random", evaluations=8)
+    walk(config, tmp_path / "whole")
+    known = read(tmp_path / "whole")
+    plain, found = re.subn(r', "sum": "\w{16}"', "", (tmp_path / "whole").read_text())
+    (tmp_path / "earlier").write_text(plain)
+    walk(config, tmp_path / "earlier", evaluate := Counted())
+    assert found == 9 and evaluate.calls == [] and read(tmp_path / "earlier") == known
 
 
 def test_a_journal_of_another_search_is_refused(tmp_path):

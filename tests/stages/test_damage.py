@@ -14,6 +14,7 @@ import pipeline
 from pipeline import stages
 from pipeline.artifacts import MANIFEST, Store, check, read_manifest
 from pipeline.artifacts.manifest import recipe_of
+from pipeline.artifacts.runs import summary
 from pipeline.errors import SprigError
 from pipeline.report import material
 
@@ -120,3 +121,15 @@ def test_a_run_does_not_use_a_damaged_artifact(kind, smoke_outputs, tmp_path):
     flip(folder, folder)
     with pytest.raises(SprigError, match=rf"{folder.name}.* has sha256"):
         pipeline.run(smoke(outputs))
+
+
+def test_a_changed_digit_of_a_summary_is_found_and_the_report_writes_it_again(smoke_outputs, tmp_path):
+    outputs = shutil.copytree(smoke_outputs, tmp_path / "outputs", symlinks=True)
+    run = outputs / "smoke/latest"
+    file, known = run / "summary.json", summary(run)
+    written, perplexity = file.read_text(), known["student"]["final_perplexity"]
+    assert known["status"] == "completed" and written.count(str(perplexity)) >= 1
+    file.write_text(written.replace(str(perplexity), str(perplexity + 1)))
+    assert json.loads(file.read_text())["student"]["final_perplexity"] == perplexity + 1 and summary(run) == {}
+    pipeline.run(pipeline.compose([f"run={run}", "stages=[report]"]))
+    assert summary(run) == known and file.read_text() == written
