@@ -18,10 +18,8 @@ from torch import Tensor
 from pipeline import api_inputs
 from pipeline.api_inputs import settings as typed
 from pipeline.artifacts import digest
-from pipeline.composition import compose
 from pipeline.config import (
     BinConfig,
-    Config,
     DataConfig,
     DataSource,
     DeepSpeedConfig,
@@ -29,7 +27,6 @@ from pipeline.config import (
     ExportConfig,
     ExportForm,
     Layers,
-    Precision,
     SearchConfig,
     SpaceConfig,
     TeacherConfig,
@@ -42,7 +39,6 @@ from pipeline.models import checkpoint, extraction, ordering, reconstruction
 from pipeline.models.export import folder as export_folder
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.perplexity import mean_nll
-from pipeline.models.precision import resolve_precision
 from pipeline.models.recovery.recover import Report, Settings
 from pipeline.models.recovery.recover import recover as recover_in_place
 from pipeline.models.tokenizer import Tokenizer
@@ -110,7 +106,7 @@ def load_teacher(teacher: str, outputs: str | Path = "outputs", device: str = "c
     """
     api_inputs.check_device(device)
     own = api_inputs.path_of("teacher", teacher)
-    config = _group("teacher", None if own else teacher, outputs)
+    config = api_inputs.quickstart("teacher", None if own else teacher, outputs)
     given = api_inputs.teacher_at(own) if own else config.teacher
     context = Context(config, log=lambda line: None)
     recipe = prepare.teacher_recipe(context, given)
@@ -125,7 +121,7 @@ def load_text(text: str, teacher: Teacher, block_size: int = 256, outputs: str |
     if teacher.config is None:
         raise SprigError("load_text needs a teacher of load_teacher, whose configuration identifies the tokenizer.")
     own = api_inputs.path_of("data", text)
-    config = _group("data", None if own else text, outputs)
+    config = api_inputs.quickstart("data", None if own else text, outputs)
     given = {"name": own.name, "source": DataSource.text, "path": str(own)} if own else to_plain(config.data)
     config.data = typed(DataConfig, "data", given | {"block_size": block_size})
     config.teacher = teacher.config
@@ -141,7 +137,7 @@ def importance(teacher: GPT, blocks: Tensor) -> Ordering:
     how much they change the hidden state."""
     blocks = api_inputs.tokens(teacher, blocks)
     fingerprint = digest([list(blocks.shape), int(blocks.sum())])
-    return ordering.importance(teacher, blocks, _precision(teacher), BATCH, fingerprint)
+    return ordering.importance(teacher, blocks, api_inputs.precision(teacher), BATCH, fingerprint)
 
 
 class SearchSpace(Space):
@@ -172,9 +168,9 @@ def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **sett
     length = blocks.size(1) - 1
     known, errors, before = space.ordering, None, 0
     if config.reads_errors:
-        errors = reconstruction.measure(teacher, known, blocks, _precision(teacher), config.batch)
+        errors = reconstruction.measure(teacher, known, blocks, api_inputs.precision(teacher), config.batch)
         before = reconstruction.flops(space.architecture, len(blocks), length)
-    evaluator = Evaluator(teacher, known, blocks, _precision(teacher), config.batch, fitness=config.fitness)
+    evaluator = Evaluator(teacher, known, blocks, api_inputs.precision(teacher), config.batch, fitness=config.fitness)
     strategy = make_strategy(config, space, seed, errors)
     best, spent = search_once(config, strategy, evaluator, space.architecture, length, before)
     return Found(best.subnetwork, best.fitness, known, spent.evaluations, space.architecture)
@@ -191,7 +187,7 @@ def recover(teacher: GPT, student: GPT, found: Found, blocks: Tensor) -> Report:
     architecture, blocks = api_inputs.check_found(teacher, found), api_inputs.tokens(teacher, blocks)
     api_inputs.check_extract(student, architecture, found.subnetwork)
     selection = select(found.subnetwork, architecture, found.ordering)
-    settings = Settings(batch=BATCH, precision=_precision(teacher))
+    settings = Settings(batch=BATCH, precision=api_inputs.precision(teacher))
     return recover_in_place(teacher, student, found.subnetwork, selection, blocks, settings)
 
 
@@ -228,7 +224,7 @@ def distill(
             curve.append((line["tokens"], line["validation_nll"]))
         log(line)
 
-    precision, device = _precision(teacher), next(teacher.parameters()).device
+    precision, device = api_inputs.precision(teacher), next(teacher.parameters()).device
     with TemporaryDirectory() as folder:
         train(
             student,
@@ -253,7 +249,9 @@ def distill(
 def perplexity(model: GPT, blocks: Tensor) -> float:
     """exp(mean negative log-likelihood per token) on `blocks`."""
     blocks = api_inputs.tokens(model, blocks)
-    return float(torch.tensor(mean_nll(model.eval(), blocks, BATCH, _precision(model)), dtype=torch.float64).exp())
+    return float(
+        torch.tensor(mean_nll(model.eval(), blocks, BATCH, api_inputs.precision(model)), dtype=torch.float64).exp()
+    )
 
 
 def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form: str = "auto") -> ExportForm:
@@ -271,13 +269,3 @@ def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form:
     return export_folder.export(
         student.cpu(), Path(teacher.folder), to, chosen, blocks[:, :-1], lambda form, config: card
     ).form
-
-
-def _group(group: str, name: str | None, outputs: str | Path) -> Config:
-    """The quickstart's configuration, with this choice of one group, if any."""
-    chosen = [] if name is None else [f"{group}={name}"]
-    return compose(["experiment=quickstart", f"outputs={outputs}", *chosen])
-
-
-def _precision(model: GPT) -> str:
-    return resolve_precision(Precision.auto, next(model.parameters()).device)

@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from pipeline.composition import compose
+from pipeline.config import Config, Precision, keys
 from pipeline.config.checks import LARGEST_SEED, whole
 from pipeline.config.choices import Source
 from pipeline.config.inputs import TeacherConfig
@@ -19,6 +21,7 @@ from pipeline.config.typed import to_typed
 from pipeline.errors import SprigError
 from pipeline.models.checkpoint import WEIGHTS
 from pipeline.models.families import architecture_of, is_tied
+from pipeline.models.precision import resolve_precision
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.selection import Ordering
@@ -51,6 +54,7 @@ def settings(kind: type[Section], section: str, given: Mapping[str, Any]) -> Sec
         raise SprigError(
             f"{prefix}{unused[0]} has no effect on models in memory: leave it out, or set it in a run, pipeline.run."
         )
+    _check_names(prefix, given)
     try:
         composed = OmegaConf.create(_plain(dict(given)))
     except OmegaConfBaseException as error:
@@ -59,6 +63,14 @@ def settings(kind: type[Section], section: str, given: Mapping[str, Any]) -> Sec
             "class or function by its import path."
         ) from None
     return to_typed(kind, composed, prefix)
+
+
+def _check_names(prefix: str, given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if (key := keys.find(f"{prefix}{name}")) is None:
+            raise SprigError(keys.unknown(f"{prefix}{name}"))
+        if key.is_section and isinstance(value, Mapping):
+            _check_names(f"{prefix}{name}.", value)
 
 
 def _plain(value: Any) -> Any:
@@ -239,3 +251,14 @@ def check_extract(student: GPT, architecture: Architecture, sub: SubNetwork) -> 
             f"The student has {own:,} parameters, but the sub-network that was found has {expected:,}: give that of "
             "extract(teacher, found)."
         )
+
+
+def quickstart(group: str, name: str | None, outputs: str | Path) -> Config:
+    """The quickstart's configuration, with this choice of one group, if any."""
+    chosen = [] if name is None else [f"{group}={name}"]
+    return compose(["experiment=quickstart", f"outputs={outputs}", *chosen])
+
+
+def precision(model: GPT) -> str:
+    """That of the model's device."""
+    return resolve_precision(Precision.auto, next(model.parameters()).device)
