@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline import terminal
 from pipeline.artifacts import check
-from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, refuse_unknown_users, remove
+from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, refuse_linked, remove
 from pipeline.artifacts.store import published
 from pipeline.errors import SprigError
 from pipeline.printable import one_line
@@ -70,7 +70,7 @@ def verify(folders: list[Path]) -> int:
 
 def clean(outputs: Path, yes: bool, days: float) -> None:
     """Removes what no run folder needs, after a question; lists what it would remove if nobody can answer."""
-    refuse_unknown_users(outputs)
+    refuse_linked(outputs)
     unneeded = [entry for entry in entries(outputs) if not entry.needed_by]
     useless = [entry for entry in unneeded if entry.useless(days)]
     if young := len(unneeded) - len(useless):

@@ -13,7 +13,7 @@ from filelock import Timeout
 from pipeline.artifacts.locks import locked
 from pipeline.artifacts.manifest import MANIFEST, STAMP, last_used, read_manifest
 from pipeline.artifacts.runs import is_run
-from pipeline.artifacts.store import LINKS, PARTIAL, USERS, claims, folders, users
+from pipeline.artifacts.store import LINKS, PARTIAL, claims, folders
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
 
@@ -31,7 +31,7 @@ class Entry:
     """A folder of the store: an artifact, or what is being made or was left by a kill."""
 
     folder: Path
-    needed_by: tuple[str, ...]  # run folders, relative to outputs where they lie there
+    needed_by: tuple[str, ...]  # run folders, relative to outputs
 
     @property
     def partial(self) -> bool:
@@ -69,7 +69,7 @@ def entries(outputs: Path) -> list[Entry]:
     """
     store = outputs / STORE
     needed: dict[str, set[str]] = {}
-    for run, place in _links(outputs, _others(outputs)):
+    for run, place in _links(outputs):
         _need(store, place, run, needed)
     found = list(folders(store))
     return [Entry(each, tuple(sorted(needed.get(_place(each), ())))) for each in found]
@@ -80,25 +80,22 @@ def _place(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name.removesuffix(PARTIAL)}"
 
 
-def _links(outputs: Path, others: list[Path]) -> Iterator[tuple[str, str]]:
+def _links(outputs: Path) -> Iterator[tuple[str, str]]:
     """Run folder, and stage and fingerprint of each artifact that it links to."""
-    for run in run_folders(outputs, *others):
+    for run in run_folders(outputs):
         for below, names, files in os.walk(run / LINKS, onerror=_fail):
             for link in (Path(below, name) for name in (*names, *files)):
                 if link.is_symlink():
-                    named = run.relative_to(outputs) if run.is_relative_to(outputs) else run
-                    yield str(named), _place(link.readlink())
+                    yield str(run.relative_to(outputs)), _place(link.readlink())
 
 
-def run_folders(*places: Path) -> Iterator[Path]:
-    """Every run folder below these folders of outputs, each once. They themselves are none, whatever lies in them.
+def run_folders(outputs: Path) -> Iterator[Path]:
+    """Every run folder below `outputs`, which itself is none, whatever lies in it.
 
     Raises:
         SprigError: as `entries`.
     """
-    seen = {_identity(each) for outputs in places for each in (outputs, outputs / STORE)}
-    for outputs in places:
-        yield from _below(outputs, seen)
+    yield from _below(outputs, {_identity(outputs), _identity(outputs / STORE)})
 
 
 def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
@@ -148,35 +145,14 @@ def _need(store: Path, place: str, run: str, needed: dict[str, set[str]]) -> Non
                 _need(store, _place(below), run, needed)
 
 
-def refuse_unknown_users(outputs: Path) -> None:
-    """Raises SprigError where other runs than those that are seen may need a store that is linked."""
-    store = outputs / STORE
-    place, known = store.resolve(), users(store)
-    if known is None and not store.is_symlink():
-        return
-    at_store = [place.parent] if any(map(is_run, place.parent.glob("*/*"))) else []
-    for each in (outputs, *at_store):
-        if not any(each.samefile(user) for user in known or () if user.exists()):
-            raise SprigError(
-                f"{store} is a link to {place}, so runs elsewhere may need what it holds: name each folder of outputs "
-                f"that uses it, such as {each.resolve()}, in a line of {place / USERS}, then give the command again."
-            )
-
-
-def _others(outputs: Path) -> list[Path]:
-    """The other folders of outputs that need the same store.
-
-    Raises:
-        SprigError: one is not there, or its store is another one, as on a disk that is not mounted.
-    """
-    store = outputs / STORE
-    for user in (others := [user for user in users(store) or () if not (user.exists() and user.samefile(outputs))]):
-        if not ((user / STORE).exists() and store.samefile(user / STORE)):
-            raise SprigError(
-                f"{store.resolve() / USERS} names {user}, which is not there or does not use this store, so what its "
-                "runs need is not known: mount that disk, or remove that line."
-            )
-    return others
+def refuse_linked(outputs: Path) -> None:
+    """Raises SprigError where the store of `outputs` lies elsewhere: which runs there need it cannot be seen."""
+    if (store := outputs / STORE).is_symlink():
+        place = store.resolve()
+        raise SprigError(
+            f"{store} is a link to {place}, so runs in {place.parent} may need what it holds: link {outputs} from "
+            f"there, so that the runs of both are seen, and clean {place.parent}."
+        )
 
 
 def remove(outputs: Path, wanted: Iterable[Path], days: float) -> tuple[list[Path], dict[Path, str]]:
@@ -186,9 +162,9 @@ def remove(outputs: Path, wanted: Iterable[Path], days: float) -> tuple[list[Pat
         What was removed, and why each of the others was kept.
 
     Raises:
-        SprigError, OSError: as `entries` and `refuse_unknown_users`; nothing was removed.
+        SprigError, OSError: as `entries` and `refuse_linked`; nothing was removed.
     """
-    refuse_unknown_users(outputs)
+    refuse_linked(outputs)
     store, removed, kept = outputs / STORE, [], {}
     wanted = list(wanted)
     with claims(store):

@@ -7,12 +7,8 @@ only after everything else is, so that no kill costs a finished training.
 A run links to every artifact that it will need before it makes or finds it (`Store.claim`). `artifacts clean` takes
 the same lock, looks at the links of all runs, and moves out of the store what none needs. So whatever a run finds
 after its claim stays.
-
-The root may be a link to another disk, where the runs of several folders of outputs may need one store. It then lists
-these folders (`users`), and cleaning looks at the runs of all of them.
 """
 
-import os
 import re
 import shutil
 import time
@@ -20,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from pipeline.artifacts.files import link_atomically, replacing, sweep_temporaries, sync_folder
+from pipeline.artifacts.files import link_atomically, sweep_temporaries, sync_folder
 from pipeline.artifacts.locks import locked
 from pipeline.artifacts.manifest import CHECKPOINTS, MANIFEST, Recipe, check, recipe_of, write_manifest, write_stamp
 from pipeline.config import STAGES
@@ -29,7 +25,6 @@ from pipeline.ranks import rank
 PARTIAL = ".partial"
 LINKS = "artifacts"  # a run's folder of links
 RUNNING = ".running"  # in a run's folder, marked by every process that works on it
-USERS = ".outputs"  # in a store that is linked: the folders of outputs whose runs need it, one a line
 _CLAIMS = "claims"  # the lock of all claims
 _STAGES = {*STAGES, "cache", "stable"}  # that make artifacts
 _NAME = re.compile(rf"[0-9a-f]{{16}}({re.escape(PARTIAL)})?")
@@ -79,7 +74,6 @@ class Store:
         it was made from. Links that a killed process left half made are removed."""
         self.root.mkdir(parents=True, exist_ok=True)
         with claims(self.root):
-            _note_user(self.root)
             for role, folder in artifacts.items():
                 link_atomically(run / LINKS / role, folder)
             for folder in {(run / LINKS / role).parent for role in artifacts}:
@@ -132,23 +126,6 @@ class Store:
 def claims(root: Path) -> AbstractContextManager[Callable[[], None]]:
     """The lock under which runs claim artifacts, and cleaning looks for what nobody claims."""
     return locked(root / _CLAIMS)
-
-
-def users(root: Path) -> list[Path] | None:
-    """The folders of outputs whose runs need a store that is linked; None where nothing says."""
-    file = root / USERS
-    return [Path(line) for line in os.fsdecode(file.read_bytes()).split("\n") if line] if file.exists() else None
-
-
-def _note_user(root: Path) -> None:
-    """Once the list is there it stays complete. It begins where a linked store is empty, so that no other runs, older
-    than the list, can need it; a store that was moved has a list when its user writes one."""
-    known, own = users(root), root.parent.resolve()
-    if known is None and (not root.is_symlink() or any(folders(root))):
-        return
-    if own not in (known or ()):
-        with replacing(root / USERS) as file:
-            file.writelines(os.fsencode(f"{each}\n") for each in [*(known or ()), own])
 
 
 def is_artifact(folder: Path) -> bool:

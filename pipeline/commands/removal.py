@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import Timeout
 
 from pipeline.artifacts import RUNNING, link_atomically, locked
-from pipeline.artifacts.inventory import Entry, entries, in_words, refuse_unknown_users, remove
+from pipeline.artifacts.inventory import Entry, entries, in_words, refuse_linked, remove
 from pipeline.commands import Line
 from pipeline.commands.folders import Known, all_runs, owned
 from pipeline.commands.listing import only_of
@@ -32,7 +32,7 @@ def run(line: Line) -> None:
             raise _running(each)
         by_outputs.setdefault(each.outputs, []).append(each)
     for outputs in by_outputs:
-        refuse_unknown_users(outputs)
+        refuse_linked(outputs)
     plans = {outputs: (of_it, _needed_by_these(outputs, of_it)) for outputs, of_it in by_outputs.items()}
     for of_it, wanted in plans.values():
         names = ", ".join(f"{each.name} ({each.status})" for each in of_it)

@@ -247,82 +247,11 @@ def test_a_linked_store_is_not_cleaned(outputs, tmp_path_factory, monkeypatch):
     other = tmp_path_factory.mktemp("other")
     (other / "artifacts").symlink_to(outputs / "artifacts")
     said = actions(monkeypatch, other, "clean", "--yes", "--days", "0")
-    assert f"{other}/artifacts is a link to {outputs}/artifacts, so runs elsewhere may need" in said
+    assert f"{other}/artifacts is a link to {outputs}/artifacts, so runs in {outputs} may need" in said
     assert left(outputs) == ["distill", "extract", "prepare", "search"]
     (outputs / "other").symlink_to(other)
     actions(monkeypatch, outputs, "clean", "--yes", "--days", "0")
     assert left(outputs) == ["extract", "prepare"]
-
-
-@pytest.fixture
-def moved(outputs, tmp_path_factory) -> Path:
-    """The store of `outputs` on another disk, linked from there."""
-    place = tmp_path_factory.mktemp("disk") / "sprig"
-    (outputs / "artifacts").rename(place)
-    (outputs / "artifacts").symlink_to(place)
-    return place
-
-
-def test_a_store_on_another_disk_is_cleaned_once_its_users_are_named(outputs, moved, monkeypatch, tmp_path_factory):
-    """Of both, and links in it are not followed."""
-    other, elsewhere = tmp_path_factory.mktemp("other"), tmp_path_factory.mktemp("elsewhere") / KILLED
-    (other / "artifacts").symlink_to(moved)
-    elsewhere.mkdir()
-    (moved / "order").symlink_to(elsewhere.parent)
-    claim_search(other)
-    assert not (moved / ".outputs").exists(), "runs that are older may need what it holds"
-    for users in ([], [other]):
-        (moved / ".outputs").write_text("".join(f"{user}\n" for user in users))
-        said = actions(monkeypatch, outputs, "clean", "--yes", "--days", "0")
-        assert f"name each folder of outputs that uses it, such as {outputs}, in a line of {moved}/.outputs" in said
-        assert left(outputs) == ["distill", "extract", "order", "prepare", "search"]
-    (moved / ".outputs").write_text(f"{outputs}\n")
-    claim_search(other)
-    assert (moved / ".outputs").read_text() == f"{outputs}\n{other}\n"
-    actions(monkeypatch, outputs, "clean", "--yes", "--days", "0")
-    assert left(outputs) == ["extract", "order", "prepare", "search"], "what the other's run needs"
-    assert {entry.needed_by for entry in entries(outputs)} == {
-        ("paper/twin/2222", "smoke/1111"),
-        (f"{other}/smoke/3333",),
-    }
-    shutil.rmtree(other / "smoke")
-    actions(monkeypatch, other, "clean", "--yes", "--days", "0")
-    assert left(outputs) == ["extract", "order", "prepare"] and elsewhere.is_dir()
-
-
-def test_a_linked_store_that_was_empty_knows_its_users(tmp_path, tmp_path_factory, monkeypatch):
-    place = tmp_path_factory.mktemp("disk")
-    (tmp_path / "artifacts").symlink_to(place)
-    claim_search(tmp_path)
-    publish(tmp_path, "search", {})
-    publish(tmp_path, "search", {"other": 1})
-    actions(monkeypatch, tmp_path, "clean", "--yes", "--days", "0")
-    assert left(tmp_path) == ["search"] and (place / ".outputs").read_text() == f"{tmp_path}\n"
-
-
-def test_runs_next_to_a_linked_store_are_seen(outputs, tmp_path_factory, monkeypatch):
-    """It is the store of the folder that it lies in, too."""
-    other = tmp_path_factory.mktemp("other")
-    (other / "artifacts").symlink_to(outputs / "artifacts")
-    (outputs / "artifacts/.outputs").write_text(f"{other}\n")
-    assert f"such as {outputs}, in a line of" in actions(monkeypatch, other, "clean", "--yes", "--days", "0")
-    assert f"such as {outputs}, in a line of" in actions(monkeypatch, outputs, "clean", "--yes", "--days", "0")
-    (outputs / "artifacts/.outputs").write_text(f"{other}\n{outputs}\n")
-    actions(monkeypatch, other, "clean", "--yes", "--days", "0")
-    assert left(outputs) == ["extract", "prepare"]
-
-
-@pytest.mark.parametrize("gone", ["removed", "an empty mount point"])
-def test_where_another_user_of_the_store_is_not_there_nothing_is_cleaned(
-    gone, outputs, moved, tmp_path_factory, monkeypatch
-):
-    other = tmp_path_factory.mktemp("other")
-    (moved / ".outputs").write_text(f"{outputs}\n{other}\n")
-    if gone == "removed":
-        other.rmdir()
-    said = actions(monkeypatch, outputs, "clean", "--yes", "--days", "0")
-    assert f"{moved}/.outputs names {other}, which is not there or does not use this store" in said
-    assert left(outputs) == ["distill", "extract", "prepare", "search"]
 
 
 @pytest.mark.parametrize("days", ["-1", "nan"])
