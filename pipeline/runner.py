@@ -17,6 +17,7 @@ from pipeline.config import Config, unread
 from pipeline.layout import COMPLETED, near
 from pipeline.models.precision import repeatable
 from pipeline.on_request import chat, export, sample, score
+from pipeline.overrides import key_of
 from pipeline.plan import after, checks, outlook
 from pipeline.plan.outlook import Outlook
 from pipeline.plan.table import table
@@ -79,6 +80,8 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
     downstream.check(context, steps)
     graph.check_made(context, steps, _read_on_request(context))
     last = material.step(context, steps)
+    if "stages" in map(key_of, overrides or []):
+        _warn_of_idle_stages(context, [*steps.values(), last])
     opened = run_folder.open_folder(context, steps, last, overrides or [])
     folder, shown = opened.path, None
     try:
@@ -113,6 +116,13 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
 def _read_on_request(context: Context) -> list[str]:
     asked = [stage for stage in ON_REQUEST if stage.STAGE in context.config.stages]
     return [role for stage in asked for role in stage.reads(context)]
+
+
+def _warn_of_idle_stages(context: Context, steps: list[Step]) -> None:
+    made = {step.stage for step in steps} | ({cache.STAGE} if context.config.distill.cached else set())
+    for stage in context.config.stages:
+        if stage not in made and stage not in [each.STAGE for each in ON_REQUEST]:
+            log.warning("stages names %s, but this run has no such step.", stage)
 
 
 def _announce(context: Context, wanted: list[Step]) -> Outlook:

@@ -167,6 +167,13 @@ def test_a_plan_names_what_has_no_effect(monkeypatch, capsys):
     assert "search.population=9 has no effect" in capsys.readouterr().out
 
 
+def test_a_stage_without_a_step_is_named(monkeypatch, smoke_outputs, caplog):
+    run = (smoke_outputs / "smoke/latest").resolve()
+    sprig(monkeypatch, f"run={run}", "stages=[prepare,rerank,cache]")
+    idle = [line for line in caplog.messages if "no such step" in line]
+    assert idle == [f"stages names {stage}, but this run has no such step." for stage in ("rerank", "cache")]
+
+
 def test_an_error_about_the_budget_names_what_was_typed(monkeypatch, tmp_path):
     said = refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", "budget=30x", "data.max_tokens=100k", "plan=true")
     assert said.startswith("sprig: distill.tokens=2,400,000 goes 24.0 times through")
