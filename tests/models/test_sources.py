@@ -217,12 +217,12 @@ def test_broken_litgpt_folders_are_one_sentence(tmp_path):
     student_of = tmp_path / "theirs" / "subnetwork.json"
     for content in ("", "[]", '{"layers": [0]}'):
         student_of.write_text(content)
-        with pytest.raises(SprigError, match=r"subnetwork\.json is not a sub-network of a student"):
+        with pytest.raises(SprigError, match=r"subnetwork\.json is not (a sub-network of a student|JSON)"):
             sources.describe(config)
     student_of.unlink()
     for content in (b"", b"a: [", b"\xff\xfe", b"- 1", b"n_layers: 3", b"n_head: 7\nn_embd: 8"):
         (tmp_path / "theirs" / "model_config.yaml").write_bytes(content)
-        with pytest.raises(SprigError, match="is not a litgpt configuration") as caught:
+        with pytest.raises(SprigError, match=r"is not (a litgpt configuration|YAML|UTF-8)") as caught:
             sources.describe(config)
         assert "\n" not in str(caught.value)
 

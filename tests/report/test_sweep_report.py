@@ -155,6 +155,18 @@ def test_a_run_stands_in_every_cell_that_it_is(undrawn, tmp_path):
     assert "1 run is finished: all." in (made / "sweep.md").read_text()
 
 
+def test_a_control_stands_in_every_cell_that_it_is(undrawn, tmp_path):
+    for number, init in enumerate(("random_weights", "searched", "searched")):
+        make_run(tmp_path / f"hand/job{number}", init)
+    axes = {"init": ["random_weights", "searched"], "recover": ["auto", "off"]}
+    control = job(0, init="random_weights", recover="auto")
+    control["same"] = [{"init": "random_weights", "recover": "off"}]
+    students = [job(number, init="searched", recover=recover) for number, recover in ((1, "auto"), (2, "off"))]
+    report(made := make_sweep(tmp_path, axes, [control, *students]))
+    lines = [line for line in csv.DictReader((made / "runs.csv").open()) if line["init"] == "searched"]
+    assert [line["saving.control"] for line in lines] == ["random weights", "random weights"]
+
+
 def test_an_axis_and_a_number_of_one_name(undrawn, tmp_path):
     make_run(tmp_path / "hand/job0", "searched")
     report(made := make_sweep(tmp_path, {"precision": ["full", "half"]}, [job(0, precision="full")]))

@@ -65,6 +65,7 @@ class Run:
     overrides: dict[str, str]
     folder: Path
     summary: Summary
+    same: tuple[dict[str, str], ...] = ()  # overrides of the other cells that it is in
 
     @cached_property
     def curve(self) -> Curve:
@@ -228,8 +229,8 @@ class Sweep:
 
 
 def _alike(run: Run, other: Run) -> bool:
-    keys = (set(run.overrides) | set(other.overrides)) - set(INITS)
-    return all(run.overrides.get(key) == other.overrides.get(key) for key in keys)
+    own, *theirs = ({**each, **dict.fromkeys(INITS)} for each in (run.overrides, other.overrides, *other.same))
+    return own in theirs
 
 
 def _saving(run: Run, control: Curve, model: ModelSummary) -> Saving:
@@ -294,4 +295,6 @@ def _run(folder: Path, job: JobRecord) -> Run | None:
         raise SprigError(
             f"{path} has no {wrong} as Sprig writes it: `sprig run={path.parent} stages=[report]` writes it again."
         )
-    return Run(job["id"], job["overrides"], path.parent, found) if found["status"] == COMPLETED else None
+    if found["status"] != COMPLETED:
+        return None
+    return Run(job["id"], job["overrides"], path.parent, found, tuple(job.get("same", ())))
