@@ -27,6 +27,7 @@ FITNESSES = {
     "recovered": "perplexity after recovery",
     "short-55296": "loss after 55,296 tokens",
     "short-110592": "loss after 110,592 tokens",
+    "beyond": "the same, extrapolated",
 }
 LOSSES = {"KD": "sampled", "cross-entropy": "off"}
 Runs = dict[tuple[str, str, int], dict[int, dict[str, float]]]  # by start, loss and budget; by seed
@@ -304,7 +305,11 @@ def test_every_headline_number_is_in_the_records():
 def points_of_the_study(seed: int) -> list[dict[str, str]]:
     one_shot = json.loads((LAB / f"fitness/one-shot-{seed}.json").read_text())
     points = list(csv.DictReader((LAB / f"fitness/{seed}.csv").open()))
-    return [point | {"one-shot": one_shot[point["subnetwork"]]} for point in points]
+    for point in points:
+        short, longer = float(point["short-55296"]), float(point["short-110592"])
+        point["beyond"] = str(longer + (longer - short) / 2)
+        point["one-shot"] = one_shot[point["subnetwork"]]
+    return points
 
 
 def rows_of_fitnesses() -> list[str]:
