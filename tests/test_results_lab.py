@@ -60,13 +60,13 @@ def of_bins(folder: str = "p6-budget", cut: str = "importance, recovered") -> di
     return found
 
 
-def rows_of_bins(found: dict[str, Runs]) -> list[str]:
+def rows_of_bins(found: dict[str, Runs], budgets: tuple[int, ...] = BUDGETS) -> list[str]:
     """Perplexities, then savings, of each bin, which stands where other tables have the loss."""
     return [
         row.replace(" | KD | ", f" | {name} | ")
         for rows in (perplexities, savings)
         for name, each in found.items()
-        for row in rows(each)
+        for row in rows(each, budgets)
     ]
 
 
@@ -222,6 +222,19 @@ def rows_of_halves() -> list[str]:
     ]
 
 
+def rows_of_rerank() -> list[str]:
+    """A row for each budget: perplexity and total FLOPs of importance, and of the best of 16 after short trainings."""
+    importance, rerank = grouped("p6-quarter", "init", "student.tokens"), grouped("rerank", "student.tokens")
+    return [
+        f"| {int(tokens):,} | {' | '.join(outcome(found) for found in (importance['searched', tokens], lines))} |"
+        for (tokens,), lines in rerank.items()
+    ]
+
+
+def outcome(lines: list[dict[str, str]]) -> str:
+    return f"{spread(lines, 'student.final_perplexity')} | {mean(column(lines, 'total_flops')):.3g}"
+
+
 def rows_of_pairs() -> list[str]:
     """A row for each choice of rotary pairs: perplexity after training with heads of 4 and 8, of one seed."""
     found = {
@@ -288,8 +301,10 @@ def test_every_headline_number_is_in_the_records():
     larger = of_bins()
     assert [row for row in rows_of_bins(larger) if row not in text] == []
     assert [name for name, each in larger.items() if converged(each) not in text] == []
-    for allocated in (of_bins(f"allocation-{bin}", "allocation, recovered") for bin in ("quarter", "half")):
-        assert [row for row in rows_of_bins(allocated) if row not in text] == []
+    for bin, budgets in (("quarter", BUDGETS), ("half", BUDGETS)):
+        allocated = of_bins(f"allocation-{bin}", "allocation, recovered")
+        assert [row for row in rows_of_bins(allocated, budgets) if row not in text] == []
+        assert converged(allocated[bin], budgets) in text
     quarter = of_bins("p6-quarter")["quarter"]
     assert [row for make in (perplexities, savings) for row in make(quarter, FURTHER) if row not in text] == []
     assert converged(quarter, FURTHER) in text
