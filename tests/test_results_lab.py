@@ -311,7 +311,7 @@ def test_every_headline_number_is_in_the_records():
     rows = [*rows_of_searches(), *rows_of_teachers(), *rows_of_spaces(), *rows_of_steps(), *rows_of_recovery()]
     [three_quarters] = grouped("allocation-three-quarters", "search.strategy").values()
     assert f"it ends at {spread(three_quarters, 'student.final_perplexity')}, with" in text
-    rows += [*rows_of_losses(), *rows_of_halves(), *rows_of_pairs(), *rows_of_evolution()]
+    rows += [*rows_of_losses(), *rows_of_halves(), *rows_of_pairs(), *rows_of_evolution(), *rows_of_rerank()]
     assert [row for row in rows if row not in text] == []
     overview = (LAB.parent / "README.md").read_text()
     assert [row for row in summary(found) if row not in overview] == []
