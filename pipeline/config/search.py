@@ -45,7 +45,8 @@ class LimitConfig:
 class RerankConfig:
     """Trains the best candidates of a search briefly; the one that reaches the lowest loss wins."""
 
-    candidates: int = whole(0, low=0, high=10_000)  # number of candidates; 0: no rerank
+    # number of candidates; 0: no rerank, which has saved no FLOPs (results/lab/rerank)
+    candidates: int = whole(0, low=0, high=10_000)
     tokens: int = whole(20_480, high=TOKENS)  # training budget of each, with the run's distillation settings
     lr: float | None = real(None, **LEARNING_RATE)  # null: distill.lr
 
