@@ -301,7 +301,7 @@ def test_every_headline_number_is_in_the_records():
     larger = of_bins()
     assert [row for row in rows_of_bins(larger) if row not in text] == []
     assert [name for name, each in larger.items() if converged(each) not in text] == []
-    for bin, budgets in (("quarter", BUDGETS), ("half", BUDGETS)):
+    for bin, budgets in (("quarter", BUDGETS), ("half", FURTHER)):
         allocated = of_bins(f"allocation-{bin}", "allocation, recovered")
         assert [row for row in rows_of_bins(allocated, budgets) if row not in text] == []
         assert converged(allocated[bin], budgets) in text
