@@ -249,9 +249,8 @@ def distill(
 def perplexity(model: GPT, blocks: Tensor) -> float:
     """exp(mean negative log-likelihood per token) on `blocks`."""
     blocks = api_inputs.tokens(model, blocks)
-    return float(
-        torch.tensor(mean_nll(model.eval(), blocks, BATCH, api_inputs.precision(model)), dtype=torch.float64).exp()
-    )
+    nll = mean_nll(model.eval(), blocks, BATCH, api_inputs.precision(model))
+    return float(torch.tensor(nll, dtype=torch.float64).exp())
 
 
 def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form: str = "auto") -> ExportForm:

@@ -16,7 +16,7 @@ from pipeline.config import Config, keys, to_plain
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST, near
 from pipeline.on_request import chat, export, sample, score
-from pipeline.overrides import TOKENS
+from pipeline.overrides import TOKENS, key_of
 from pipeline.ranks import rank
 from pipeline.recorded import recorded
 from pipeline.report import material
@@ -113,7 +113,7 @@ def _with_its_own(reopened: Path, overrides: list[str]) -> list[str]:
 
 
 def _key(word: str) -> str:
-    key = word.lstrip("+~").partition("=")[0]
+    key = key_of(word.lstrip("+~"))
     return TOKENS if key == keys.BUDGET else key
 
 
