@@ -48,22 +48,26 @@ def measured(
     fingerprint: str,
     subs: list[SubNetwork],
     known: dict[str, dict[str, float]],
-    name: str,
-    measure: Callable[[SubNetwork], float],
-) -> list[float]:
-    """One measure of every sub-network. What its journal, or another study, already knows is not measured again."""
-    journal = Journal(folder / _journal(name), fingerprint)
-    for sub in subs:
-        if sub.key not in journal.losses and (value := known[name].get(sub.key)) is not None:
-            journal.add(sub, [value], value)
-    with Progress(f"study, {name}", len(subs), "sub-networks", start=len(journal.losses)) as progress:
+    measures: dict[str, Callable[[SubNetwork], float]],
+) -> dict[str, list[float]]:
+    """The named measures of every sub-network, all of one before any of the next. What a measure's journal, or another
+    study, already knows is not measured again."""
+    journals = {name: Journal(folder / _journal(name), fingerprint) for name in measures}
+    for name, journal in journals.items():
         for sub in subs:
-            if sub.key not in journal.losses:
-                value = measure(sub)
+            if sub.key not in journal.losses and (value := known[name].get(sub.key)) is not None:
                 journal.add(sub, [value], value)
-                progress.advance(1)
-    journal.close()
-    return [journal.losses[sub.key][0] for sub in subs]
+    left = {sub: [name for name in measures if sub.key not in journals[name].losses] for sub in subs}
+    done = sum(not names for names in left.values())
+    with Progress(f"study, {' + '.join(measures)}", len(subs), "sub-networks", start=done) as progress:
+        for sub, names in left.items():
+            for name in names:
+                value = measures[name](sub)
+                journals[name].add(sub, [value], value)
+            progress.advance(bool(names))
+    for journal in journals.values():
+        journal.close()
+    return {name: [journal.losses[sub.key][0] for sub in subs] for name, journal in journals.items()}
 
 
 def _journal(name: str) -> str:

@@ -64,7 +64,8 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched:
     def train(sub: SubNetwork) -> float:
         if sub.key in known:
             return known[sub.key]
-        return short.train(context, roots, sub, tokens, lr, blocks, folder / "training")
+        student = short.start(context, roots, sub)
+        return short.train(context, roots, sub, student, tokens, lr, blocks, folder / "training")
 
     journal = Journal(folder / JOURNAL, recipe.fingerprint)
     best = search_rerank.rerank(candidates, train, journal, lambda line: context.log({"role": "rerank"} | line))

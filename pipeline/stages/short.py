@@ -78,18 +78,31 @@ def flops(context: Context, forward: int, tokens: int, lr: float) -> int:
     return trained * (3 * forward + teacher)
 
 
-def train(
-    context: Context, roots: Roots, sub: SubNetwork, tokens: int, lr: float, held_out: torch.Tensor, folder: Path
-) -> float:
-    """The loss in nats a token on `held_out` blocks (n, T + 1) after the short training of a sub-network; inf where the
-    training diverged. `folder` is scratch: an interrupted training resumes there, a finished one leaves nothing.
-    """
-    config, data = settings(context, tokens, lr), context.config.data
-    teacher_config = context.config.kd_teacher or context.config.teacher
+def start(context: Context, roots: Roots, sub: SubNetwork) -> GPT:
+    """A sub-network as its trainings begin: cut out of the teacher, and recovered where the run's student is."""
     ordering = order.load(context, roots.ordering)
     student = extract(context.teacher(roots.teacher, context.config.teacher), sub, ordering).float()
     if recover.applies(context, "student"):
         recover.refit(context, roots, student, sub)
+    return student
+
+
+def train(
+    context: Context,
+    roots: Roots,
+    sub: SubNetwork,
+    student: GPT,
+    tokens: int,
+    lr: float,
+    held_out: torch.Tensor,
+    folder: Path,
+) -> float:
+    """The loss in nats a token on `held_out` blocks (n, T + 1) after the short training of a sub-network; inf where the
+    training diverged. `student` is its start, and is trained in place. `folder` is scratch: an interrupted training
+    resumes there, a finished one leaves nothing.
+    """
+    config, data = settings(context, tokens, lr), context.config.data
+    teacher_config = context.config.kd_teacher or context.config.teacher
     folder.mkdir(parents=True, exist_ok=True)
 
     def train_once(layout: DistillConfig) -> GPT:

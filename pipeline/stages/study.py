@@ -7,11 +7,15 @@ import csv
 import io
 import json
 import math
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from litgpt import GPT
 from torch import Tensor
 
 from pipeline.artifacts import Recipe, write_atomically, write_json
@@ -20,7 +24,6 @@ from pipeline.config import Strategy as Kind
 from pipeline.config.study import FEWEST
 from pipeline.errors import SprigError
 from pipeline.evaluation.correlation import correlations
-from pipeline.models.extraction import extract
 from pipeline.models.perplexity import mean_nll
 from pipeline.search.fitness import fitness_of
 from pipeline.search.forecast import expected
@@ -36,7 +39,7 @@ from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
-STAGE, VERSION = "study", 2
+STAGE, VERSION = "study", 3
 POINTS, RESULT = "points.csv", "study.json"
 RANDOM, BOOTSTRAP = 8, 9  # purposes of the generators
 
@@ -97,14 +100,14 @@ def recipe(context: Context, roots: Roots, searched: Recipe | None) -> Recipe:
 
 
 def flops(context: Context, sub: SubNetwork) -> int:
-    """Of one sub-network: every fitness, every training, and the recoveries before them."""
+    """Of one sub-network: every fitness, its recovery, and every training."""
     config, (tokens, lr) = context.config, budget(context)
     forward = flops_per_token(context.architecture, sub, length=config.data.block_size)
     trainings = [short.flops(context, forward, each, lr) for each in (*config.study.short, tokens)]
-    recoveries = recover.flops(context, sub) if recover.applies(context, "student") else 0
+    recovery = recover.flops(context, sub) if recover.applies(context, "student") else 0
     before = len(fitnesses(context)) - len(config.study.short)
     untrained = before * config.search.blocks * config.data.block_size * forward
-    return untrained + sum(trainings) + recoveries * (len(trainings) + 1)
+    return untrained + recovery + sum(trainings)
 
 
 def fitnesses(context: Context) -> list[str]:
@@ -123,17 +126,20 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched:
     calibration = context.evenly(roots.tokens, "calibration", config.search.blocks, "search.blocks")
     validation = context.evenly(roots.tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
     chosen = _chosen(context, roots, searched)
-    measured = partial(measures.measured, folder, recipe.fingerprint, list(chosen), measures.elsewhere(context, recipe))
-    values = {}
+    known = measures.elsewhere(context, recipe)
+    measured = partial(measures.measured, folder, recipe.fingerprint, list(chosen), known)
+    values: dict[str, list[float]] = {}
     for fitness in Fitness:
         with scoring.scorer(context, _alone(config.search, fitness), roots) as scorer:
-            values[str(fitness)] = measured(str(fitness), partial(_untrained, scorer, fitness))
-    if recover.applies(context, "student"):
-        values[measures.RECOVERED] = measured(measures.RECOVERED, partial(_recovered, context, roots, calibration))
+            values |= measured({str(fitness): partial(_untrained, scorer, fitness)})
+    start = lru_cache(1)(partial(short.start, context, roots))  # of one sub-network, for all its trainings
+    recovered = {measures.RECOVERED: lambda sub: _perplexity(context, start(sub), calibration)}
     trainings = [(measures.short(each), each, calibration) for each in config.study.short]
-    for name, each, blocks in (*trainings, (REACHED, tokens, validation)):
-        train = partial(short.train, context, roots, tokens=each, lr=lr, held_out=blocks, folder=folder / "training")
-        values[name] = measured(name, train)
+    trained = {
+        name: partial(_trained, context, roots, start, tokens=each, lr=lr, held_out=blocks, folder=folder / "training")
+        for name, each, blocks in (*trainings, (REACHED, tokens, validation))
+    }
+    values |= measured((recovered if recover.applies(context, "student") else {}) | trained)
     points = [
         {
             "subnetwork": sub.key,
@@ -163,13 +169,14 @@ def _untrained(scorer: Scorer, fitness: Fitness, sub: SubNetwork) -> float:
     return fitness_of(fitness, losses)
 
 
-def _recovered(context: Context, roots: Roots, blocks: Tensor, sub: SubNetwork) -> float:
-    """The perplexity on `blocks` (n, T + 1) after recovery."""
-    teacher = context.teacher(roots.teacher, context.config.teacher)
-    student = extract(teacher, sub, order.load(context, roots.ordering)).float()
-    recover.refit(context, roots, student, sub)
+def _perplexity(context: Context, student: GPT, blocks: Tensor) -> float:
+    """On `blocks` (n, T + 1)."""
     loss = mean_nll(student, blocks, context.config.search.batch, context.precision)
     return fitness_of(Fitness.perplexity, [loss])
+
+
+def _trained(context: Context, roots: Roots, start: Callable[[SubNetwork], GPT], sub: SubNetwork, **how: Any) -> float:
+    return short.train(context, roots, sub, deepcopy(start(sub)), **how)
 
 
 def _alone(config: SearchConfig, fitness: Fitness) -> SearchConfig:

@@ -208,15 +208,21 @@ def test_a_search_that_ended_early_fails_before_anything_is_trained(tmp_path, sm
 )
 def test_another_study_measures_only_what_is_new(outputs, tmp_path, monkeypatch, overrides, trained):
     shutil.copytree(outputs, tmp_path, symlinks=True, dirs_exist_ok=True)
-    asked = []
+    asked, started, begin = [], [], study.short.start
 
-    def train(context, roots, sub, tokens, **_) -> float:
+    def start(context, roots, sub):
+        started.append(sub)
+        return begin(context, roots, sub)
+
+    def train(context, roots, sub, student, tokens, **_) -> float:
+        assert sub == started[-1]
         asked.append(tokens)
         return float(tokens)
 
+    monkeypatch.setattr(study.short, "start", start)
     monkeypatch.setattr(study.short, "train", train)
     pipeline.run(smoke(tmp_path, *STUDY, *overrides, "stages=[study]"))
-    assert asked == trained
+    assert asked == trained and len(set(started)) == len(started)  # each is cut out and recovered once
     before = {point["subnetwork"]: point for point in points(outputs / "smoke/latest/artifacts/study")}
     for point in points(tmp_path / "smoke/latest/artifacts/study"):
         same = before.get(point["subnetwork"], point)
@@ -237,9 +243,7 @@ def test_the_plan_prices_every_training(tmp_path, capsys):
     context = context_of()
     sub = whole(context.architecture)
     evaluated, trained, teacher = 3 * 4 * 32, 128 + 4_096, flops_per_token(context.architecture, length=32)
-    assert study.flops(context, sub) == teacher * evaluated + (3 + 1) * teacher * trained + 3 * recover.flops(
-        context, sub
-    )
+    assert study.flops(context, sub) == teacher * evaluated + (3 + 1) * teacher * trained + recover.flops(context, sub)
 
 
 @pytest.mark.parametrize("size", [[], ["size=gpu"]])
