@@ -1,7 +1,11 @@
-"""The embedded teacher's twin with recovery: results/README.md has the rows of its record."""
+"""The embedded teacher's twins with recovery, and its study: results/README.md has the rows of their records."""
 
+import csv
+from math import exp
 from statistics import mean, stdev
 
+import pytest
+from scipy import stats
 from test_results_lab import LAB, column, grouped
 
 STARTS = {  # init, recover; random weights are not recovered
@@ -9,9 +13,15 @@ STARTS = {  # init, recover; random weights are not recovered
     "searched": ("searched", "off"),
     "searched, recovered": ("searched", "auto"),
 }
+FITNESSES = {
+    "perplexity": "perplexity, untrained",
+    "kl": "KL, untrained",
+    "recovered": "perplexity after recovery",
+    "short-4096": "loss after 4,096 tokens",
+}
 
 
-def rows() -> list[str]:
+def rows_of_starts() -> list[str]:
     """Perplexity before recovery, after it and after training; total FLOPs."""
     runs = grouped("../twin-p0-recovered", "init", "recover")
     found = []
@@ -22,6 +32,32 @@ def rows() -> list[str]:
     return found
 
 
+def rows_of_searches() -> list[str]:
+    """Parameters; perplexity before recovery, after it, after training; total FLOPs, and perplexity at the smallest."""
+    found = []
+    for (search,), lines in grouped("../twin-p3-recovered", "search").items():
+        names = [f"student.{name}_perplexity" for name in ("untrained", "recovered", "final")]
+        cells = [spread([line[name] for line in lines]) for name in names]
+        equal = spread([str(exp(value)) for value in column(lines, "nll_at_equal_flops")])
+        parameters, flops = (mean(column(lines, name)) for name in ("student.parameters", "total_flops"))
+        found.append(f"| {search} | {parameters:,.0f} | {' | '.join(cells)} | {flops:.3g} | {equal} |")
+    return found
+
+
+def rows_of_fitnesses() -> list[str]:
+    """Spearman's correlation with the loss reached, of all and of the random ones; how much higher the fitness's first
+    choice ends than the best, and its place."""
+    points = list(csv.DictReader((LAB.parent / "study/points.csv").open()))
+    rows, reached = [], sorted(column(points, "reached"))
+    for name, label in FITNESSES.items():
+        parts = [points, [point for point in points if point["from"] == "random"]]
+        found = [stats.spearmanr(column(part, name), column(part, "reached")).statistic for part in parts]
+        first = float(min(points, key=lambda each: float(each[name]))["reached"])
+        place = f"{reached.index(first) + 1} of {len(points)}"
+        rows.append(f"| {label} | {found[0]:.2f} | {found[1]:.2f} | {first - reached[0]:.3f} | {place} |")
+    return rows
+
+
 def spread(values: list[str]) -> str:
     numbers = [float(value) for value in values if value]
     if len(numbers) < 2:
@@ -29,6 +65,8 @@ def spread(values: list[str]) -> str:
     return f"{mean(numbers):,.1f} ± {stdev(numbers):,.1f}"
 
 
-def test_the_rows_are_in_the_records():
+@pytest.mark.parametrize("rows", [rows_of_starts])
+def test_the_rows_are_in_the_records(rows):
     text = (LAB.parent / "README.md").read_text()
-    assert [row for row in rows() if row not in text] == []
+    made = rows()
+    assert made and [row for row in made if row not in text] == []
