@@ -58,7 +58,7 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
     """Makes the run's folder with its configuration, facts, log and the link `latest`, or opens it again.
 
     Raises:
-        SprigError: the run that is opened again is not one that this version of Sprig makes.
+        SprigError: the run that is opened again is not one that this version of Sprig makes; or as _check_reported.
         OSError: the folder cannot be made or written, and there is work to do.
     """
     config, path = context.config, path_of(context, last)
@@ -66,6 +66,8 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
     itself = reopened is not None and path.exists() and path.samefile(reopened)
     if reopened is not None and not itself:
         _check_reopened(reopened, path)
+    if material.STAGE in config.stages and not path.exists():
+        _check_reported(context, steps, path)
     if path.exists() and not _is_writable(path) and (reads_only(config) or _is_made(context, [*steps.values(), last])):
         log.info("run folder %s is not writable: nothing is written to it", near(path))
         return RunFolder(path, False, logging.NullHandler())
@@ -83,6 +85,19 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
         opened = RunFolder(path, True, _log_to(path / "run.log"), mark.pop_all())
     log.info("run folder %s", near(path))
     return opened
+
+
+def _check_reported(context: Context, steps: Steps, path: Path) -> None:
+    """
+    Raises:
+        SprigError: a run without a folder is only reported on, and not all of it was made by others.
+    """
+    makes = any(step.stage in context.config.stages for step in steps.values())
+    if not (makes or all(context.store.find(step.recipe) for step in steps.values())):
+        raise SprigError(
+            f"Run {near(path)} has not begun, so stages=[{material.STAGE}] has nothing to report: give the same "
+            "command without stages= first."
+        )
 
 
 def _is_made(context: Context, steps: Iterable[Step]) -> bool:

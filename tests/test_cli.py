@@ -128,6 +128,7 @@ def test_a_folder_that_is_none(monkeypatch, words, said):
         ("stages=[search]", "Stage prepare was never run"),
         ("stages=[prepare,distill]", "Stage recover was never run"),
         ("stages=[evaluate,report]", "Stage prepare was never run"),
+        ("stages=[report]", "has not begun, so stages=[report] has nothing to report: give the same command without"),
         ("stages=[cache] distill.cache.kind=topk", "Stage prepare was never run"),
         ("distill.cache.kind=topk distill.cache.mode=read", "There is no logits cache in"),
     ],
@@ -157,6 +158,7 @@ def test_what_is_refused_with_other_values_leaves_the_latest_run(monkeypatch, sm
     run, before = (outputs / "smoke/latest").resolve(), sorted((outputs / "smoke").iterdir())
     for stages in (["stages=[export]", f"export.to={tmp_path}/exported"], ["stages=[search]", "data.block_size=16"]):
         assert "was never run" in refused(monkeypatch, f"run={run}", "seed=9", *stages)
+    assert "has not begun" in refused(monkeypatch, f"run={run}", "seed=9", "stages=[report]")
     (run / ".hydra/overrides.yaml").write_text("torn: 1")
     assert "overrides.yaml cannot be read" in refused(monkeypatch, f"run={run}", "seed=9", "stages=[prepare]")
     assert sorted((outputs / "smoke").iterdir()) == before and (outputs / "smoke/latest").resolve() == run
