@@ -209,7 +209,7 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke 'stages=${seed}'", "stages=${seed} refers to no list: write one"),
         ("experiment=smoke 'study.short=${teacher}'", "study.short=${teacher} refers to no list"),
         ("experiment=smoke 'distill.cache.temperatures=${stages}'", "temperatures[0]: Value 'prepare' of type 'str'"),
-        ("experiment=smoke 'study.short=[${nothing}]'", "Interpolation key 'nothing' not found"),
+        ("experiment=smoke 'study.short=[${nothing}]'", "study.short[0]: Interpolation key 'nothing' not found"),
         ("experiment=smoke 'seed=${stages}'", "is not a count"),
         ("experiment=smoke 'seed=${seed}'", "seed: Recursive interpolation detected"),
         ("experiment=smoke teacher.litgpt=[1]", "teacher.litgpt=[1]"),

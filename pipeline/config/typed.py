@@ -93,9 +93,9 @@ def _check(kind: type, node: DictConfig, prefix: str) -> None:
             _check(inner, node[name], f"{prefix}{name}.")
         else:
             value = node[name]
-            if is_listed and any(map(OmegaConf.is_config, value)):
-                raise SprigError(f"{prefix}{name}={OmegaConf.to_container(value)} must be a flat list, such as [a,b].")
             plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            if is_listed and any(isinstance(each, list | dict) for each in plain or ()):
+                raise SprigError(f"{prefix}{name}={plain} must be a flat list, such as [a,b].")
             checks.check(f"{prefix}{name}", plain, each.metadata)
 
 
