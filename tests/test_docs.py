@@ -100,7 +100,8 @@ def test_every_command_composes(command, smoke_outputs):
     overrides = arguments(command)
     if any(override.startswith("run=") for override in overrides):
         overrides = [f"run={smoke_outputs / 'smoke/latest'}" if each.startswith("run=") else each for each in overrides]
-    assert unread(compose(overrides), overrides) == []
+    read = [each for each in overrides if "hydra" not in each] if starts_jobs(overrides) else overrides
+    assert unread(compose(overrides), read) == []
 
 
 @pytest.mark.parametrize("command", readmes_first(AT_ONCE))

@@ -147,6 +147,11 @@ class DistillConfig:
             f"distill.temperature={self.temperature} is not in distill.cache.temperatures={kept}: name it there.",
         )
 
+    def takes_searched_shape(self, init: Init) -> bool:
+        """Whether a model that starts as `init` has the shape that the search found, instead of a random member of the
+        bin or that of a finished run. A control with random weights has the student's shape."""
+        return init == Init.searched or not {Init.random_subnetwork, Init.trained} & {init, self.init}
+
     @property
     def cache_temperatures(self) -> list[float]:
         """The temperatures that the cache can be read at, ascending."""

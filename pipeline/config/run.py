@@ -159,6 +159,13 @@ class Config:
             "stages names score, but evaluate.tasks is empty: name the tasks, evaluate.tasks=[arc_easy,piqa].",
         )
 
+    @property
+    def searches(self) -> bool:
+        """Whether a student, a control or the study uses what a search finds."""
+        distill = self.distill
+        inits = [distill.init, distill.control.init] if distill.control.enabled else [distill.init]
+        return self.study.searched > 0 or any(map(distill.takes_searched_shape, inits))
+
 
 @cache
 def register() -> None:

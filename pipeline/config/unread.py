@@ -6,22 +6,21 @@ from pipeline.config.choices import CacheKind, DataSource, Init, Loss, OrderingK
 from pipeline.config.distill import DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.run import Config, readers, reads
-from pipeline.config.search import SearchConfig
 
 Found = Iterator[tuple[str, str]]  # keys and sections that nothing reads, and why
 
 
 def unread(config: Config, words: Iterable[str]) -> list[str]:
     """One sentence for each override that changes nothing."""
-    found = [*_of_data(config.data), *_of_teacher("teacher", config.teacher), *_of_search(config.search)]
+    found = [*_of_data(config.data), *_of_teacher("teacher", config.teacher), *_of_search(config)]
     found += [*_of_training(config.distill), *_of_others(config), *_on_request(config)]
-    if config.kd_teacher is not None:
+    if config.kd_teacher is not None and config.distill.distils:
         found += _of_teacher("kd_teacher", config.kd_teacher)
     return [
         f"{word} has no effect: {why}"
         for word in words
         for key, why in found
-        if f"{word.lstrip('+').partition('=')[0]}.".startswith(f"{key}.")
+        if f"{word.lstrip('+').partition('=')[0].rpartition('@')[2]}.".startswith(f"{key}.")
     ]
 
 
@@ -45,7 +44,11 @@ def _of_teacher(section: str, teacher: TeacherConfig) -> Found:
         yield f"{section}.revision", f"{section}.source={teacher.source} reads no model of the hub."
 
 
-def _of_search(search: SearchConfig) -> Found:
+def _of_search(config: Config) -> Found:
+    search = config.search
+    if not (config.searches or config.study.subnetworks):
+        yield "search", f"distill.init={config.distill.init} needs no search."
+        return
     for name, strategies in readers(search).items():
         if not reads(search.strategy, strategies):
             of = " or ".join(f"search={strategy}" for strategy in strategies)
@@ -57,9 +60,11 @@ def _of_search(search: SearchConfig) -> Found:
 def _of_training(distill: DistillConfig) -> Found:
     cache, schedule = distill.cache, distill.schedule
     if distill.loss == Loss.ce:
-        yield from _keys("distill", "alpha beta temperature cache", "distill.loss=ce, or kd=off, has no teacher.")
+        why = "distill.loss=ce, or kd=off, has no teacher."
+        yield from (("kd_teacher", why), *_keys("distill", "alpha beta temperature cache", why))
     elif not distill.distils:
-        yield from _keys("distill", "temperature cache", "distill.beta=0 has no teacher.")
+        why = "distill.beta=0 has no teacher."
+        yield from (("kd_teacher", why), *_keys("distill", "temperature cache", why))
     elif cache.kind == CacheKind.off:
         yield from _keys("distill.cache", "slots temperatures mode path verify", "distill.cache.kind=off has no cache.")
     if distill.loss != Loss.js:
@@ -77,6 +82,8 @@ def _of_training(distill: DistillConfig) -> Found:
 
 
 def _of_others(config: Config) -> Found:
+    for key in ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper"):
+        yield key, "this is one run, not a sweep, which --multirun starts."
     if config.recover.enabled is False:
         yield from _keys("recover", "tokens ridges batch", "recover.enabled=false makes no recovery.")
     if config.ordering.kind == OrderingKind.none and not config.search.reads_errors:

@@ -62,7 +62,7 @@ def flops(context: Context, students: Typical | None = None) -> dict[str, int]:
     }
     return {
         "ordering": ordered if config.ordering.kind != OrderingKind.none else 0,
-        **(shaping if extract.searches(context) else dict.fromkeys(shaping, 0)),
+        **(shaping if context.config.searches else dict.fromkeys(shaping, 0)),
         **{f"recovered_{role}": recover.flops(context, students.middle) for role in recover.roles(context)},
         **{f"distilled_{role}": trained for role in extract.roles(context)},
         "study": config.study.subnetworks * study.flops(context, students.middle) if config.study.subnetworks else 0,

@@ -6,7 +6,7 @@ from pipeline.plan import disk, memory, outlook
 from pipeline.progress import counted
 from pipeline.search import forecast
 from pipeline.search.budget import teacher_flops
-from pipeline.stages import cache, distill, extract, recover, rerank, study
+from pipeline.stages import cache, distill, recover, rerank, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
@@ -81,7 +81,7 @@ def _vocabulary(context: Context) -> list[tuple[str, str]]:
 
 def _search(context: Context, costs: dict[str, int], forward: int) -> list[tuple[str, str]]:
     """What finds the student's shape."""
-    if not extract.searches(context):
+    if not context.config.searches:
         return [("search", "none")]
     config, length = context.config.search, context.config.data.block_size
     scoring = forward + teacher_flops(config, context.architecture, length)[1]

@@ -38,15 +38,7 @@ def init_of(context: Context, role: str) -> Init:
 
 
 def needs_search(context: Context, role: str) -> bool:
-    """Whether the shape is what the search found, instead of a random member of the bin or that of a finished run. A
-    control with random weights has the student's shape."""
-    init = init_of(context, role)
-    return init == Init.searched or not {Init.random_subnetwork, Init.trained} & {init, context.config.distill.init}
-
-
-def searches(context: Context) -> bool:
-    """Whether a run searches: whether a student, a control or the study uses what a search finds."""
-    return context.config.study.searched > 0 or any(needs_search(context, role) for role in roles(context))
+    return context.config.distill.takes_searched_shape(init_of(context, role))
 
 
 def recipe(context: Context, role: str, roots: Roots, found: Recipe | None) -> Recipe:

@@ -53,7 +53,7 @@ def build(context: Context) -> Steps:
     of_the_search = [role for role in roles if extract.needs_search(context, role)]
 
     _prepare(graph)
-    searched = _search(graph) if extract.searches(context) else None
+    searched = _search(graph) if context.config.searches else None
     found = searched
     if searched is not None and of_the_search and config.search.rerank.candidates:
         found = _rerank(graph, searched)
