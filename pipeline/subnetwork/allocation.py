@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.config import Layers
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.counting import Count, layer_parameters, outer_parameters
+from pipeline.subnetwork.counting import Count, outer_parameters
 from pipeline.subnetwork.fitting import Draft
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
@@ -98,13 +98,10 @@ def refuse_experts(architecture: Architecture) -> None:
 def _menu(space: Space) -> _Menu:
     width = space.architecture.n_embd
     attentions, widths = space.fitter.options(width).T, np.array(space.grids["intermediate_size"])
-    layers = [
-        lambda *genes: layer_parameters(space.architecture, *genes),
-        *(each.layer for each in space.fitter.limits),
-    ]
 
     def costs(neurons: int) -> np.ndarray:
-        return np.array([np.broadcast_to(cost(width, *attentions.T, neurons), len(attentions)) for cost in layers])
+        found = (layer(width, *attentions.T, neurons) for layer in space.fitter.layers)
+        return np.array([np.broadcast_to(each, len(attentions)) for each in found])
 
     return _Menu(attentions, widths, costs(0), (costs(1) - costs(0))[:, 0])
 

@@ -60,7 +60,7 @@ class Fitter:
         self._options = np.stack([axis.ravel() for axis in axes])
         # A layer's cost by width and genes, for every quantity with a bound: first the count, then each limit.
         self.layer: Callable[..., Count] = partial(layer_parameters, architecture, count=bin.count)
-        self._layers: list[Callable[..., Count]] = [self.layer, *(limit.layer for limit in limits)]
+        self.layers: list[Callable[..., Count]] = [self.layer, *(limit.layer for limit in limits)]
         self.costs = cache(self._costs)
 
     def options(self, n_embd: int) -> np.ndarray:
@@ -104,7 +104,7 @@ class Fitter:
         outer += [limit.outer(draft.n_embd) for limit in self.limits]
         return [
             base + repeats * sum(layer(draft.n_embd, *row) for row in draft.rows)
-            for base, layer in zip(outer, self._layers, strict=True)
+            for base, layer in zip(outer, self.layers, strict=True)
         ]
 
     def places(self, draft: Draft) -> list[Place]:
@@ -281,7 +281,7 @@ class Fitter:
         row, repeats = draft.rows[index], len(draft.layers) // len(draft.rows)
         grown = [*row]
         grown[gene] += 1
-        return [repeats * (layer(draft.n_embd, *grown) - layer(draft.n_embd, *row)) for layer in self._layers]
+        return [repeats * (layer(draft.n_embd, *grown) - layer(draft.n_embd, *row)) for layer in self.layers]
 
 
 def _nearest_run(values: list[int], value: float) -> tuple[int, int]:
