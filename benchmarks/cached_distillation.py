@@ -1,4 +1,4 @@
-"""One student distilled three times on the embedded teacher: teacher along, from a sampled and from a top-k cache.
+"""One student distilled three times on the embedded teacher: with the teacher in the loop, and from a sampled and a top-k cache.
 
 Same start (half of SmolLM2-135M, cut by importance without a search), same blocks in the same order, same schedule; at
 two sizes, because larger batches average more of the draws' noise. An interrupted run resumes where it stopped.
@@ -20,7 +20,7 @@ COMMON = [
 SIZES = [(20, 2), (20, 4)]  # steps, blocks a step
 BLOCK = 256
 KINDS = {
-    "teacher along": [],
+    "teacher in the loop": [],
     "sampled, 16 ids": ["distill.cache.kind=sampled", "distill.cache.slots=16"],
     "top-k, 48 ids": ["distill.cache.kind=topk", "distill.cache.slots=48"],
 }
@@ -40,7 +40,7 @@ def main() -> None:
     figures = {}
     for steps, batch in SIZES:
         curves = {kind: trained(steps, batch, kind) for kind in KINDS}
-        last = curves["teacher along"][-1][1]
+        last = curves["teacher in the loop"][-1][1]
         rows = []
         for kind, curve in curves.items():
             name = f"{kind.split(',')[0]}, {batch} blocks a step"
