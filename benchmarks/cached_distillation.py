@@ -1,4 +1,4 @@
-"""One student distilled three times on the embedded teacher: with the teacher in the loop, and from a sampled and a top-k cache.
+"""One student distilled three times on the embedded teacher: from the teacher itself, a sampled and a top-k cache.
 
 Same start (half of SmolLM2-135M, cut by importance without a search), same blocks in the same order, same schedule; at
 two sizes, because larger batches average more of the draws' noise. An interrupted run resumes where it stopped.
