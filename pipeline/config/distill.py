@@ -30,7 +30,7 @@ class ControlConfig:
     """The control: the same shape, budget, loss and schedule, but another start and its own learning rate."""
 
     enabled: bool = True
-    init: Init = Init.random_weights  # not trained
+    init: Init = Init.random_weights  # any of these but trained
     lr: float = real(1e-3, **LEARNING_RATE)  # its peak learning rate
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class ControlConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When a training is saved, and how many checkpoints are kept."""
+    """How often training is saved, and how many checkpoints are kept."""
 
     tokens: int | None = whole(None, high=TOKENS)  # tokens between two checkpoints; null: a tenth of the budget
     minutes: float | None = real(30.0, high=525_600, open_low=True)  # minutes between two checkpoints; null: no limit
@@ -103,7 +103,7 @@ class DistillConfig:
     betas: list[float] = share([0.9, 0.95], open_high=True)  # AdamW's
     eps: float = real(1e-8, low=1e-30, high=1)
     clip: float = real(1.0, low=1e-6, high=1e6)  # maximum norm of the gradient
-    # steps with a non-finite loss or gradient that are skipped; one more stops the run
+    # maximum number of steps with a non-finite loss or gradient that are skipped; one more stops the run
     skip_nonfinite: int = whole(0, low=0)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     control: ControlConfig = field(default_factory=ControlConfig)

@@ -65,7 +65,7 @@ class SearchConfig:
     # Rules whose candidates join the first generation; the others are random.
     start: list[Start] = used_by(field(default_factory=list), *FROM_A_POPULATION)
     population: int = used_by(whole(50, high=CANDIDATES), *FROM_A_POPULATION)  # candidates of the first generation
-    generations: int = used_by(whole(100, low=0), *FROM_A_POPULATION)  # after the first
+    generations: int = used_by(whole(100, low=0), *FROM_A_POPULATION)  # generations after the first
     # Candidates per generation.
     offspring: int = used_by(whole(16, high=CANDIDATES), Strategy.one_plus_lambda, Strategy.local)
     # The best candidates, from which offspring are made.

@@ -16,7 +16,7 @@ class StudyConfig:
     searched: int = whole(0, low=0, high=10_000)
     # training budget of each, with the run's distillation settings; null: distill.tokens
     tokens: int | None = whole(None, high=TOKENS)
-    # Budgets of shorter trainings, each with its own schedule, whose loss on calibration blocks is one more fitness.
+    # Budgets of shorter training runs, each with its own schedule; their calibration loss is one more fitness.
     short: list[int] = whole([], high=TOKENS)
     resamples: int = whole(1_000, high=100_000)  # number of bootstrap resamples
     confidence: float = share(0.95, open_low=True, open_high=True)  # level of the bootstrap's intervals

@@ -38,7 +38,7 @@ class SpaceConfig:
     granularity: Granularity = Granularity.coarse  # coarse: the first entries; fine: any
     sharing: Sharing = Sharing.layerwise  # uniform: the same sizes in all layers
     layers: Layers = Layers.prefix  # prefix: the first; rank: the most influential; subset: any
-    # The RoPE pairs that a cut head keeps: evenly spaced ones, the last, the first. plain breaks pairs, as the paper.
+    # The RoPE pairs that a cut head keeps: evenly spaced, the last, or the first; plain breaks pairs, as in the paper.
     head_pairs: HeadPairs = HeadPairs.strided
     attention_scale: AttentionScale = AttentionScale.teacher  # own: 1/sqrt of the cut head size
     step: Sizes = field(default_factory=Sizes)  # steps between the sizes that may be chosen
@@ -49,8 +49,8 @@ class SpaceConfig:
     vocabulary: int | None = whole(None, high=10**8)
     type: str | None = later(label(None))  # the import path of your own subclass of pipeline.subnetwork.space.Space
     exportable: Exportable = Exportable.any  # stock: only shapes that the family's transformers class can hold
-    max_flops_per_token: int | None = whole(None, high=10**18)  # limit of a forward pass over data.block_size
-    max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # limit of the KV cache in the run's precision
+    max_flops_per_token: int | None = whole(None, high=10**18)  # limit on a forward pass over data.block_size tokens
+    max_kv_bytes_per_token: int | None = whole(None, high=10**12)  # limit on the KV cache in the run's precision
 
     def __post_init__(self) -> None:
         for name in self.hold:
@@ -69,7 +69,7 @@ class BinConfig:
     low: int | None = whole(None, high=PARAMETERS)  # parameters, instead of a centre
     high: int | None = whole(None, high=PARAMETERS)  # parameters
     # Which parameters are counted; exported: what transformers counts, which needs space.exportable=stock; active: of a
-    # mixture, the experts that a token passes.
+    # mixture's experts, only as many as each token uses.
     count: Count = Count.total
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class RecoverConfig:
     # null: on, unless the student starts from random weights; true: on, and an error for random weights; false: off.
     enabled: bool | None = None
     tokens: int = whole(65_536, high=TOKENS)  # training tokens that it reads, rounded down to whole blocks
-    # Candidates for the strength of the prior that the cut weights are right, in tokens; held-out blocks decide.
+    # Candidates for the strength of the pull towards the cut weights, in tokens; held-out blocks decide between them.
     ridges: list[float] = real([3_000.0], high=1e12, open_low=True)
     batch: int = whole(8)  # blocks per forward pass
 
