@@ -1,4 +1,4 @@
-"""Sprig's method on one page: cut a student out of a teacher, recover it, and distill it.
+"""Sprig's method on one page: cut a student out of a teacher, recover it, and distil it.
 
     python examples/one_page.py                    SmolLM2-135M, about five minutes on two cores
     python examples/one_page.py tiny-random        a random teacher, seconds; its numbers mean nothing
