@@ -133,7 +133,10 @@ class Words:
         loaded = self.repository.load_config(f"{group}/{value}")
         assert loaded is not None
         content: Any = OmegaConf.to_container(loaded.config)
-        flat = [f"{group}.{key}={each}" for key, each in content.items() if not isinstance(each, dict | list)]
+        section = loaded.header["package"] or group
+        prefix = "" if section == "_global_" else f"{section}."
+        single = {key: each for key, each in content.items() if not isinstance(each, dict | list)}
+        flat = [f"{prefix}{key}={each}" for key, each in single.items() if "${" not in str(each)]
         return f", such as {' '.join(flat[:4])}" if flat else ""
 
     def _deletion(self, word: str, key: str) -> str:

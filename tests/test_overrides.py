@@ -1,6 +1,7 @@
 """The words of a command line: every one does what it says, or gets one sentence with the fix. No torch, no run."""
 
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -397,6 +398,20 @@ def test_a_folder_or_a_prompt_asks_for_its_stage():
     assert compose([SMOKE, "export.to=x"]).stages == [*every, "export"]
     assert compose([SMOKE, "prompt=x"]).stages == [*every, "sample"]
     assert compose([SMOKE, "export.to=x", "stages=[prepare]"]).stages == ["prepare"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("kd=off", "change single values, such as distill.loss=ce."),
+        ("init=random_weights", "change single values, such as distill.init=random_weights."),
+        ("search=random", "change single values, such as search.strategy=random"),
+        ("selection=plain", "change single values."),
+    ],
+)
+def test_a_reopened_run_is_told_the_values_of_a_choice(word, said):
+    with session([]) as opened, pytest.raises(SprigError, match=re.escape(said)):
+        opened.checker.values([word])
 
 
 def test_the_same_word_may_be_given_twice():
