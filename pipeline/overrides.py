@@ -219,8 +219,9 @@ class Words:
             if found.name in PROMPTS:
                 value = value.replace("${", "\\${")  # text, not an interpolation
             value = quoted(value)
-        # Keys below a dictionary may be new to it.
-        return self._parsed(f"++{key}" if found.is_open and found.name != key else key, value)
+        # Keys of a dictionary may be new to it.
+        is_new = found.is_open and (found.name != key or value.startswith("{"))
+        return self._parsed(f"++{key}" if is_new else key, value)
 
     def _is_plain_text(self, key: Key, value: str) -> bool:
         """Whether a text is taken literally: not quoted, a list, an interpolation, null, or several values."""

@@ -307,6 +307,7 @@ def test_every_folder_of_conf_is_a_group_of_that_test():
         ("init=random_weights", "distill.init", "random_weights"),
         ("teacher@kd_teacher=null", "kd_teacher", None),
         ("deepspeed.zero_optimization.overlap_comm=true", "deepspeed.zero_optimization", {"overlap_comm": True}),
+        ("'deepspeed.zero_optimization={a: {b: 1}}'", "deepspeed.zero_optimization", {"a": {"b": 1}}),
         ("outputs=~/x", "outputs", os.path.expanduser("~/x")),
         ("outputs=~root/x", "outputs", os.path.expanduser("~root/x")),
         ("outputs=/a/~b", "outputs", "/a/~b"),
