@@ -1,7 +1,7 @@
 """Checks what the Python API is given before any work: one sentence instead of an error from inside torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,6 +71,8 @@ def _check_names(prefix: str, given: Mapping[str, Any]) -> None:
             raise SprigError(keys.unknown(f"{prefix}{name}"))
         if key.is_section and isinstance(value, Mapping):
             _check_names(f"{prefix}{name}.", value)
+        elif key.is_section and not is_dataclass(value):
+            raise SprigError(keys.section(key, str(value), teachers=False))
 
 
 def _plain(value: Any) -> Any:

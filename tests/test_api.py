@@ -14,7 +14,8 @@ from litgpt import GPT
 from transformers import AutoModelForCausalLM
 
 import pipeline
-from pipeline.config import Precision
+from pipeline import api_inputs
+from pipeline.config import DistillConfig, Precision
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.precision import resolve_precision
 
@@ -180,6 +181,11 @@ def test_what_is_found_is_not_cut_out_of_another_teacher_of_the_same_sizes(teach
     other.config.name = "other"
     with pytest.raises(pipeline.SprigError, match="is of another teacher, tiny-random: search other with find"):
         pipeline.extract(other, find(teacher, blocks))
+
+
+def test_one_value_for_a_section_is_refused():
+    with pytest.raises(pipeline.SprigError, match=r"schedule=wsd sets no value, .*set its keys, such as distill\.sch"):
+        api_inputs.settings(DistillConfig, "distill", {"tokens": 64, "schedule": "wsd"})
 
 
 def test_a_text_is_not_read_again_and_again_unasked(text, tmp_path):
