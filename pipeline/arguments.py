@@ -4,11 +4,11 @@ import argparse
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 from pipeline.bare_words import command
 from pipeline.config import keys
+from pipeline.config.paths import absolute
 from pipeline.errors import SprigError
 from pipeline.overrides import SEARCHPATH
 
@@ -61,7 +61,7 @@ def parse(arguments: Sequence[str]) -> Command:
         raise SprigError(_instead(unknown[0], parser))
     words += rest
     if given.config_dir:
-        folders = ",".join(f"'{Path(each).expanduser().absolute()}'" for each in given.config_dir)
+        folders = ",".join(f"'{absolute(each)}'" for each in given.config_dir)
         words.insert(0, f"{SEARCHPATH}=[{folders}]")
     if given.run:
         words.append("hydra.mode=RUN")

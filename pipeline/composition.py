@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline import groups
 from pipeline.config import ON_REQUEST, Cluster, Config, keys, register, to_objects
 from pipeline.config.derived import all_stages
+from pipeline.config.paths import absolute
 from pipeline.config.values import read_as_written
 from pipeline.errors import SprigError
 from pipeline.group_choices import PARTS
@@ -220,7 +221,7 @@ def _places(overrides: Sequence[str]) -> list[str]:
         if each.startswith("pkg://"):
             places.append(each)
             continue
-        folder = Path(each.removeprefix("file://")).expanduser().absolute()
+        folder = Path(absolute(each.removeprefix("file://")))
         if not folder.is_dir():
             raise SprigError(
                 f"The configuration folder {folder} does not exist: name a folder of groups, such as bin/mine.yaml."

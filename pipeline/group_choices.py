@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra._internal.config_repository import IConfigRepository
 from hydra.core.object_type import ObjectType
 
+from pipeline.config.paths import expanded
 from pipeline.errors import SprigError
 
 SEARCHED = "searched"  # Hydra's sources that are folders of the user's
@@ -54,7 +55,7 @@ class Choices:
     def _unknown_choice(self, key: str, group: str, choice: str) -> str:
         if key in SIZED and re.fullmatch(r"[\d._]+[kKmMbBtT]?", choice):
             return f"{key}={choice} chooses no file of conf/{group}: for a number write {SIZED[key]}={choice}."
-        if group in OWN and Path(choice).expanduser().exists():
+        if group in OWN and expanded(choice).exists():
             own = OWN[group].format(key.rpartition("@")[2])
             return f"{key}={choice} chooses no file of conf/{group}: for a path write {key}={own}={choice}."
         options = self.options(group)

@@ -1,6 +1,7 @@
 """`python -m pipeline.artifacts list|clean|verify`: what the store holds, and which runs need it."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +26,7 @@ def main() -> None:
         "--days", type=float, default=DAYS, help=f"clean: keep what was made or used in the last DAYS days ({DAYS:g})"
     )
     given = parser.parse_args()
-    outputs = given.outputs.expanduser()
+    outputs = Path(os.path.expanduser(given.outputs))
     if not (outputs / STORE).is_dir():
         sys.exit(f"{outputs / STORE} does not exist: name the folder with --outputs.")
     if not given.days >= 0:

@@ -7,6 +7,7 @@ from pipeline import outside
 from pipeline.artifacts.files import file_sha256
 from pipeline.artifacts.manifest import MANIFEST, read_manifest
 from pipeline.artifacts.store import LINKS
+from pipeline.config.paths import expanded
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST, SUMMARY
 
@@ -21,7 +22,7 @@ def run_folder(name: str, outputs: Path = OUTPUTS, key: str = "") -> Path:
     Raises:
         SprigError: there is no such run.
     """
-    for folder in (Path(name).expanduser(), outputs / name):
+    for folder in (expanded(name), outputs / name):
         if is_run(folder):
             return folder
         if is_run(folder / LATEST):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.config.paths import expanded
 from pipeline.errors import SprigError
 
 OUTPUTS, YES = "outputs=", "--yes"
@@ -71,7 +72,7 @@ def _read(name: str, words: Sequence[str]) -> Line:
     names, outputs, yes = [], None, False
     for word in words:
         if word.startswith(OUTPUTS) and OUTPUTS in COMMANDS[name].takes:
-            outputs = Path(word.removeprefix(OUTPUTS)).expanduser()
+            outputs = expanded(word.removeprefix(OUTPUTS))
         elif word == YES and YES in COMMANDS[name].takes:
             yes = True
         elif word.startswith("-") or ("=" in word and not Path(word).exists()):

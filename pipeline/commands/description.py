@@ -8,6 +8,7 @@ from pipeline import outside
 from pipeline.artifacts import LINKS
 from pipeline.artifacts.runs import OUTPUTS, run_folder
 from pipeline.commands import Line
+from pipeline.config.paths import expanded
 from pipeline.errors import SprigError
 from pipeline.subnetwork.about import About
 from pipeline.subnetwork.value import ABOUT, SIZES, LayerGenes, SubNetwork
@@ -42,7 +43,7 @@ def run(line: Line) -> None:
 
 
 def _file(name: str, outputs: Path) -> Path:
-    given = Path(name).expanduser()
+    given = expanded(name)
     for file in (given, given / FILE):
         if file.is_file():
             return file

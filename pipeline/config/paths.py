@@ -14,12 +14,21 @@ if TYPE_CHECKING:
 BYTES = "bytes"  # the tokenizer that needs no file
 
 
-def absolute(path: str) -> str:
-    """With the home folder for a leading ~, which no shell expands behind a `=`; links stay links."""
+def expanded(path: str | Path) -> Path:
+    """With the home folder for a leading ~, which no shell expands behind a `=`.
+
+    Raises:
+        SprigError: no such user, or no home folder.
+    """
     try:
-        return str(Path(path).expanduser().absolute())
-    except RuntimeError:  # no such user, or no home folder
+        return Path(path).expanduser()
+    except RuntimeError:
         raise SprigError(f"{path} begins with ~, but that home folder is not known: give the whole path.") from None
+
+
+def absolute(path: str) -> str:
+    """As `expanded`; links stay links."""
+    return str(expanded(path).absolute())
 
 
 def wrong_with(path: Path) -> str:

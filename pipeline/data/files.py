@@ -13,7 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from pipeline.config import DataConfig, DataSource
-from pipeline.config.paths import wrong_with
+from pipeline.config.paths import expanded, wrong_with
 from pipeline.errors import SprigError
 
 # What a folder is searched for, compressed or not; a glob takes whatever it matches.
@@ -47,7 +47,7 @@ def local_files(data: DataConfig) -> LocalFiles:
     """
     root = _package_folder(data.package) if data.package else Path()
     entries = [data.path] if isinstance(data.path, str) else list(data.path)
-    parts = [_matches(data, root / Path(entry).expanduser()) for entry in entries]
+    parts = [_matches(data, root / expanded(entry)) for entry in entries]
     return LocalFiles([file for part in parts for file in part.files], sum(part.hidden for part in parts))
 
 

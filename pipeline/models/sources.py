@@ -16,6 +16,7 @@ from litgpt.config import name_to_config
 from torch import Tensor
 
 from pipeline.config import Dtype, Source, TeacherConfig
+from pipeline.config.paths import expanded
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, student, tokenizer, weights
 from pipeline.models.families import architecture_of, checked
@@ -174,7 +175,7 @@ def _path(teacher: TeacherConfig) -> Path:
 
 def _placed(teacher: TeacherConfig, place: str) -> Path:
     """`place` is relative to the teacher's package, if it has one."""
-    path = Path(place).expanduser()
+    path = expanded(place)
     if teacher.package is None:
         return path
     # Found, not imported: the package may not even run here.

@@ -195,6 +195,8 @@ def test_runs_are_removed_without_flock(outputs, monkeypatch):
         (["rm", "nothing/here"], "nothing/here is not a run: give its folder, or its name as `sprig runs` shows it"),
         (["rm", "a", "--force"], "it does not take --force"),
         (["compare", "a"], "sprig compare RUN RUN"),
+        (["runs", "outputs=~nobody-at-all/x"], "~nobody-at-all/x begins with ~, but that home folder is not known"),
+        (["describe", "~nobody-at-all/x"], "that home folder is not known: give the whole path"),
         (["describe", "a", "b"], "sprig describe RUN [outputs=FOLDER]"),
         (["compare", "a", "b", "seed=1"], "it does not take seed=1"),
     ],

@@ -72,6 +72,7 @@ def test_names_of_hubs_and_paths_in_packages_stay(here, group):
     assert config.teacher.tokenizer in (None, "bytes")
 
 
-def test_a_home_that_is_not_known(here):
+@pytest.mark.parametrize("word", ["outputs='~nobody-at-all/x'", "run=~nobody-at-all/x"])
+def test_a_home_that_is_not_known(here, word):
     with pytest.raises(SprigError, match="~nobody-at-all/x begins with ~, but that home folder is not known"):
-        pipeline.compose(["experiment=smoke", "outputs='~nobody-at-all/x'"])
+        pipeline.compose([word] if word.startswith("run=") else ["experiment=smoke", word])
