@@ -34,24 +34,25 @@ def run(line: Line) -> None:
         raise SprigError(f"{', '.join(unfinished)} not finished: give the same command again, then compare.")
     from pipeline.report.sweep import record, report  # with matplotlib and torch
 
-    folder = (line.outputs or runs[0].outputs) / FOLDER / digest(sorted(each.name for each in runs))[:8]
+    names = _names(runs)
+    folder = (line.outputs or runs[0].outputs) / FOLDER / digest(sorted(names))[:8]
     folder.mkdir(parents=True, exist_ok=True)
-    axes = _axes(runs)
+    axes = _axes(runs, names)
     jobs: list[record.JobRecord] = [
         {
-            "id": each.name,
+            "id": name,
             "overrides": dict(zip(axes, values, strict=True)),
             "status": record.COMPLETED,
             "folder": os.path.relpath(each.folder, folder.resolve()),
             "seconds": None,
             "error": None,
         }
-        for each, values in zip(runs, zip(*axes.values(), strict=True), strict=True)
+        for name, each, values in zip(names, runs, zip(*axes.values(), strict=True), strict=True)
     ]
     made: record.SweepRecord = {
         "schema": record.SWEEP_SCHEMA,
         "comparison": True,
-        "name": f"Comparison of {', '.join(each.name for each in runs)}",
+        "name": f"Comparison of {', '.join(names)}",
         "axes": {key: list(dict.fromkeys(values)) for key, values in axes.items()},
         "command": ["sprig", "compare", *line.names],
         "jobs": jobs,
@@ -60,7 +61,13 @@ def run(line: Line) -> None:
     report.report(folder, underway=False)
 
 
-def _axes(runs: list[Known]) -> dict[str, list[str]]:
+def _names(runs: list[Known]) -> list[str]:
+    """Those of the runs, or their folders where runs of several outputs have one name."""
+    names = [each.name for each in runs]
+    return names if len(set(names)) == len(names) else [str(each.folder) for each in runs]
+
+
+def _axes(runs: list[Known], names: list[str]) -> dict[str, list[str]]:
     """What tells the runs apart, each with its value in every run: the preset, and the values that were given to one
     of them at least. The run's name is one where these do not suffice."""
     given = [_given(each.folder) for each in runs]
@@ -71,7 +78,7 @@ def _axes(runs: list[Known]) -> dict[str, list[str]]:
     found["seed"] = [str(config["seed"]) for config in configs]
     axes = {key: values for key, values in found.items() if len(set(values)) > 1}
     if not axes or len(set(zip(*axes.values(), strict=True))) < len(runs):
-        axes[TELL_APART] = [each.name for each in runs]
+        axes[TELL_APART] = names
     return axes
 
 

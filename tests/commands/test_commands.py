@@ -241,6 +241,27 @@ def test_runs_with_torn_configurations_are_not_compared(outputs):
     assert "first/aaaa/.hydra/config.yaml cannot be read (it is not the configuration of a run): copy it" in said
 
 
+def compared(outputs: Path, *runs: Path) -> dict:
+    """sweep.json of a comparison of runs whose reports are left out."""
+    for run, (overrides, tokens) in zip(
+        runs, (("budget=0.5x", 80_000), ("distill.tokens=160_000", 160_000)), strict=True
+    ):
+        (run / "summary.json").write_text('{"status": "completed"}')
+        (run / ".hydra/overrides.yaml").write_text(json.dumps([overrides]))
+        content = {"preset": "a", "seed": 0, "distill": {"tokens": tokens}}
+        (run / ".hydra/config.yaml").write_text(json.dumps(content))
+    cli.main(["compare", *map(str, runs)])
+    (made,) = (outputs / "comparisons").glob("*/sweep.json")
+    return json.loads(made.read_text())
+
+
+def test_runs_of_one_name_in_two_outputs_are_two(outputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.report.sweep.report.report", lambda *given, **options: None)
+    runs = outputs / "first/bbbb", tmp_path / "copy/first/bbbb"
+    shutil.copytree(outputs, tmp_path / "copy", symlinks=True)
+    assert [job["id"] for job in compared(outputs, *runs)["jobs"]] == list(map(str, runs))
+
+
 def test_a_folder_may_hold_an_equals_sign(outputs):
     renamed = outputs.rename(outputs.with_name("size=small"))
     assert "cccc not finished" in refused("compare", str(renamed / "first/bbbb"), str(renamed / "second/cccc"))
