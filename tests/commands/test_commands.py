@@ -255,6 +255,12 @@ def compared(outputs: Path, *runs: Path) -> dict:
     return json.loads(made.read_text())
 
 
+def test_budgets_are_compared_as_tokens(outputs, monkeypatch):
+    monkeypatch.setattr("pipeline.report.sweep.report.report", lambda *given, **options: None)
+    made = compared(outputs, outputs / "first/bbbb", outputs / "second/cccc")
+    assert made["axes"] == {"distill.tokens": ["80000", "160000"]}
+
+
 def test_runs_of_one_name_in_two_outputs_are_two(outputs, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.report.sweep.report.report", lambda *given, **options: None)
     runs = outputs / "first/bbbb", tmp_path / "copy/first/bbbb"
