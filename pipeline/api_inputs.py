@@ -1,6 +1,7 @@
 """Checks what the Python API is given before any work: one sentence instead of an error from inside torch."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from pipeline.config.choices import Source
 from pipeline.config.inputs import TeacherConfig
 from pipeline.config.paths import absolute
 from pipeline.config.typed import to_typed
+from pipeline.config.unread import unread_in
 from pipeline.errors import SprigError
 from pipeline.models.checkpoint import WEIGHTS
 from pipeline.models.families import architecture_of, is_tied
@@ -29,6 +31,8 @@ from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
 Section = TypeVar("Section")
+
+log = logging.getLogger("sprig")
 
 # Keys of the configuration that only a run reads.
 OF_RUNS = {
@@ -45,6 +49,7 @@ class _Seed:
 
 def settings(kind: type[Section], section: str, given: Mapping[str, Any]) -> Section:
     """Keywords as a section of the configuration, checked as on the command line; numpy's values are numbers and lists.
+    A warning names those that others leave without effect.
 
     Raises:
         SprigError: a key is unknown or has no effect outside a run, or a value has the wrong type or is out of range.
@@ -62,7 +67,10 @@ def settings(kind: type[Section], section: str, given: Mapping[str, Any]) -> Sec
             f"{prefix}{error.full_key}: {str(error).splitlines()[0]}: give a number, a text, or a list of these; a "
             "class or function by its import path."
         ) from None
-    return to_typed(kind, composed, prefix)
+    typed = to_typed(kind, composed, prefix)
+    for sentence in unread_in(typed, _words(prefix, given)):
+        log.warning(sentence)
+    return typed
 
 
 def _check_names(prefix: str, given: Mapping[str, Any]) -> None:
@@ -73,6 +81,14 @@ def _check_names(prefix: str, given: Mapping[str, Any]) -> None:
             _check_names(f"{prefix}{name}.", value)
         elif key.is_section and not is_dataclass(value):
             raise SprigError(keys.section(key, str(value), teachers=False))
+
+
+def _words(prefix: str, given: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            yield from _words(f"{prefix}{name}.", value)
+        else:
+            yield f"{prefix}{name}={value}"
 
 
 def _plain(value: Any) -> Any:

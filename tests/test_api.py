@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import pipeline
 from pipeline import api_inputs
-from pipeline.config import DistillConfig, Precision
+from pipeline.config import DistillConfig, Precision, SearchConfig
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.precision import resolve_precision
 
@@ -186,6 +186,15 @@ def test_what_is_found_is_not_cut_out_of_another_teacher_of_the_same_sizes(teach
 def test_one_value_for_a_section_is_refused():
     with pytest.raises(pipeline.SprigError, match=r"schedule=wsd sets no value, .*set its keys, such as distill\.sch"):
         api_inputs.settings(DistillConfig, "distill", {"tokens": 64, "schedule": "wsd"})
+
+
+def test_keywords_that_nothing_reads_are_named(caplog):
+    api_inputs.settings(SearchConfig, "search", {"strategy": "random", "population": 7, "evaluations": 9})
+    api_inputs.settings(DistillConfig, "distill", {"tokens": 64, "schedule": {"kind": "cosine", "decay": 0.1}})
+    assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
+        "search.population=7 has no effect",
+        "distill.schedule.decay=0.1 has no effect",
+    ]
 
 
 def test_a_text_is_not_read_again_and_again_unasked(text, tmp_path):

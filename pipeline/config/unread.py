@@ -6,6 +6,7 @@ from pipeline.config.choices import CacheKind, DataSource, Init, Loss, OrderingK
 from pipeline.config.distill import DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.run import Config, readers, reads
+from pipeline.config.search import SearchConfig
 
 Found = Iterator[tuple[str, str]]  # keys and sections that nothing reads, and why
 
@@ -16,10 +17,22 @@ def unread(config: Config, words: Iterable[str]) -> list[str]:
     found += [*_of_training(config.distill), *_of_others(config), *_on_request(config)]
     if config.kd_teacher is not None and config.distill.distils:
         found += _of_teacher("kd_teacher", config.kd_teacher)
+    return _sentences(found, words)
+
+
+def unread_in(section: object, words: Iterable[str]) -> list[str]:
+    """As `unread`, of a search's or a distillation's section alone."""
+    if isinstance(section, SearchConfig):
+        return _sentences(_of_strategy(section), words)
+    return _sentences(_of_training(section), words) if isinstance(section, DistillConfig) else []
+
+
+def _sentences(found: Iterable[tuple[str, str]], words: Iterable[str]) -> list[str]:
+    known = list(found)
     return [
         f"{word} has no effect: {why}"
         for word in words
-        for key, why in found
+        for key, why in known
         if f"{word.lstrip('+').partition('=')[0].rpartition('@')[2]}.".startswith(f"{key}.")
     ]
 
@@ -45,10 +58,13 @@ def _of_teacher(section: str, teacher: TeacherConfig) -> Found:
 
 
 def _of_search(config: Config) -> Found:
-    search = config.search
-    if not (config.searches or config.study.subnetworks):
+    if config.searches or config.study.subnetworks:
+        yield from _of_strategy(config.search)
+    else:
         yield "search", f"distill.init={config.distill.init} needs no search."
-        return
+
+
+def _of_strategy(search: SearchConfig) -> Found:
     for name, strategies in readers(search).items():
         if not reads(search.strategy, strategies):
             of = " or ".join(f"search={strategy}" for strategy in strategies)
