@@ -41,7 +41,9 @@ def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Sec
             raise own from None
         place = f"{prefix}{error.full_key}: " if error.full_key else ""
         reason = str(error).splitlines()[0].rstrip(".")
-        raise SprigError(f"{place}{'must be a list' if 'is not a ListConfig' in reason else reason}.") from None
+        if "is not a ListConfig" in reason:
+            reason = f"{OmegaConf.select(composed, error.full_key)} must be a list, such as [a,b]"
+        raise SprigError(f"{place}{reason}.") from None
 
 
 def _schema(kind: type) -> DictConfig:

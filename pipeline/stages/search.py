@@ -92,7 +92,8 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
     except ValueError as error:
         raise SprigError(f"search.path={path} {error}: name a subnetwork.json.") from None
     except OSError as error:
-        raise SprigError(f"search.path={path} cannot be read as a sub-network: {error}.") from None
+        reason = (error.strerror or str(error)).lower()
+        raise SprigError(f"search.path={path} cannot be read ({reason}): name a subnetwork.json.") from None
     check(given, context.architecture)
     if given.ordering != (ordering := roots.ordering_fingerprint):
         raise SprigError(
