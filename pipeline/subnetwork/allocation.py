@@ -9,7 +9,7 @@ from pipeline.config import Layers
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import Count, outer_parameters
-from pipeline.subnetwork.fitting import Draft
+from pipeline.subnetwork.draft import Draft
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 

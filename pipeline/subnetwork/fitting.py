@@ -95,7 +95,7 @@ class Fitter:
 
     def _met(self, totals: list[int]) -> bool:
         limits = zip(totals[1:], self.limits, strict=True)
-        return self.bin.low <= totals[0] <= self.bin.high and all(cost <= limit.most for cost, limit in limits)
+        return self.bin.contains(totals[0]) and all(cost <= limit.most for cost, limit in limits)
 
     def _totals(self, draft: Draft) -> list[int]:
         """The count and every limit's cost."""
@@ -187,7 +187,7 @@ class Fitter:
         for row in draft.rows:
             shared = [sum(a == b for a, b in zip(option, row, strict=False)) for option in options]
             best = [option for option, same in zip(options, shared, strict=True) if same == max(shared)]
-            row[:MLP] = best[int(rng.random() * len(best))]
+            row[:MLP] = pick(best, rng)
 
     def _shrink(self, draft: Draft, pools: Pools, totals: list[int], rng: np.random.Generator) -> bool:
         """Moves genes down until no limit is exceeded; False where one still is."""
@@ -211,13 +211,12 @@ class Fitter:
 
     def _land(self, draft: Draft, pools: Pools, totals: list[int], rng: np.random.Generator) -> bool:
         """Moves genes until the count is in the bin, up only as far as the limits allow; False where it is not."""
-        low, high = self.bin.low, self.bin.high
         for pool in pools:
             moved = True
             while moved:
                 moved = False
                 for index, gene in shuffled(pool, rng):
-                    if low <= totals[0] <= high:
+                    if self.bin.contains(totals[0]):
                         return True
                     if not self._has_choice(gene):
                         continue
@@ -226,15 +225,15 @@ class Fitter:
                     if not slopes[0]:
                         continue
                     first, last = self._run(grid, value, totals, slopes)
-                    way = range(first, here) if totals[0] > high else range(here + 1, last)
+                    way = range(first, here) if totals[0] > self.bin.high else range(here + 1, last)
                     if choices := range(first, last) or way:
                         self._move(draft, (index, gene), choices, slopes, totals, rng)
                         moved = True
-        return low <= totals[0] <= high
+        return self.bin.contains(totals[0])
 
     def _trade(self, draft: Draft, count: int, totals: list[int], rng: np.random.Generator) -> bool:
         """Shrinks up to `count` attention genes by a random part; False where all are as small as they can be."""
-        attention = [(row, gene) for row in range(len(draft.rows)) for gene in range(MLP) if self._has_choice(gene)]
+        attention = [(row, gene) for row, gene in self.places(draft) if gene < MLP]
         large = [(row, gene) for row, gene in attention if draft.rows[row][gene] > self.grids[gene][0]]
         for index, gene in shuffled(large, rng)[:count]:
             here = bisect_left(self.grids[gene], draft.rows[index][gene])
@@ -246,7 +245,7 @@ class Fitter:
     ) -> None:
         """Gives a gene any of the chosen entries of its grid, and books what that costs."""
         index, gene = place
-        row, value = draft.rows[index], self.grids[gene][choices[int(rng.random() * len(choices))]]
+        row, value = draft.rows[index], self.grids[gene][pick(choices, rng)]
         for number, slope in enumerate(slopes):
             totals[number] += slope * (value - row[gene])
         row[gene] = value
