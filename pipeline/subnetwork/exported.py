@@ -52,6 +52,12 @@ def neox_heads(groups: int, heads: int, head_size: int, width: int) -> tuple[int
     return None if heads > 1 or fits is None else (width // fits, fits)
 
 
+def lacks_stock_class(architecture: Architecture) -> bool:
+    """Whether no stock class has this model's parts: a bias in its head, or rotary positions for a part of each
+    attention head, which only GPT-NeoX has."""
+    return architecture.lm_head_bias or (architecture.family != "gpt_neox" and architecture.rotary_percentage != 1)
+
+
 def refuses_heads(architecture: Architecture, heads: int, width: int) -> bool:
     """Whether transformers, from 5.9 on, refuses this number of heads in the stock class: it must divide the width."""
     return architecture.family in ("gemma2", "gemma3") and width % heads > 0
@@ -64,7 +70,7 @@ def _layer(architecture: Architecture, n_embd: int, gene: LayerGenes) -> int:
 def _stock(architecture: Architecture, sub: SubNetwork) -> LayerGenes | None:
     """The sizes of every layer in the stock class; None if it cannot hold the sub-network."""
     genes = sub.genes
-    if architecture.lm_head_bias or (architecture.family != "gpt_neox" and architecture.rotary_percentage != 1):
+    if lacks_stock_class(architecture):
         return None
     if len({(gene.n_expert, gene.n_expert_per_token) for gene in genes}) > 1:  # no zeros keep tokens from an expert
         return None

@@ -3,7 +3,7 @@
 from pipeline.config import Sharing, SpaceConfig
 from pipeline.errors import SprigError
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.exported import SPLIT, refuses_heads
+from pipeline.subnetwork.exported import SPLIT, lacks_stock_class, refuses_heads
 
 Attention = tuple[int, int, int]  # query groups, heads of a group, head size
 
@@ -15,10 +15,10 @@ def check_stock(architecture: Architecture, config: SpaceConfig) -> None:
             f"space.exportable=stock, but space.sharing={config.sharing} gives layers shapes of their own, which no "
             "stock class holds: use space.sharing=uniform, or export.form=padded."
         )
-    if architecture.lm_head_bias or (architecture.family != "gpt_neox" and architecture.rotary_percentage != 1):
+    if lacks_stock_class(architecture):
         raise SprigError(
-            f"space.exportable=stock, but {architecture.name} has a bias in its head or rotates a part of each, and "
-            f"stock {architecture.family} has not: use space.exportable=any."
+            f"space.exportable=stock, but {architecture.name} has a bias in its head, or rotates only a part of each "
+            f"attention head, and stock {architecture.family} does neither: use space.exportable=any."
         )
 
 
