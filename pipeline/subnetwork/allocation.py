@@ -13,7 +13,7 @@ from pipeline.subnetwork.draft import Draft
 from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
-FEASIBLE = 0  # HiGHS: solved to optimality
+OPTIMAL = 0  # HiGHS' status of a solved program
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Errors:
 
     @classmethod
     def none(cls, a: Architecture) -> "Errors":
-        """No cut costs anything: to ask whether a space has a member at all."""
+        """Zeros, to be filled in; as they are, they ask whether a space has a member at all."""
         groups, heads = a.n_query_groups + 1, a.heads_per_group + 1
         return cls(
             np.zeros((a.n_layer, groups, heads)), np.zeros((a.n_layer, a.intermediate_size + 1)), np.zeros(a.n_layer)
@@ -119,23 +119,23 @@ def _uniform(space: Space, errors: Errors, menu: _Menu) -> Draft | None:
     """Every depth with every shape; where layers are free, those stay that the shape hurts least."""
     low, high = _budgets(space)
     groups, heads, _ = menu.attentions.T
-    # (layers, attentions, widths), of a layer that is kept instead of dropped
-    gain = errors.attention[:, groups, heads][:, :, None] + errors.mlp[:, None, menu.widths]
-    gain = gain - errors.dropped[:, None, None]
+    # (layers, attentions, widths): the loss if a layer is kept in this shape, less the loss if it is dropped
+    loss = errors.attention[:, groups, heads][:, :, None] + errors.mlp[:, None, menu.widths]
+    loss = loss - errors.dropped[:, None, None]
     costs = menu.attention_costs[:, :, None] + menu.neuron_costs[:, None, None] * menu.widths
     best: tuple[float, Draft] | None = None
     for depth in space.grids["n_layer"]:
         if space.config.layers == Layers.subset:
-            total = np.sort(gain, axis=0)[:depth].sum(axis=0)
+            total = np.sort(loss, axis=0)[:depth].sum(axis=0)
         else:
-            total = gain[space.layers_of(depth)].sum(axis=0)
+            total = loss[space.layers_of(depth)].sum(axis=0)
         met = (depth * costs >= low[:, None, None]).all(axis=0) & (depth * costs <= high[:, None, None]).all(axis=0)
         total = np.where(met, total, np.inf)
         attention, width = np.unravel_index(np.argmin(total), total.shape)
         if np.isfinite(least := float(total[attention, width])) and (best is None or least < best[0]):
             layers = space.layers_of(depth)
             if space.config.layers == Layers.subset:
-                layers = sorted(np.argsort(gain[:, attention, width], kind="stable")[:depth].tolist())
+                layers = sorted(np.argsort(loss[:, attention, width], kind="stable")[:depth].tolist())
             row = [*menu.attentions[attention].tolist(), int(menu.widths[width])]
             best = least, Draft(layers, space.architecture.n_embd, [row], [None], None)
     return best[1] if best else None
@@ -179,15 +179,18 @@ def _layerwise(space: Space, errors: Errors, menu: _Menu) -> Draft | None:
         integrality=np.ones(len(objective), dtype=int),
         bounds=Bounds(0, 1),
         constraints=[
+            # A layer has one attention or none, and an MLP exactly if it has an attention.
             LinearConstraint(sparse.hstack([kept_by_attention, 0 * kept_by_mlp, none]), 0, 1),
             LinearConstraint(sparse.hstack([kept_by_attention, -kept_by_mlp, none]), 0, 0),
+            # The kept layers are those of the chosen depth, or as many as that; there is one depth.
             LinearConstraint(sparse.hstack([chosen @ kept_by_attention, 0 * (chosen @ kept_by_mlp), -depth_of]), 0, 0),
             LinearConstraint(one_depth, 1, 1),
+            # Parameters in the bin, and everything else within its limit.
             LinearConstraint(costs / scale[:, None], low / scale, high / scale),
         ],
         options={"mip_rel_gap": 0},
     )
-    if solved.status != FEASIBLE or solved.x is None:
+    if solved.status != OPTIMAL or solved.x is None:
         return None
     first, second = layers * len(groups), layers * len(menu.widths)
     attentions = solved.x[:first].reshape(layers, -1).round().astype(int)
