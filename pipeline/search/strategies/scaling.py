@@ -26,20 +26,16 @@ def scaled(name: str, space: Space, dimensions: Collection[str], layers_of: Call
     """
     refuse_fine(name, space)
     shapes = [_draft(space, dimensions, layers_of, factor) for factor in _factors(space, dimensions)]
-    landed = [
-        (abs(width - draft.rows[0][MLP]), number, width)
-        for number, draft in enumerate(shapes)
-        if (widths := space.fitter.landing(draft, 0, MLP))
-        for width in [nearest(widths, draft.rows[0][MLP])]
-    ]
+    landed = []
+    for draft in shapes:
+        if widths := space.fitter.landing(draft, 0, MLP):
+            wanted = draft.rows[0][MLP]
+            draft.rows[0][MLP] = nearest(widths, wanted)
+            landed.append((abs(draft.rows[0][MLP] - wanted), _distance(space, draft), draft))
     if landed:
-        for _, number, width in landed:
-            shapes[number].rows[0][MLP] = width
-        _, number, _ = min(landed, key=lambda found: (found[0], _distance(space, shapes[found[1]])))
-        return _frozen(space, shapes[number])
-    near = min(shapes, key=lambda draft: _distance(space, draft))
-    if not space.uniform:
-        near = _per_layer(near)
+        _, _, best = min(landed, key=lambda found: found[:2])
+        return space.freeze(_for_space(space, best))
+    near = _for_space(space, min(shapes, key=lambda draft: _distance(space, draft)))
     missed = space.fitter.total(near)
     if not space.fitter.fit(near, [], np.random.default_rng(0)):
         raise SprigError(
@@ -88,10 +84,9 @@ def _distance(space: Space, draft: Draft) -> int:
     return abs(space.fitter.total(draft) - space.bin.center)
 
 
-def _per_layer(draft: Draft) -> Draft:
+def _for_space(space: Space, draft: Draft) -> Draft:
+    """The draft with as many rows as the space's drafts have: the shared one, or a copy of it for each layer."""
+    if space.uniform:
+        return draft
     depth = len(draft.layers)
     return Draft(draft.layers, draft.n_embd, [[*draft.rows[0]] for _ in range(depth)], [None] * depth, None)
-
-
-def _frozen(space: Space, draft: Draft) -> SubNetwork:
-    return space.freeze(draft if space.uniform else _per_layer(draft))
