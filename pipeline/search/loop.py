@@ -49,13 +49,12 @@ class Search:
         parameters: Callable[[SubNetwork], int],
         expected: int,
         log: Callable[[dict], None],
-        measure: Callable[[str, list[float]], float] = fitness_of,
     ):
         self.config, self.strategy, self.scorer, self.journal, self.budget = config, strategy, scorer, journal, budget
-        self.parameters, self.log, self.measure, self.expected = parameters, log, measure, expected
+        self.parameters, self.log, self.expected = parameters, log, expected
         self.progress = Progress("search", total=expected, unit="candidates")
         self.best: Scored | None = None
-        self.generation = self.evaluated = self.tokens = 0
+        self.generation = self.evaluated = 0
         self.allowed, self.resuming = True, bool(journal.losses)
 
     def run(self) -> Scored:
@@ -93,9 +92,8 @@ class Search:
         return [self._note(sub, losses) for sub, losses in self._in_order(candidates)]
 
     def _note(self, sub: SubNetwork, losses: list[float]) -> Scored:
-        scored = Scored(sub, self.measure(self.config.fitness, losses))
+        scored = Scored(sub, fitness_of(self.config.fitness, losses))
         self.evaluated += 1
-        self.tokens += len(losses) * self.budget.block_size
         if sub.key not in self.journal.losses:
             self.resuming = False
             self.log(self.journal.add(sub, losses, scored.fitness, parameters=self.parameters(sub)))

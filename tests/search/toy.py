@@ -9,6 +9,7 @@ from architectures import SMOLLM2_135M
 from pipeline.config import (
     BinConfig,
     CrossoverConfig,
+    Fitness,
     LimitConfig,
     MutationConfig,
     SearchConfig,
@@ -63,6 +64,7 @@ def configure(strategy: str, **changes) -> SearchConfig:
         "mutation": MutationConfig(offspring=5),
         "evaluations": 60,
         "blocks": BLOCKS,
+        "fitness": Fitness.kl,  # the mean of the blocks' losses as it is
     }
     return SearchConfig(strategy=Strategy(strategy), **standard | changes)
 
@@ -128,18 +130,17 @@ def search(
             parameters=lambda sub: parameters(TEACHER, sub),
             expected=candidates(config),
             log=log,
-            measure=lambda kind, losses: losses[-1],
         ).run()
     finally:
         journal.close()
 
 
 class Landscape:
-    """Scores by a function of a candidate; the value stands for the last block's loss."""
+    """Scores by a function of a candidate; its value is the loss of every block, and so their mean."""
 
     def __init__(self, evaluate: Callable):
         self.evaluate = evaluate
 
     def run(self, subs: list[SubNetwork]):
         for number, sub in enumerate(subs):
-            yield number, [0.0] * (BLOCKS - 1) + [self.evaluate(sub)]
+            yield number, [self.evaluate(sub)] * BLOCKS
