@@ -66,16 +66,13 @@ def cut(teacher: GPT, sub: SubNetwork, selection: Selection, own: bool = True) -
     )
     if architecture.lm_head_bias:
         weights["lm_head.bias"] = teacher.lm_head.bias.clone()
-    for number in range(sub.n_layer):
-        gene = sub.genes[number]
-        kept = selection.layers[number]
+    for number, (layer, gene, kept) in enumerate(zip(sub.layers, sub.genes, selection.layers, strict=True)):
         axes = _axes(architecture, kept, width, device)
-        block = {
-            f"{place}.{kind}": take(tensor, axes[module])
-            for name, tensor in teacher.transformer.h[sub.layers[number]].named_parameters()
-            for module, _, kind in [name.rpartition(".")]
-            if (place := _place(module, kept.experts)) is not None
-        }
+        block = {}
+        for name, tensor in teacher.transformer.h[layer].named_parameters():
+            module, _, kind = name.rpartition(".")
+            if (place := _place(module, kept.experts)) is not None:
+                block[f"{place}.{kind}"] = take(tensor, axes[module])
         if sub.attention_scale == "teacher" and gene.head_size != architecture.head_size:
             for queries in _queries(block, gene.n_head * gene.head_size):
                 queries *= math.sqrt(gene.head_size / architecture.head_size)
