@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pipeline.artifacts import read_manifest
 from pipeline.config import ExportForm, Init, Source
-from pipeline.evaluation.savings import Costs, Curve, Curves, EqualFlops, Saving, equal_flops, savings
+from pipeline.evaluation.savings import Costs, Curve, Curves, equal_flops, savings
 from pipeline.layout import COMPLETED
 from pipeline.models.perplexity import bits_per_byte
 from pipeline.report.anatomy import anatomy, diversity_of
@@ -111,8 +111,8 @@ def summarise(
     if unfinished:
         summary["unfinished"] = unfinished
     if control is not None and all(f"distilled_{role}" in done for role in trained):
-        compared = student, control, flops, curves["student"], curves["control"]
-        summary["saving"], summary["equal_flops"] = saving(*compared), at_equal_flops(*compared)
+        compared = curves["student"], curves["control"], costs(student, control, flops)
+        summary["saving"], summary["equal_flops"] = savings(*compared), equal_flops(*compared)
     if "study" in done:
         summary["study"] = _study(done["study"])
     return summary
@@ -231,25 +231,9 @@ def _costs(folder: Path | None, name: str) -> Any:
     return json.loads((folder / name).read_text(encoding="utf-8")) if folder else {}
 
 
-def saving(
-    student: ModelSummary, control: ModelSummary, flops: RunFlops, student_curve: Curve, control_curve: Curve
-) -> Saving:
-    """What a student saves over a control, which may be another run's; `flops` are of what comes before its training.
-
-    Curves are (tokens, nats a token), from token 0 on.
-    """
-    return savings(student_curve, control_curve, costs(student, control, flops))
-
-
-def at_equal_flops(
-    student: ModelSummary, control: ModelSummary, flops: RunFlops, student_curve: Curve, control_curve: Curve
-) -> EqualFlops:
-    """The two at equal total FLOPs; arguments as of `saving`."""
-    return equal_flops(student_curve, control_curve, costs(student, control, flops))
-
-
 def costs(student: ModelSummary, control: ModelSummary, flops: RunFlops) -> Costs:
-    """What student and control cost, from the summaries of their runs."""
+    """What a student and a control, which may be another run's, cost; `flops` are those before the student's
+    training."""
     return Costs(
         order=flops["order"],
         search=flops["search"],

@@ -16,7 +16,7 @@ from pipeline.artifacts.runs import summary
 from pipeline.composition import CONF
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
-from pipeline.evaluation.savings import Curve, Saving, nll_at
+from pipeline.evaluation.savings import Curve, Saving, nll_at, savings
 from pipeline.layout import COMPLETED, SUMMARY
 from pipeline.outside import misfit
 from pipeline.report.schema import (
@@ -26,7 +26,7 @@ from pipeline.report.schema import (
     random_weights,
 )
 from pipeline.report.sentences import RANDOM_WEIGHTS as NO_MEANING
-from pipeline.report.summary import saving
+from pipeline.report.summary import costs
 from pipeline.report.sweep.record import JobRecord, read_record, remade, state
 from pipeline.stages import distill
 
@@ -234,7 +234,7 @@ def _alike(run: Run, other: Run) -> bool:
 
 
 def _saving(run: Run, control: Curve, model: ModelSummary) -> Saving:
-    return saving(run.student, model, run.summary["flops"], run.curve, control)
+    return savings(run.curve, control, costs(run.student, model, run.summary["flops"]))
 
 
 def read(folder: Path, underway: bool) -> Sweep:
