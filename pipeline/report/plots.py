@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.evaluation.savings import Curves
 from pipeline.report.canvas import COLOURS, INK, OUTLINE, Plot, counted, legend, scaled, scientific
-from pipeline.report.schema import Anatomy, BinSummary, Candidate, Summary, neurons
+from pipeline.report.schema import Anatomy, BinSummary, Candidate, Summary, neurons, queries
 from pipeline.report.study import plot as study_plot
 
 if TYPE_CHECKING:
@@ -167,10 +167,7 @@ def anatomy(figure: Figure, sizes: Anatomy) -> None:
     whole, kept = sizes["teacher"], sizes["student"]
     places = [gene["layer"] for gene in kept]
     widths = {
-        "attention": (
-            whole["n_query_groups"] * whole["heads_per_group"] * whole["head_size"],
-            [gene["n_query_groups"] * gene["heads_per_group"] * gene["head_size"] for gene in kept],
-        ),
+        "attention": (queries(whole), [queries(gene) for gene in kept]),
         "MLP": (neurons(whole), [neurons(gene) for gene in kept]),
     }
     panels = figure.subplots(1, 2, sharey=True)

@@ -156,6 +156,11 @@ class LayerSizes(TypedDict):
     n_expert_per_token: NotRequired[int]
 
 
+def queries(sizes: LayerSizes) -> int:
+    """Query entries of the attention: heads x head size."""
+    return sizes["n_query_groups"] * sizes["heads_per_group"] * sizes["head_size"]
+
+
 def neurons(sizes: LayerSizes) -> int:
     """Of the MLP, or of all experts together."""
     return sizes["intermediate_size"] * sizes.get("n_expert", 1)

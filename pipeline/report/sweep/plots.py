@@ -25,7 +25,7 @@ from pipeline.report.canvas import (
     short,
     titled,
 )
-from pipeline.report.schema import Anatomy, neurons
+from pipeline.report.schema import Anatomy, neurons, queries
 from pipeline.report.sweep import ends
 from pipeline.report.sweep import savings as sweep_savings
 from pipeline.report.sweep.runs import INITS, SAVINGS, Cell, Sweep
@@ -284,11 +284,9 @@ def _anatomy(figure: Figure, known: list[tuple[str, Anatomy]]) -> None:
     shares = {name: np.full((len(known), depth), math.nan) for name in ("MLP", "attention")}
     for row, (_, sizes) in enumerate(known):
         whole = sizes["teacher"]
-        width = whole["n_query_groups"] * whole["heads_per_group"] * whole["head_size"]
         for gene in sizes["student"]:
-            heads = gene["n_query_groups"] * gene["heads_per_group"] * gene["head_size"]
             shares["MLP"][row, gene["layer"]] = neurons(gene) / neurons(whole)
-            shares["attention"][row, gene["layer"]] = heads / width
+            shares["attention"][row, gene["layer"]] = queries(gene) / queries(whole)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (title, values) in zip(panels, shares.items(), strict=True):
         drawn = axes.pcolormesh(values, vmin=0, vmax=1, cmap="viridis", edgecolors="none")
