@@ -11,10 +11,11 @@ from rich.text import Text
 
 from launchers.sweep.jobs import Job
 from launchers.sweep.logs import last_line
-from launchers.sweep.record import FAILED, MISSING, Record
+from launchers.sweep.record import FAILED, Record
 from pipeline.layout import COMPLETED, near
 from pipeline.printable import printable
 from pipeline.progress import clock
+from pipeline.report.sweep.record import MISSING
 from pipeline.terminal import cell
 
 RUNNING, FOUND = "running", "found"

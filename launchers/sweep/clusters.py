@@ -18,11 +18,11 @@ from submitit import Executor, LocalExecutor, SlurmExecutor, SlurmJob
 from submitit import Job as Handle
 
 from launchers.sweep.jobs import Job
-from launchers.sweep.record import INTERRUPTED, Record
+from launchers.sweep.record import Record
 from launchers.sweep.task import Task
 from pipeline.config import GRACE, LauncherConfig
 from pipeline.errors import SprigError
-from pipeline.report.sweep.record import LOCK
+from pipeline.report.sweep.record import INTERRUPTED, LOCK
 
 NO_LIMIT = 60 * 24 * 365 * 10  # minutes; a local job ends when it is done
 ON_SLURM = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "SUSPENDED", "PREEMPTED")

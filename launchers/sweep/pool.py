@@ -11,10 +11,11 @@ from launchers.sweep.board import Board
 from launchers.sweep.clusters import Handle, Place, Slot, end
 from launchers.sweep.jobs import Job
 from launchers.sweep.logs import last_lines
-from launchers.sweep.record import FAILED, INTERRUPTED, Record
+from launchers.sweep.record import FAILED, Record
 from pipeline.errors import Interrupted
 from pipeline.layout import COMPLETED
 from pipeline.preemption import check
+from pipeline.report.sweep.record import INTERRUPTED
 
 POLL = 0.5  # seconds
 

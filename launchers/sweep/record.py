@@ -8,9 +8,9 @@ from launchers.sweep.jobs import Job, Overrides, named
 from pipeline.artifacts import write_json
 from pipeline.config import is_material
 from pipeline.layout import COMPLETED
-from pipeline.report.sweep.record import NAME, SWEEP_SCHEMA, read_record
+from pipeline.report.sweep.record import MISSING, NAME, SWEEP_SCHEMA, read_record
 
-FAILED, INTERRUPTED, MISSING = "failed", "interrupted", "missing"
+FAILED = "failed"
 
 
 class Record:

@@ -12,7 +12,7 @@ from pipeline.report.schema import RUNNING
 
 NAME, SWEEP_SCHEMA = "sweep.json", 1
 LOCK = ".lock"  # in a sweep's folder, held by the process that runs it
-BEGUN, MISSING = "interrupted", "missing"  # a job that has begun and not ended; one that has not begun
+INTERRUPTED, MISSING = "interrupted", "missing"  # a job that has begun and not ended; one that has not begun
 
 
 class JobRecord(TypedDict):
@@ -90,6 +90,6 @@ def remade(folder: Path) -> str:
 def state(job: JobRecord, underway: bool) -> str:
     """A job that was completed, but has no report any more, is missing. One that has begun stands as interrupted in
     the record, so that after a kill the record tells the truth."""
-    if job["status"] == BEGUN and underway:
+    if job["status"] == INTERRUPTED and underway:
         return RUNNING
-    return "missing" if job["status"] == COMPLETED else job["status"]
+    return MISSING if job["status"] == COMPLETED else job["status"]
