@@ -17,6 +17,7 @@ from litgpt import GPT, Config
 from pipeline.errors import SprigError
 from pipeline.models.families import is_tied
 from pipeline.models.student import build
+from pipeline.models.weights import EMBEDDING, HEAD
 from pipeline.models.writing import writing
 from pipeline.subnetwork.about import About
 from pipeline.subnetwork.value import ABOUT, SubNetwork
@@ -40,8 +41,6 @@ UNREADABLE = (
     yaml.YAMLError,
 )
 log = logging.getLogger("sprig")
-
-_HEAD, _EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 
 
 def reason(error: BaseException) -> str:
@@ -68,7 +67,7 @@ def save(model: GPT, folder: Path, sub: SubNetwork | None, tokenizer: Path, abou
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: _compact(tensor) for name, tensor in model.state_dict().items()}
     if is_tied(model):
-        weights[_HEAD] = weights[_EMBEDDING]
+        weights[HEAD] = weights[EMBEDDING]
     with writing(folder / WEIGHTS), (folder / WEIGHTS).open("wb") as file:
         torch.save(weights, file)
     (folder / CONFIG).write_text(yaml.dump(asdict(model.config)), encoding="utf-8")
@@ -91,7 +90,7 @@ def load(folder: Path, device: torch.device | str, dtype: torch.dtype = torch.fl
         sub = SubNetwork.from_dict(json.loads(path.read_text())) if path.is_file() else None
         config = Config.from_file(Path(folder) / CONFIG)
         weights = torch.load(Path(folder) / WEIGHTS, map_location="cpu", mmap=True, weights_only=True)
-        tied = weights[_HEAD].data_ptr() == weights[_EMBEDDING].data_ptr()
+        tied = weights[HEAD].data_ptr() == weights[EMBEDDING].data_ptr()
         model = build(config, sub, tied, device, dtype)
         model.load_state_dict(weights)
     except (SprigError, *UNREADABLE) as error:

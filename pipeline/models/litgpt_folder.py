@@ -91,7 +91,7 @@ class LitGPTFolder:
 
     @cached_property
     def tied(self) -> bool:
-        head, embedding = self._state.get("lm_head.weight"), self._state.get("transformer.wte.weight")
+        head, embedding = self._state.get(HEAD), self._state.get(EMBEDDING)
         return head is None or (embedding is not None and torch.equal(head, embedding))
 
     def weights(self, dtype: torch.dtype) -> dict[str, Tensor]:

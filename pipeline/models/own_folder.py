@@ -15,7 +15,7 @@ from pipeline.models.families import checked
 from pipeline.models.huggingface import HuggingFaceFolder
 from pipeline.models.padding import uniform, uniform_config
 from pipeline.models.student import assemble
-from pipeline.models.weights import floats
+from pipeline.models.weights import EMBEDDING, HEAD, floats
 from pipeline.subnetwork.value import SubNetwork
 
 MODEL_TYPE = "sprig"
@@ -64,7 +64,7 @@ class OwnFolder(HuggingFaceFolder):
                         state[f"{_ENDS[part]}.{kind}"] = tensor
             for number, parts in blocks.items():
                 state |= {f"transformer.h.{number}.{name}": tensor for name, tensor in joined(parts).items()}
-            state.setdefault("lm_head.weight", state["transformer.wte.weight"])
+            state.setdefault(HEAD, state[EMBEDDING])
             if sub is not None:
                 state = uniform(assemble(config, sub, self.tied, state)).state_dict()
         except (LookupError, ValueError, RuntimeError):  # whose text may have a line for each weight

@@ -16,6 +16,7 @@ from pipeline.models.gguf import GGUFFile
 from pipeline.models.huggingface import HuggingFaceFolder
 from pipeline.models.student import assemble
 from pipeline.models.tokenizer import Tokenizer, read_json
+from pipeline.models.weights import EMBEDDING, HEAD
 
 # Of the largest logit, and at least absolute: sums in fp32 in another order already differ by 2e-6 of it.
 TOLERANCE = 1e-4
@@ -79,7 +80,7 @@ def check_gguf(file: Path, kind: GGUFKind, folder: Path, tokenizer: Tokenizer, b
 
 
 def _model(original: HuggingFaceFolder | GGUFFile, weights: dict[str, Tensor]) -> GPT:
-    weights.setdefault("lm_head.weight", weights["transformer.wte.weight"])
+    weights.setdefault(HEAD, weights[EMBEDDING])
     return assemble(original.config, None, original.tied, weights).eval()
 
 
