@@ -76,13 +76,18 @@ def sliding_layers(plain: dict[str, Any], pattern: Any) -> list[int]:
     if types is None and type(depth) is int and 0 < depth <= 4096:
         if type(pattern) is not int or pattern < 1:
             raise SprigError(f"sliding_window_pattern={reprlib.repr(pattern)} is not a whole number above 0")
-        return [int((layer + 1) % pattern > 0) for layer in range(depth)]
+        return all_but_every(pattern, depth)
     if not isinstance(types, list) or not set(map(str, types)) <= {_SLIDING, _FULL} or len(types) != depth:
         raise SprigError(
             f"layer_types={reprlib.repr(types)} does not name {_SLIDING} or {_FULL} for each of num_hidden_layers="
             f"{reprlib.repr(depth)} layers: fetch it again"
         )
     return [int(each == _SLIDING) for each in types]
+
+
+def all_but_every(pattern: int, depth: int) -> list[int]:
+    """0 for each `pattern`th of `depth` layers, 1 for the others."""
+    return [int((layer + 1) % pattern > 0) for layer in range(depth)]
 
 
 def _rope(plain: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +147,7 @@ def _as_llama_cpp(fields: dict[str, Any]) -> dict[str, Any]:
     depth, factor = fields["n_layer"], fields.pop("rope_condense_ratio")
     if depth == 62:
         raise SprigError("Gemma 3 27B divides scores by another number, which GGUF files do not say")
-    sliding = [int((layer + 1) % _PATTERN > 0) for layer in range(depth)]
+    sliding = all_but_every(_PATTERN, depth)
     return fields | {
         "sliding_window_indices": sliding,
         "rope_indices": sliding,

@@ -8,7 +8,7 @@ from litgpt import Config
 from pipeline.errors import SprigError
 from pipeline.models.families import reading as read
 from pipeline.models.families.family import GGUF, Described, Family, Folded, Stock
-from pipeline.models.families.gemma import COMMON, NAMES, common_keys, described, sliding_layers
+from pipeline.models.families.gemma import COMMON, NAMES, all_but_every, common_keys, described, sliding_layers
 
 _PATTERN = 2  # every second layer has full attention
 _CAPS = {"attention_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping"}
@@ -31,8 +31,7 @@ def _as_llama_cpp(fields: dict[str, Any]) -> dict[str, Any]:
     depth = fields["n_layer"]
     if depth == 46:
         raise SprigError("Gemma 2 27B divides scores by another number, which GGUF files do not say")
-    sliding = [int((layer + 1) % _PATTERN > 0) for layer in range(depth)]
-    return _DEFAULTS | fields | {"sliding_window_indices": sliding}
+    return _DEFAULTS | fields | {"sliding_window_indices": all_but_every(_PATTERN, depth)}
 
 
 GEMMA2 = Family(
