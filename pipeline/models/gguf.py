@@ -260,9 +260,11 @@ class GGUFFile:
             room = layers[block[1]] if block else state
             room[f"{part}.{kind}"] = torch.tensor(np.ascontiguousarray(values)).to(dtype)
         held = {name.partition(".")[0] for parts in layers.values() for name in parts if name.endswith(".bias")}
+        needed = _ALL_BIASES if config.bias else frozenset("qkv") if config.attn_bias else frozenset()
+        # A Qwen2.5 has all of its biases: one that is missing is an error, not a zero.
+        added = frozenset() if self._architecture == "qwen2" else needed - held
         for number, parts in layers.items():
-            needed = _ALL_BIASES if config.bias else frozenset("qkv") if config.attn_bias else frozenset()
-            with_zero_biases(parts, needed - held if self._architecture != "qwen2" else frozenset())
+            with_zero_biases(parts, added)
             names = joined(parts, f"{self.path}: blk.{number}")
             state |= {f"transformer.h.{number}.{name}": tensor for name, tensor in names.items()}
         return state

@@ -62,12 +62,12 @@ class _Part:
         return (self.sensitivity * found).cpu().numpy()
 
 
-def prefix_errors(gram: Tensor, weight: Tensor, tokens: int, ridge: float = RIDGE) -> Tensor:
+def prefix_errors(gram: Tensor, weight: Tensor, tokens: int) -> Tensor:
     """The least squared error (F + 1,) of a projection W (E, F) that keeps only its first f inputs, f = 0, ..., F.
 
     `gram` sums a a' over `tokens`; where it has one row more than W has inputs, the first belongs to a constant, which
     is always kept (the bias). The kept weights are the least-squares ones for what the dropped inputs wrote, under a
-    prior worth `ridge` tokens that the teacher's own are right; the prior's part is counted in.
+    prior worth RIDGE tokens that the teacher's own are right; the prior's part is counted in.
 
     With the ridged matrix G = L L' and M = W L, the best weights on the first f inputs are M_f L_ff^-1 and leave the
     error that the other columns of M hold, because L orthogonalises the inputs one after another. So one Cholesky
@@ -83,7 +83,7 @@ def prefix_errors(gram: Tensor, weight: Tensor, tokens: int, ridge: float = RIDG
         raise SprigError("The teacher's activations are not finite: use precision=fp32, or look for broken weights.")
     if not diagonal.any():
         return torch.zeros(weight.size(1) + 1, dtype=gram.dtype, device=gram.device)
-    diagonal += ridge / tokens * diagonal.mean()
+    diagonal += RIDGE / tokens * diagonal.mean()
     factor = torch.linalg.cholesky(gram)[constant:, constant:]
     columns = (weight @ factor).square().sum(dim=0)
     kept = columns.flip(0).cumsum(0).flip(0)
