@@ -1,4 +1,4 @@
-"""The values of a sweep's axes, as Hydra's words for them list them."""
+"""The values of a sweep's axes, as Hydra's overrides list them."""
 
 from collections.abc import Iterable
 from math import prod
@@ -11,10 +11,10 @@ MOST = 10_000  # jobs of a sweep: each is a run with a folder and minutes of wor
 
 
 def values(override: Override) -> list[str]:
-    """Those of an axis, or the one of a word that is none.
+    """The values of an axis; of an override that is not one, its only value, or nothing where that is empty.
 
     Raises:
-        SprigError: the word stands for no list of values, or for too long a one.
+        SprigError: the override does not list its values, or lists too many.
     """
     word, value = typed(override), override.value()
     if not override.is_sweep_override():

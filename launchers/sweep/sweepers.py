@@ -62,10 +62,7 @@ def _unused(config: Any) -> None:
 
 
 def check(jobs: Sequence[Job], sweeper: str) -> None:
-    """
-    Raises:
-        SprigError: a job will not know its student's validation loss.
-    """
+    """Raises SprigError where a job will not know its student's validation loss."""
     for job in jobs:
         if missing := [stage for stage in (material.STAGE, "distill") if stage not in job.context.config.stages]:
             raise SprigError(

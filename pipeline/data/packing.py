@@ -61,7 +61,8 @@ class Packed:
 
     @classmethod
     def load(cls, members: Members, dtype: np.dtype, folder: Path, scratch: Path) -> "Packed":
-        """
+        """How far an interrupted packing was; nowhere, where there is none.
+
         Raises:
             Damaged: the file or a split's is not what was written. The shards that were packed have to be made again.
         """

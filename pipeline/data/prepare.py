@@ -70,11 +70,7 @@ def prepare(data: DataConfig, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _prepare(data: DataConfig, tokenizer: Tokenizer, folder: Path) -> None:
-    """
-    Raises:
-        Damaged: a file to resume from is not what was written.
-        SprigError: as `prepare`.
-    """
+    """`prepare` in one attempt. Raises Damaged where a file to resume from is not what was written."""
     scratch = folder / SCRATCH
     if not (folder / INDEX).exists():
         scratch.mkdir(exist_ok=True)

@@ -85,10 +85,9 @@ def savings(student: Curve, control: Curve, costs: Costs) -> Saving:
     """The four savings of the student over the control: tokens, and FLOPs of the student alone, with the teacher
     (`training_flops`), and with order, search and recovery (`total_flops`).
 
-    The target is the control's last point. The teacher is on both sides, order, search and recovery on
-    the student's alone.
-    Reached before training: only the total has a finite saving, the others are null. Not reached: each figure is an
-    upper bound, taken at the student's last token.
+    The target is the control's last point. The teacher is on both sides, order, search and recovery on the student's
+    alone. Reached before training: only the total has a finite saving, the others are null. Not reached: each figure is
+    an upper bound, taken at the student's last token.
     """
     control_tokens, target_nll = control[-1]
     reach = tokens_to_reach(student, target_nll)

@@ -88,9 +88,12 @@ def score(
 ) -> tuple[dict[str, float], list[dict]]:
     """Metrics of the first `limit` examples, or of all, and each example's responses and metrics.
 
-    The file `answers` collects the answers, and an interrupted task resumes from it.
-
     Metrics are lm-eval's, such as acc, acc_norm and perplexity, each with its `_stderr` where there is one.
+
+    Args:
+        batch_tokens: of one forward pass, at most, unless a single text has more.
+        title: what the progress bar and errors call the task.
+        answers: the file that collects the answers; an interrupted task resumes from it.
     """
     from lm_eval.evaluator import evaluate
 

@@ -102,7 +102,7 @@ class Tokenizer:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
     def text_bytes(self, rows: list[list[int]]) -> int:
-        """Bytes of these ids as text in UTF-8, row by row; what ends a text is none."""
+        """Bytes of these ids as text in UTF-8, row by row; the token that ends a text counts none."""
         texts = ([token for token in row if token != self.eos_id] for row in rows)
         return sum(len(self.decode(row).encode()) for row in texts)
 

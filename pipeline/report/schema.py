@@ -55,7 +55,7 @@ class RerankSummary(TypedDict):
     lr: float
     flops: int
     loss: float  # the winner's, nats a token
-    rank: int  # the winner's before
+    rank: int  # the winner's by the search's fitness, from 1
 
 
 class Diversity(TypedDict):

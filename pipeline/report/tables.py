@@ -73,7 +73,7 @@ def in_terminal(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
 
 def number(value: float | None, form: str) -> str:
-    """What is not known, of a run that is still going, is left empty."""
+    """The figure as text; empty where it is not known yet, in a run that is still going."""
     return "" if value is None else format(value, form)
 
 

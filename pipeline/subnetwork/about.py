@@ -15,7 +15,7 @@ class FoundFitness(TypedDict):
 
 
 class KeptVocabulary(TypedDict):
-    """Tokens that are kept, of how many."""
+    """How many tokens are kept, and how many the teacher has."""
 
     kept: int
     teacher: int

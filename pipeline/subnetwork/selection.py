@@ -106,9 +106,8 @@ def _first(order: np.ndarray, count: int | None) -> np.ndarray:
     return np.sort(order[..., :count], axis=-1)
 
 
-_Kept = tuple[
-    np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None
-]  # groups, heads, values, neurons, experts
+# groups, heads, values, neurons, experts
+_Kept = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 
 
 def _coarse_layer(layer: int, gene: LayerGenes, ordering: Ordering) -> _Kept:

@@ -185,7 +185,7 @@ def _sha256_so_far(root: Path, position: Position) -> str:
 
 
 def publish(root: Path, step: int) -> None:
-    """Makes a step's checkpoint, with metrics.jsonl, what the folder is there for: the `begin` of another training."""
+    """Moves a step's checkpoint next to metrics.jsonl, where `resume` of another training finds both in `begin`."""
     for name in (_TENSORS, _PROGRESS):
         (root / "checkpoints" / str(step) / name).replace(root / name)
 

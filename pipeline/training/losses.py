@@ -201,7 +201,7 @@ def _chunk(
     cap: float | None,
     biased: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The sums of CE and D over a chunk (2,); the loss' gradient with respect to its logits, which are used up, in
+    """The sums of CE and D over a chunk (2,); the loss's gradient with respect to its logits, which are used up, in
     their dtype; the sum of that over the tokens (V,), if `biased`, and else nothing (0,)."""
     if cap is None:
         values, gradient = _loss_and_gradient(logits.float(), targets, config, comparison)
@@ -234,7 +234,7 @@ def _loss_and_gradient(
     return torch.stack([ce, values.sum()]), gradient
 
 
-def _scale(logits: Tensor, factor: float) -> None:
+def _scale(gradient: Tensor, factor: float) -> None:
     """Scales in place. Skips a factor of 1, which would cost a pass over the largest tensor of a training."""
     if factor != 1:
-        logits.mul_(factor)
+        gradient.mul_(factor)

@@ -146,7 +146,7 @@ def training(
 
 @lru_cache
 def device_memory(device: torch.device) -> int:
-    """Bytes that one process has."""
+    """Bytes of memory for one process: its GPU's, or on a CPU its share of the machine's."""
     if device.type == "cuda":
         here = torch.cuda.is_available()
         return torch.cuda.get_device_properties(device).total_memory if here else PLANNED_BYTES
@@ -154,7 +154,7 @@ def device_memory(device: torch.device) -> int:
 
 
 def device_name() -> str:
-    """What holds the memory that is planned for."""
+    """The GPU whose memory `device_memory` gives, as errors call it."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "an assumed GPU"
 
 

@@ -11,7 +11,7 @@ _PURPOSE = 101  # keeps this draw apart from every other draw of the same seed
 def _epoch(blocks: int, seed: int, epoch: int) -> np.ndarray:
     numbers = np.arange(blocks, dtype=np.uint32 if blocks <= 1 << 32 else np.int64)
     np.random.default_rng([seed, _PURPOSE, epoch]).shuffle(numbers)
-    numbers.flags.writeable = False  # for it is shared
+    numbers.flags.writeable = False  # because callers share it
     return numbers
 
 

@@ -120,7 +120,7 @@ class MixtureLayers(Layers):
             chunk.features = []
         return refits
 
-    def _refit_expert(self, number: int, expert: int, site: "_Site") -> Refit:
+    def _refit_expert(self, number: int, expert: int, site: _Site) -> Refit:
         """Chooses an expert's correction of its cut weights while those of the others stay."""
         site.add(expert, 1)
         projection = site.projections[expert]
