@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pickle
 import shutil
 import zipfile
@@ -14,6 +13,7 @@ import torch
 import yaml
 from litgpt import GPT, Config
 
+from pipeline.artifacts import replacing
 from pipeline.errors import SprigError
 from pipeline.models.families import is_tied
 from pipeline.models.student import build
@@ -103,12 +103,8 @@ def load(folder: Path, device: torch.device | str, dtype: torch.dtype = torch.fl
 def keep(work: dict[str, Any], file: Path) -> None:
     """Puts the state of unfinished work on the disk, in whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    written = file.with_suffix(".partial")
-    with writing(written), written.open("wb") as opened:
+    with replacing(file) as opened, writing(file):
         torch.save(work, opened)
-        opened.flush()
-        os.fsync(opened.fileno())
-    written.replace(file)
 
 
 def kept(file: Path) -> dict[str, Any] | None:
