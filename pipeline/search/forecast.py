@@ -16,12 +16,17 @@ class Forecast:
     tokens: int
 
 
+def _has_one_candidate(config: SearchConfig) -> bool:
+    """Whether a rule or a file names the only candidate."""
+    return config.strategy != Kind.random and config.strategy not in POPULATIONS and not is_own(config.strategy)
+
+
 def candidates(config: SearchConfig) -> int:
     """How many candidates the strategy asks for, where neither a limit nor the end of the space stops it."""
-    if config.strategy == Kind.random or is_own(config.strategy):
-        return config.evaluations
-    if config.strategy not in POPULATIONS:
+    if _has_one_candidate(config):
         return 1
+    if config.strategy not in POPULATIONS:
+        return config.evaluations
     is_evolution = config.strategy == Kind.evolution
     generation = config.crossover.offspring + config.mutation.offspring if is_evolution else config.offspring
     return config.population + config.generations * generation
@@ -48,7 +53,7 @@ def unspent(config: SearchConfig, block_size: int, flops_per_token: int | None =
 
     `flops_per_token` as in `expected`. None where a limit may end the search, and where there is only one candidate.
     """
-    if config.strategy != Kind.random and config.strategy not in POPULATIONS and not is_own(config.strategy):
+    if _has_one_candidate(config):
         return None
     asked = candidates(config)
     known = {"evaluations": asked, "tokens": asked * config.blocks * block_size}
