@@ -115,8 +115,8 @@ def prepare(
             downstream.check(context, steps)
             jobs[overrides] = Job(overrides, context, steps, material.step(context, steps))
         except SprigError as error:
-            named = f"Job {label(overrides, axes)}: " if axes else ""
-            raise SprigError(f"{named}{error} No job was started.") from None
+            prefix = f"Job {label(overrides, axes)}: " if axes else ""
+            raise SprigError(f"{prefix}{error} No job was started.") from None
     folders = {job.folder.parent: job for job in jobs.values()}
     if len(folders) > 1:
         raise SprigError(

@@ -14,6 +14,7 @@ from litgpt import GPT
 
 from pipeline.errors import SprigError
 from pipeline.evaluation import tasks_data
+from pipeline.evaluation.answers import Answers
 from pipeline.models.checkpoint import reason
 from pipeline.models.tokenizer import Tokenizer
 
@@ -97,7 +98,6 @@ def score(
     """
     from lm_eval.evaluator import evaluate
 
-    from pipeline.evaluation.answers import Answers
     from pipeline.evaluation.tasks_model import Scorer
 
     # Its processes would be forked off one that holds the model and its threads.

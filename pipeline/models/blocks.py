@@ -125,14 +125,14 @@ def weights(block: Block) -> dict[str, Tensor]:
 
 def flat(parts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Heads and their entries on one axis again."""
-    flat = {}
+    flattened = {}
     for name, tensor in parts.items():
         if name.partition(".")[0] in ("q", "k", "v"):
             tensor = tensor.flatten(0, 2)
         elif name == "out.weight":
             tensor = tensor.flatten(1)
-        flat[name] = tensor.contiguous()
-    return flat
+        flattened[name] = tensor.contiguous()
+    return flattened
 
 
 def joined(parts: dict[str, Tensor], source: str = "the block") -> dict[str, Tensor]:
