@@ -97,7 +97,7 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, count="all"), "bin.count: Invalid value 'all'"),
         (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, vocabulary=9), "space.vocabulary has no effect on"),
         (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, layers="rank"), "needs an ordering: give that of imp"),
-        (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, hold="n_embd"), "space.hold: n_embd must be a list, such as"),
+        (lambda t, b: pipeline.SearchSpace(t.model, 1, 90_000, hold="n_embd"), "space.hold: n_embd must be a list,"),
         (lambda t, b: pipeline.perplexity(t.model, b.to_sparse()), "a dense tensor with values, but are torch.sparse"),
         (lambda t, b: pipeline.perplexity(t.model, b.to("meta")), "a dense tensor with values, .* on meta"),
         (lambda t, b: pipeline.perplexity(copy.deepcopy(t.model).to("meta"), b), "model is on the meta device"),

@@ -41,7 +41,7 @@ def to_typed(kind: type[Section], composed: DictConfig, prefix: str = "") -> Sec
             raise own from None
         place = f"{prefix}{error.full_key}: " if error.full_key else ""
         reason = str(error).splitlines()[0].rstrip(".")
-        if "is not a ListConfig" in reason:
+        if "is not a ListConfig" in reason and error.full_key:
             reason = f"{OmegaConf.select(composed, error.full_key)} must be a list, such as [a,b]"
         raise SprigError(f"{place}{reason}.") from None
 
