@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -193,6 +194,18 @@ def rows_of_evolution() -> list[str]:
     return perplexities(found)
 
 
+def rows_of_grid() -> list[str]:
+    """A row for each start, recovery and loss of the grid's rest: perplexity after each budget, of one seed."""
+    starts = {"random_subnetwork": "random sub-network", "searched": "evolution"}
+    recovered = {"off": "plain cut", "auto": "recovered"}
+    found, rows = grouped("p0-grid", "init", "recover", "kd", "student.tokens"), []
+    for init, recover, (loss, kd) in product(starts, recovered, LOSSES.items()):
+        seeds = [column(found[init, recover, kd, str(budget)], "student.final_perplexity") for budget in BUDGETS[:3]]
+        cells = " | ".join(f"{perplexity:.2f}" for [perplexity] in seeds)
+        rows.append(f"| {starts[init]}, {recovered[recover]} | {loss} | {cells} |")
+    return rows
+
+
 def rows_of_steps() -> list[str]:
     """Cut once or in two steps: tokens and total FLOPs of all its trainings, perplexity of the quarter."""
     once = grouped("p6-quarter", "init", "student.tokens")
@@ -312,6 +325,7 @@ def test_every_headline_number_is_in_the_records():
     [three_quarters] = grouped("allocation-three-quarters", "search.strategy").values()
     assert f"it ends at {spread(three_quarters, 'student.final_perplexity')}, with" in text
     rows += [*rows_of_losses(), *rows_of_halves(), *rows_of_pairs(), *rows_of_evolution(), *rows_of_rerank()]
+    rows += rows_of_grid()
     assert [row for row in rows if row not in text] == []
     overview = (LAB.parent / "README.md").read_text()
     assert [row for row in summary(found) if row not in overview] == []
