@@ -65,7 +65,7 @@ def spread(values: list[str]) -> str:
     return f"{mean(numbers):,.1f} ± {stdev(numbers):,.1f}"
 
 
-@pytest.mark.parametrize("rows", [rows_of_starts, rows_of_fitnesses])
+@pytest.mark.parametrize("rows", [rows_of_starts, rows_of_searches, rows_of_fitnesses])
 def test_the_rows_are_in_the_records(rows):
     text = (LAB.parent / "README.md").read_text()
     made = rows()
