@@ -151,12 +151,12 @@ def converged(found: Runs, budgets: tuple[int, ...] = BUDGETS) -> str:
 def rows_of_searches() -> list[str]:
     """A row for each way to choose a shape: parameters, perplexity before recovery and after training, total FLOPs."""
     return [
-        f"| {search}{width} | {mean(column(lines, 'student.parameters')):,.0f} "
+        f"| {search}{how} | {mean(column(lines, 'student.parameters')):,.0f} "
         f"| {spread(lines, 'student.untrained_perplexity')} | {spread(lines, 'student.final_perplexity')} "
         f"| {mean(column(lines, 'total_flops')):.3g} |"
-        for folder, width in (("p3-search", ""), ("allocation-width", ", at full width"))
+        for folder, how in (("p3-search", ""), ("p3-surrogate", ", surrogate"), ("allocation-width", ", at full width"))
         for (search,), lines in grouped(folder, "search").items()
-        if (search, width) != ("importance", ", at full width")  # which is first_layers there
+        if (search, how) != ("importance", ", at full width")  # which is first_layers there
     ]
 
 
