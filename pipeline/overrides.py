@@ -40,6 +40,12 @@ def key_of(word: str) -> str:
     return word.lstrip("+").partition("=")[0].strip()
 
 
+def set_by(word: str) -> str:
+    """The key that a word sets or removes; of a budget, that of the tokens."""
+    key = key_of(word.lstrip("+~"))
+    return TOKENS if key == keys.BUDGET else key
+
+
 def refuse_hydra(key: str) -> NoReturn:
     raise SprigError(
         f"{key} has no effect, as Sprig lays out its own folders and logs: set outputs=FOLDER and run_name=NAME for "

@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 
 from pipeline.artifacts import RUNNING, facts, link_atomically, marked, sweep_temporaries, write_atomically
 from pipeline.composition import compose
-from pipeline.config import Config, keys, to_plain
+from pipeline.config import Config, to_plain
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST, near
 from pipeline.on_request import chat, export, sample, score
-from pipeline.overrides import TOKENS, key_of
+from pipeline.overrides import set_by
 from pipeline.ranks import rank
 from pipeline.recorded import recorded
 from pipeline.report import material
@@ -123,13 +123,8 @@ def _describe(path: Path, config: Config, overrides: list[str]) -> None:
 def _with_its_own(reopened: Path, overrides: list[str]) -> list[str]:
     """The words that make a reopened run with other values from its sources: those that it began with, and the new."""
     before = map(str, recorded(reopened / ".hydra" / "overrides.yaml"))
-    new = {_key(word): word for word in overrides if _key(word) != "run"}
-    return [*(word for word in before if _key(word) not in new), *new.values()]
-
-
-def _key(word: str) -> str:
-    key = key_of(word.lstrip("+~"))
-    return TOKENS if key == keys.BUDGET else key
+    new = {set_by(word): word for word in overrides if set_by(word) != "run"}
+    return [*(word for word in before if set_by(word) not in new), *new.values()]
 
 
 class _Log(logging.FileHandler):

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from pipeline.artifacts import digest, write_json
 from pipeline.commands import Line
 from pipeline.commands.folders import FINISHED, Known, chosen
-from pipeline.config import is_material, keys
+from pipeline.config import is_material
 from pipeline.errors import SprigError
-from pipeline.overrides import TOKENS
+from pipeline.overrides import set_by
 from pipeline.recorded import recorded
 
 FOLDER = "comparisons"  # in outputs
@@ -86,8 +86,7 @@ def _axes(runs: list[Known], names: list[str]) -> dict[str, list[str]]:
 def _given(folder: Path) -> dict[str, str]:
     """The overrides that a run was started with, by key."""
     words = recorded(folder / ".hydra/overrides.yaml")
-    given = {key.lstrip("+~"): value for key, _, value in (word.partition("=") for word in words)}
-    return {TOKENS if key == keys.BUDGET else key: value for key, value in given.items()}
+    return {set_by(word): word.partition("=")[2] for word in words}
 
 
 def _keys(given: Iterable[dict[str, str]]) -> list[str]:
