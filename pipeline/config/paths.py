@@ -51,9 +51,17 @@ def make_absolute(config: "Config") -> None:
     ):
         if getattr(holder, key) is not None:
             setattr(holder, key, absolute(getattr(holder, key)))
+    if config.distill.from_run is not None:
+        config.distill.from_run = _run(config.distill.from_run, config.outputs)
     for teacher in filter(None, (config.teacher, config.kd_teacher)):
         _teacher(teacher)
     _data(config.data)
+
+
+def _run(named: str, outputs: str) -> str:
+    """A run's folder, or its name in the folder of runs."""
+    by_name = Path(outputs) / named
+    return str(by_name) if by_name.exists() and not expanded(named).exists() else absolute(named)
 
 
 def _teacher(teacher: "TeacherConfig") -> None:

@@ -133,8 +133,7 @@ def finished(context: Context) -> Finished:
 def _links(context: Context) -> Path:
     named = context.config.distill.from_run
     assert named is not None  # the schema asks `trained` for it
-    by_name = Path(context.config.outputs) / named
-    return (by_name if by_name.exists() and not Path(named).exists() else Path(named)) / LINKS
+    return Path(named) / LINKS
 
 
 def _copy(context: Context, folder: Path) -> None:

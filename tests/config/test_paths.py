@@ -18,6 +18,7 @@ CASES = {
     "teacher.tokenizer": [*OWN_TEACHER, "teacher.path=x", "teacher.tokenizer={}"],
     "export.to": ["stages=[export]", "export.to={}"],
     "search.path": ["search=given", "search.path={}", "search.random_baseline=false"],
+    "distill.from_run": ["init=trained", "distill.from_run={}"],
     "distill.cache.path": ["distill.cache.kind=topk", "distill.cache.mode=read", "distill.cache.path={}"],
 }
 
@@ -54,6 +55,14 @@ def test_an_absolute_path_stays(here, key):
 def test_a_list_of_texts(here):
     config = pipeline.compose(["experiment=smoke", *OWN_TEXT, "data.path=[a.txt,'~/b','/c/*.txt']"])
     assert config.data.path == [str(here / "a.txt"), str(here.parent / "home/b"), "/c/*.txt"]
+
+
+def test_a_run_may_be_given_by_its_name(here):
+    given = ["experiment=smoke", "outputs=made", "init=trained", "distill.from_run=quickstart/latest"]
+    (here / "made/quickstart/latest").mkdir(parents=True)
+    assert pipeline.compose(given).distill.from_run == str(here / "made/quickstart/latest")
+    (here / "quickstart/latest").mkdir(parents=True)
+    assert pipeline.compose(given).distill.from_run == str(here / "quickstart/latest")
 
 
 @pytest.mark.parametrize("name", ["EleutherAI/pythia-410m", "a.b/c-d_e"])
