@@ -17,3 +17,8 @@ class NotFinite(SprigError):
 
 class Interrupted(SprigError):
     """A signal ended the run; the same command resumes it."""
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, in one line and without a full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

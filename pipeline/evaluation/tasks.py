@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 from litgpt import GPT
 
-from pipeline.errors import SprigError
+from pipeline.errors import SprigError, reason
 from pipeline.evaluation import tasks_data
 from pipeline.evaluation.answers import Answers
-from pipeline.models.checkpoint import reason
 from pipeline.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # lm-eval is an extra

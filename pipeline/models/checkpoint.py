@@ -14,7 +14,7 @@ import yaml
 from litgpt import GPT, Config
 
 from pipeline.artifacts import replacing
-from pipeline.errors import SprigError
+from pipeline.errors import SprigError, reason
 from pipeline.models.families import is_tied
 from pipeline.models.student import build
 from pipeline.models.weights import EMBEDDING, HEAD
@@ -41,11 +41,6 @@ UNREADABLE = (
     yaml.YAMLError,
 )
 log = logging.getLogger("sprig")
-
-
-def reason(error: BaseException) -> str:
-    """What an error says, in one line and without a full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:

@@ -11,10 +11,9 @@ import torch
 from litgpt import Config
 from torch import Tensor
 
-from pipeline.errors import SprigError
+from pipeline.errors import SprigError, reason
 from pipeline.models import config_json, tokenizer, weight_files
 from pipeline.models.blocks import joined
-from pipeline.models.checkpoint import reason
 from pipeline.models.families.family import Described
 from pipeline.models.weights import EMBEDDING, HEAD, floats, with_zero_biases
 

@@ -9,7 +9,7 @@ from litgpt import Config
 from torch import Tensor
 
 from pipeline import outside
-from pipeline.errors import SprigError
+from pipeline.errors import SprigError, reason
 from pipeline.models import checkpoint, tokenizer
 from pipeline.models.families import checked
 from pipeline.models.families.checking import folded
@@ -49,7 +49,7 @@ class LitGPTFolder:
             return fields
         except (SprigError, *checkpoint.UNREADABLE) as error:
             raise SprigError(
-                f"{file} is not a litgpt configuration ({checkpoint.reason(error)}): correct it, or write it again."
+                f"{file} is not a litgpt configuration ({reason(error)}): correct it, or write it again."
             ) from None
 
     @property
@@ -67,9 +67,7 @@ class LitGPTFolder:
         except ValueError as error:
             raise SprigError(f"{file} {error}: make it again.") from None
         except SprigError as error:
-            raise SprigError(
-                f"{file} is not a sub-network of a student ({checkpoint.reason(error)}): make it again."
-            ) from None
+            raise SprigError(f"{file} is not a sub-network of a student ({reason(error)}): make it again.") from None
         return None if is_stock(self._own, sub) else sub
 
     @cached_property
@@ -85,7 +83,7 @@ class LitGPTFolder:
                 raise TypeError(f"{strange[0]!r} is not a tensor")
         except checkpoint.UNREADABLE as error:
             raise SprigError(
-                f"{self.files[0]} is truncated or not a weight file ({checkpoint.reason(error)}): make it again."
+                f"{self.files[0]} is truncated or not a weight file ({reason(error)}): make it again."
             ) from None
         return state
 

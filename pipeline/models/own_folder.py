@@ -8,7 +8,7 @@ import torch
 from litgpt import Config
 from torch import Tensor
 
-from pipeline.errors import SprigError
+from pipeline.errors import SprigError, reason
 from pipeline.models import checkpoint, weight_files
 from pipeline.models.blocks import joined
 from pipeline.models.families import checked
@@ -38,7 +38,7 @@ class OwnFolder(HuggingFaceFolder):
         except (SprigError, *checkpoint.UNREADABLE) as error:
             raise SprigError(
                 f"{self.folder / 'config.json'} does not say what Sprig built the student from "
-                f"({checkpoint.reason(error)}): export it again."
+                f"({reason(error)}): export it again."
             ) from None
 
     @property

@@ -9,9 +9,8 @@ import torch
 from litgpt import GPT, Config
 from torch import Tensor
 
-from pipeline.errors import SprigError
+from pipeline.errors import SprigError, reason
 from pipeline.models.blocks import Sizes, flat, held_pairs, joined, sizes, weights
-from pipeline.models.checkpoint import reason
 from pipeline.models.families import architecture_of, is_power_law, is_tied
 from pipeline.models.student import assemble, build
 from pipeline.subnetwork.exported import shortest_run

@@ -10,9 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.errors import SprigError
+from pipeline.errors import SprigError, reason
 from pipeline.models import tokenizer
-from pipeline.models.checkpoint import reason
 
 # transformers takes the first of these that exists; only then come names that it reads on request.
 _STANDARD = ("model.safetensors", "pytorch_model.bin")

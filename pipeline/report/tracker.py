@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from pipeline.config import STAGES, Config, TrackerKind, to_plain
-from pipeline.models.checkpoint import reason
+from pipeline.errors import reason
 from pipeline.ranks import rank
 from pipeline.report import plots, sentences, tables
 from pipeline.report.material import Material

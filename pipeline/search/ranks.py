@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import distributed
 
-from pipeline.errors import Interrupted, SprigError
-from pipeline.models.checkpoint import reason
+from pipeline.errors import Interrupted, SprigError, reason
 from pipeline.search.loop import Scorer
 from pipeline.subnetwork.value import SubNetwork
 
