@@ -27,7 +27,7 @@ KINDS = {
 
 
 def trained(steps: int, batch: int, kind: str) -> list[tuple[int, float]]:
-    """The validation curve: (tokens, nats a token)."""
+    """The validation curve: (tokens, nats per token)."""
     size = [f"distill.tokens={steps * batch * BLOCK}", f"distill.global_batch={batch}", "distill.micro_batch=2"]
     config = pipeline.compose([*COMMON, f"data.block_size={BLOCK}", *size, *KINDS[kind]])
     pipeline.run(config)
@@ -47,7 +47,7 @@ def main() -> None:
             figures |= {f"{name}, at {tokens} tokens": nll for tokens, nll in curve}
             rows.append([kind, *(f"{nll:.4f}" for _, nll in curve), f"{curve[-1][1] - last:+.4f}"])
         report(
-            f"Validation loss, nats a token, seed 0, {steps} steps of {batch} x {BLOCK} tokens",
+            f"Validation loss, nats per token, seed 0, {steps} steps of {batch} x {BLOCK} tokens",
             ["teacher's logits", *(f"{tokens:,} tokens" for tokens, _ in curve), "to the teacher"],
             rows,
             figures,

@@ -109,7 +109,7 @@ def main() -> None:
     figures |= {f"{kind}_bytes_a_token": size for kind, size in bytes_a_token.items()}
     report(
         f"A step of {micro_batch} x {LENGTH} tokens, {precision} on {device.type}, medians of {REPETITIONS}",
-        ["step", "tokens/s", "time to CE", "time to dense", "bytes a token"],
+        ["step", "tokens/s", "time to CE", "time to dense", "bytes per token"],
         rows,
         figures,
         options.json,

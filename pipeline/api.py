@@ -56,7 +56,7 @@ from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.distill import distill as train
 from pipeline.training.throughput import flops_of
 
-BATCH = 8  # blocks a forward pass
+BATCH = 8  # blocks per forward pass
 
 
 @dataclass(frozen=True)

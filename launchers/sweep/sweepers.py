@@ -71,7 +71,7 @@ def check(jobs: Sequence[Job], sweeper: str) -> None:
 
 
 def returned(overrides: Sequence[str], job: Job, error: str | None) -> JobReturn:
-    """What a sweeper is given for a job: the student's validation loss in nats a token, or the failure."""
+    """What a sweeper is given for a job: the student's validation loss in nats per token, or the failure."""
     found = summary(job.folder)
     if error is not None or not found:
         failure = SprigError(error or f"{job.folder} has no {SUMMARY} that can be read.")

@@ -1,4 +1,4 @@
-"""How fast models read and write on this machine: tokens a second of prefill and decode, one text at a time."""
+"""How fast models read and write on this machine: tokens per second of prefill and decode, one text at a time."""
 
 import time
 from statistics import median
@@ -22,8 +22,8 @@ def hardware(device: torch.device) -> str:
 def speeds(
     models: dict[str, GPT], prompt: Tensor, decode: int, repetitions: int, precision: str
 ) -> dict[str, dict[str, float]]:
-    """Tokens a second of each model, medians: `prefill` of prompt (T,) in one forward pass, then `decode` of that many
-    tokens after it, each a forward pass of its own with the KV cache.
+    """Tokens per second of each model, medians: `prefill` of prompt (T,) in one forward pass, then `decode` of that
+    many tokens after it, each a forward pass of its own with the KV cache.
 
     The models run in turn, after one round to warm up, so that a slow spell of the machine falls on all of them.
     """

@@ -60,7 +60,7 @@ class EqualFlops(TypedDict):
 
 
 def tokens_to_reach(curve: Curve, target_nll: float) -> float | None:
-    """Tokens at which a validation curve [(tokens, nats a token), ...] is first at or below the target.
+    """Tokens at which a validation curve [(tokens, nats per token), ...] is first at or below the target.
 
     Log perplexity is interpolated linearly over tokens; 0.0 means that it stood there before training; None that it
     was never reached.

@@ -110,7 +110,7 @@ def _descending(scores: Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def importance(teacher: GPT, blocks: Tensor, precision: str, batch: int, fingerprint: str) -> Ordering:
-    """The ordering by activation magnitude on calibration `blocks` (n, T+1), `batch` blocks a forward pass."""
+    """The ordering by activation magnitude on calibration `blocks` (n, T+1), `batch` blocks per forward pass."""
     statistics = _Statistics(teacher)
     device, training = teacher.transformer.wte.weight.device, teacher.training
     handles = statistics.attach(teacher.eval())

@@ -1,4 +1,4 @@
-"""Perplexity is exp(mean negative log-likelihood a token) over fixed blocks, everywhere in Sprig.
+"""Perplexity is exp(mean negative log-likelihood per token) over fixed blocks, everywhere in Sprig.
 
 Perplexities of different vocabularies do not compare, because their tokens are of different lengths: bits per byte do.
 """
@@ -17,7 +17,7 @@ CPU_CHUNK_TOKENS = 512
 
 @torch.no_grad()
 def mean_nll(model: nn.Module, blocks: torch.Tensor, batch: int, precision: str) -> float:
-    """Mean negative log-likelihood in nats a token of blocks (n, T + 1), `batch` blocks a forward pass.
+    """Mean negative log-likelihood in nats per token of blocks (n, T + 1), `batch` blocks per forward pass.
 
     Summed in float64, so that it does not depend on the order of batches beyond a forward pass' own rounding.
     """

@@ -93,7 +93,7 @@ Tested with transformers {check.TRANSFORMERS[0]} to {check.TRANSFORMERS[1]}. {st
 
 {marks.table(HEADER, rows(summary))}
 
-Perplexity is exp(mean nats a token), on the same {data["validation_blocks"]} validation blocks of
+Perplexity is exp(mean nats per token), on the same {data["validation_blocks"]} validation blocks of
 {marks.escaped(data["name"])} for all models; `student` is this one. Bits per byte of text compare models of different
 vocabularies too. FLOPs are of training, the teacher's
 included.{going}

@@ -28,7 +28,8 @@ ACCUMULATED = 4  # micro-batches of a timed step, at most
 
 
 def tokens_per_second(context: Context, student: SubNetwork) -> float:
-    """Tokens a second that one process trains this student on, the teacher's forward pass included where it runs along.
+    """Tokens per second that one process trains this student on, the teacher's forward pass included where it runs
+    along.
 
     A training from cached logits is timed with cross-entropy, which costs the same within a few percent
     (benchmarks/RESULTS.md). Reading text, validation, checkpoints and communication between processes are not included.

@@ -49,7 +49,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         ("space", f"{config.space.granularity} {config.space.sharing}, layers by {config.space.layers}"),
         ("student", f"{depth[0]} to {depth[-1]} layers, width {width[0]} to {width[-1]}, about {size:,} parameters"),
         outlook.leaves(context, typical.students),
-        ("FLOPs a token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
+        ("FLOPs per token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
         ("order", f"{ordered:,} tokens, {costs['ordering']:.3g} FLOPs"),
         *_search(context, costs, forward),
         *_recover(context, typical.middle),

@@ -96,7 +96,7 @@ def finite(lines: list[Candidate]) -> list[Candidate]:
 
 
 def training(axes: Axes, curves: Curves, summary: Summary) -> None:
-    """Validation perplexity over training tokens; `curves` are (tokens, nats a token) by model. A recovered student
+    """Validation perplexity over training tokens; `curves` are (tokens, nats per token) by model. A recovered student
     starts where recovery left it, and its untrained cut stands next to that."""
     untrained = summary["student"].get("recovered_perplexity") and summary["student"]["untrained_perplexity"]
     if untrained:

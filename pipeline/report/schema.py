@@ -54,7 +54,7 @@ class RerankSummary(TypedDict):
     tokens: int  # of each candidate's short training
     lr: float
     flops: int
-    loss: float  # the winner's, nats a token
+    loss: float  # the winner's, nats per token
     rank: int  # the winner's by the search's fitness, from 1
 
 

@@ -25,7 +25,7 @@ def rerank(
     journal: Journal,
     log: Callable[[dict], None],
 ) -> Scored:
-    """The candidate that reaches the lowest loss, in nats a token; equal ones keep the order given.
+    """The candidate that reaches the lowest loss, in nats per token; equal ones keep the order given.
 
     What the journal already knows is not trained again. `train` gives the loss that a sub-network reaches, inf where
     its training failed: such a candidate is recorded, and never the winner.

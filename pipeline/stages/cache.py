@@ -52,7 +52,7 @@ def needs_teacher(context: Context) -> bool:
 
 
 def check(context: Context) -> None:
-    """Raises SprigError where more ids a token would be kept than there are others."""
+    """Raises SprigError where more ids per token would be kept than there are others."""
     settings, vocabulary = context.config.distill.cache, context.kd_architecture.vocab_size
     if settings.kind != CacheKind.off and settings.slots >= vocabulary:
         raise SprigError(

@@ -240,7 +240,7 @@ class _Log:
 
 
 def curve(folder: Path) -> list[tuple[int, float]]:
-    """The validation curve of a model so far: (tokens, nats a token), from token 0 on."""
+    """The validation curve of a model so far: (tokens, nats per token), from token 0 on."""
     return [(line["tokens"], line["validation_nll"]) for line in _metrics(folder) if "validation_nll" in line]
 
 

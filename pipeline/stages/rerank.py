@@ -33,7 +33,7 @@ def check(context: Context) -> None:
 
 
 def flops(context: Context, forward: int) -> int:
-    """Of one candidate whose forward pass costs `forward` FLOPs a token."""
+    """Of one candidate whose forward pass costs `forward` FLOPs per token."""
     return short.flops(context, forward, *_budget(context))
 
 

@@ -70,7 +70,7 @@ def check(context: Context, key: str, tokens: int, lr: float) -> None:
 
 
 def flops(context: Context, forward: int, tokens: int, lr: float) -> int:
-    """Of one short training of a sub-network whose forward pass costs `forward` FLOPs a token, the teacher's passes
+    """Of one short training of a sub-network whose forward pass costs `forward` FLOPs per token, the teacher's passes
     included; a backward pass costs two forward ones."""
     config, length = settings(context, tokens, lr), context.config.data.block_size
     trained = steps_of(config, length) * config.global_batch * length
@@ -97,9 +97,9 @@ def train(
     held_out: torch.Tensor,
     folder: Path,
 ) -> float:
-    """The loss in nats a token on `held_out` blocks (n, T + 1) after the short training of a sub-network; inf where the
-    training diverged. `student` is its start, and is trained in place. `folder` is scratch: an interrupted training
-    resumes there, a finished one leaves nothing.
+    """The loss in nats per token on `held_out` blocks (n, T + 1) after the short training of a sub-network; inf where
+    the training diverged. `student` is its start, and is trained in place. `folder` is scratch: an interrupted
+    training resumes there, a finished one leaves nothing.
     """
     config, data = settings(context, tokens, lr), context.config.data
     teacher_config = context.config.kd_teacher or context.config.teacher

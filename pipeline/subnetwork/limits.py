@@ -26,10 +26,10 @@ class Limit:
 
 
 def flops_limit(architecture: Architecture, most: int, length: int, name: str = "") -> Limit:
-    """On the forward FLOPs a token, averaged over a sequence of `length` tokens."""
+    """On the forward FLOPs per token, averaged over a sequence of `length` tokens."""
     return Limit(
         name,
-        f"FLOPs a token (forward, over {length:,} tokens)",
+        f"FLOPs per token (forward, over {length:,} tokens)",
         most,
         partial(outer_flops, architecture),
         partial(layer_flops, architecture, length=length),
@@ -46,7 +46,7 @@ def make_limits(architecture: Architecture, config: SpaceConfig, length: int, va
         limits.append(
             Limit(
                 f"space.max_kv_bytes_per_token={most:,}",
-                f"bytes a token (KV cache, {value_bytes} bytes an entry)",
+                f"bytes per token (KV cache, {value_bytes} bytes per entry)",
                 most,
                 lambda n_embd: 0 * n_embd,
                 lambda n_embd, groups, heads, head_size, *mlp: layer_kv_bytes(groups, head_size, value_bytes),

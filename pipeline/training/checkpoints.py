@@ -58,7 +58,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def in_background(device: torch.device) -> bool:
-    """On a CPU a copy would take 12 bytes a parameter of the memory that trains, and a thread its cores."""
+    """On a CPU a copy would take 12 bytes per parameter of the memory that trains, and a thread its cores."""
     return device.type == "cuda"
 
 

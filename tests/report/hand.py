@@ -48,7 +48,7 @@ def make_run(
     teacher: str = "hand",
     evaluated: int = 1,
 ) -> None:
-    """A finished run whose student has one of CURVES, `add` nats higher; a search costs 40 FLOPs a candidate."""
+    """A finished run whose student has one of CURVES, `add` nats higher; a search costs 40 FLOPs per candidate."""
     artifacts = folder / "artifacts"
     for role, curve in (("student", CURVES[init]), *([("control", CURVES["random_weights"])] if control else [])):
         lines = [{"tokens": at, "validation_nll": nll + add} for at, nll in zip((0, tokens), curve, strict=True)]

@@ -1,4 +1,4 @@
-"""Savings between the budgets of a sweep, on hand-made runs: 3 FLOPs a token, 50 before the start's training."""
+"""Savings between the budgets of a sweep, on hand-made runs: 3 FLOPs per token, 50 before the start's training."""
 
 import math
 

@@ -8,7 +8,8 @@ from hand import job, make_run, make_sweep
 from pipeline.report.sweep import searched
 from pipeline.report.sweep.runs import read
 
-# A student costs 3 FLOPs a token, after 10 for the order and 40 for each candidate. Candidates, tokens, nats above 1.0:
+# A student costs 3 FLOPs per token, after 10 for the order and 40 for each candidate.
+# It is: evaluated, tokens, nats above 1.0.
 Student = tuple[int, int, float]
 
 

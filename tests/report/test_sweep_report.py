@@ -56,7 +56,7 @@ def test_mean_and_spread_over_seeds_and_what_is_missing(folder):
     finals = [math.exp(1.0), math.exp(1.5)]
     said = row(folder, "searched", "on")
     assert said[2] == "2" and said[5] == f"{np.mean(finals):.2f} ± {np.std(finals, ddof=1):.2f}"
-    assert said[6] == f"0.625 ± {0.25 / math.sqrt(2):.3f}"  # bits per byte of 1.0 and 1.5 nats, two bytes a token
+    assert said[6] == f"0.625 ± {0.25 / math.sqrt(2):.3f}"  # bits per byte of 1.0 and 1.5 nats, two bytes per token
     assert row(folder, "searched", "off")[2] == "1, 1 failed"
     assert row(folder, "random_weights", "off")[2] == "missing"
     page = (folder / "sweep.md").read_text()

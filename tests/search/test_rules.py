@@ -123,7 +123,7 @@ def test_where_heads_share_out_the_width_they_still_do(rule, center):
         (
             first_layers,
             {"max_kv_bytes_per_token": 2_000},
-            "3,072 bytes a token .* beyond space.max_kv_bytes_per_token=2,000",
+            "3,072 bytes per token .* beyond space.max_kv_bytes_per_token=2,000",
         ),
         (importance, {"granularity": Granularity.fine, "layers": Layers.rank}, "needs space.granularity=coarse"),
         (importance, {"layers": Layers.prefix}, "space.layers=prefix: it needs space.layers=rank or subset"),

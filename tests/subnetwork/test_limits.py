@@ -88,17 +88,17 @@ def test_no_limit_shuts_out_a_shape_that_has_a_member():
         (
             {"max_flops_per_token": 1_000_000},
             r"max_flops_per_token=1,000,000 cannot be reached from teacher smollm2-135m in this space: the minimum is "
-            r"6,451,200 FLOPs a token \(forward, over 8,192 tokens\), 5,451,200 more; raise the limit",
+            r"6,451,200 FLOPs per token \(forward, over 8,192 tokens\), 5,451,200 more; raise the limit",
         ),
         (
             {"max_kv_bytes_per_token": 31},
-            r"max_kv_bytes_per_token=31 cannot be reached .* the minimum is 32 bytes a token \(KV cache, 2 bytes an "
+            r"max_kv_bytes_per_token=31 cannot be reached .* the minimum is 32 bytes per token \(KV cache, 2 bytes an "
             r"entry\), 1 more",
         ),
         (
             {"max_flops_per_token": 100_000_000},
             r"max_flops_per_token=100,000,000 and bin 63,894,629\.\.70,620,379 contradict each other: in the bin a "
-            r"sub-network takes at least 12\d,\d+,\d+ FLOPs a token .*raise the limit, lower the bin",
+            r"sub-network takes at least 12\d,\d+,\d+ FLOPs per token .*raise the limit, lower the bin",
         ),
         (
             {"max_kv_bytes_per_token": 300},
@@ -114,7 +114,7 @@ def test_limits_that_allow_nothing_are_named_with_what_is_missing(limits, said):
 def test_a_limit_just_above_what_the_bin_needs_is_met():
     """Only with the least attention, all of whose room the MLPs take."""
     needed, config = 129_590_858, SpaceConfig(max_flops_per_token=130_000_000)
-    with pytest.raises(SprigError, match=f"at least {needed:,} FLOPs a token"):
+    with pytest.raises(SprigError, match=f"at least {needed:,} FLOPs per token"):
         Space(SMOLLM2_135M, replace(config, max_flops_per_token=needed - 1), HALF, None)
     space, rng = Space(SMOLLM2_135M, config, HALF, None), np.random.default_rng(0)
     parent = space.sample(rng)

@@ -28,7 +28,7 @@ class Reach:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A start against random weights that were trained on `budget` tokens; losses in nats a token."""
+    """A start against random weights that were trained on `budget` tokens; losses in nats per token."""
 
     setting: tuple[str, ...]  # the cell's values on all axes but the budget's
     seed: int

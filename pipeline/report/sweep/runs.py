@@ -69,7 +69,7 @@ class Run:
 
     @cached_property
     def curve(self) -> Curve:
-        """The student's validation: (tokens, nats a token), from token 0 on."""
+        """The student's validation: (tokens, nats per token), from token 0 on."""
         return distill.curve(self.folder / "artifacts/distilled_student")
 
     @cached_property

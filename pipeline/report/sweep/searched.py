@@ -12,14 +12,14 @@ from pipeline.report.tables import spread
 CHOICES = ("search", "search.strategy", "selection")  # axes that say how the shape is chosen
 TITLE = "Is the search worth its cost?"
 RULE = """It is where its students end lower, at equal total FLOPs and on every seed, than those of the best choice
-without a search; otherwise make that choice. A row compares the two after the same tokens: the difference in nats a
-token, below 0 where the search is ahead, and what its total FLOPs are more. Undecided: the seeds disagree, or no two
-budgets of the sweep tell what the search's FLOPs would have trained."""
+without a search; otherwise make that choice. A row compares the two after the same tokens: the difference in nats
+per token, below 0 where the search is ahead, and what its total FLOPs are more. Undecided: the seeds disagree, or no
+two budgets of the sweep tell what the search's FLOPs would have trained."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two students with the same seed; losses in nats a token."""
+    """Two students with the same seed; losses in nats per token."""
 
     searched: Run
     chosen: Run  # without a search
