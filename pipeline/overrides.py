@@ -84,7 +84,7 @@ class Words:
             match = _WORD.fullmatch(word)
             if match is None or (key := match["key"].strip()) == SEARCHPATH:  # whose folders are all searched
                 continue
-            first = given.setdefault(TOKENS if key == keys.BUDGET else key, word)
+            first = given.setdefault(set_by(word), word)
             if first.lstrip("+") != word.lstrip("+"):
                 what = "choose from one group" if self._is_group(key) else "set the same key"
                 raise SprigError(f"{first} and {word} {what}: leave one of them out.")
