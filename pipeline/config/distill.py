@@ -79,7 +79,7 @@ class DistillConfig:
     """Pretraining with knowledge distillation: loss = alpha * CE + beta * T^2 * D(teacher, student)."""
 
     init: Init = Init.searched  # what the student starts as; trained: the student of the finished run `from_run`
-    from_run: str | None = location(None)  # a finished run, whose student is trained further; its folder, or its name in outputs
+    from_run: str | None = location(None)  # the finished run to train further: its folder, or its name in outputs
     tokens: int = whole(MISSING, high=TOKENS)  # token budget, rounded down to whole batches
     lr: float = real(3e-4, **LEARNING_RATE)  # the student's peak learning rate
     # D: forward_kl, KL(teacher || student); reverse_kl, KL(student || teacher); js, the generalised Jensen-Shannon

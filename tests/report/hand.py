@@ -4,8 +4,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.report.schema import SCHEMA
 
 SIZES = {"n_query_groups": 2, "heads_per_group": 2, "head_size": 4, "intermediate_size": 32}
@@ -55,8 +53,7 @@ def make_run(
         (path := artifacts / f"distilled_{role}").mkdir(parents=True)
         (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (artifacts / "tokens").mkdir()
-    (artifacts / "tokens/index.json").write_text(json.dumps({"block_size": 10, "vocab_size": 1, "dtype": "uint16"}))
-    np.zeros(51, dtype=np.uint16).tofile(artifacts / "tokens/train.bin")
+    (artifacts / "tokens/index.json").write_text(json.dumps({"block_size": 10, "splits": {"train": {"blocks": 5}}}))
     final = CURVES[init][-1] + add
     student = model(init, tokens) | {"final_perplexity": math.exp(final), "final_bits_per_byte": final / 2}
     summary = {

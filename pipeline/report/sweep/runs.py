@@ -1,5 +1,6 @@
 """The runs of a sweep, read back from their folders: cells of the axes' values, and the numbers of each run."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,17 +15,12 @@ from omegaconf import OmegaConf
 from pipeline.artifacts import MANIFEST, read_manifest
 from pipeline.artifacts.runs import summary
 from pipeline.composition import CONF
-from pipeline.data.blocks import Blocks
+from pipeline.data.blocks import INDEX
 from pipeline.errors import SprigError
 from pipeline.evaluation.savings import Curve, Saving, nll_at, savings
 from pipeline.layout import COMPLETED, SUMMARY
 from pipeline.outside import misfit
-from pipeline.report.schema import (
-    SCHEMA,
-    ModelSummary,
-    Summary,
-    random_weights,
-)
+from pipeline.report.schema import SCHEMA, ModelSummary, Summary, random_weights
 from pipeline.report.sentences import RANDOM_WEIGHTS as NO_MEANING
 from pipeline.report.summary import costs
 from pipeline.report.sweep.record import JobRecord, read_record, remade, state
@@ -79,8 +75,8 @@ class Run:
     @cached_property
     def train_tokens(self) -> int:
         """Tokens of an epoch."""
-        blocks = Blocks(self.folder / "artifacts/tokens", "train")
-        return len(blocks) * blocks.block_size
+        index = json.loads((self.folder / "artifacts/tokens" / INDEX).read_text(encoding="utf-8"))
+        return index["splits"]["train"]["blocks"] * index["block_size"]
 
     @cached_property
     def validated_on(self) -> tuple[Any, ...]:

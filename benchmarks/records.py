@@ -1,0 +1,101 @@
+"""The records of a sweep: what its report is made from, small enough to lie beside the report in results/.
+
+    python -m benchmarks.records keep SWEEP FOLDER [--rename PATH=NAME]    SWEEP is outputs/sweeps/NAME
+    python -m benchmarks.records remake FOLDER
+
+`keep` packs the sweep's own file and, of every run, configuration, overrides, summary, validation curves, continued
+text and what its tokens are into FOLDER/records.tar.xz. Both then make the report again from the records alone.
+Paths below the working directory of the sweep become relative; others are named with --rename.
+"""
+
+import argparse
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.report.sweep.record import NAME
+from pipeline.report.sweep.report import report
+from pipeline.training.metrics import METRICS
+
+ARCHIVE = "records.tar.xz"
+OF_A_RUN = (
+    ".hydra/config.yaml",
+    ".hydra/overrides.yaml",
+    "summary.json",
+    "artifacts/evaluation/evaluation.json",
+    "artifacts/tokens/index.json",
+    "artifacts/tokens/manifest.json",
+    f"artifacts/distilled_student/{METRICS}",
+    f"artifacts/distilled_control/{METRICS}",
+)
+SHOWN = ("sweep.md", "runs.csv", "curves.csv", "*.svg")  # of a report; sweep.html leads into the runs' folders
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    actions = parser.add_subparsers(dest="action", required=True)
+    keeping = actions.add_parser("keep")
+    keeping.add_argument("sweep", type=Path, help="outputs/sweeps/NAME, whose runs lie in outputs/")
+    keeping.add_argument("folder", type=Path)
+    keeping.add_argument("--rename", metavar="PATH=NAME", action="append", default=[])
+    actions.add_parser("remake").add_argument("folder", type=Path)
+    options = parser.parse_args()
+    if options.action == "keep":
+        keep(options.sweep, options.folder, dict(each.split("=") for each in options.rename))
+    remake(options.folder)
+
+
+def keep(sweep: Path, folder: Path, renamed: dict[str, str]) -> None:
+    """The same records give the same bytes. `renamed`: paths, and what stands in their place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / ARCHIVE, "w:xz") as archive:
+        for name, text in _records(sweep.absolute(), renamed):
+            content = text.encode()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+def _records(sweep: Path, renamed: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Names below outputs/, and contents."""
+    outputs, record = sweep.parents[1], (sweep / NAME).read_text(encoding="utf-8")
+    folders = sorted({Path(os.path.normpath(sweep / job["folder"])) for job in json.loads(record)["jobs"]})
+    files = [sweep / NAME, *(folder / name for folder in folders for name in OF_A_RUN)]
+    paths = renamed | {str(outputs): "outputs", f"{outputs.parent}/": ""}
+    for file in filter(Path.exists, files):
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        if file.name == METRICS:
+            lines = [line for line in lines if "validation_nll" in line]
+        text = "".join(lines)
+        for path, name in paths.items():
+            text = text.replace(path, name)
+        yield str(file.relative_to(outputs)), text
+
+
+def remake(folder: Path) -> None:
+    """Makes the report of the kept records again, in place of the one that lies there."""
+    with TemporaryDirectory() as place:
+        sweep = unpack(folder, Path(place))
+        report(sweep, underway=False)
+        for pattern in SHOWN:
+            for old in folder.glob(pattern):
+                old.unlink()
+            for new in sweep.glob(pattern):
+                shutil.copy(new, folder)
+
+
+def unpack(folder: Path, into: Path) -> Path:
+    """The sweep's folder, with its runs where they were relative to it."""
+    with tarfile.open(folder / ARCHIVE) as archive:
+        archive.extractall(into, filter="data")
+    [record] = into.glob(f"sweeps/*/{NAME}")
+    return record.parent
+
+
+if __name__ == "__main__":
+    main()

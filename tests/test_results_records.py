@@ -1,0 +1,45 @@
+"""A report in results/ is made again, to the byte, from the records that lie beside it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import records
+from pipeline.report import canvas
+from pipeline.report.sweep.report import report
+
+RESULTS = Path(__file__).parent.parent / "results"
+KEPT = sorted(path.parent for path in RESULTS.rglob(records.ARCHIVE))
+DRAWN = [each if each.name == "p3-search" else pytest.param(each, marks=pytest.mark.slow) for each in KEPT]
+
+
+def name(folder: Path) -> str:
+    return folder.relative_to(RESULTS).as_posix()
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=name)
+def test_tables_and_numbers_are_made_again(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(canvas.Plot, "svg", lambda plot: "<svg />")
+    made = records.unpack(folder, tmp_path)
+    report(made, underway=False)
+    for file in ("sweep.md", "runs.csv", "curves.csv"):
+        assert (made / file).read_bytes() == (folder / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("folder", DRAWN, ids=name)
+def test_figures_are_made_again(folder, tmp_path):
+    made = records.unpack(folder, tmp_path)
+    report(made, underway=False)
+    kept = {path.name: path.read_bytes() for path in folder.glob("*.svg")}
+    assert kept and kept == {path.name: path.read_bytes() for path in made.glob("*.svg")}
+
+
+def test_records_hold_no_path_of_a_machine_and_are_the_same_again(tmp_path):
+    for folder in KEPT:
+        for file in records.unpack(folder, tmp_path / name(folder)).parents[1].rglob("*"):
+            if file.is_file():
+                assert re.search(r"""(^|[\s=,'"])/[a-z]""", file.read_text()) is None, file
+    [first] = (tmp_path / name(KEPT[0])).glob("sweeps/*")
+    records.keep(first, tmp_path / "again", {})
+    assert (tmp_path / "again" / records.ARCHIVE).read_bytes() == (KEPT[0] / records.ARCHIVE).read_bytes()
