@@ -7,6 +7,7 @@ so that a page can switch to dark.
 from __future__ import annotations
 
 import io
+import math
 import re
 import textwrap
 from collections.abc import Callable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import, and most commands draw
 
 NAME = 30  # characters of a row's name in one line
 TITLE = 46  # of a panel's title, or of a label in the legend
+LINE = 0.21  # inches, of a legend
 WIDTH = 5.0  # inches: 360 units of the SVG, so that a phone shows text at about its own size
 INK, OUTLINE = "#1c2321", "#8a8f98"
 # Tones that stand out from both a white and a black page.
@@ -53,7 +55,7 @@ class Plot:
     title: str
     says: str  # what it shows, for readers that do not see it
     draw: Callable[[Figure], None]
-    height: float = 3.3  # inches
+    height: float = 3.3  # inches, with two lines of a legend; more of them add to it
 
     @property
     def file(self) -> str:
@@ -149,9 +151,11 @@ def scaled(axes: Axes) -> None:
 
 
 def legend(figure: Figure) -> None:
-    """Above the panels, which keep the figure's whole width: each label once, in two columns if all are short."""
+    """Above the panels, which keep their size: each label once, in two columns if all are short."""
     once = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if once:
         names = [textwrap.fill(label, TITLE) for label in once]
         columns = 2 if max(map(len, names)) <= TITLE // 2 else 1
+        lines = math.ceil(sum(name.count("\n") + 1 for name in names) / columns)
+        figure.set_figheight(figure.get_figheight() + LINE * max(0, lines - 2))
         figure.legend(list(once.values()), names, loc="outside upper left", ncols=columns)

@@ -115,7 +115,7 @@ def test_what_has_no_finite_value_is_drawn_above_all_others(tmp_path):
     """One seed was at the target before training, the other never got there."""
     for number, init in enumerate(("born", "lost")):
         make_run(tmp_path / f"hand/job{number}", init, seed=number, control=True)
-    made = make_sweep(tmp_path, {"kd": ["on"], "seed": ["0", "1"]}, [job(n, kd="on", seed=str(n)) for n in (0, 1)])
+    made = make_sweep(tmp_path, {"seed": ["0", "1"]}, [job(n, seed=str(n)) for n in (0, 1)])
     _, drawn = figures(made)
     (axes,) = drawn["savings"].axes
     dots = [(points.get_gid(), points.get_offsets()[0][0], len(points.get_facecolors())) for points in axes.collections]
@@ -123,7 +123,7 @@ def test_what_has_no_finite_value_is_drawn_above_all_others(tmp_path):
     assert [state for state, *_ in (*dots[:2], *dots[-2:])] == [*states[0], *states[1]]
     assert [value for _, value, _ in (*dots[:2], *dots[-2:])] == [9.0, 1.0, 6.0, 300 / 350]
     assert [bool(filled) for *_, filled in dots[:2]] == [True, False]  # a bound is hollow
-    assert axes.get_xscale() == "log" and [label.get_text() for label in axes.get_yticklabels()] == ["on"]
+    assert axes.get_xscale() == "log" and [label.get_text() for label in axes.get_yticklabels()] == ["hand"]
 
 
 def test_the_fit_is_a_line_through_every_budget_with_a_band_over_seeds(tmp_path):

@@ -88,7 +88,7 @@ def test_a_runs_own_control_comes_first(undrawn, tmp_path, init, tokens, total):
     make_run(tmp_path / "hand/job0", init, control=True)
     made = make_sweep(tmp_path, {"distill.tokens": ["100"]}, [job(0, **{"distill.tokens": "100"})])
     report(made)
-    assert row(made, "100", "0")[2:] == ["own", f"{math.exp(2):.2f}", tokens, tokens, tokens, total]
+    assert row(made, "0")[1:] == ["own", f"{math.exp(2):.2f}", tokens, tokens, tokens, total]
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,8 @@ def test_a_runs_own_control_comes_first(undrawn, tmp_path, init, tokens, total):
 def test_what_all_seeds_save(undrawn, tmp_path, inits, tokens, total):
     for number, init in enumerate(inits):
         make_run(tmp_path / f"hand/job{number}", init, seed=number, control=True)
-    axes = {"kd": ["on"], "seed": ["0", "1"]}
-    report(made := make_sweep(tmp_path, axes, [job(n, kd="on", seed=str(n)) for n in (0, 1)]))
-    assert row(made, "on", "all 2")[4:] == [tokens, tokens, tokens, total]
+    report(made := make_sweep(tmp_path, {"seed": ["0", "1"]}, [job(n, seed=str(n)) for n in (0, 1)]))
+    assert row(made, "all 2")[3:] == [tokens, tokens, tokens, total]
 
 
 def test_tasks_of_all_models_beside_the_published_ones(undrawn, tmp_path):
@@ -151,8 +150,10 @@ def test_a_run_stands_in_every_cell_that_it_is(undrawn, tmp_path):
     one = job(0, **{"search": "random", "search.parents": "2"})
     one["same"] = [{"search": "random", "search.parents": "3"}, {"search": "random", "search.parents": "3"}]
     report(made := make_sweep(tmp_path, axes, [one]))
-    assert row(made, "random", "3")[2:] == row(made, "random", "2")[2:] and row(made, "random", "3")[2] == "1"
-    assert "1 run is finished: all." in (made / "sweep.md").read_text()
+    assert row(made, "3")[1:] == row(made, "2")[1:] and row(made, "3")[1] == "1"
+    assert "1 run is finished: all." in (page := (made / "sweep.md").read_text())
+    assert "| the same in all runs | `search=random` |" in page
+    assert [line["search"] for line in csv.DictReader((made / "runs.csv").open())] == ["random", "random"]
 
 
 def test_a_control_stands_in_every_cell_that_it_is(undrawn, tmp_path):
@@ -235,8 +236,8 @@ def test_jobs_of_a_sweep_that_is_running_are_running(undrawn, tmp_path):
 
 def test_what_tells_settings_apart_is_whole_in_80_columns(undrawn, tmp_path):
     starts = ["searched", "random_subnetwork_of_the_bin"]
-    axes = {"distill.init": starts, "distill.schedule.warmup": ["0.0125"], "space.max_flops_per_token": ["123456789"]}
-    axes["teacher"] = ["pythia-410m-deduped-v0"]
+    axes = {"distill.init": starts, "distill.schedule.warmup": ["0.0125", "0.05"]}
+    axes |= {"space.max_flops_per_token": ["123456789", "null"], "teacher": ["pythia-410m-deduped-v0", "pythia-1b"]}
     jobs = []
     for number, start in enumerate(starts):
         make_run(tmp_path / f"hand/job{number}", "searched", preset="paper-p1-bins")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.report.canvas import OUTLINE, PALETTE, TITLE, legend, logarithmic, scientific, short
+from pipeline.report.canvas import OUTLINE, PALETTE, legend, logarithmic, scientific, short
 from pipeline.report.sweep.between import BUDGET, trainings
 from pipeline.report.sweep.runs import Run, Sweep
 
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
 def shown(sweep: Sweep) -> bool:
     """Whether there are several budgets of a setting."""
     return BUDGET in sweep.axes and any(len(runs) > 1 for runs in trainings(sweep).values())
-
-
-def height(sweep: Sweep) -> float:
-    """In inches, with room for the legend."""
-    return 5.0 + 0.21 * sum(len(textwrap.wrap(name, TITLE)) for name in _by_name(sweep))
 
 
 def draw(figure: Figure, sweep: Sweep) -> None:

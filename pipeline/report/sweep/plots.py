@@ -76,9 +76,7 @@ def of(sweep: Sweep) -> list[Plot]:
     ]
     if ends.shown(sweep):
         says = "Perplexity after training over tokens and total FLOPs, by setting"
-        plots.append(
-            Plot("budgets", "Perplexity against the budget", says, partial(ends.draw, sweep=sweep), ends.height(sweep))
-        )
+        plots.append(Plot("budgets", "Perplexity against the budget", says, partial(ends.draw, sweep=sweep), 5.4))
     if any(sweep_savings.compared(sweep)):
         says = "What every run saves over its control"
         plots.append(Plot("savings", "Savings", says, partial(savings, sweep=sweep), _savings_height(sweep)))

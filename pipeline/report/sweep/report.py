@@ -96,8 +96,10 @@ def _facts(sweep: Sweep) -> list[list[str]]:
         return ", ".join(sorted({value(run) for run in sweep.runs}))
 
     epochs = [run.student["tokens"] / run.train_tokens for run in sweep.runs]
+    fixed = " ".join(f"{key}={value}" for key, value in sweep.fixed.items())
     return [
         ["command", Code(shlex.join(sweep.command))],
+        *([["the same in all runs", Code(fixed)]] if fixed else []),
         ["preset", of_all(lambda run: run.summary["preset"])],
         ["teacher", of_all(lambda run: run.summary["teacher"]["name"])],
         [

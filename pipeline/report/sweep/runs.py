@@ -150,7 +150,8 @@ class Cell:
 class Sweep:
     name: str
     command: list[str]
-    axes: dict[str, list[str]]  # without the seed
+    axes: dict[str, list[str]]  # of several values, without the seed
+    fixed: dict[str, str]  # the values of the other axes
     cells: list[Cell]
     errors: dict[str, str]  # a failed job's last words, by its overrides
 
@@ -200,6 +201,10 @@ class Sweep:
             f"The lowest validation perplexity of {settings} settings is {best.perplexity:,.2f} ({of}) with "
             f"{self.name_of(best)}; the teacher's is {best.runs[0].summary['teacher']['perplexity']:,.2f}."
         )
+
+    def values_of(self, cell: Cell) -> dict[str, str]:
+        """On every axis that the command names."""
+        return self.fixed | dict(zip(self.axes, cell.values, strict=True))
 
     def name_of(self, cell: Cell) -> str:
         return " ".join(f"{axis}={value}" for axis, value in zip(self.axes, cell.values, strict=True)) or self.name
@@ -251,9 +256,9 @@ def read(folder: Path, underway: bool) -> Sweep:
     if len(named) > 1 and not comparison:
         listed = " and ".join(f"{preset} ({run.id})" for preset, run in sorted(named.items()))
         raise SprigError(f"sweep={folder} has runs of the presets {listed}: a table is of one; start a sweep for each.")
-    axes = {key: values for key, values in found["axes"].items() if key != SEED}
-    every = () if comparison else product(*axes.values())
-    members: dict[Values, list[str]] = {values: [] for values in every}
+    axes = {key: values for key, values in found["axes"].items() if key != SEED and len(values) > 1}
+    fixed = {key: values[0] for key, values in found["axes"].items() if key != SEED and len(values) == 1}
+    members: dict[Values, list[str]] = {values: [] for values in (() if comparison else product(*axes.values()))}
     for key, job in jobs.items():
         # A job is in several cells where an axis means nothing with another axis' value.
         of_job = (job["overrides"], *job.get("same", ()))
@@ -272,7 +277,7 @@ def read(folder: Path, underway: bool) -> Sweep:
         for key, job in jobs.items()
         if key not in runs and (error := job["error"])
     }
-    return Sweep(found["name"], found["command"], axes, cells, errors)
+    return Sweep(found["name"], found["command"], axes, fixed, cells, errors)
 
 
 def presets(runs: Iterable[Run]) -> dict[str, Run]:
@@ -291,6 +296,5 @@ def _run(folder: Path, job: JobRecord) -> Run | None:
         raise SprigError(
             f"{path} has no {wrong} as Sprig writes it: `sprig run={path.parent} stages=[report]` writes it again."
         )
-    if found["status"] != COMPLETED:
-        return None
-    return Run(job["id"], job["overrides"], path.parent, found, tuple(job.get("same", ())))
+    run = Run(job["id"], job["overrides"], path.parent, found, tuple(job.get("same", ())))
+    return run if found["status"] == COMPLETED else None

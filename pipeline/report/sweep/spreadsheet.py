@@ -21,7 +21,7 @@ def curves(sweep: Sweep) -> str:
 
 def _run_lines(sweep: Sweep) -> Iterator[dict[str, Any]]:
     for cell in sweep.cells:
-        axes = dict(zip(sweep.axes, cell.values, strict=True))
+        axes = sweep.values_of(cell)
         for run in cell.runs:
             # Where an axis and a number have one name, the axis' value stands, as in the rows without a result.
             yield axes | {"run": run.id, "state": COMPLETED} | dict(numbers(sweep, run)) | axes

@@ -113,7 +113,7 @@ def _published(sweep: Sweep) -> dict[tuple[str, ...], str]:
     """What the paper says of a cell, by the cell's values."""
     shown = {}
     for cell in sweep.cells:
-        named = dict(zip(sweep.axes, cell.values, strict=True))
+        named = sweep.values_of(cell)
         fitting = [
             each["says"]
             for each in sweep.published
@@ -143,7 +143,7 @@ def _savings(sweep: Sweep) -> list[list[str]]:
         if len(savings) > 1:
             means = (_mean_saving(savings, key) for key in SAVINGS)
             rows.append([*cell.values, f"all {len(savings)}", "", "", *means])
-        if not cell.runs and RANDOM_WEIGHTS not in cell.values:
+        if not cell.runs and RANDOM_WEIGHTS not in sweep.values_of(cell).values():
             rows.append([*cell.values, MISSING, *[""] * (2 + len(SAVINGS))])
     return rows
 
