@@ -195,14 +195,13 @@ def rows_of_evolution() -> list[str]:
 
 
 def rows_of_grid() -> list[str]:
-    """A row for each start, recovery and loss of the grid's rest: perplexity after each budget, of one seed."""
+    """A row for each start, recovery and loss of the grid's rest: perplexity after each budget."""
     starts = {"random_subnetwork": "random sub-network", "searched": "evolution"}
     recovered = {"off": "plain cut", "auto": "recovered"}
     found, rows = grouped("p0-grid", "init", "recover", "kd", "student.tokens"), []
     for init, recover, (loss, kd) in product(starts, recovered, LOSSES.items()):
-        seeds = [column(found[init, recover, kd, str(budget)], "student.final_perplexity") for budget in BUDGETS[:3]]
-        cells = " | ".join(f"{perplexity:.2f}" for [perplexity] in seeds)
-        rows.append(f"| {starts[init]}, {recovered[recover]} | {loss} | {cells} |")
+        budgets = [spread(found[init, recover, kd, str(budget)], "student.final_perplexity") for budget in BUDGETS[:3]]
+        rows.append(f"| {starts[init]}, {recovered[recover]} | {loss} | {' | '.join(budgets)} |")
     return rows
 
 

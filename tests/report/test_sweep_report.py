@@ -144,6 +144,15 @@ def test_every_number_is_in_the_csv(folder):
     assert float(curves[-1]["nll"]) == 1.0 and float(curves[-1]["student_flops"]) == 200
 
 
+def test_a_sweep_over_seeds_alone_has_no_lowest(undrawn, tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"hand/job{seed}", "searched", seed)
+    axes = {"kd": ["on"], "seed": ["0", "1"]}
+    report(made := make_sweep(tmp_path, axes, [job(n, kd="on", seed=str(n)) for n in (0, 1)]))
+    said = f"The validation perplexity is {math.exp(1):.2f} (mean of 2 runs); the teacher's is 2.00."
+    assert said in (made / "sweep.md").read_text()
+
+
 def test_a_run_stands_in_every_cell_that_it_is(undrawn, tmp_path):
     make_run(tmp_path / "hand/job0", "searched")
     axes = {"search": ["random"], "search.parents": ["2", "3"]}

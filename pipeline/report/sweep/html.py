@@ -8,7 +8,7 @@ from pipeline.artifacts import write_atomically
 from pipeline.report import html, tables
 from pipeline.report.canvas import Plot
 from pipeline.report.schema import Evaluation
-from pipeline.report.sweep import plots
+from pipeline.report.sweep import plots, sentences
 from pipeline.report.sweep.runs import Cell, Run, Sweep
 from pipeline.report.tables import Table
 from pipeline.stages import evaluate
@@ -16,17 +16,15 @@ from pipeline.stages import evaluate
 PAGE = "sweep.html"
 
 
-def write(
-    folder: Path, sweep: Sweep, detail: str, shown: list[Table], drawn: list[Plot], facts: list[list[str]]
-) -> None:
-    """`detail` says what is finished; `drawn` are the figures, which lie in the folder."""
+def write(folder: Path, sweep: Sweep, shown: list[Table], drawn: list[Plot], facts: list[list[str]]) -> None:
+    """`drawn` are the figures, which lie in the folder."""
     best = sweep.best_run
     anatomy = best.summary.get("anatomy")  # absent in summaries of older runs
     page = html.render(
         "sweep.html.jinja",
         title=sweep.name,
-        headline=sweep.headline,
-        detail=detail,
+        headline=sentences.headline(sweep),
+        detail=sentences.finished(sweep),
         caution=sweep.means_nothing
         or not sweep.is_comparable
         or any(each.states or not each.runs for each in sweep.cells),

@@ -5,7 +5,6 @@ Made again from the same runs, every file has the same bytes.
 
 import logging
 import shlex
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +13,12 @@ from rich.table import Table as Shown
 
 from pipeline.artifacts import write_atomically
 from pipeline.layout import near
-from pipeline.progress import counted
 from pipeline.report import canvas, marks
 from pipeline.report.canvas import Plot
 from pipeline.report.markdown import samples
 from pipeline.report.marks import Code, Link
-from pipeline.report.sweep import html, plots, spreadsheet, tables
-from pipeline.report.sweep.record import MISSING, is_underway
+from pipeline.report.sweep import html, plots, sentences, spreadsheet, tables
+from pipeline.report.sweep.record import is_underway
 from pipeline.report.sweep.runs import Run, Sweep, read
 from pipeline.report.tables import Table
 from pipeline.terminal import cell
@@ -44,9 +42,9 @@ def report(folder: Path, underway: bool | None = None) -> None:
     write_atomically(folder / RUNS, spreadsheet.runs(sweep))
     write_atomically(folder / CURVES, spreadsheet.curves(sweep))
     write_atomically(folder / PAGE, _page(sweep, shown, drawn, facts))
-    html.write(folder, sweep, _sentence(sweep), shown, drawn, facts)
+    html.write(folder, sweep, shown, drawn, facts)
     Console().print(in_terminal(sweep, shown[0]))
-    log.info("%s", sweep.headline)
+    log.info("%s", sentences.headline(sweep))
     log.info("The report is %s and %s", near(folder) / PAGE, html.PAGE)
 
 
@@ -67,7 +65,12 @@ def in_terminal(sweep: Sweep, cells: Table) -> Shown:
 
 def _page(sweep: Sweep, shown: list[Table], drawn: list[Plot], facts: list[list[str]]) -> str:
     first, *others = shown
-    parts = [f"# {marks.escaped(sweep.name)}", marks.escaped(sweep.headline), _sentence(sweep), *_table(first)]
+    parts = [
+        f"# {marks.escaped(sweep.name)}",
+        marks.escaped(sentences.headline(sweep)),
+        sentences.finished(sweep),
+        *_table(first),
+    ]
     if (evaluation := html.evaluation(sweep.best_run)) is not None:
         parts += samples(evaluation, "One text, continued by the best run's models")
     for table in others:
@@ -82,13 +85,6 @@ def _table(table: Table) -> list[str]:
     title, header, rows, note = table
     heading = [f"## {title}"] if title else []
     return [*heading, marks.table(header, rows), *([marks.escaped(note)] if note else [])]
-
-
-def _sentence(sweep: Sweep) -> str:
-    states = Counter(state for cell in sweep.cells for state in cell.states or ([] if cell.runs else [MISSING]))
-    finished = f"{counted(len(sweep.runs), 'run')} {'is' if len(sweep.runs) == 1 else 'are'} finished"
-    lacking = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    return f"{finished}; without a result: {lacking}." if lacking else f"{finished}: all."
 
 
 def _facts(sweep: Sweep) -> list[list[str]]:

@@ -21,12 +21,10 @@ from pipeline.evaluation.savings import Curve, Saving, nll_at, savings
 from pipeline.layout import COMPLETED, SUMMARY
 from pipeline.outside import misfit
 from pipeline.report.schema import SCHEMA, ModelSummary, Summary, random_weights
-from pipeline.report.sentences import RANDOM_WEIGHTS as NO_MEANING
 from pipeline.report.summary import costs
 from pipeline.report.sweep.record import JobRecord, read_record, remade, state
 from pipeline.stages import distill
 
-INCOMPARABLE = "The runs were validated on different tokens, so their perplexities cannot be compared."
 SEED = "seed"
 INITS = ("init", "distill.init")  # axes that say where the student begins
 RANDOM_WEIGHTS = "random_weights"
@@ -186,21 +184,6 @@ class Sweep:
     def is_comparable(self) -> bool:
         """Whether all perplexities are over the same tokens."""
         return len({run.validated_on for run in self.runs}) == 1
-
-    @property
-    def headline(self) -> str:
-        """What came out, in one sentence."""
-        best, settings = self.best, sum(bool(cell.runs) for cell in self.cells)
-        if self.means_nothing:
-            return NO_MEANING
-        if not self.is_comparable:
-            return INCOMPARABLE
-        several = len(best.runs) > 1
-        of = f"mean of {len(best.runs)} runs" if several else "one run; another seed may change the order"
-        return (
-            f"The lowest validation perplexity of {settings} settings is {best.perplexity:,.2f} ({of}) with "
-            f"{self.name_of(best)}; the teacher's is {best.runs[0].summary['teacher']['perplexity']:,.2f}."
-        )
 
     def values_of(self, cell: Cell) -> dict[str, str]:
         """On every axis that the command names."""

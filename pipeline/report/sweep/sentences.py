@@ -1,0 +1,35 @@
+"""The results of a sweep in sentences."""
+
+from collections import Counter
+
+from pipeline.progress import counted
+from pipeline.report.sentences import RANDOM_WEIGHTS
+from pipeline.report.sweep.record import MISSING
+from pipeline.report.sweep.runs import Sweep
+
+INCOMPARABLE = "The runs were validated on different tokens, so their perplexities cannot be compared."
+
+
+def headline(sweep: Sweep) -> str:
+    """What came out."""
+    if sweep.means_nothing:
+        return RANDOM_WEIGHTS
+    if not sweep.is_comparable:
+        return INCOMPARABLE
+    best, settings = sweep.best, sum(bool(cell.runs) for cell in sweep.cells)
+    of = f"mean of {len(best.runs)} runs" if len(best.runs) > 1 else "one run"
+    reached, teacher = f"{best.perplexity:,.2f}", f"{best.runs[0].summary['teacher']['perplexity']:,.2f}"
+    if settings == 1:
+        return f"The validation perplexity is {reached} ({of}); the teacher's is {teacher}."
+    if len(best.runs) == 1:
+        of = f"{of}; another seed may change the order"
+    found = f"{reached} ({of}) with {sweep.name_of(best)}"
+    return f"The lowest validation perplexity of {settings} settings is {found}; the teacher's is {teacher}."
+
+
+def finished(sweep: Sweep) -> str:
+    """How many runs are, and what became of the others."""
+    states = Counter(state for cell in sweep.cells for state in cell.states or ([] if cell.runs else [MISSING]))
+    done = f"{counted(len(sweep.runs), 'run')} {'is' if len(sweep.runs) == 1 else 'are'} finished"
+    lacking = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return f"{done}; without a result: {lacking}." if lacking else f"{done}: all."
