@@ -1,6 +1,7 @@
 """Prints lines and tables. Their names and values may come from files, so no character of theirs steers the terminal,
 and no bracket is markup."""
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
@@ -25,3 +26,19 @@ def show(header: Sequence[str], rows: Iterable[Iterable[str]], title: str | None
     for row in rows:
         table.add_row(*map(cell, row))
     Console().print(table)
+
+
+def confirm_removal() -> bool:
+    """Asks at the terminal whether to remove what was listed, and says if nothing is removed."""
+    if not sys.stdin.isatty():
+        say("Nothing was removed: add --yes.")
+        return False
+    try:
+        answer = input("Remove them? [y/N] ")
+    except (EOFError, KeyboardInterrupt):
+        answer = ""
+        print()
+    if answer.strip().lower() == "y":
+        return True
+    say("Nothing was removed.")
+    return False

@@ -1,7 +1,6 @@
 """`sprig rm RUN...`: removes runs, and what only they need in the store."""
 
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline.commands.listing import only_of
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
 from pipeline.progress import counted
-from pipeline.terminal import say
+from pipeline.terminal import confirm_removal, say
 
 
 def run(line: Line) -> None:
@@ -37,13 +36,8 @@ def run(line: Line) -> None:
     for of_it, wanted in plans.values():
         names = ", ".join(f"{each.name} ({each.status})" for each in of_it)
         say(f"{names}: {len(wanted)} artifacts that no other run needs, {in_words(_bytes(wanted))}")
-    if not line.yes:
-        if not sys.stdin.isatty():
-            say("Nothing was removed: add --yes.")
-            return
-        if input("Remove them? [y/N] ").strip().lower() != "y":
-            say("Nothing was removed.")
-            return
+    if not (line.yes or confirm_removal()):
+        return
     with ExitStack() as stack:
         for each in runs:
             stack.enter_context(_to_itself(each))

@@ -147,6 +147,18 @@ def test_a_run_that_starts_while_rm_asks_is_not_removed(outputs, monkeypatch):
     assert all((outputs / name).exists() for name in RUNS), "nothing was removed"
 
 
+@pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
+def test_a_question_that_is_left_open_removes_nothing(outputs, monkeypatch, capsys, end):
+    def answer(_):
+        raise end
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    cli.main(["rm", *(str(outputs / name) for name in RUNS)])
+    assert "Nothing was removed." in capsys.readouterr().out
+    assert all((outputs / name).exists() for name in RUNS)
+
+
 def test_a_run_that_is_linked_from_other_outputs_is_not_removed(outputs, tmp_path):
     other = tmp_path / "other"
     (other / "first").mkdir(parents=True)
