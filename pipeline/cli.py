@@ -13,7 +13,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 from rich.logging import RichHandler
 
-from pipeline import commands, peers, run_checked
+from pipeline import commands, peers, run_checked, streams
 from pipeline.arguments import Command, parse
 from pipeline.composition import CONF, anywhere, compose, composed, parsed, session, starts_jobs
 from pipeline.config import keys, register
@@ -53,7 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
     _guarded(lambda: _main(arguments), arguments)
 
 
+@streams.usable()
 def _main(arguments: list[str]) -> None:
+    _check_working_directory()
     check_environment()
     _start_logging()
     if commands.named(arguments):
@@ -71,6 +73,15 @@ def _main(arguments: list[str]) -> None:
         _show(command)
     else:
         _start(command.words, command.multirun)
+
+
+def _check_working_directory() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise SprigError(
+            "The working directory was removed: change to another one, and run the command again."
+        ) from None
 
 
 def _start(words: list[str], multirun: bool) -> None:

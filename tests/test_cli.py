@@ -218,6 +218,13 @@ def test_a_folder_that_cannot_be_written_keeps_what_is_finished(monkeypatch, tmp
     assert list(outputs.glob("artifacts/prepare/*/lit_model.pth"))
 
 
+def test_a_working_directory_that_was_removed(monkeypatch, tmp_path):
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "The working directory was removed: change to another one" in refused(monkeypatch, *SMOKE, "plan=true")
+
+
 def test_a_full_disk_without_a_file_is_named_by_its_outputs(monkeypatch, tmp_path):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

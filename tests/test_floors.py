@@ -9,7 +9,7 @@ import pipeline
 # From the ground up; the parts of one floor do not import one another.
 FLOORS = [
     {"printable"},
-    {"errors", "hardware", "layout", "outside", "quoting", "terminal"},
+    {"errors", "hardware", "layout", "outside", "quoting", "streams", "terminal"},
     {"ranks", "quick_imports", "recorded"},
     {"config", "peers", "preemption", "progress"},
     {"artifacts", "group_choices", "subnetwork"},

@@ -5,18 +5,19 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline import terminal
+from pipeline import streams, terminal
 from pipeline.artifacts import check
 from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, refuse_linked, remove
 from pipeline.artifacts.store import published
 from pipeline.errors import SprigError
 from pipeline.printable import one_line
 from pipeline.progress import Progress
-from pipeline.terminal import say
+from pipeline.terminal import confirm_removal, say
 
 DAYS = 1.0
 
 
+@streams.usable()
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.artifacts", description=__doc__)
     parser.add_argument("action", choices=("list", "clean", "verify"))
@@ -40,6 +41,8 @@ def main() -> None:
             clean(outputs, given.yes, given.days)
     except SprigError as error:
         sys.exit(str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         place = one_line(str(error.filename or outputs))
         sys.exit(f"{place} cannot be read or changed ({error.strerror}): correct its permissions.")
@@ -83,12 +86,7 @@ def clean(outputs: Path, yes: bool, days: float) -> None:
         print("There is nothing else to remove." if young else "Every artifact is needed by a run folder.")
         return
     show(useless)
-    if not yes:
-        if not sys.stdin.isatty():
-            print("Nothing was removed: add --yes.")
-            return
-        yes = input("Remove them? [y/N] ").strip().lower() == "y"
-    if yes:
+    if yes or confirm_removal():
         sizes = {entry.folder: entry.bytes for entry in useless}
         removed, kept = remove(outputs, sizes, days)
         freed = in_words(sum(sizes[folder] for folder in removed))
