@@ -66,8 +66,7 @@ def most_tokens(data: DataConfig) -> int | None:
     if data.source not in (DataSource.text, DataSource.jsonl, DataSource.csv):
         return None
     paths = [path for _, path in local_files(data).files]
-    compressed = any(path.suffix in COMPRESSED for path in paths)
-    return None if compressed else sum(path.stat().st_size + 1 for path in paths)
+    return None if any(map(_is_compressed, paths)) else sum(path.stat().st_size + 1 for path in paths)
 
 
 @contextmanager
@@ -111,7 +110,11 @@ def _matches(data: DataConfig, path: Path) -> LocalFiles:
 
 
 def _suffix(file: Path) -> str:
-    return Path(file.stem).suffix if file.suffix in COMPRESSED else file.suffix
+    return (Path(file.stem) if _is_compressed(file) else file).suffix.lower()
+
+
+def _is_compressed(file: Path) -> bool:
+    return file.suffix.lower() in COMPRESSED
 
 
 def _expand(parts: Sequence[str]) -> tuple[list[Path], int]:

@@ -51,18 +51,19 @@ def rows(data: DataConfig, path: Path, file: io.BufferedReader, skip: int) -> Ro
         return islice(_texts(data.sample_by, text), skip, None)
     if data.source == DataSource.jsonl:
         return _json_rows(text, skip)
-    return islice(_csv_rows(text, "\t" if ".tsv" in path.suffixes else ","), skip, None)
+    return islice(_csv_rows(text, "\t" if ".tsv" in Path(path.name.lower()).suffixes else ","), skip, None)
 
 
 def decompressed(path: Path, file: io.BufferedReader) -> Binary:
     """The contents of an open file, whose name says how they are compressed."""
-    if path.suffix == ".gz":
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
         return gzip.open(file)
-    if path.suffix == ".bz2":
+    if suffix == ".bz2":
         return bz2.open(file)
-    if path.suffix == ".xz":
+    if suffix == ".xz":
         return lzma.open(file)
-    if path.suffix == ".zst":
+    if suffix == ".zst":
         return io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd"))
     return file
 

@@ -94,7 +94,7 @@ def test_csv_with_windows_line_ends_and_blank_lines(read):
 def test_tsv_and_compressed_csv(read):
     tabs = "n\ttext\n" + "".join(f"1\t{text}\n" for text in TEXTS[:20])
     commas = "text,n\n" + "".join(f"{text},1\n" for text in TEXTS[20:])
-    assert read({"a.tsv": tabs.encode(), "b.csv.gz": gzip.compress(commas.encode())}, "csv") == sorted(TEXTS)
+    assert read({"a.TSV": tabs.encode(), "B.CSV.GZ": gzip.compress(commas.encode())}, "csv") == sorted(TEXTS)
 
 
 def test_csv_with_a_field_beyond_the_librarys_limit(read):
@@ -341,7 +341,7 @@ def test_parquet_rows_from_any_place_on(tmp_path, skip):
 
 
 def test_a_folder_is_searched_for_its_source_alone(tmp_path):
-    for name in ("a.txt", "b.md.gz", "c.jsonl", "d.jsonl.zst", "e.csv", "f.tsv", "g.parquet", "h.json", "i.gz"):
+    for name in ("a.txt", "b.md.gz", "c.jsonl", "d.jsonl.zst", "e.CSV", "f.tsv", "g.parquet", "h.json", "i.gz"):
         (tmp_path / name).write_bytes(b"")
     found = {
         source: [name for name, _ in local_files(config(Path(tmp_path), source)).files]
@@ -350,6 +350,6 @@ def test_a_folder_is_searched_for_its_source_alone(tmp_path):
     assert found == {
         "text": ["a.txt", "b.md.gz"],
         "jsonl": ["c.jsonl", "d.jsonl.zst"],
-        "csv": ["e.csv", "f.tsv"],
+        "csv": ["e.CSV", "f.tsv"],
         "parquet": ["g.parquet"],
     }
