@@ -7,10 +7,12 @@ functions raise `SprigError` with the sentence that the command line would print
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from litgpt import GPT
 from torch import Tensor
@@ -156,6 +158,24 @@ class SearchSpace(Space):
             raise SprigError("space.layers=rank needs an ordering: give that of importance(teacher, blocks).")
         super().__init__(architecture, config, within, ordering or Ordering.identity(architecture))
 
+    def contains(self, sub: SubNetwork) -> bool:
+        api_inputs.check_type("sub", sub, SubNetwork, "a sub-network, such as found.subnetwork")
+        return super().contains(sub)
+
+    def sample(self, rng: np.random.Generator) -> SubNetwork:
+        api_inputs.check_drawing(rng)
+        return super().sample(rng)
+
+    def mutate(self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float) -> SubNetwork:
+        api_inputs.check_drawing(rng, parent)
+        if not all(isinstance(rate, Real) and 0 <= rate <= 1 for rate in (gene_rate, global_rate)):
+            raise SprigError(f"gene_rate={gene_rate} and global_rate={global_rate} must be numbers in 0..1.")
+        return super().mutate(parent, rng, gene_rate, global_rate)
+
+    def crossover(self, a: SubNetwork, b: SubNetwork, rng: np.random.Generator) -> SubNetwork:
+        api_inputs.check_drawing(rng, a, b)
+        return super().crossover(a, b, rng)
+
 
 def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **settings: Any) -> Found:
     """Searches the space for the sub-network with the lowest loss on `blocks` before any training. Keywords are the
@@ -209,6 +229,7 @@ def distill(
     Returns:
         The validation curve as (tokens, nats per token), starting at token 0.
     """
+    api_inputs.check_type("log", log, Callable, "a function of a line of metrics")
     api_inputs.check_model("teacher", teacher)
     api_inputs.check_trainable(teacher, student)
     api_inputs.check_split(blocks)
@@ -261,6 +282,7 @@ def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form:
     """
     api_inputs.check_fp32(student)
     api_inputs.check_teacher(teacher)
+    api_inputs.check_type("to", to, str | Path, "a path")
     blocks, to = api_inputs.tokens(student, blocks), Path(absolute(str(Path(to))))
     export_folder.refuse_other(student, architecture_of(teacher.model.config, is_tied(teacher.model)))
     chosen = typed(ExportConfig, "export", {"to": str(to), "form": form}).form

@@ -6,6 +6,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from litgpt import GPT
 from omegaconf import OmegaConf
@@ -97,6 +98,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def check_type(name: str, given: Any, kind: Any, wanted: str) -> None:
+    """Raises SprigError where it is not of its kind."""
+    if not isinstance(given, kind):
+        raise SprigError(f"{name} must be {wanted}, but is a {type(given).__name__}.")
 
 
 def seed(given: Any) -> int:
@@ -226,6 +233,13 @@ def architecture_for(teacher: GPT, ordering: Any) -> Architecture:
     return architecture
 
 
+def check_drawing(rng: Any, *members: Any) -> None:
+    """Raises SprigError where the generator is not NumPy's, or a member is not a sub-network."""
+    check_type("rng", rng, np.random.Generator, "a generator, such as numpy.random.default_rng(0)")
+    for member in members:
+        check_type("A member", member, SubNetwork, "a sub-network, such as found.subnetwork")
+
+
 def check_space(teacher: GPT, space: Any) -> None:
     """Raises SprigError where it is not a space of this teacher."""
     if not isinstance(space, Space):
@@ -273,6 +287,7 @@ def check_extract(student: GPT, architecture: Architecture, sub: SubNetwork) -> 
 
 def quickstart(group: str, name: str | None, outputs: str | Path) -> Config:
     """The quickstart's configuration, with this choice of one group, if any."""
+    check_type("outputs", outputs, str | Path, "a path")
     chosen = [] if name is None else [f"{group}={name}"]
     return compose(["experiment=quickstart", f"outputs={outputs}", *chosen])
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,8 @@ def compose(overrides: list[str]) -> Config:
     """
     if isinstance(overrides, str):
         raise SprigError(f"compose takes a list of overrides: write compose([{overrides!r}]).")
+    if isinstance(overrides, Mapping) or not isinstance(overrides, Iterable):
+        raise SprigError(f'compose takes a list, such as ["experiment=quickstart"], not a {type(overrides).__name__}.')
     overrides = [str(each) for each in overrides]
     _require_run(overrides)
     config = to_objects(composed(overrides))

@@ -122,7 +122,17 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: find(t, b, rerank={"tokns": 3}), "search.rerank has no effect on models in memory"),
         (lambda t, b: find(t, b, limit={"tokns": 3}), "key search.limit.tokns: did you mean search.li"),
         (lambda t, b: pipeline.compose("experiment=smoke"), r"write compose\(\['experiment=smoke'\]\)"),
+        (lambda t, b: pipeline.compose(None), "compose takes a list, such as .*, not a NoneType"),
+        (lambda t, b: pipeline.compose({"seed": 1}), "compose takes a list, such as .*, not a dict"),
         (lambda t, b: pipeline.run(["experiment=smoke"]), "run takes what compose returns"),
+        (lambda t, b: pipeline.load_teacher("tiny-random", outputs=None), "outputs must be a path, but is a NoneType"),
+        (lambda t, b: pipeline.export(t.model, t, b"x", b), "to must be a path, but is a bytes"),
+        (lambda t, b: pipeline.distill(t.model, None, None, b, 64, log=None), "log must be a function of a line"),
+        (lambda t, b: member("contains", t, None), "must be a sub-network, such as found.subnetwork, but is a NoneT"),
+        (lambda t, b: member("sample", t, 0), r"such as numpy.random.default_rng\(0\), but is a int"),
+        (lambda t, b: member("crossover", t, None, None, np.random.default_rng(0)), "A member must be a sub"),
+        (lambda t, b: mutated(t, 2.0, 0), "gene_rate=2.0 and global_rate=0 must be numbers in 0..1"),
+        (lambda t, b: mutated(t, 0, float("nan")), "global_rate=nan must be numbers in 0..1"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_give_one_sentence(teacher, blocks, call, said):
@@ -152,6 +162,15 @@ def test_a_student_is_exported_with_its_own_teacher_alone(teacher, blocks, other
 def find(teacher, blocks, **settings):
     settings = {"strategy": "random", "evaluations": 2} | settings
     return pipeline.find(teacher.model, pipeline.SearchSpace(teacher.model, 70_000, 90_000), blocks, **settings)
+
+
+def member(name, teacher, *arguments):
+    return getattr(pipeline.SearchSpace(teacher.model, 70_000, 90_000), name)(*arguments)
+
+
+def mutated(teacher, *rates):
+    space, rng = pipeline.SearchSpace(teacher.model, 70_000, 90_000), np.random.default_rng(0)
+    return space.mutate(space.sample(rng), rng, *rates)
 
 
 def distill(teacher, blocks, change=lambda student: student):

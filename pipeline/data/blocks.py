@@ -55,8 +55,9 @@ class Blocks:
         if not isinstance(count, int | np.integer) or count < 1:
             raise SprigError(f"{count} blocks were requested from the {self.split} split: give a whole number from 1.")
         if count > len(self):
+            more = "" if self.split == "train" else f" raise data.{self.split},"
             raise SprigError(
                 f"{count} blocks were requested from the {self.split} split, which has {len(self)} of "
-                f"{self.block_size} tokens: ask for fewer, raise data.{self.split}, or give more text."
+                f"{self.block_size} tokens: ask for fewer,{more} or give more text."
             )
         return self.take(np.arange(count) * len(self) // count)
