@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
+from typing import Any
 
 from pipeline.config import AttentionScale, HeadPairs
 from pipeline.errors import SprigError
@@ -13,6 +14,7 @@ from pipeline.subnetwork.architecture import Architecture
 GENES = ("n_query_groups", "heads_per_group", "head_size", "intermediate_size")
 EXPERT_GENES = ("n_expert", "n_expert_per_token")
 HEAD_PAIRS, ATTENTION_SCALES = (tuple(map(str, choices)) for choices in (HeadPairs, AttentionScale))
+_CURE = "give one as `subnetwork.json` of a student has it"
 ABOUT = "about"  # in a JSON file: notes for people, see pipeline.subnetwork.about
 # A layer's genes, as people read them.
 SIZES = {
@@ -98,14 +100,16 @@ class SubNetwork:
     def from_dict(cls, plain: dict) -> "SubNetwork":
         """Without what the file says about it. Raises SprigError where keys are missing or unknown, a value is of the
         wrong type, or layers and genes do not fit together."""
-        try:
+        if isinstance(plain, dict):
             plain = {key: value for key, value in plain.items() if key != ABOUT}
-            genes = tuple(LayerGenes(**gene) for gene in plain["genes"])
-            sub = cls(**plain | {"layers": tuple(plain["layers"]), "genes": genes})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise SprigError(
-                f"This is not a sub-network's JSON ({error}): give one as `subnetwork.json` of a student has it."
-            ) from None
+        _check_keys("Sub-network", plain, cls)
+        for name in ("layers", "genes"):
+            if not isinstance(plain[name], list | tuple):
+                raise SprigError(f"Sub-network's {name}={plain[name]!r} is not a list: {_CURE}.")
+        for place, gene in enumerate(plain["genes"]):
+            _check_keys(f"Sub-network's genes[{place}]", gene, LayerGenes)
+        genes = tuple(LayerGenes(**gene) for gene in plain["genes"])
+        sub = cls(**plain | {"layers": tuple(plain["layers"]), "genes": genes})
         _check_parts(sub)
         return sub
 
@@ -136,6 +140,17 @@ def head_size_unit(architecture: Architecture) -> int:
 
     steps = (step for step in range(1, whole) if whole % step == 0)
     return next((step for step in steps if all(map(keeps_pairs, range(step, whole, step)))), whole)
+
+
+def _check_keys(what: str, plain: Any, kind: type[SubNetwork] | type[LayerGenes]) -> None:
+    if not isinstance(plain, dict):
+        raise SprigError(f"{what} is not a JSON object: {_CURE}.")
+    names = {each.name: each.default is MISSING for each in fields(kind)}
+    for name, needed in names.items():
+        if needed and name not in plain:
+            raise SprigError(f"{what} has no {name}: {_CURE}.")
+    if unknown := plain.keys() - names.keys():
+        raise SprigError(f"{what} has the unknown key {min(unknown)}: remove it; the keys are {', '.join(names)}.")
 
 
 def _check_parts(sub: SubNetwork) -> None:

@@ -340,7 +340,7 @@ def test_a_subnetwork_is_explained(tmp_path, capsys):
         (None, "is not a run: give its folder, or its name as `sprig runs` shows it"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("[]", "subnetwork.json: This is not a sub-network's"),
+        ("[]", "subnetwork.json: Sub-network is not a JSON obj"),
         (json.dumps(CUT | {"layers": [0]}), "names 1 layers but has genes for 3"),
         (json.dumps(CUT | {"layers": [3, 1, 0]}), "must ascend without repetition"),
         *(

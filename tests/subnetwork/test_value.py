@@ -74,22 +74,26 @@ def test_check_refuses(sub, message):
 
 
 @pytest.mark.parametrize(
-    "plain",
+    ("plain", "said"),
     [
-        None,
-        [],
-        "text",
-        {},
-        FINE.to_dict() | {"colour": 1},
-        FINE.to_dict() | {"layers": 2},
-        FINE.to_dict() | {"genes": 1},
-        FINE.to_dict() | {"genes": [1, 2]},
-        FINE.to_dict() | {"genes": [{"head_size": 2}]},
-        {name: value for name, value in FINE.to_dict().items() if name != "n_embd"},
+        (None, "Sub-network is not a JSON object"),
+        ([], "Sub-network is not a JSON object"),
+        ("text", "Sub-network is not a JSON object"),
+        ({}, "Sub-network has no layers: give one as"),
+        (FINE.to_dict() | {"colour": 1}, "Sub-network has the unknown key colour: remove it; the keys are layers, n_e"),
+        (FINE.to_dict() | {"layers": 2}, "Sub-network's layers=2 is not a list"),
+        (FINE.to_dict() | {"genes": 1}, "Sub-network's genes=1 is not a list"),
+        (FINE.to_dict() | {"genes": [1, 2]}, r"Sub-network's genes\[0\] is not a JSON object"),
+        (FINE.to_dict() | {"genes": [{"head_size": 2}]}, r"Sub-network's genes\[0\] has no n_query_groups"),
+        (
+            FINE.to_dict() | {"genes": [{**FINE.to_dict()["genes"][0], "about": 2}]},
+            r"genes\[0\] has the unknown key about",
+        ),
+        ({name: value for name, value in FINE.to_dict().items() if name != "n_embd"}, "Sub-network has no n_embd"),
     ],
 )
-def test_what_is_no_subnetwork_is_said(plain):
-    with pytest.raises(SprigError, match="not a sub-network's JSON"):
+def test_what_is_no_subnetwork_is_said(plain, said):
+    with pytest.raises(SprigError, match=said):
         SubNetwork.from_dict(plain)
 
 
