@@ -232,9 +232,11 @@ def read(folder: Path, underway: bool) -> Sweep:
     jobs = {job["id"]: job for job in found["jobs"]}
     runs = {key: run for key, job in jobs.items() if (run := _run(folder, job)) is not None}
     if not runs:
-        raise SprigError(
-            f"sweep={folder} has no finished run among its {len(jobs)} jobs: `{' '.join(found['command'])}` resumes it."
-        )
+        command = f"`{' '.join(found['command'])}`"
+        completed = [folder / job["folder"] for job in jobs.values() if job["status"] == COMPLETED]
+        unreported = any(not (run / SUMMARY).exists() for run in completed)
+        cure = f"leave stages= out of {command}, which names no report" if unreported else f"{command} resumes it"
+        raise SprigError(f"sweep={folder} has no finished run with a report among its {len(jobs)} jobs: {cure}.")
     comparison, named = found.get("comparison", False), presets(runs.values())
     if len(named) > 1 and not comparison:
         listed = " and ".join(f"{preset} ({run.id})" for preset, run in sorted(named.items()))
