@@ -92,7 +92,7 @@ def test_no_limit_shuts_out_a_shape_that_has_a_member():
         ),
         (
             {"max_kv_bytes_per_token": 31},
-            r"max_kv_bytes_per_token=31 cannot be reached .* the minimum is 32 bytes per token \(KV cache, 2 bytes an "
+            r"max_kv_bytes_per_token=31 cannot be reached .* the minimum is 32 bytes per token \(KV cache, 2 bytes per "
             r"entry\), 1 more",
         ),
         (
