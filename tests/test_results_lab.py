@@ -234,6 +234,24 @@ def rows_of_halves() -> list[str]:
     ]
 
 
+def rows_of_three_quarters() -> list[str]:
+    """A row for each way to choose a shape of three quarters."""
+    ways = grouped("p8-three-quarters", "search") | grouped("allocation-three-quarters", "search.strategy")
+    return [f"| {search} | {course(lines)} |" for (search,), lines in ways.items()]
+
+
+def rows_of_selections() -> list[str]:
+    """A row for each selection with recovery, in the bin of three uncut layers."""
+    return [f"| {selection} | {course(lines)} |" for (selection,), lines in grouped("p9-half", "selection").items()]
+
+
+def course(lines: list[dict[str, str]]) -> str:
+    """Parameters; perplexity of the cut, after recovery and after training; total FLOPs."""
+    steps = (spread(lines, f"student.{step}_perplexity") for step in ("untrained", "recovered", "final"))
+    parameters, flops = (mean(column(lines, name)) for name in ("student.parameters", "total_flops"))
+    return f"{parameters:,.0f} | {' | '.join(steps)} | {flops:.3g}"
+
+
 def rows_of_rerank() -> list[str]:
     """A row for each budget: perplexity and total FLOPs of importance, and of the best of 16 after short trainings."""
     importance, rerank = grouped("p6-quarter", "init", "student.tokens"), grouped("rerank", "student.tokens")
@@ -324,7 +342,7 @@ def test_every_headline_number_is_in_the_records():
     [three_quarters] = grouped("allocation-three-quarters", "search.strategy").values()
     assert f"it ends at {spread(three_quarters, 'student.final_perplexity')}, with" in text
     rows += [*rows_of_losses(), *rows_of_halves(), *rows_of_pairs(), *rows_of_evolution(), *rows_of_rerank()]
-    rows += rows_of_grid()
+    rows += [*rows_of_grid(), *rows_of_three_quarters(), *rows_of_selections()]
     assert [row for row in rows if row not in text] == []
     overview = (LAB.parent / "README.md").read_text()
     assert [row for row in summary(found) if row not in overview] == []

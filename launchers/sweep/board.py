@@ -14,7 +14,7 @@ from launchers.sweep.logs import last_line
 from launchers.sweep.record import FAILED, Record
 from pipeline.layout import COMPLETED, near
 from pipeline.printable import printable
-from pipeline.progress import clock
+from pipeline.progress import clock, counted
 from pipeline.report.sweep.record import MISSING
 from pipeline.terminal import cell
 
@@ -39,7 +39,7 @@ class Board:
         )
 
     def __enter__(self) -> "Board":
-        self._say(f"{near(self.record.folder)}: {len(self.jobs)} jobs, {self._counts()}")
+        self._say(f"{near(self.record.folder)}: {counted(len(self.jobs), 'job')}, {self._counts()}")
         if self.live:
             self.live.start(refresh=True)
         return self

@@ -6,6 +6,7 @@ from rich.table import Table
 from launchers.sweep.jobs import Job
 from pipeline.artifacts import MANIFEST
 from pipeline.plan import costs
+from pipeline.progress import counted
 from pipeline.stages import distill, stable
 from pipeline.stages.context import Step
 from pipeline.terminal import cell
@@ -48,5 +49,5 @@ def show(jobs: list[Job], axes: dict[str, list[str]]) -> None:
         table.add_row(job.id, cell(job.label(axes)), f"{alone:.3g}", str(steps), f"{left:.3g}")
     alone, steps, left = (sum(column) for column in zip(*priced, strict=True))
     table.add_section()
-    table.add_row(f"{len(jobs)} jobs", "what they share once", f"{alone:.3g}", str(steps), f"{left:.3g}")
+    table.add_row(counted(len(jobs), "job"), "what they share once", f"{alone:.3g}", str(steps), f"{left:.3g}")
     Console().print(table)

@@ -11,7 +11,7 @@ from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, refuse
 from pipeline.artifacts.store import published
 from pipeline.errors import SprigError
 from pipeline.printable import one_line
-from pipeline.progress import Progress
+from pipeline.progress import Progress, counted
 from pipeline.terminal import confirm_removal, say
 
 DAYS = 1.0
@@ -68,7 +68,7 @@ def verify(folders: list[Path]) -> int:
             except SprigError as error:
                 damaged.append(str(error))
             progress.advance()
-    say(*damaged, f"{len(folders)} artifacts, {len(damaged)} of them damaged.")
+    say(*damaged, f"{counted(len(folders), 'artifact')}, {len(damaged)} damaged.")
     return min(len(damaged), 1)
 
 
@@ -78,8 +78,9 @@ def clean(outputs: Path, yes: bool, days: float) -> None:
     unneeded = [entry for entry in entries(outputs) if not entry.needed_by]
     useless = [entry for entry in unneeded if entry.useless(days)]
     if young := len(unneeded) - len(useless):
+        period = "day" if days == 1 else f"{days:g} days"
         print(
-            f"{young} artifacts that no run folder needs were made or used in the last {days:g} days: kept. "
+            f"{counted(young, 'artifact')} that no run folder needs, made or used in the last {period}: kept. "
             "--days 0 removes them, too."
         )
     if not useless:

@@ -35,7 +35,7 @@ def run(line: Line) -> None:
     plans = {outputs: (of_it, _needed_by_these(outputs, of_it)) for outputs, of_it in by_outputs.items()}
     for of_it, wanted in plans.values():
         names = ", ".join(f"{each.name} ({each.status})" for each in of_it)
-        say(f"{names}: {len(wanted)} artifacts that no other run needs, {in_words(_bytes(wanted))}")
+        say(f"{names}: {counted(len(wanted), 'artifact')} that no other run needs, {in_words(_bytes(wanted))}")
     if not (line.yes or confirm_removal()):
         return
     with ExitStack() as stack:

@@ -111,7 +111,7 @@ def test_what_was_used_far_in_the_future_was_not_just_used(outputs):
 def test_what_was_just_made_or_used_is_not_cleaned(outputs, monkeypatch, capsys):
     actions(monkeypatch, outputs, "clean", "--yes")
     printed = " ".join(capsys.readouterr().out.split())
-    assert "2 artifacts that no run folder needs were made or used in the last 1 days: kept. --days 0" in printed
+    assert "2 artifacts that no run folder needs, made or used in the last day: kept. --days 0" in printed
     assert left(outputs) == ["distill", "extract", "prepare", "search"]
     for path in [outputs / "artifacts/search", *(outputs / "artifacts/search").rglob("*")]:
         os.utime(path, (0, 0))
@@ -271,7 +271,7 @@ def test_verify_names_what_was_damaged(outputs, monkeypatch, capsys):
     (outputs / f"artifacts/search/{entries(outputs)[-1].folder.name}/data").write_text("y" * 1000)
     assert actions(monkeypatch, outputs, "verify") == 1
     printed = capsys.readouterr().out
-    assert "data has sha256" in printed and "3 artifacts, 1 of them damaged" in printed
+    assert "data has sha256" in printed and "3 artifacts, 1 damaged" in printed
 
 
 def test_a_torn_manifest_is_named_and_nothing_is_cleaned(outputs, monkeypatch, capsys):

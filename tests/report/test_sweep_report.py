@@ -321,12 +321,12 @@ def test_made_again_it_has_the_same_bytes(folder):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("none", "has no finished run with a report among its 2 jobs: `sprig -m init=a` resumes it"),
+        ("none", "has no finished run with a report among 2 jobs: `sprig -m init=a` resumes it"),
         ("no summary", "jobs: leave stages= out of `sprig -m init=a`, which names no report"),
         ("presets", r"has runs of the presets hand \(job0\) and other \(job1\): a table is of one"),
         ("summary", rf"job1/summary.json is of schema 0, this is Sprig's {SCHEMA}: move .* away and give the sweep's"),
         ("record", "sweep.json is of schema 0, this is Sprig's 1: move .* away and give the sweep's command again"),
-        ("damaged summary", "has no finished run with a report among its 2 jobs: `sprig -m init=a` resumes it"),
+        ("damaged summary", "has no finished run with a report among 2 jobs: `sprig -m init=a` resumes it"),
         ("empty record", r"sweep.json is not JSON \(.*\): move .* away and give the sweep's command again"),
         ("record {}", r"sweep.json cannot be read \(KeyError: 'schema'\): move .* away and give the sweep's command"),
         ("record of half a job", r"sweep.json cannot be read \(KeyError: 'folder'\): move .* away"),

@@ -20,6 +20,7 @@ from pipeline.errors import SprigError
 from pipeline.evaluation.savings import Curve, Saving, nll_at, savings
 from pipeline.layout import COMPLETED, SUMMARY
 from pipeline.outside import misfit
+from pipeline.progress import counted
 from pipeline.report.schema import SCHEMA, ModelSummary, Summary, random_weights
 from pipeline.report.summary import costs
 from pipeline.report.sweep.record import JobRecord, read_record, remade, state
@@ -236,7 +237,8 @@ def read(folder: Path, underway: bool) -> Sweep:
         completed = [folder / job["folder"] for job in jobs.values() if job["status"] == COMPLETED]
         unreported = any(not (run / SUMMARY).exists() for run in completed)
         cure = f"leave stages= out of {command}, which names no report" if unreported else f"{command} resumes it"
-        raise SprigError(f"sweep={folder} has no finished run with a report among its {len(jobs)} jobs: {cure}.")
+        among = f"among {counted(len(jobs), 'job')}"
+        raise SprigError(f"sweep={folder} has no finished run with a report {among}: {cure}.")
     comparison, named = found.get("comparison", False), presets(runs.values())
     if len(named) > 1 and not comparison:
         listed = " and ".join(f"{preset} ({run.id})" for preset, run in sorted(named.items()))
