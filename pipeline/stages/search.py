@@ -38,6 +38,7 @@ log = logging.getLogger("sprig")
 
 STAGE, VERSION = "search", 3
 LIMITS = 2  # as VERSION, of searches with limits only: how members are drawn there
+SCALED = 2  # as VERSION, of uniform and importance only: how their shape is fitted where none lands in the bin
 JOURNAL, WINNER, COSTS, TIMES = "journal.jsonl", "subnetwork.json", "costs.json", "seconds.txt"
 
 
@@ -131,6 +132,8 @@ def recipe(context: Context, config: SearchConfig, roots: Roots, model: Recipe |
         own |= {"subnetwork": read_given(context, roots).to_dict()}
     else:
         own |= {"space": space_part(context), "bin": edges(context)}
+    if {Kind.uniform, Kind.importance} & {config.strategy, *config.start}:
+        own["scaled"] = SCALED
     return Recipe(STAGE, VERSION, own, inputs)
 
 

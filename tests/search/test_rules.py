@@ -79,6 +79,19 @@ def test_importance_keeps_attention_whole_and_the_most_influential_layers():
     assert sub.n_layer < 12 and sub.n_embd < 256 and gene.intermediate_size < 1024
 
 
+def test_where_no_single_shape_lands_the_most_influential_layers_have_one_step_more_of_mlp():
+    """In bins narrower than a step of all MLPs, but wider than one of a single layer."""
+    found = [importance(space_of(share, tolerance=0.004, layers=Layers.rank)) for share in np.arange(0.3, 1, 0.05)]
+    attention = {(gene.n_query_groups, gene.heads_per_group, gene.head_size) for sub in found for gene in sub.genes}
+    assert attention == {(4, 4, 32)}, "it stays whole"
+    mixed = [sub for sub in found if not sub.uniform]
+    assert len(mixed) > 5
+    for sub in mixed:
+        width = {layer: gene.intermediate_size for layer, gene in zip(sub.layers, sub.genes, strict=True)}
+        ranked = [width[layer] for layer in RANKED.layers.tolist() if layer in width]
+        assert ranked == sorted(ranked, reverse=True) and max(ranked) - min(ranked) == 64
+
+
 def test_first_layers_keeps_the_first_layers_whole():
     space = space_of(0.5)
     sub = first_layers(space)

@@ -11,8 +11,8 @@ SCALED = ("n_layer", "n_embd", "intermediate_size")
 
 def importance(space: Space) -> SubNetwork:
     """Attention stays whole (groups, heads and head size as large as the space allows), while depth, embedding width
-    and MLP width are scaled by the one factor that lands in the bin. The most influential layers are kept, and in them,
-    as in every coarse space, the entries that the ordering puts first.
+    and MLP width are scaled by the one factor that lands in the bin, or nearly so. The most influential layers are
+    kept, and in them, as in every coarse space, the entries that the ordering puts first.
 
     Raises SprigError as `scaled`, and where the space cannot keep layers by rank."""
     if space.config.layers == Layers.prefix or space.ordering is None:

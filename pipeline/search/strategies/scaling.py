@@ -1,6 +1,7 @@
 """Sub-networks of one shape for all layers, whose size one factor sets: what `uniform` and `importance` choose by."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Collection
 from itertools import pairwise
 
@@ -18,8 +19,9 @@ def scaled(name: str, space: Space, dimensions: Collection[str], layers_of: Call
     as the space allows; `layers_of` maps a depth to teacher layers. `name` is what an error calls this choice.
 
     Every shape on that line is looked at, with the MLP width that lands in the bin nearest to its own. The shape whose
-    MLP moved least wins, then the one nearest to the bin's centre. Where no MLP width lands, the shape nearest to the
-    centre is fitted like a mutant, with fixed draws.
+    MLP moved least wins, then the one nearest to the bin's centre. Where no MLP width lands, layers may have two
+    neighbouring widths, the more influential ones the wider. Where these do not land either, the shape nearest to the
+    centre that can be is fitted like a mutant, with fixed draws.
 
     Raises:
         SprigError: the space is fine, or the bin lies between the steps of that line.
@@ -35,14 +37,18 @@ def scaled(name: str, space: Space, dimensions: Collection[str], layers_of: Call
     if landed:
         _, _, best = min(landed, key=lambda found: found[:2])
         return space.freeze(_for_space(space, best))
-    near = _for_space(space, min(shapes, key=lambda draft: _distance(space, draft)))
-    missed = space.fitter.total(near)
-    if not space.fitter.fit(near, [], np.random.default_rng(0)):
-        raise SprigError(
-            f"{name} scales teacher {space.architecture.name} to {missed:,} parameters where bin {space.bin} begins or "
-            "ends: widen the bin, or lower space.step."
-        )
-    return space.freeze(near)
+    if mixed := [found for draft in shapes if (found := _mixed(space, draft))]:
+        _, best = min(mixed, key=lambda found: found[0])
+        return space.freeze(best)
+    shapes.sort(key=lambda draft: _distance(space, draft))
+    missed = space.fitter.total(shapes[0])
+    for near in (_for_space(space, draft) for draft in shapes):
+        if space.fitter.fit(near, [(row, MLP) for row in range(len(near.rows))], np.random.default_rng(0)):
+            return space.freeze(near)
+    raise SprigError(
+        f"{name} scales teacher {space.architecture.name} to {missed:,} parameters where bin {space.bin} begins or "
+        "ends: widen the bin, or lower space.step."
+    )
 
 
 def refuse_fine(name: str, space: Space) -> None:
@@ -78,6 +84,27 @@ def _draft(space: Space, dimensions: Collection[str], layers_of: Callable[[int],
             key=lambda option: sum(abs(math.log(size / wanted)) for size, wanted in zip(option, row, strict=False)),
         )
     return Draft(layers_of(sizes["n_layer"]), sizes["n_embd"], [row], [None], None)
+
+
+def _mixed(space: Space, draft: Draft) -> tuple[float, Draft] | None:
+    """How far the mean of the MLP widths moves, and the draft with two neighbouring widths that lands in the bin by
+    it; None where none does."""
+    grid, wanted, depth = space.fitter.grids[MLP], draft.rows[0][MLP], len(draft.layers)
+    slope, total = space.fitter.slope(draft, 0, MLP), space.fitter.total(draft)
+    mean = wanted + min(max(0, (space.bin.low - total) / slope), (space.bin.high - total) / slope)
+    if space.uniform or not grid[0] < mean < grid[-1]:
+        return None
+    narrow, wide = grid[bisect_right(grid, mean) - 1 :][:2]
+    share = depth * (mean - narrow) / (wide - narrow)
+    ranked = draft.layers if space.ordering is None else space.ordering.layers.tolist()
+    found = _for_space(space, draft)
+    for count in (math.floor(share), math.ceil(share)):
+        widest = [layer for layer in ranked if layer in draft.layers][:count]
+        for layer, row in zip(found.layers, found.rows, strict=True):
+            row[MLP] = wide if layer in widest else narrow
+        if space.fitter.fits(found):
+            return abs(mean - wanted), found
+    return None
 
 
 def _distance(space: Space, draft: Draft) -> int:
