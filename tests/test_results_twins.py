@@ -65,6 +65,17 @@ def spread(values: list[str]) -> str:
     return f"{mean(numbers):,.1f} ± {stdev(numbers):,.1f}"
 
 
+def test_the_plain_cut_at_equal_flops_is_in_the_records():
+    [plain] = next(iter(grouped("../twin-p0-equal", "seed").values()))
+    recovered = next(
+        line for line in grouped("../twin-p0-recovered", "init", "recover")["searched", "auto"] if line["seed"] == "0"
+    )
+    assert float(plain["total_flops"]) / float(recovered["total_flops"]) < 1.01
+    ends = [float(line["student.final_perplexity"]) for line in (plain, recovered)]
+    said = f"the plain cut ends at {ends[0]:.2f}, the recovered one at {ends[1]:.2f} on this seed"
+    assert said in (LAB.parent / "README.md").read_text()
+
+
 @pytest.mark.parametrize("rows", [rows_of_starts, rows_of_searches, rows_of_fitnesses])
 def test_the_rows_are_in_the_records(rows):
     text = (LAB.parent / "README.md").read_text()
