@@ -235,9 +235,16 @@ def rows_of_halves() -> list[str]:
 
 
 def rows_of_three_quarters() -> list[str]:
-    """A row for each way to choose a shape of three quarters."""
-    ways = grouped("p8-three-quarters", "search") | grouped("allocation-three-quarters", "search.strategy")
-    return [f"| {search} | {course(lines)} |" for (search,), lines in ways.items()]
+    """A row for each way to choose a shape of three quarters, and two for importance in a half."""
+    before, since = grouped("p8-three-quarters", "search"), grouped("importance", "bin")
+    ways = {
+        "evolution": before["evolution",],
+        "importance before": before["importance",],
+        "importance": since["lab-three-quarters",],
+        "allocation": grouped("allocation-three-quarters", "search.strategy")["allocation",],
+        "importance, in a half": since["lab-half",],
+    }
+    return [f"| {way} | {course(lines)} |" for way, lines in ways.items()]
 
 
 def rows_of_selections() -> list[str]:
