@@ -202,7 +202,8 @@ def rows_of_grid() -> list[str]:
     for init, recover, (loss, kd) in product(starts, recovered, LOSSES.items()):
         budgets = [spread(found[init, recover, kd, str(budget)], "student.final_perplexity") for budget in BUDGETS[:3]]
         rows.append(f"| {starts[init]}, {recovered[recover]} | {loss} | {' | '.join(budgets)} |")
-    return rows
+    plain = [spread(lines, "student.final_perplexity") for lines in grouped("p0-plain", "student.tokens").values()]
+    return [*rows, f"| importance, plain cut | cross-entropy | {' | '.join(plain)} |"]
 
 
 def rows_of_steps() -> list[str]:
