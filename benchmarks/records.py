@@ -18,22 +18,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pipeline.artifacts import MANIFEST
+from pipeline.artifacts.runs import SAVED
+from pipeline.data.blocks import INDEX
+from pipeline.layout import SUMMARY
 from pipeline.report.sweep.record import NAME
-from pipeline.report.sweep.report import report
+from pipeline.report.sweep.report import CURVES, PAGE, RUNS, report
+from pipeline.stages.evaluate import RESULT
 from pipeline.training.metrics import METRICS
 
 ARCHIVE = "records.tar.xz"
 OF_A_RUN = (
-    ".hydra/config.yaml",
+    SAVED,
     ".hydra/overrides.yaml",
-    "summary.json",
-    "artifacts/evaluation/evaluation.json",
-    "artifacts/tokens/index.json",
-    "artifacts/tokens/manifest.json",
+    SUMMARY,
+    f"artifacts/evaluation/{RESULT}",
+    f"artifacts/tokens/{INDEX}",
+    f"artifacts/tokens/{MANIFEST}",
     f"artifacts/distilled_student/{METRICS}",
     f"artifacts/distilled_control/{METRICS}",
 )
-SHOWN = ("sweep.md", "runs.csv", "curves.csv", "*.svg")  # of a report; sweep.html leads into the runs' folders
+SHOWN = (PAGE, RUNS, CURVES, "*.svg")  # of a report; sweep.html leads into the runs' folders
 
 
 def main() -> None:
