@@ -16,7 +16,7 @@ from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import groups
+from pipeline import groups, hydra_errors
 from pipeline.config import ON_REQUEST, Cluster, Config, keys, register, to_objects
 from pipeline.config.derived import all_stages
 from pipeline.config.paths import absolute
@@ -79,8 +79,8 @@ def compose(overrides: list[str]) -> Config:
     them.
 
     Raises:
-        SprigError: a key is unknown, misspelled or missing, a value has the wrong type or is out of range, or a group
-            has no such choice.
+        SprigError: a key is unknown, misspelled or missing, a value has the wrong type or is out of range, a group has
+            no such choice, or a preset is a sweep and an axis is left open.
     """
     if isinstance(overrides, str):
         raise SprigError(f"compose takes a list of overrides: write compose([{overrides!r}]).")
@@ -88,9 +88,31 @@ def compose(overrides: list[str]) -> Config:
         raise SprigError(f'compose takes a list, such as ["experiment=quickstart"], not a {type(overrides).__name__}.')
     overrides = [str(each) for each in overrides]
     _require_run(overrides)
-    config = to_objects(composed(overrides))
+    found = composed(overrides, hydra=True)
+    _require_one_job(overrides, found)
+    with open_dict(found):
+        found.pop("hydra", None)
+    config = to_objects(found)
     _require_text(overrides)
     return config
+
+
+def _require_one_job(overrides: list[str], found: DictConfig) -> None:
+    """A sweep is not one configuration.
+
+    Raises:
+        SprigError: the preset is a sweep, and the words leave one of its axes open.
+    """
+    if OmegaConf.select(found, "hydra.mode") != RunMode.MULTIRUN:
+        return
+    named = set(map(key_of, overrides))
+    if axes := {key: values for key, values in found.hydra.sweeper.params.items() if key not in named}:
+        key, values = next(iter(axes.items()))
+        raise SprigError(
+            f"The preset {found.preset} is a sweep over {', '.join(map(str, axes))}, and this is one configuration: "
+            f"give each of them a value, such as {key}={str(values).split(',')[0]}, or run the sweep, `sprig "
+            f"{' '.join(overrides)}`."
+        )
 
 
 def _require_run(overrides: list[str]) -> None:
@@ -173,7 +195,7 @@ def session(overrides: Sequence[str], sweeps: bool = False) -> Iterator[Session]
         with read_as_written():
             yield _open(overrides, sweeps)
     except (HydraException, OmegaConfBaseException) as error:
-        raise SprigError(_sentence(error)) from None
+        raise SprigError(hydra_errors.sentence(error)) from None
 
 
 def _open(overrides: Sequence[str], sweeps: bool) -> Session:
@@ -263,25 +285,3 @@ def _reopen(overrides: list[str]) -> DictConfig:
         if "stages" not in map(key_of, others):
             config.stages = all_stages(_root_=config)
         return config
-
-
-def _sentence(error: Exception) -> str:
-    """What Hydra says over several lines, in one sentence with a cure."""
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    if match := re.search(r"Key '(\w+)' (?:is )?not in", text):
-        full = re.search(r"full_key: ([\w.]+)", text)
-        return keys.unknown(full[1] if full else match[1])
-    text = re.split(r" full_key:| Config search path:| See https?:", text)[0]
-    text = text.removeprefix("Error merging override ").removeprefix("In 'config': ")
-    no_switch = r"of type '\w+' is incompatible with type hint 'Union\[bool, str\]'|is not a valid bool \(type \w+\)"
-    text = re.sub(no_switch, "is not true or false", text)
-    text = re.sub(r"(?: of type '\w+')? could not be converted to (?:Float|Integer)", " is not a number", text)
-    text = re.sub(
-        r"Invalid type assigned: \w+ is not a subclass of \w+\. value: .*", "holds what is not a number", text
-    )
-    text = re.sub("Cannot merge DictConfig with ListConfig", "is not a list, such as [a,b]", text)
-    text = re.sub(r"Cannot assign \w+ to Dict\[str, Any\]", "is not a dictionary, such as {key: value}", text)
-    text = re.sub(r"^(\S+=.*?) Value '.*?' (?=is not )", r"\1 ", text)
-    text = re.sub(r"^(\S+=null) field '\S+' is not Optional", r"\1 is not possible, as the key needs a value", text)
-    set_to = re.sub(r"^(\S+=.*?) (?=Value '|Invalid |Cannot )", r"\1: ", text).strip().rstrip(".")
-    return f"{set_to}." if "=" in set_to else f"{set_to}. `sprig --help` lists the choices."

@@ -20,6 +20,7 @@ from pipeline.models.perplexity import mean_nll
 from pipeline.models.precision import resolve_precision
 
 ROOT = Path(__file__).parent.parent
+CELL = ["experiment=lab/p1-bins", "search=importance", "init=searched", "recover=off", "seed=1"]
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,8 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: pipeline.compose("experiment=smoke"), r"write compose\(\['experiment=smoke'\]\)"),
         (lambda t, b: pipeline.compose(None), "compose takes a list, such as .*, not a NoneType"),
         (lambda t, b: pipeline.compose({"seed": 1}), "compose takes a list, such as .*, not a dict"),
+        (lambda t, b: pipeline.compose(["experiment=lab/p1-bins"]), "a sweep over search, init, .* one configuration"),
+        (lambda t, b: pipeline.compose(CELL), "a sweep over bin, .* such as bin=lab-quarter, or"),
         (lambda t, b: pipeline.run(["experiment=smoke"]), "run takes what compose returns"),
         (lambda t, b: pipeline.load_teacher("tiny-random", outputs=None), "outputs must be a path, but is a NoneType"),
         (lambda t, b: pipeline.export(t.model, t, b"x", b), "to must be a path, but is a bytes"),
@@ -139,6 +142,11 @@ def test_wrong_arguments_give_one_sentence(teacher, blocks, call, said):
     with pytest.raises(pipeline.SprigError, match=said) as error:
         call(teacher, blocks)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("words", [[*CELL, "bin=lab-half"], ["experiment=lab/p1-bins", "hydra.mode=RUN"]])
+def test_one_job_of_a_sweep_is_a_configuration(words):
+    assert pipeline.compose(words).preset == "lab-p1-bins"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_every_value_of_every_axis_is_planned(capsys, preset):
 def test_every_size_of_a_preset_has_folders_of_its_own():
     """In one table their perplexities, of other models on other text, would stand side by side."""
     sizes = ([], ["size=smoke"], ["size=gpu"])
-    names = [pipeline.compose([f"experiment={TWINS[0]}", *size]).run_name for size in sizes]
+    names = [pipeline.compose([f"experiment={TWINS[0]}", "hydra.mode=RUN", *size]).run_name for size in sizes]
     assert names == [None, "twin-p0-initialisation-smoke", "twin-p0-initialisation-gpu"]
 
 

@@ -25,12 +25,16 @@ PATIENCE = 64  # rows without the column `data.text_key` before the whole file c
 class Documents(ABC):
     """The texts of a data set in reading order.
 
-    `size` counts its `unit`s, None if it is not known; `done` those that have been read.
+    `size` counts its `unit`s, None if it is not known; `done` those that have been read. Of the `rows` read here,
+    `without` lack the column `data.text_key`, or hold null there.
     """
 
+    data: DataConfig
     unit: str
     size: int | None
     done: int = 0
+    rows: int = 0
+    without: int = 0
 
     @abstractmethod
     def read(self, place: Any = None) -> Iterator[list[str]]:
@@ -43,6 +47,40 @@ class Documents(ABC):
     @abstractmethod
     def place(self) -> Any:
         """Where reading stands, after the latest batch, JSON-ready."""
+
+    def _texts_of(self, found: Iterable[Any], where: Path | str, first: int) -> Iterator[str]:
+        """The texts of a file's (or hub data set's) rows, of which `first` were read before; "" where there is none.
+
+        Raises:
+            SprigError: no row has the column, or what it holds is not text.
+        """
+        data = self.data
+        keys = [] if data.source == DataSource.text else data.text_key.split(".")
+        number, has_column = first, first > 0
+        missing = None
+        for number, row in enumerate(found, first + 1):
+            try:
+                text, has_column = row_text(row, keys), True
+                (text or "").encode()
+            except Missing as error:
+                text, missing = None, error
+                if not has_column and number >= PATIENCE:
+                    break
+            except NotText as error:
+                raise _not_text(data, where, number, error, row) from None
+            except UnicodeEncodeError:
+                raise SprigError(
+                    f"Data {data.name}: {where}, row {number} holds half a surrogate pair, which is not a character: "
+                    "correct the text."
+                ) from None
+            self.rows += 1
+            self.without += text is None
+            yield text or ""
+        if missing and not has_column:
+            raise SprigError(
+                f"Data {data.name} has no column {data.text_key!r} in {where}: set data.text_key to one of "
+                f"{', '.join(missing.fields)}."
+            )
 
 
 class LocalDocuments(Documents):
@@ -66,7 +104,7 @@ class LocalDocuments(Documents):
         for number in range(first, len(self.paths)):
             path, before, size = self.paths[number], sum(self._sizes[:number]), self._sizes[number]
             with _explained(self.data, path), path.open("rb") as file:
-                texts = texts_of(self.data, rows(self.data, path, file, row), path, row)
+                texts = self._texts_of(rows(self.data, path, file, row), path, row)
                 for batch in _batches(texts):
                     row += len(batch)
                     # A reader closes the file after its last row.
@@ -76,38 +114,6 @@ class LocalDocuments(Documents):
 
     def place(self) -> Any:
         return list(self._place)
-
-
-def texts_of(data: DataConfig, found: Iterable[Any], where: Path | str, first: int) -> Iterator[str]:
-    """The texts of a file's (or hub data set's) rows, of which `first` were read before; "" where there is none.
-
-    Raises:
-        SprigError: no row has the column, or what it holds is not text.
-    """
-    keys = [] if data.source == DataSource.text else data.text_key.split(".")
-    number, has_column = first, first > 0
-    missing = None
-    for number, row in enumerate(found, first + 1):
-        try:
-            text, has_column = row_text(row, keys) or "", True
-            text.encode()
-        except Missing as error:
-            text, missing = "", error
-            if not has_column and number >= PATIENCE:
-                break
-        except NotText as error:
-            raise _not_text(data, where, number, error, row) from None
-        except UnicodeEncodeError:
-            raise SprigError(
-                f"Data {data.name}: {where}, row {number} holds half a surrogate pair, which is not a character: "
-                "correct the text."
-            ) from None
-        yield text
-    if missing and not has_column:
-        raise SprigError(
-            f"Data {data.name} has no column {data.text_key!r} in {where}: set data.text_key to one of "
-            f"{', '.join(missing.fields)}."
-        )
 
 
 def _batches(texts: Iterator[str]) -> Iterator[list[str]]:

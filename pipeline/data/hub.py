@@ -11,7 +11,7 @@ import datasets
 import pyarrow
 
 from pipeline.config import DataConfig
-from pipeline.data.documents import BATCH, Documents, texts_of
+from pipeline.data.documents import BATCH, Documents
 from pipeline.data.readers import top_level
 from pipeline.errors import SprigError
 
@@ -66,7 +66,7 @@ class HubDocuments(Documents):
         with _explained(self.data), _quiet():
             for batch in dataset.iter(batch_size=BATCH):
                 values = (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
-                texts = list(texts_of(self.data, values, self.name, self.done))
+                texts = list(self._texts_of(values, self.name, self.done))
                 self.done += len(texts)
                 yield texts
 

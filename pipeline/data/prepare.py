@@ -135,7 +135,16 @@ def _tokenised(data: DataConfig, tokenizer: Tokenizer, dtype: np.dtype, scratch:
     """
     encoding = Encoding(tokenizer, dtype, data.seed, data.special_tokens)
     reading = scratch / "hub"
-    shards = tokenise(open_documents(data, reading), data, encoding, scratch)
+    documents = open_documents(data, reading)
+    shards = tokenise(documents, data, encoding, scratch)
+    if documents.without:
+        log.warning(
+            "Data %s: %s of %s rows have no text in column %r and are left out.",
+            data.name,
+            f"{documents.without:,}",
+            f"{documents.rows:,}",
+            data.text_key,
+        )
     shutil.rmtree(reading, ignore_errors=True)
     try:
         if not shards:

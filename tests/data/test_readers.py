@@ -210,6 +210,15 @@ def test_one_file_without_the_column_is_named(read):
         read(files, "jsonl")
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_rows_without_text_are_counted(read, suffix, caplog):
+    others = [{"text": None, "n": 1}] * 3 + [{"text": "", "n": 2}] * 2 + ([{"n": 3}] * 4 if suffix == "jsonl" else [])
+    write = lines if suffix == "jsonl" else parquet
+    assert read({f"a.{suffix}": write([{"text": text} for text in TEXTS] + others)}, suffix) == sorted(TEXTS)
+    count = "7 of 49" if suffix == "jsonl" else "3 of 45"
+    assert f"Data test: {count} rows have no text in column 'text' and are left out." in caplog.messages
+
+
 @pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()])
 def test_kinds_of_strings_in_parquet(read, kind):
     sink = pyarrow.BufferOutputStream()
