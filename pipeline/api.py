@@ -163,17 +163,17 @@ class SearchSpace(Space):
         return super().contains(sub)
 
     def sample(self, rng: np.random.Generator) -> SubNetwork:
-        api_inputs.check_drawing(rng)
+        api_inputs.check_drawing(self, rng)
         return super().sample(rng)
 
     def mutate(self, parent: SubNetwork, rng: np.random.Generator, gene_rate: float, global_rate: float) -> SubNetwork:
-        api_inputs.check_drawing(rng, parent)
+        api_inputs.check_drawing(self, rng, parent)
         if not all(isinstance(rate, Real) and 0 <= rate <= 1 for rate in (gene_rate, global_rate)):
             raise SprigError(f"gene_rate={gene_rate} and global_rate={global_rate} must be numbers in 0..1.")
         return super().mutate(parent, rng, gene_rate, global_rate)
 
     def crossover(self, a: SubNetwork, b: SubNetwork, rng: np.random.Generator) -> SubNetwork:
-        api_inputs.check_drawing(rng, a, b)
+        api_inputs.check_drawing(self, rng, a, b)
         return super().crossover(a, b, rng)
 
 

@@ -233,11 +233,13 @@ def architecture_for(teacher: GPT, ordering: Any) -> Architecture:
     return architecture
 
 
-def check_drawing(rng: Any, *members: Any) -> None:
-    """Raises SprigError where the generator is not NumPy's, or a member is not a sub-network."""
+def check_drawing(space: Space, rng: Any, *members: Any) -> None:
+    """Raises SprigError where the generator is not NumPy's, or a member is not a sub-network of the space."""
     check_type("rng", rng, np.random.Generator, "a generator, such as numpy.random.default_rng(0)")
     for member in members:
         check_type("A member", member, SubNetwork, "a sub-network, such as found.subnetwork")
+        if not space.contains(member):
+            raise SprigError("A member is not in this space and its bin: take one from sample, mutate or crossover.")
 
 
 def check_space(teacher: GPT, space: Any) -> None:

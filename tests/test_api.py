@@ -134,6 +134,8 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: member("contains", t, None), "must be a sub-network, such as found.subnetwork, but is a NoneT"),
         (lambda t, b: member("sample", t, 0), r"such as numpy.random.default_rng\(0\), but is a int"),
         (lambda t, b: member("crossover", t, None, None, np.random.default_rng(0)), "A member must be a sub"),
+        (lambda t, b: member("mutate", t, beyond(t), np.random.default_rng(0), 0.5, 0.5), "not in this space and its"),
+        (lambda t, b: member("crossover", t, beyond(t), beyond(t), np.random.default_rng(0)), "not in this space and"),
         (lambda t, b: mutated(t, 2.0, 0), "gene_rate=2.0 and global_rate=0 must be numbers in 0..1"),
         (lambda t, b: mutated(t, 0, float("nan")), "global_rate=nan must be numbers in 0..1"),
     ],
@@ -174,6 +176,14 @@ def find(teacher, blocks, **settings):
 
 def member(name, teacher, *arguments):
     return getattr(pipeline.SearchSpace(teacher.model, 70_000, 90_000), name)(*arguments)
+
+
+def beyond(teacher):
+    """A sub-network of another space of the teacher, whose MLPs have sizes that the usual one does not have."""
+    space = pipeline.SearchSpace(teacher.model, 70_000, 90_000, step={"intermediate_size": 8})
+    rng = np.random.default_rng(0)
+    drawn = (space.sample(rng) for _ in range(50))
+    return next(sub for sub in drawn if any(gene.intermediate_size % 16 for gene in sub.genes))
 
 
 def mutated(teacher, *rates):

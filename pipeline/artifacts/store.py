@@ -9,6 +9,7 @@ the same lock, looks at the links of all runs, and moves out of the store what n
 after its claim stays.
 """
 
+import logging
 import re
 import shutil
 import time
@@ -20,6 +21,7 @@ from pipeline.artifacts.files import link_atomically, sweep_temporaries, sync_fo
 from pipeline.artifacts.locks import locked
 from pipeline.artifacts.manifest import CHECKPOINTS, MANIFEST, Recipe, check, recipe_of, write_manifest, write_stamp
 from pipeline.config import STAGES
+from pipeline.errors import SprigError
 from pipeline.ranks import rank
 
 PARTIAL = ".partial"
@@ -29,6 +31,8 @@ _CLAIMS = "claims"  # the lock of all claims
 _STAGES = {*STAGES, "cache", "stable"}  # that make artifacts
 _NAME = re.compile(rf"[0-9a-f]{{16}}({re.escape(PARTIAL)})?")
 
+log = logging.getLogger("sprig")
+
 
 class Store:
     """The artifacts under one root folder."""
@@ -36,6 +40,7 @@ class Store:
     def __init__(self, root: Path):
         self.root = root
         self._checked: set[Path] = set()
+        self._unreadable: set[Path] = set()
 
     def path(self, recipe: Recipe) -> Path:
         """Where the artifact lies or will lie."""
@@ -57,12 +62,18 @@ class Store:
         return folder
 
     def recipes(self, stage: str) -> list[Recipe]:
-        """Of all published artifacts of a stage.
-
-        Raises:
-            SprigError: a manifest is torn or was edited.
-        """
-        return [recipe_of(folder) for folder in published(self.root) if folder.parent.name == stage]
+        """Of all published artifacts of a stage. One whose manifest is torn or was edited is left out, with a warning:
+        what no step needs stops none."""
+        found = []
+        for folder in published(self.root):
+            if folder.parent.name != stage or folder in self._unreadable:
+                continue
+            try:
+                found.append(recipe_of(folder))
+            except SprigError as error:
+                self._unreadable.add(folder)
+                log.warning("%s", error)
+        return found
 
     def begun(self, recipe: Recipe) -> Path | None:
         """The folder in which an artifact is being made, or was when its process ended; None if there is none."""

@@ -82,7 +82,7 @@ class DataConfig:
     sample_by: SampleBy = SampleBy.document  # what one document is, in text files
     streaming: bool = False  # reads no more than data.max_tokens from the source
     max_tokens: int | None = whole(None, high=TOKENS)  # stop reading here; required when streaming
-    repeat: bool = False  # allows more than four passes over the training text
+    repeat: bool = immaterial(False)  # allows more than four passes over the training text
     block_size: int = whole(MISSING, high=10**7)  # targets of a block: it holds block_size + 1 tokens
     validation: float = share(0.05)  # share of the documents
     calibration: float = share(0.05)  # share of the documents, for ordering and search

@@ -1,17 +1,15 @@
 """Does the configuration fit the teacher, the text and the device? Asked before any weight is loaded."""
 
-import torch
-
 from pipeline.config import Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.evaluation import tasks
 from pipeline.plan import costs, epochs, memory
-from pipeline.ranks import local_world_size
 from pipeline.stages import cache, distill, evaluate, extract, prepare, recover, rerank, search, study
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots, roots
 from pipeline.subnetwork.counting import flops_per_token
 from pipeline.subnetwork.selection import Ordering
+from pipeline.training.distributed import check_processes
 from pipeline.training.engine import check_compile, check_precision
 
 
@@ -55,11 +53,8 @@ def check(context: Context) -> None:
     check_compile(config.distill, context.device)
     if context.device.type == "cuda":
         memory.check(context, costs.typical(context).middle)
-    gpus = torch.cuda.device_count()
-    if context.device.type == "cuda" and local_world_size() > gpus and not config.plan:
-        raise SprigError(
-            f"{local_world_size()} processes on this machine but {gpus} GPUs: start at most {gpus}, or set device=cpu."
-        )
+    if context.device.type == "cuda" and not config.plan:
+        check_processes()
 
 
 def _check_kd(context: Context) -> None:
@@ -82,7 +77,7 @@ def check_prepared(context: Context, made: Roots) -> None:
     """Once teachers and text are there: does every stage find the blocks that it asks for, and every model the tokens.
 
     Raises:
-        SprigError: as epochs.check, Context.evenly and Tokenizer.check_same.
+        SprigError: as epochs.check, Context.evenly, evaluate.timed_prompt and Tokenizer.check_same.
     """
     epochs.check(context)
     config, tokens = context.config, made.tokens
@@ -90,6 +85,7 @@ def check_prepared(context: Context, made: Roots) -> None:
         context.tokenizer(made.teacher).check_same(context.tokenizer(made.kd_teacher))
     context.evenly(tokens, "calibration", config.search.blocks, "search.blocks")
     context.evenly(tokens, "validation", config.evaluate.blocks, "evaluate.blocks")
+    evaluate.timed_prompt(context, tokens)
     if config.ordering.kind != OrderingKind.none or config.search.reads_errors:
         context.evenly(tokens, "calibration", config.ordering.blocks, "ordering.blocks")
     if recover.roles(context):

@@ -3,6 +3,7 @@ ends."""
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -102,16 +103,22 @@ class Search:
         return scored
 
     def _in_order(self, candidates: list[SubNetwork]) -> Iterator[tuple[SubNetwork, list[float]]]:
-        """Every candidate with its losses: from the journal, then from the scorer, which may finish a later one
-        first."""
-        noted = [self.journal.losses[sub.key] for sub in candidates if sub.key in self.journal.losses]
-        yield from zip(candidates, noted, strict=False)  # the first ones: the journal is in this order
-        done, waiting = len(noted), {}
-        for number, losses in self.scorer.run(candidates[done:]):
-            waiting[len(noted) + number] = losses
-            while done in waiting:
-                yield candidates[done], waiting.pop(done)
-                done += 1
+        """Every candidate with its losses: from the journal, or from the scorer, which may finish a later one first. A
+        candidate that is asked for twice is evaluated once."""
+        known = self.journal.losses
+        losses = {sub.key: known[sub.key] for sub in candidates if sub.key in known}
+        new = list({sub.key: sub for sub in candidates if sub.key not in known}.values())
+        waiting = deque(candidates)
+
+        def ready() -> Iterator[tuple[SubNetwork, list[float]]]:
+            while waiting and waiting[0].key in losses:
+                sub = waiting.popleft()
+                yield sub, losses[sub.key]
+
+        yield from ready()
+        for number, measured in self.scorer.run(new):
+            losses[new[number].key] = measured
+            yield from ready()
 
     def _show(self) -> None:
         """Shows that one more candidate has been evaluated."""

@@ -92,6 +92,21 @@ def prefill(context: Context) -> int:
     return length
 
 
+def timed_prompt(context: Context, tokens: Recipe) -> Tensor:
+    """The prompt that is timed, out of the validation blocks, (length,).
+
+    Raises:
+        SprigError: as `prefill`, or the split has fewer tokens.
+    """
+    length, blocks = prefill(context), context.blocks(tokens, "validation")
+    if length > (text := len(blocks) * blocks.block_size):
+        raise SprigError(
+            f"evaluate.speed.prefill={length:,}, but the validation split of data {context.config.data.name} has "
+            f"{text:,} tokens: lower evaluate.speed.prefill, raise data.validation, or give more text."
+        )
+    return blocks.evenly(-(-length // blocks.block_size))[:, :-1].flatten()[:length]
+
+
 def speed_recipe(context: Context, roots: Roots, student: Recipe) -> Recipe:
     """Teacher and student timed side by side. An artifact of its own, so that a figure is measured once; weights do
     not matter for it, so the student is the untrained one."""
@@ -108,15 +123,13 @@ def speed_recipe(context: Context, roots: Roots, student: Recipe) -> Recipe:
 
 
 def make_speed(context: Context, recipe: Recipe, folder: Path, roots: Roots, student: Recipe) -> None:
-    config, length = context.config, prefill(context)
-    count = -(-length // context.blocks(roots.tokens, "validation").block_size)
-    blocks = context.evenly(roots.tokens, "validation", count, "evaluate.speed.prefill")
+    config = context.config
     speeds = efficiency.speeds(
         {
             "teacher": context.teacher(roots.teacher, config.teacher),
             "student": context.student(student, context.device).eval(),
         },
-        blocks[:, :-1].flatten()[:length],
+        timed_prompt(context, roots.tokens),
         config.evaluate.speed.decode,
         config.evaluate.speed.repetitions,
         context.precision,

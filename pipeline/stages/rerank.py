@@ -1,6 +1,7 @@
 """Stage rerank: the best candidates of the search, each trained for a short while; the lowest loss wins."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,11 +66,12 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched:
         if sub.key in known:
             return known[sub.key]
         student = short.start(context, roots, sub)
-        return short.train(context, roots, sub, student, tokens, lr, blocks, folder / "training")
+        return short.train(context, roots, sub, student, tokens, lr, blocks, folder / short.SCRATCH)
 
     journal = Journal(folder / JOURNAL, recipe.fingerprint)
     best = search_rerank.rerank(candidates, train, journal, lambda line: context.log({"role": "rerank"} | line))
     journal.close()
+    shutil.rmtree(folder / short.SCRATCH, ignore_errors=True)  # of a training that another rerank finished meanwhile
     forward = partial(flops_per_token, context.architecture, length=context.config.data.block_size)
     fitness: FoundFitness = {"measure": f"loss after {tokens:,} tokens of training", "value": best.fitness}
     search.write_winner(context, folder, best.subnetwork, fitness)

@@ -27,6 +27,8 @@ from pipeline.training.schedules import check_schedule
 from pipeline.training.throughput import Flops
 from pipeline.training.validation import shared_nll
 
+SCRATCH = "training"  # in the folder of what asks for short trainings, until that is finished
+
 # What a short training has of its own.
 OWN = ("init", "from_run", "control", "cache", "validations", "validation_tokens")
 
@@ -98,10 +100,10 @@ def train(
     folder: Path,
 ) -> float:
     """The loss in nats per token on `held_out` blocks (n, T + 1) after the short training of a sub-network; inf where
-    the training diverged. `student` is its start, and is trained in place. `folder` is scratch: an interrupted
-    training resumes there, a finished one leaves nothing.
+    the training diverged. `student` is its start, and is trained in place. `folder` is scratch of all trainings with
+    these settings: an interrupted one resumes there, a finished one leaves nothing.
     """
-    config, data = settings(context, tokens, lr), context.config.data
+    config, data, folder = settings(context, tokens, lr), context.config.data, folder / sub.key
     teacher_config = context.config.kd_teacher or context.config.teacher
     folder.mkdir(parents=True, exist_ok=True)
 

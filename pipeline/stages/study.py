@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -135,11 +136,13 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched:
     start = lru_cache(1)(partial(short.start, context, roots))  # of one sub-network, for all its trainings
     recovered = {measures.RECOVERED: lambda sub: _perplexity(context, start(sub), calibration)}
     trainings = [(measures.short(each), each, calibration) for each in config.study.short]
+    scratch, train = folder / short.SCRATCH, partial(_trained, context, roots, start, lr=lr)
     trained = {
-        name: partial(_trained, context, roots, start, tokens=each, lr=lr, held_out=blocks, folder=folder / "training")
+        name: partial(train, tokens=each, held_out=blocks, folder=scratch / name)
         for name, each, blocks in (*trainings, (REACHED, tokens, validation))
     }
     values |= measured((recovered if recover.applies(context, "student") else {}) | trained)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a training that another study finished meanwhile
     points = [
         {
             "subnetwork": sub.key,

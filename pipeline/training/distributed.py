@@ -25,15 +25,11 @@ def start(device: torch.device) -> torch.device:
     """Joins this process to its group, made here if there is none and left at exit; the rank's own device.
 
     Raises:
-        SprigError: more GPU processes than GPUs.
+        SprigError: as `check_processes`.
     """
     global _objects
     if device.type == "cuda":
-        processes, devices = local_world_size(), torch.cuda.device_count()
-        if processes > devices:
-            raise SprigError(
-                f"{processes} processes on this machine but {devices} GPUs: start at most {devices}, or set device=cpu."
-            )
+        check_processes()
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
@@ -51,6 +47,15 @@ def start(device: torch.device) -> torch.device:
         # Not after each training: DeepSpeed keeps groups of its own for the life of the process.
         atexit.register(_leave)
     return device
+
+
+def check_processes() -> None:
+    """Raises SprigError where more processes than GPUs run on this machine."""
+    processes, gpus = local_world_size(), torch.cuda.device_count()
+    if processes > gpus:
+        raise SprigError(
+            f"{processes} processes on this machine but {gpus} GPUs: start at most {gpus}, or set device=cpu."
+        )
 
 
 def _leave() -> None:

@@ -34,9 +34,11 @@ def fitted(folder: Path, config: DistillConfig, train: Callable[[DistillConfig],
         SprigError: one block at a time is too much; or memory ran out on one of several ranks, which cannot be asked
             to begin again together. The same command then starts with the smaller micro-batch.
     """
-    micro_batch = min(batching(config, world_size()).micro_batch, _remembered(folder))
+    micro_batch = batching(config, world_size()).micro_batch
+    if (remembered := _remembered(folder)) < micro_batch:
+        micro_batch = _at_most(config, remembered) or micro_batch
     while (trained := _attempt(train, replace(config, micro_batch=micro_batch))) is None:
-        smaller = _smaller(config, micro_batch)
+        smaller = _at_most(config, micro_batch // 2)
         if smaller is None:
             raise SprigError(
                 "The device's memory is not enough for a training with distill.micro_batch=1: set "
@@ -73,10 +75,10 @@ def _attempt(train: Callable[[DistillConfig], GPT], config: DistillConfig) -> GP
     return None
 
 
-def _smaller(config: DistillConfig, micro_batch: int) -> int | None:
-    """At most half of it, and a divisor of a rank's share of the global batch; None below 1."""
+def _at_most(config: DistillConfig, micro_batch: int) -> int | None:
+    """The largest micro-batch up to this one that divides a rank's share of the global batch; None below 1."""
     share = config.global_batch // world_size()
-    return next((each for each in range(micro_batch // 2, 0, -1) if share % each == 0), None)
+    return next((each for each in range(micro_batch, 0, -1) if share % each == 0), None)
 
 
 def _remembered(folder: Path) -> int:

@@ -314,6 +314,17 @@ def test_what_is_being_made_is_no_artifact_of_its_stage(tmp_path):
     assert Store(tmp_path).recipes("search") == [other_recipe()]
 
 
+def test_a_torn_manifest_of_another_artifact_is_passed_over_and_said_once(tmp_path, caplog):
+    folder, _ = two(tmp_path)
+    cut(folder / "manifest.json")
+    store = Store(tmp_path)
+    assert store.recipes("search") == store.recipes("search") == [other_recipe()]
+    [said] = caplog.messages
+    assert f"Artifact {folder} was changed after it was published: manifest.json cannot be read" in said
+    with pytest.raises(SprigError, match=r"manifest\.json cannot be read"):
+        store.find(recipe())
+
+
 def test_a_folder_that_grows_is_not_in_the_list(tmp_path):
     def make(folder: Path) -> None:
         (folder / "records").mkdir()

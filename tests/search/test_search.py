@@ -143,6 +143,35 @@ def test_from_a_damaged_line_on_evaluations_are_repeated(tmp_path, caplog, damag
     assert (tmp_path / "damaged").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+class Repeating:
+    """Asks for four candidates, and for some of them again: before and beside new ones, and twice at a time."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        a, b, c, d = (SPACE.sample(rng) for _ in range(4))
+        self.batches, self.told = [[a, b], [c, a, a], [d, d, b]], []
+
+    def ask(self):
+        return self.batches.pop(0) if self.batches else []
+
+    def tell(self, scored):
+        self.told += scored
+
+
+@pytest.mark.parametrize("dies_at", [None, 1, 2, 3])
+def test_a_candidate_that_is_asked_for_again_is_told_its_own_fitness(tmp_path, dies_at):
+    path, config = tmp_path / "journal", configure("random")
+    if dies_at is not None:
+        with pytest.raises(KeyboardInterrupt):
+            follow(config, Repeating(), path, Counted(dies_at))
+    strategy, resumed = Repeating(), Counted()
+    asked = [sub for batch in strategy.batches for sub in batch]
+    follow(config, strategy, path, resumed)
+    assert [(each.subnetwork, each.fitness) for each in strategy.told] == [(sub, fitness(sub)) for sub in asked]
+    assert len(resumed.calls) == 4 - (dies_at or 0)
+    assert {line["key"]: line["fitness"] for line in read(path)} == {sub.key: fitness(sub) for sub in asked}
+
+
 def test_a_journal_of_an_earlier_version_has_no_checksums(tmp_path):
     config = configure("random", evaluations=8)
     walk(config, tmp_path / "whole")

@@ -95,7 +95,7 @@ def test_killed_inside_the_study(whole, tmp_path):
     kill_when(
         lambda: (
             lines(killed, "study/*.partial/reached.jsonl") >= 3
-            and lines(killed, "study/*.partial/training/metrics.jsonl") >= 8
+            and lines(killed, "study/*.partial/training/*/*/metrics.jsonl") >= 8
         ),
         killed,
         *asked,

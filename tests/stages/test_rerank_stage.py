@@ -78,7 +78,7 @@ def test_the_first_after_rerank_wins_and_is_paid_for(tmp_path):
     forward = partial(flops_per_token, context.architecture, length=32)
     training = sum(short.flops(context, forward(line["subnetwork"]), 256, 1e-3) for line in reranked)
     assert costs["flops"] == training
-    assert not (folder / "training").exists()
+    assert not (folder / short.SCRATCH).exists()
     summary = gathered(context).summary
     untrained = json.loads((searched / search.COSTS).read_text())["flops"]
     assert summary["flops"]["search"] == untrained + training and summary["search"]["rerank"] == costs
@@ -128,6 +128,27 @@ def test_a_killed_rerank_goes_on_with_the_candidate_it_was_at(outputs, trained, 
     monkeypatch.setattr(short, "train", stand_in)
     _, searched, _ = made(outputs, *RERANK, STAGES)
     assert trained == best_of(searched / search.JOURNAL, 3)
+
+
+def test_a_training_that_another_rerank_finished_meanwhile_is_left_behind(tmp_path, monkeypatch):
+    """What was interrupted was not removed yet, and the next candidate does not resume from it."""
+    begun, fitted = [], short.fitted
+
+    def killed(folder, *settings):
+        trained = fitted(folder, *settings)
+        begun.append(folder)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return trained
+
+    monkeypatch.setattr(short, "fitted", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(smoke(tmp_path, *RERANK, *SMALL))
+    assert (begun[1] / "checkpoints").is_dir()
+    _, _, two = made(tmp_path, *RERANK, *SMALL, "search.rerank.candidates=2")
+    _, _, three = made(tmp_path, *RERANK, *SMALL)
+    assert [folder.name for folder in begun[4:]] == [journal.read(three / rerank.JOURNAL)[2]["key"]]
+    assert not (three / short.SCRATCH).exists() and not (two / short.SCRATCH).exists()
 
 
 def test_cleaning_keeps_the_search_of_a_rerank(outputs, trained):

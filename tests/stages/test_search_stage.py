@@ -12,7 +12,7 @@ from pipeline.plan import checks
 from pipeline.plan.table import table
 from pipeline.report import material
 from pipeline.search import journal
-from pipeline.stages import graph, scoring, search
+from pipeline.stages import evaluate, graph, scoring, search
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
 from pipeline.subnetwork.diversity import diversity
@@ -134,6 +134,17 @@ def test_calibration_text_shorter_than_the_blocks_asked_for(smoke_outputs):
     )
     with pytest.raises(SprigError, match=said):
         context = Context(smoke(smoke_outputs, "search.blocks=9999"), lambda line: None)
+        checks.check_prepared(context, roots(context))
+
+
+def test_validation_text_shorter_than_the_prompt_that_is_timed(smoke_outputs, monkeypatch):
+    """As a teacher with a long context allows."""
+    monkeypatch.setattr(evaluate, "prefill", lambda context: 900_000)
+    said = (
+        r"evaluate\.speed\.prefill=900,000, but the validation split of data sotu has [\d,]+ tokens: lower eval"
+    )
+    with pytest.raises(SprigError, match=said):
+        context = Context(smoke(smoke_outputs), lambda line: None)
         checks.check_prepared(context, roots(context))
 
 

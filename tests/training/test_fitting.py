@@ -10,7 +10,7 @@ from tiny_training import settings, train
 from pipeline.errors import SprigError
 from pipeline.training import fitting
 from pipeline.training.batch import Batch
-from pipeline.training.engine import Engine
+from pipeline.training.engine import Engine, batching
 from pipeline.training.fitting import fitted
 
 WHOLE = settings(micro_batch=4)
@@ -72,9 +72,17 @@ def test_less_than_one_block_does_not_exist(tmp_path, device_of):
         fitted(tmp_path, WHOLE, lambda layout: train(tmp_path, config=layout))
 
 
-@pytest.mark.parametrize(("share", "first", "then"), [(24, 8, 4), (9, 9, 3), (6, 3, 1), (5, 5, 1), (5, 1, None)])
+@pytest.mark.parametrize(("share", "first", "then"), [(24, 8, 8), (24, 7, 6), (9, 4, 3), (5, 4, 1), (5, 0, None)])
 def test_a_smaller_micro_batch_divides_the_share(share, first, then):
-    assert fitting._smaller(settings(global_batch=share), first) == then
+    assert fitting._at_most(settings(global_batch=share), first) == then
+
+
+def test_what_fits_one_gpu_is_fitted_to_another_number_of_them(tmp_path, monkeypatch):
+    """6 of 24 blocks do not divide the 8 of each of three."""
+    (tmp_path / fitting._FITS).write_text("6")
+    monkeypatch.setattr(fitting, "world_size", lambda: 3)
+    config = settings(global_batch=24, micro_batch=None)
+    assert fitted(tmp_path, config, lambda layout: batching(layout, 3).micro_batch) == (4, 4)
 
 
 def test_of_several_ranks_the_next_start_is_smaller(tmp_path, monkeypatch):
