@@ -271,8 +271,8 @@ def check_passes(tokens: int, text: int, most: int) -> None:
     """Raises SprigError where a training on `tokens` reads its `text`, counted in tokens, more than `most` times."""
     if tokens > most * text:
         raise SprigError(
-            f"tokens={tokens:,} goes {tokens / text:,.1f} times through blocks, which have {text:,} tokens, and more "
-            f"than {most} times needs repeat=True: set it, lower tokens to {most * text:,}, or give more text."
+            f"tokens={tokens:,} would read blocks, {text:,} tokens, {tokens / text:,.1f} times, and more than {most} "
+            f"needs repeat=True: set it, lower tokens to {most * text:,}, or give more text."
         )
 
 

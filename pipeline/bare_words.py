@@ -39,7 +39,7 @@ def instead(word: str, before: str, choices: Choices) -> str:
     if meant := command(word):
         return meant
     if word in STARTS:
-        return f"A run starts without the word {word}: leave it out. To reopen a run, write run=FOLDER."
+        return f"Leave {word} out: sprig starts a run without it. To reopen a run, write run=FOLDER."
     if word in (*STAGES, *ON_REQUEST):
         return f"{word} is a stage: sprig run=FOLDER stages=[{word}], or add stages=[{word}] to a command."
     if meant := keys.ELSEWHERE.get(word):

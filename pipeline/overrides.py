@@ -166,8 +166,8 @@ class Words:
             return self._value(key, value)
         elif key in (keys.LAUNCHER, "hydra.sweeper") or key.startswith("hydra.sweeper.params"):
             raise SprigError(
-                f"{word} is not a single key: give each axis as a word of its own, seed=1,2, and choose a launcher or "
-                f"a sweeper as hydra/launcher={Cluster.local}."
+                f"{word} is not a single key: give each axis as an argument of its own, seed=1,2, and choose a "
+                f"launcher or a sweeper as hydra/launcher={Cluster.local}."
             )
         elif not any(key == name or key.startswith(f"{name}.") for name in HONOURED):
             refuse_hydra(key)

@@ -171,7 +171,7 @@ def _check_reopened(reopened: Path, path: Path) -> None:
     last = material.step(alone, steps)
     now = path_of(alone, last)
     if now.exists() and now.samefile(reopened):
-        log.info("With these values it is another run, %s; %s stays as it is.", path, reopened)
+        log.info("These values make another run, %s; %s is unchanged.", path, reopened)
         return
     raise SprigError(
         f"Run {reopened} cannot be opened again: {_difference(reopened, {**steps, last.role: last})}. Give its own "

@@ -178,7 +178,7 @@ def test_a_stage_without_a_step_is_named(monkeypatch, smoke_outputs, caplog):
 
 def test_an_error_about_the_budget_names_what_was_typed(monkeypatch, tmp_path):
     said = refused(monkeypatch, *SMOKE, f"outputs={tmp_path}", "budget=30x", "data.max_tokens=100k", "plan=true")
-    assert said.startswith("sprig: distill.tokens=2,400,000 goes 24.0 times through")
+    assert said.startswith("sprig: distill.tokens=2,400,000 would read the training text of")
     assert "lower the budget to budget=400_000" in said and said.endswith("The command sets it with budget=30x.")
 
 

@@ -24,6 +24,6 @@ def test_a_twin_runs_and_its_report_is_the_same_when_made_again(twin, outputs, i
     written = {path.name: path.read_bytes() for path in folder.iterdir()}
     lines = list(csv.DictReader(written["runs.csv"].decode().splitlines()))
     assert {line["state"] for line in lines} == {"completed"} and len(lines) >= len(in_process.ran) > 0
-    assert f"{len(lines)} runs are finished: all." in written["sweep.md"].decode()
+    assert f"All {len(lines)} runs are finished." in written["sweep.md"].decode()
     cli.main([f"sweep={folder}", "stages=[report]"])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written

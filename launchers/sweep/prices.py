@@ -1,4 +1,4 @@
-"""`plan=true` for a sweep: what each job costs, and all of them together, counting what they share once."""
+"""`plan=true` for a sweep: what each job costs, and all of them together, counting shared steps once."""
 
 from rich.console import Console
 from rich.table import Table
@@ -49,5 +49,5 @@ def show(jobs: list[Job], axes: dict[str, list[str]]) -> None:
         table.add_row(job.id, cell(job.label(axes)), f"{alone:.3g}", str(steps), f"{left:.3g}")
     alone, steps, left = (sum(column) for column in zip(*priced, strict=True))
     table.add_section()
-    table.add_row(counted(len(jobs), "job"), "what they share once", f"{alone:.3g}", str(steps), f"{left:.3g}")
+    table.add_row(counted(len(jobs), "job"), "shared steps once", f"{alone:.3g}", str(steps), f"{left:.3g}")
     Console().print(table)

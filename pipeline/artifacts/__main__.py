@@ -97,7 +97,7 @@ def clean(outputs: Path, yes: bool, days: float) -> None:
 
 
 def _needed_by(entry: Entry) -> str:
-    first, *others = entry.needed_by or ("nobody",)
+    first, *others = entry.needed_by or ("no run",)
     names = f"{first} and {len(others)} more" if others else first
     return f"{names} (unfinished, {entry.idle_days():.1f} days old)" if entry.partial else names
 

@@ -1,6 +1,7 @@
 """Perplexity is exp(mean negative log-likelihood per token) over fixed blocks, everywhere in Sprig.
 
-Perplexities of different vocabularies do not compare, because their tokens are of different lengths: bits per byte do.
+Perplexities of different vocabularies are not comparable, because their tokens are of different lengths. Bits per byte
+are.
 """
 
 import math

@@ -35,8 +35,7 @@ def check(context: Context) -> None:
     if distill.STAGE in config.stages and not config.data.repeat and times is not None and times > MOST:
         text = text_tokens(context) or 0
         raise SprigError(
-            f"distill.tokens={config.distill.tokens:,} goes {times:.1f} times through the training text of data "
-            f"{config.data.name}, which has {text:,} tokens at most, and more than {MOST} times needs "
-            f"data.repeat=true: set it, lower the budget to budget={MOST * text:_}, raise data.max_tokens or give more "
-            "text."
+            f"distill.tokens={config.distill.tokens:,} would read the training text of data {config.data.name}, "
+            f"{text:,} tokens at most, {times:.1f} times, and more than {MOST} needs data.repeat=true: set it, lower "
+            f"the budget to budget={MOST * text:_}, raise data.max_tokens or give more text."
         )

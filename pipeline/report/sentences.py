@@ -47,15 +47,16 @@ def crossing(found: EqualFlops) -> str:
     """Where student and control cross over total FLOPs, and how they compare at the largest total that both reach."""
     if found["flops"] is None:
         return (
-            f"Before its training the student has cost {found['before']:.3g} FLOPs, more than the control in all "
-            f"({found['control_flops']:.3g}): they cannot be compared at any total."
+            f"What the student costs before its training ({found['before']:.3g} FLOPs) exceeds the control's total "
+            f"({found['control_flops']:.3g}), so the two cannot be compared at equal total FLOPs."
         )
     at = f"at {found['flops']:.3g} total FLOPs"
-    both = f"{found['student_perplexity']:,.2f} against {found['control_perplexity']:,.2f}"
-    level = f"{at} the student stands at {both} of the control"
+    level = (
+        f"{at} the student is at {found['student_perplexity']:,.2f}, the control at {found['control_perplexity']:,.2f}"
+    )
     crossings = found["crossings"]
     if not crossings:
-        leading = f"the {found['ahead']} has the lower perplexity" if found["ahead"] else "they stand level"
+        leading = f"the {found['ahead']} has the lower perplexity" if found["ahead"] else "they are equal"
         since = f" from {found['before']:.3g} FLOPs, where the student's training begins," if found["before"] else ""
         return f"Over total FLOPs the curves do not cross:{since} {leading}; {level}."
     places = "; ".join(

@@ -94,7 +94,7 @@ def _uncut(summary: Summary) -> str:
         return ""
     return (
         f" The uncut teacher has all {uncut['vocabulary']:,} tokens, the others {uncut['kept']:,}: it reads the same "
-        "text in fewer and longer tokens, so that its perplexity does not compare."
+        "text in fewer and longer tokens, so that its perplexity is not comparable."
     )
 
 
@@ -259,7 +259,7 @@ def downstream_note(*summaries: Summary) -> str:
     limits = {summary["data"].get("task_examples") for summary in summaries}  # absent in summaries of older runs
     parts = sorted(f"the first {limit:,} examples" for limit in limits if limit)
     of = " or ".join([*parts, "all examples"] if None in limits else parts)
-    return f"Of {of} of a task, by lm-eval's own prompts and metrics; behind ± is one standard error"
+    return f"Of {of} of a task, by lm-eval's own prompts and metrics; ± gives one standard error"
 
 
 def measured(value: float | None, error: float | None) -> str:

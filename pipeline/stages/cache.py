@@ -162,8 +162,8 @@ def _found(context: Context, made: Recipe) -> Path:
     for name, wanted in made.inputs.items():
         if (found := manifest["inputs"].get(name)) != wanted:
             raise SprigError(
-                f"The logits cache in {folder} is of {name} {found}, and this run's {name} is {wanted}: give the cache "
-                "of that one, or fill one with distill.cache.mode=fill."
+                f"The logits cache in {folder} was filled with {name} {found}, but this run's {name} is {wanted}: set "
+                "distill.cache.path to a cache of that one, or fill one with distill.cache.mode=fill."
             )
     for name, wanted in made.config.items():
         if (found := manifest["config"].get(name)) != wanted:

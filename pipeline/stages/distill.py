@@ -45,7 +45,7 @@ def check(context: Context) -> None:
     if wanted not in (None, started) and not context.config.plan:
         raise SprigError(
             f"deepspeed.world_size={wanted}, but {started} processes were started: start {wanted} "
-            f"(python -m launchers.torchrun {wanted} ...), or add plan=true to price them."
+            f"(python -m launchers.torchrun {wanted} ...), or add plan=true to see what they would cost."
         )
     layout(context)
     check_schedule(context.config.distill.schedule, budget(context))
@@ -262,7 +262,7 @@ def trained(context: Context, step: Step) -> Path:
     if context.store.find(step.recipe) is None and context.store.begun(step.recipe):
         role = step.role.removeprefix("distilled_")
         raise SprigError(
-            f"Training of the {role} stands {how_far(context, step)}: the same command without stages= resumes it."
+            f"Training of the {role} is {how_far(context, step)}: run the same command without stages= to resume it."
         )
     return context.made(step.recipe)
 

@@ -67,7 +67,7 @@ def test_what_is_made_from_is_needed_too(outputs):
 def test_the_list_names_sizes_and_runs(outputs, monkeypatch, capsys):
     actions(monkeypatch, outputs, "list")
     printed = capsys.readouterr().out
-    for word in ("nobody", "2222 and 1 more", "unfinished", "4 in all"):
+    for word in ("no run", "2222 and 1 more", "unfinished", "4 in all"):
         assert word in printed
 
 

@@ -130,7 +130,7 @@ def test_a_student_that_is_still_trained_says_how_far_it_is(smoke_outputs, tmp_p
     outputs = tmp_path / "outputs"
     shutil.copytree(smoke_outputs, outputs, symlinks=True)
     half_trained(outputs / "smoke/latest/artifacts/distilled_student")
-    said = r"Training of the student stands at 2,048 of 4,096 tokens: the same command without stages= resumes it\."
+    said = r"Training of the student is at 2,048 of 4,096 tokens: run the same command without stages= to resume it\."
     with pytest.raises(SprigError, match=said):
         export(outputs / "smoke/latest", tmp_path / "model")
     assert not (tmp_path / "model").exists()

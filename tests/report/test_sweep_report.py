@@ -160,7 +160,7 @@ def test_a_run_stands_in_every_cell_that_it_is(undrawn, tmp_path):
     one["same"] = [{"search": "random", "search.parents": "3"}, {"search": "random", "search.parents": "3"}]
     report(made := make_sweep(tmp_path, axes, [one]))
     assert row(made, "3")[1:] == row(made, "2")[1:] and row(made, "3")[1] == "1"
-    assert "1 run is finished: all." in (page := (made / "sweep.md").read_text())
+    assert "1 run is finished." in (page := (made / "sweep.md").read_text())
     assert "| the same in all runs | `search=random` |" in page
     assert [line["search"] for line in csv.DictReader((made / "runs.csv").open())] == ["random", "random"]
 

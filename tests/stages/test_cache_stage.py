@@ -92,7 +92,7 @@ def test_a_cache_of_something_else_is_refused_with_both_hashes(outputs, tmp_path
     manifest["fingerprint"] = described.fingerprint
     (foreign / "manifest.json").write_text(json.dumps(manifest))
     read = ["distill.cache.mode=read", f"distill.cache.path={foreign}", "distill.lr=3e-3"]
-    with pytest.raises(SprigError, match=rf"is of {name} 0123456789abcdef, and this run's {name} is {ours}"):
+    with pytest.raises(SprigError, match=rf"filled with {name} 0123456789abcdef, but this run's {name} is {ours}"):
         pipeline.run(smoke(outputs, *SHORT, *SAMPLED, *read))
 
 

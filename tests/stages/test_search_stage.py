@@ -140,9 +140,7 @@ def test_calibration_text_shorter_than_the_blocks_asked_for(smoke_outputs):
 def test_validation_text_shorter_than_the_prompt_that_is_timed(smoke_outputs, monkeypatch):
     """As a teacher with a long context allows."""
     monkeypatch.setattr(evaluate, "prefill", lambda context: 900_000)
-    said = (
-        r"evaluate\.speed\.prefill=900,000, but the validation split of data sotu has [\d,]+ tokens: lower eval"
-    )
+    said = r"evaluate\.speed\.prefill=900,000, but the validation split of data sotu has [\d,]+ tokens: lower eval"
     with pytest.raises(SprigError, match=said):
         context = Context(smoke(smoke_outputs), lambda line: None)
         checks.check_prepared(context, roots(context))

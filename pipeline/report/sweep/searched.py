@@ -13,8 +13,8 @@ CHOICES = ("search", "search.strategy", "selection")  # axes that say how the sh
 TITLE = "Is the search worth its cost?"
 RULE = """It is where its students end lower, at equal total FLOPs and on every seed, than those of the best choice
 without a search; otherwise make that choice. A row compares the two after the same tokens: the difference in nats
-per token, below 0 where the search is ahead, and what its total FLOPs are more. Undecided: the seeds disagree, or no
-two budgets of the sweep tell what the search's FLOPs would have trained."""
+per token, below 0 where the search is ahead, and how many more total FLOPs the search takes. Undecided: the seeds
+disagree, or the sweep has no second budget, from which to judge what those FLOPs would have trained."""
 
 
 @dataclass(frozen=True)

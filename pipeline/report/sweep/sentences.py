@@ -30,6 +30,9 @@ def headline(sweep: Sweep) -> str:
 def finished(sweep: Sweep) -> str:
     """How many runs are, and what became of the others."""
     states = Counter(state for cell in sweep.cells for state in cell.states or ([] if cell.runs else [MISSING]))
-    done = f"{counted(len(sweep.runs), 'run')} {'is' if len(sweep.runs) == 1 else 'are'} finished"
+    count = len(sweep.runs)
+    done = f"{counted(count, 'run')} {'is' if count == 1 else 'are'} finished"
     lacking = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    return f"{done}; without a result: {lacking}." if lacking else f"{done}: all."
+    if lacking:
+        return f"{done}; without a result: {lacking}."
+    return f"All {done}." if count > 1 else f"{done}."
