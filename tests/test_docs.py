@@ -17,7 +17,7 @@ from runs import write_llama, write_texts
 from launchers.sweep import launcher
 from pipeline import cli, commands, compose
 from pipeline.arguments import parse
-from pipeline.composition import starts_jobs
+from pipeline.composition import composed, starts_jobs
 from pipeline.config import unread
 from pipeline.config.reference import page
 from pipeline.evaluation import tasks_data
@@ -28,12 +28,29 @@ PAGES = [*COMMAND_PAGES, ROOT / "CONTRIBUTING.md"]
 FENCE = re.compile(r"^ *```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)  # indented in a numbered step
 BY_HAND = re.findall(r"^\| `(.+?)`", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
 TEXTS = [path.read_text() for path in COMMAND_PAGES]
-LINES = [line.strip() for text in TEXTS for fence in FENCE.findall(text) for line in fence.splitlines()]
-SPANS = [" ".join(span.split()) for text in TEXTS for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+
+
+def lines_and_spans(texts: list[str]) -> tuple[list[str], list[str]]:
+    """What stands in blocks of code, line by line, and what stands between backticks."""
+    lines = [line.strip() for text in texts for fence in FENCE.findall(text) for line in fence.splitlines()]
+    spans = [" ".join(span.split()) for text in texts for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+    return lines, spans
+
+
+LINES, SPANS = lines_and_spans(TEXTS)
 STARTS = re.compile(r"(sprig|make|pip|source|python -m (launch|pipeline|pytest)\S*) \S")
 COMMANDS = sorted({each for each in LINES + SPANS if STARTS.match(each) and "..." not in each})
 ABOUT_RUNS = [command for command in COMMANDS if commands.named(shlex.split(command)[1:])]
 SPRIG = [command for command in COMMANDS if command.startswith("sprig ") and command not in ABOUT_RUNS]
+# By which results were measured.
+MEASURED = sorted(
+    {
+        command
+        for each in lines_and_spans([path.read_text() for path in sorted((ROOT / "results").rglob("README.md"))])
+        for command in each
+        if command.startswith("sprig ") and "..." not in command and not re.search(r"(sweep|run)=", command)
+    }
+)
 AT_ONCE = [command for command in SPRIG if "plan=true" in command and "run=" not in command]
 # Run, some with other arguments, by tests/launchers, which has stand-ins for machines, tests/test_twins.py,
 # tests/test_lab.py, tests/test_cli.py and tests/stages/test_product.py.
@@ -100,8 +117,16 @@ def test_every_command_composes(command, smoke_outputs):
     overrides = arguments(command)
     if any(override.startswith("run=") for override in overrides):
         overrides = [f"run={smoke_outputs / 'smoke/latest'}" if each.startswith("run=") else each for each in overrides]
-    read = [each for each in overrides if "hydra" not in each] if starts_jobs(overrides) else overrides
-    assert unread(compose(overrides), read) == []
+    if starts_jobs(overrides):
+        overrides = [each for each in overrides if "hydra" not in each]
+        assert unread(compose([*overrides, "hydra.mode=RUN"]), overrides) == []
+    else:
+        assert unread(compose(overrides), overrides) == []
+
+
+@pytest.mark.parametrize("command", slow([command] for command in MEASURED))
+def test_every_command_of_the_results_composes(command):
+    composed([word for word in arguments(command) if word != "-m"], sweeps=True)
 
 
 @pytest.mark.parametrize("command", readmes_first(AT_ONCE))
