@@ -11,7 +11,7 @@ from pipeline.stages import cache, extract, order, recover, rerank, search, stud
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
-from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.counting import flops_per_token, parameters, training_flops
 from pipeline.subnetwork.selection import Ordering
 from pipeline.subnetwork.value import SubNetwork
 
@@ -53,7 +53,7 @@ def flops(context: Context, students: Typical | None = None) -> dict[str, int]:
     searched = min(searched, config.search.limit.flops or searched)
     reranked = rerank.expected(context) * rerank.flops(context, forward) if config.search.rerank.candidates else 0
     ordered = config.ordering.blocks * length * order.flops_of_a_token(context)
-    trained = 3 * forward * budget(context) + cache.teacher_flops(context, budget(context))
+    trained = training_flops(forward) * budget(context) + cache.teacher_flops(context, budget(context))
     shaping = {
         "errors": search.errors_flops(context, config.search),
         "search": searched,

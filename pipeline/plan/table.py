@@ -10,7 +10,7 @@ from pipeline.stages import cache, distill, recover, rerank, study
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.architecture import Architecture
-from pipeline.subnetwork.counting import flops_per_token, parameters
+from pipeline.subnetwork.counting import flops_per_token, parameters, training_flops
 from pipeline.subnetwork.value import SubNetwork
 
 
@@ -33,7 +33,7 @@ def table(context: Context) -> list[tuple[str, str]]:
     ordered = config.ordering.blocks * length if config.ordering.kind != OrderingKind.none else 0
     trained = budget(context)
     stable = distill.stable_tokens(context)
-    training = f"{3 * forward * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
+    training = f"{training_flops(forward) * trained:.3g} student + {kd_forward * trained:.3g} teacher FLOPs"
     total = sum(costs.values()) - (0 if config.search.random_baseline else costs["random_search"])
     batches, stage = distill.layout(context), config.deepspeed.zero_stage
     ranks = batches.ranks

@@ -29,7 +29,7 @@ from pipeline.report.schema import (
 )
 from pipeline.stages import cache, distill, downstream, evaluate, extract, order, recover, rerank, search, study
 from pipeline.stages.context import Context
-from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters
+from pipeline.subnetwork.counting import flops_per_token, kv_bytes_per_token, parameters, training_flops
 from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import SubNetwork
 
@@ -198,8 +198,7 @@ def _model(
     per_byte = None
     if curve and evaluation:
         per_byte = bits_per_byte(curve[0][1], evaluation["tokens"], evaluation["bytes"])
-    # A backward pass costs two forward ones.
-    per_token = 3 * flops_per_token(context.architecture, sub, length=length) if sub else 0
+    per_token = training_flops(flops_per_token(context.architecture, sub, length=length)) if sub else 0
     return {
         "init": str(extract.init_of(context, role)),
         "kd": config.distill.distils,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pipeline.config import Count, DeepSpeedConfig, DistillConfig
 from pipeline.ranks import world_size
 from pipeline.stages.context import Context
-from pipeline.subnetwork.counting import flops_per_token, outer_parameters, parameters
+from pipeline.subnetwork.counting import flops_per_token, outer_parameters, parameters, training_flops
 from pipeline.subnetwork.value import SubNetwork, whole
 from pipeline.training.distill import steps_of
 from pipeline.training.memory import WEIGHT_BYTES, Need, Online, device_memory, training
@@ -28,7 +28,7 @@ def token_flops(context: Context, sub: SubNetwork) -> Flops:
     """Of training a student on one token."""
     length, online = context.config.data.block_size, context.config.distill.online
     return Flops(
-        3 * flops_per_token(context.architecture, sub, length=length),
+        training_flops(flops_per_token(context.architecture, sub, length=length)),
         flops_per_token(context.kd_architecture, length=length) if online else 0,
     )
 

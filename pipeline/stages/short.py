@@ -18,7 +18,7 @@ from pipeline.ranks import world_size
 from pipeline.stages import budget, order, recover
 from pipeline.stages.context import Context
 from pipeline.stages.roots import Roots
-from pipeline.subnetwork.counting import flops_per_token
+from pipeline.subnetwork.counting import flops_per_token, training_flops
 from pipeline.subnetwork.value import SubNetwork
 from pipeline.training.distill import distill, steps_of
 from pipeline.training.fitting import fitted
@@ -73,11 +73,11 @@ def check(context: Context, key: str, tokens: int, lr: float) -> None:
 
 def flops(context: Context, forward: int, tokens: int, lr: float) -> int:
     """Of one short training of a sub-network whose forward pass costs `forward` FLOPs per token, the teacher's passes
-    included; a backward pass costs two forward ones."""
+    included."""
     config, length = settings(context, tokens, lr), context.config.data.block_size
     trained = steps_of(config, length) * config.global_batch * length
     teacher = flops_per_token(context.kd_architecture, length=length) if config.distils else 0
-    return trained * (3 * forward + teacher)
+    return trained * (training_flops(forward) + teacher)
 
 
 def start(context: Context, roots: Roots, sub: SubNetwork) -> GPT:
@@ -122,7 +122,7 @@ def train(
             folder=folder,
             run=sub.key,
             flops=Flops(
-                3 * flops_per_token(context.architecture, sub, length=data.block_size),
+                training_flops(flops_per_token(context.architecture, sub, length=data.block_size)),
                 flops_per_token(context.kd_architecture, length=data.block_size) if config.distils else 0,
             ),
             validate=partial(

@@ -114,10 +114,15 @@ def flops_per_token(architecture: Architecture, sub: SubNetwork | None = None, *
     Two for each entry of a weight matrix, the head's included, the embedding look-up and vector operations not (Kaplan
     et al. 2020, table 1). Of a mixture, the experts that a token passes count. Causal attention, scores and weighted
     values together, is half of full attention's 4 * length * n_head * head_size, and sliding windows save nothing: they
-    mask scores that are computed. The backward pass costs twice the forward pass.
+    mask scores that are computed.
     """
     sub = sub or whole(architecture)
     return outer_flops(architecture, sub.n_embd) + layers_flops(architecture, sub, length=length)
+
+
+def training_flops(forward: int) -> int:
+    """FLOPs of a forward pass of `forward` FLOPs and of the backward pass, which costs as much as two of them."""
+    return 3 * forward
 
 
 def layer_kv_bytes(n_query_groups: Count, head_size: Count, value_bytes: int) -> Count:

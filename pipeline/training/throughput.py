@@ -9,7 +9,7 @@ from litgpt import GPT
 
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.student import LayerwiseGPT
-from pipeline.subnetwork.counting import flops_per_token
+from pipeline.subnetwork.counting import flops_per_token, training_flops
 
 # Peak bf16 FLOP/s without sparsity, from the makers' data sheets, by the name that torch gives the device.
 PEAKS = {
@@ -63,10 +63,10 @@ def peak_flops(device_name: str) -> float | None:
 
 
 def flops_of(teacher: GPT, student: GPT, length: int) -> Flops:
-    """FLOPs per token; a backward pass costs as much as two forward passes."""
+    """FLOPs per token."""
     whole = architecture_of(teacher.config, is_tied(teacher))
     if isinstance(student, LayerwiseGPT):
         own = flops_per_token(whole, student.sub, length=length)
     else:
         own = flops_per_token(architecture_of(student.config, is_tied(student)), length=length)
-    return Flops(3 * own, flops_per_token(whole, length=length))
+    return Flops(training_flops(own), flops_per_token(whole, length=length))
