@@ -7,8 +7,8 @@ experiment=...`; docs/cluster.md.
 import os
 import sys
 
-from pipeline.arguments import parse
-from pipeline.composition import compose, starts_jobs
+from pipeline.command_line.arguments import parse
+from pipeline.command_line.composition import compose, starts_jobs
 from pipeline.config import GRACE
 from pipeline.errors import SprigError
 

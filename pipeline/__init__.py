@@ -9,7 +9,7 @@ The other names are the steps of the method, on models in memory: see pipeline.a
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pipeline.composition import compose
+from pipeline.command_line.composition import compose
 from pipeline.config import Config, checked
 from pipeline.errors import SprigError
 

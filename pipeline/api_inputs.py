@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from pipeline.composition import compose
+from pipeline.command_line.composition import compose
 from pipeline.config import Config, Precision, keys
 from pipeline.config.checks import LARGEST_SEED, whole
 from pipeline.config.choices import Source

@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.logging import RichHandler
 
 from pipeline import commands, peers, run_checked, streams
-from pipeline.arguments import Command, parse
-from pipeline.composition import CONF, anywhere, compose, composed, parsed, session, starts_jobs
+from pipeline.command_line.arguments import Command, parse
+from pipeline.command_line.composition import CONF, anywhere, compose, composed, parsed, session, starts_jobs
+from pipeline.command_line.overrides import TOKENS, key_of
 from pipeline.config import keys, register
 from pipeline.errors import SprigError
-from pipeline.overrides import TOKENS, key_of
 from pipeline.printable import one_line
 from pipeline.ranks import check_environment, rank, world_size
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import RUNNING, facts, link_atomically, marked, sweep_temporaries, write_atomically
-from pipeline.composition import compose
+from pipeline.command_line.composition import compose
+from pipeline.command_line.overrides import set_by
 from pipeline.config import Config, to_plain
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST, near
 from pipeline.on_request import chat, export, sample, score
-from pipeline.overrides import set_by
 from pipeline.ranks import rank
 from pipeline.recorded import recorded
 from pipeline.report import material

@@ -13,11 +13,11 @@ from rich.console import Console
 
 from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, copy_atomically, write_atomically
+from pipeline.command_line.overrides import key_of
 from pipeline.config import Config, unread
 from pipeline.layout import COMPLETED, near
 from pipeline.models.precision import repeatable
 from pipeline.on_request import chat, export, sample, score
-from pipeline.overrides import key_of
 from pipeline.plan import after, checks, outlook
 from pipeline.plan.outlook import Outlook
 from pipeline.plan.table import table

@@ -11,7 +11,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from pipeline.composition import compose
+from pipeline.command_line.composition import compose
 from pipeline.config import DataConfig
 from pipeline.data.prepare import open_documents, split_by_hash
 from pipeline.data.shards import document_hash

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 import pipeline
+from pipeline.command_line.overrides import key_of
 from pipeline.models.tokenizer import write_bytes
-from pipeline.overrides import key_of
 
 
 def changed(words: list[str], *overrides: str) -> list[str]:

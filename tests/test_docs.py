@@ -16,8 +16,8 @@ from runs import write_llama, write_texts
 
 from launchers.sweep import launcher
 from pipeline import cli, commands, compose
-from pipeline.arguments import parse
-from pipeline.composition import composed, starts_jobs
+from pipeline.command_line.arguments import parse
+from pipeline.command_line.composition import composed, starts_jobs
 from pipeline.config import unread
 from pipeline.config.reference import page
 from pipeline.evaluation import tasks_data

@@ -9,15 +9,11 @@ import pipeline
 # From the ground up; the parts of one floor do not import one another.
 FLOORS = [
     {"printable"},
-    {"errors", "hardware", "layout", "outside", "quoting", "streams", "terminal"},
+    {"errors", "hardware", "layout", "outside", "streams", "terminal"},
     {"ranks", "quick_imports", "recorded"},
     {"config", "peers", "preemption", "progress"},
-    {"artifacts", "group_choices", "subnetwork"},
-    {"bare_words"},
-    {"overrides"},
-    {"arguments", "groups"},
-    {"composition"},
-    {"models"},
+    {"artifacts", "subnetwork"},
+    {"command_line", "models"},
     {"data", "api_inputs"},
     {"search", "training", "evaluation"},
     {"stages"},

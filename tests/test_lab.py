@@ -7,7 +7,7 @@ import math
 import pytest
 
 from pipeline import cli
-from pipeline.composition import CONF
+from pipeline.command_line.composition import CONF
 
 PRESETS = sorted(path.stem for path in (CONF / "experiment/lab").glob("p*.yaml"))
 

@@ -9,8 +9,8 @@ import pytest
 from hydra.types import RunMode
 
 from pipeline import SprigError, compose
-from pipeline.arguments import parse
-from pipeline.composition import CONF, anywhere, composed, session, starts_jobs
+from pipeline.command_line.arguments import parse
+from pipeline.command_line.composition import CONF, anywhere, composed, session, starts_jobs
 from pipeline.config import keys, unread
 
 SMOKE = "experiment=smoke"

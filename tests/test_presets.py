@@ -10,7 +10,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 import pipeline
-from pipeline.composition import CONF
+from pipeline.command_line.composition import CONF
 from pipeline.config import register
 
 PRESETS = sorted(f"{path.parent.name}/{path.stem}" for path in (CONF / "experiment").glob("*/*.yaml"))

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from pipeline import cli
-from pipeline.composition import CONF
+from pipeline.command_line.composition import CONF
 
 pytestmark = pytest.mark.slow
 TWINS = sorted(path.stem for path in (CONF / "experiment/twin").glob("*.yaml"))

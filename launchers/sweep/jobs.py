@@ -11,7 +11,7 @@ from hydra.core.utils import env_override
 
 from pipeline.artifacts import MANIFEST, Recipe
 from pipeline.artifacts.runs import summary
-from pipeline.composition import compose
+from pipeline.command_line.composition import compose
 from pipeline.config import ON_REQUEST, Device, Precision
 from pipeline.errors import SprigError
 from pipeline.plan import checks

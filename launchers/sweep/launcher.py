@@ -16,7 +16,7 @@ from launchers.sweep import axes, clusters, pool, prices, sweepers
 from launchers.sweep.board import Board
 from launchers.sweep.jobs import Job, named, prepare
 from launchers.sweep.record import FAILED, Record
-from pipeline.composition import anywhere, session
+from pipeline.command_line.composition import anywhere, session
 from pipeline.config import Cluster, Config, LauncherConfig
 from pipeline.config.typed import to_typed
 from pipeline.errors import Interrupted, SprigError

@@ -1,6 +1,6 @@
 """The commands about runs that exist: `sprig runs`, `compare`, `rm` and `describe`. They start without torch.
 
-What people write instead of them is in pipeline.bare_words.
+What people write instead of them is in pipeline.command_line.bare_words.
 """
 
 import importlib

@@ -9,11 +9,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import digest, write_json
+from pipeline.command_line.overrides import set_by
 from pipeline.commands import Line
 from pipeline.commands.folders import FINISHED, Known, chosen
 from pipeline.config import is_material
 from pipeline.errors import SprigError
-from pipeline.overrides import set_by
 from pipeline.recorded import recorded
 
 FOLDER = "comparisons"  # in outputs

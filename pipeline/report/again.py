@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from pipeline.composition import OF_ONE_COMMAND
+from pipeline.command_line.composition import OF_ONE_COMMAND
 from pipeline.recorded import recorded
 
 

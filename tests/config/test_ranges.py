@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import SprigError, compose
-from pipeline.composition import composed
+from pipeline.command_line.composition import composed
 from pipeline.config import Config, keys, to_objects
 from pipeline.config.keys import Key
 from pipeline.config.paths import absolute

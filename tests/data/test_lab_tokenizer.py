@@ -3,7 +3,7 @@
 import pytest
 from prepared import config, documents, made
 
-from pipeline.composition import compose
+from pipeline.command_line.composition import compose
 from pipeline.models import sources
 from teachers.train_tokenizer import ENTRIES, train, training_texts
 

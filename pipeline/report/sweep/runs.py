@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from pipeline.artifacts import MANIFEST, read_manifest
 from pipeline.artifacts.runs import summary
-from pipeline.composition import CONF
+from pipeline.command_line.composition import CONF
 from pipeline.data.blocks import INDEX
 from pipeline.errors import SprigError
 from pipeline.evaluation.savings import Curve, Saving, nll_at, savings

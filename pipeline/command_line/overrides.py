@@ -15,13 +15,13 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from pipeline.bare_words import instead
+from pipeline.command_line.bare_words import instead
+from pipeline.command_line.group_choices import Choices
+from pipeline.command_line.quoting import quoted, quoted_parts
 from pipeline.config import Cluster, keys
 from pipeline.config.derived import tokens_of
 from pipeline.config.keys import Key
 from pipeline.errors import SprigError
-from pipeline.group_choices import Choices
-from pipeline.quoting import quoted, quoted_parts
 
 SEARCHPATH = "hydra.searchpath"
 TOKENS = "distill.tokens"  # the key that a budget sets

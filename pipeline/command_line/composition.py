@@ -16,16 +16,16 @@ from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline import groups, hydra_errors
+from pipeline.command_line import groups, hydra_errors
+from pipeline.command_line.group_choices import PARTS
+from pipeline.command_line.groups import CONF, Files
+from pipeline.command_line.overrides import NULLABLE, SEARCHPATH, Words, key_of, refuse_hydra
+from pipeline.command_line.quoting import quoted_parts
 from pipeline.config import ON_REQUEST, Cluster, Config, keys, register, to_objects
 from pipeline.config.derived import all_stages
 from pipeline.config.paths import absolute
 from pipeline.config.values import read_as_written
 from pipeline.errors import SprigError
-from pipeline.group_choices import PARTS
-from pipeline.groups import CONF, Files
-from pipeline.overrides import NULLABLE, SEARCHPATH, Words, key_of, refuse_hydra
-from pipeline.quoting import quoted_parts
 from pipeline.recorded import recorded, unreadable
 
 # What a reopened run does not take over.

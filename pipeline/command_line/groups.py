@@ -16,9 +16,9 @@ from hydra.core.utils import JobRuntime
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from pipeline.group_choices import SEARCHED
+from pipeline.command_line.group_choices import SEARCHED
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 KEPT = 32  # compositions that a process keeps
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from pipeline.bare_words import command
+from pipeline.command_line.bare_words import command
+from pipeline.command_line.overrides import SEARCHPATH
 from pipeline.config import keys
 from pipeline.config.paths import absolute
 from pipeline.errors import SprigError
-from pipeline.overrides import SEARCHPATH
 
 SHOWN = ("job", "hydra", "all")
 NOT_OURS = {

@@ -2,11 +2,11 @@
 
 import difflib
 
+from pipeline.command_line.group_choices import Choices
 from pipeline.config import ON_REQUEST, STAGES, keys
 from pipeline.config.derived import tokens_of
 from pipeline.config.values import count
 from pipeline.errors import SprigError
-from pipeline.group_choices import Choices
 
 # What people write for the commands about runs and about the store, and what takes its place.
 COMMANDS = {
