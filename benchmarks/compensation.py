@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pipeline.models.extraction import cut
 from pipeline.models.recovery.recover import Settings
+from pipeline.models.recovery.residual import attention, captured, mlp, through
 from pipeline.models.recovery.ridge import Regression
-from pipeline.models.recovery.streams import attention, captured, mlp, through
 from pipeline.subnetwork.selection import Selection
 from pipeline.subnetwork.value import SubNetwork
 

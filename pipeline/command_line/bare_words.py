@@ -9,7 +9,7 @@ from pipeline.config.values import count
 from pipeline.errors import SprigError
 
 # What people write for the commands about runs and about the store, and what takes its place.
-COMMANDS = {
+INSTEAD = {
     **dict.fromkeys(("runs", "list", "ls", "ps", "status", "jobs"), "sprig runs"),
     **dict.fromkeys(("rm", "delete", "del", "remove"), "sprig rm RUN"),
     **dict.fromkeys(("describe", "info", "show", "inspect"), "sprig describe RUN"),
@@ -23,8 +23,8 @@ STARTS = ("run", "start", "train", "launch")  # a word that a run does without
 
 def command(word: str) -> str | None:
     """What to write instead of a word that looks like a command; None if it does not."""
-    if word in COMMANDS:
-        return f"{word!r} sets nothing: write {COMMANDS[word]}."
+    if word in INSTEAD:
+        return f"{word!r} sets nothing: write {INSTEAD[word]}."
     return None
 
 
@@ -59,8 +59,8 @@ def instead(word: str, before: str, choices: Choices) -> str:
 
 def _nearest(word: str, choices: Choices) -> str | None:
     """A command or a stage that was probably meant, else the choice of a group."""
-    if near := difflib.get_close_matches(word, (*COMMANDS, *STAGES, *ON_REQUEST), n=1, cutoff=0.75):
-        return COMMANDS.get(near[0]) or f"stages=[{near[0]}]"
+    if near := difflib.get_close_matches(word, (*INSTEAD, *STAGES, *ON_REQUEST), n=1, cutoff=0.75):
+        return INSTEAD.get(near[0]) or f"stages=[{near[0]}]"
     every = {option: group for group in reversed(choices.groups()) for option in choices.options(group)}
     near = difflib.get_close_matches(word, every, n=1)
     return f"{every[near[0]]}={near[0]}" if near else None

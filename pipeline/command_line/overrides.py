@@ -26,7 +26,7 @@ from pipeline.errors import SprigError
 SEARCHPATH = "hydra.searchpath"
 TOKENS = "distill.tokens"  # the key that a budget sets
 PROMPTS = ("prompt", "evaluate.prompt")  # texts of any characters
-COMMANDS = ("run", "sweep")  # keys that decide what kind of command it is
+FOLDERS = ("run", "sweep")  # keys that decide what kind of command it is
 HONOURED = ("hydra.mode", SEARCHPATH, "hydra.launcher", "hydra.sweeper")  # of Hydra's own keys
 PARTS_OF_A_NEW_RUN = ("experiment", "size", "teacher", "data")  # whose choices are more than a few values
 NULLABLE = "teacher@kd_teacher"  # the one group where null is a choice: the same teacher
@@ -200,8 +200,8 @@ class Words:
         return f"{'' if key in self.known_groups else '+'}{key}={value}"
 
     def _value(self, key: str, value: str) -> str:
-        found = keys.find("run" if key in COMMANDS else key)  # both are folders
-        if key in COMMANDS and value in ("", "null"):
+        found = keys.find("run" if key in FOLDERS else key)  # both are folders
+        if key in FOLDERS and value in ("", "null"):
             raise SprigError(f"{key}={value} names no folder: give that of a {key}, {key}=FOLDER, or leave it out.")
         if found is None:
             raise SprigError(keys.unknown(key))

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from pipeline.errors import SprigError
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.precision import autocast
+from pipeline.models.recovery.residual import attention, captured, mlp, through
 from pipeline.models.recovery.ridge import at_least_fp32, token_weights
-from pipeline.models.recovery.streams import attention, captured, mlp, through
 from pipeline.models.student import embed
 from pipeline.progress import Progress
 from pipeline.subnetwork.allocation import Errors, refuse_experts

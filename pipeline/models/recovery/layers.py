@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from pipeline.models.extraction import cut
 from pipeline.models.precision import autocast
 from pipeline.models.recovery import normed
+from pipeline.models.recovery.residual import Chunk, attention, captured, mlp, through
 from pipeline.models.recovery.ridge import Reduce, Regression, at_least_fp32, correct, token_weights
-from pipeline.models.recovery.streams import Chunk, attention, captured, mlp, through
 from pipeline.subnetwork.selection import Selection
 from pipeline.subnetwork.value import SubNetwork
 

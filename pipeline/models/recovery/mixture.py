@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pipeline.models.experts import routes
 from pipeline.models.recovery.layers import Layers, Refit, Write
+from pipeline.models.recovery.residual import Chunk, captured
 from pipeline.models.recovery.ridge import at_least_fp32, correct, token_weights
-from pipeline.models.recovery.streams import Chunk, captured
 
 MIXTURE = "mlp"
 SWEEPS = 2

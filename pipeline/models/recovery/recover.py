@@ -15,8 +15,8 @@ from pipeline.errors import SprigError
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.recovery.layers import Layers, Refit
 from pipeline.models.recovery.mixture import MixtureLayers
+from pipeline.models.recovery.residual import Chunk
 from pipeline.models.recovery.ridge import Reduce
-from pipeline.models.recovery.streams import Chunk
 from pipeline.models.student import embed
 from pipeline.progress import Progress
 from pipeline.subnetwork.selection import Selection
