@@ -12,6 +12,7 @@ from scipy import stats
 LAB = Path(__file__).parent.parent / "results/lab"
 BUDGETS = (110_592, 442_368, 1_769_472, 3_538_944)
 FURTHER = (*BUDGETS, 7_077_888)
+TWENTY = (*BUDGETS[:3], 5_308_416, 10_616_832)  # of three quarters: 10 and 20 tokens per parameter
 STARTS = {  # search, init, recover
     "random weights": ("importance", "random_weights", "auto"),
     "importance, plain cut": ("importance", "searched", "off"),
@@ -339,13 +340,19 @@ def test_every_headline_number_is_in_the_records():
     larger = of_bins()
     assert [row for row in rows_of_bins(larger) if row not in text] == []
     assert [name for name, each in larger.items() if converged(each) not in text] == []
-    for bin, budgets in (("quarter", BUDGETS), ("half", FURTHER)):
-        allocated = of_bins(f"allocation-{bin}", "allocation, recovered")
+    for bin, folder, budgets in (
+        ("quarter", "allocation-quarter", BUDGETS),
+        ("half", "allocation-half", FURTHER),
+        ("three-quarters", "allocation-twenty", TWENTY),
+    ):
+        allocated = of_bins(folder, "allocation, recovered")
         assert [row for row in rows_of_bins(allocated, budgets) if row not in text] == []
         assert converged(allocated[bin], budgets) in text
     quarter = of_bins("p6-quarter")["quarter"]
     assert [row for make in (perplexities, savings) for row in make(quarter, FURTHER) if row not in text] == []
     assert converged(quarter, FURTHER) in text
+    [neox] = of_bins("neox-quarter").values()
+    assert [row for make in (perplexities, savings) for row in make(neox, BUDGETS[:3]) if row not in text] == []
     rows = [*rows_of_searches(), *rows_of_teachers(), *rows_of_spaces(), *rows_of_steps(), *rows_of_recovery()]
     [three_quarters] = grouped("allocation-three-quarters", "search.strategy").values()
     assert f"it ends at {spread(three_quarters, 'student.final_perplexity')}, with" in text
