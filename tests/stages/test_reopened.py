@@ -286,7 +286,7 @@ def test_other_values_are_another_run(world, caplog):
     before = ["experiment=smoke", "outputs=outputs", "budget=512"]
     (run / ".hydra/overrides.yaml").write_text(json.dumps(before))
     pipeline.run(pipeline.compose(words), words)
-    assert f"{run} stays as it is" in caplog.text
+    assert f"{run} is unchanged" in caplog.text
     assert the_run(world) != run and (run / "summary.json").exists()
     kept = OmegaConf.load(the_run(world) / ".hydra/overrides.yaml")
     assert kept == [*before[:2], "distill.tokens=1024", "seed=3", "stages=[prepare]"]

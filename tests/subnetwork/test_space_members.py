@@ -125,7 +125,7 @@ def test_a_bin_between_the_steps_says_so(sharing):
         (["ordering=none", "search=uniform"], Layers.prefix),
         (["space.layers=subset"], Layers.subset),
         (["space=fine-layerwise", "search=evolution"], Layers.subset),
-        (["experiment=paper/p0-initialisation"], Layers.prefix),
+        (["experiment=paper/p0-initialisation", "hydra.mode=RUN"], Layers.prefix),
     ],
 )
 def test_a_coarse_space_keeps_layers_as_it_keeps_entries(overrides, layers):
