@@ -15,7 +15,16 @@ from rich.logging import RichHandler
 
 from pipeline import commands, peers, run_checked, streams
 from pipeline.command_line.arguments import Command, parse
-from pipeline.command_line.composition import CONF, anywhere, compose, composed, parsed, session, starts_jobs
+from pipeline.command_line.composition import (
+    CONF,
+    anywhere,
+    compose,
+    composed,
+    parsed,
+    session,
+    starts_jobs,
+    without_hydra,
+)
 from pipeline.command_line.overrides import TOKENS, key_of
 from pipeline.config import keys, register
 from pipeline.errors import SprigError
@@ -124,8 +133,10 @@ def _help(words: list[str]) -> None:
 
 def _show(command: Command) -> None:
     """Prints the configuration that a command ends up with; of a sweep, what its jobs share."""
-    config = composed(command.words, sweeps=command.multirun, hydra=command.show != "job")
-    if command.show == "hydra":
+    config = composed(command.words, sweeps=command.multirun)
+    if command.show == "job":
+        config = without_hydra(config)
+    elif command.show == "hydra":
         config = OmegaConf.masked_copy(config, ["hydra"])
     shown = OmegaConf.select(config, command.package) if command.package not in (None, "_global_") else config
     if shown is None:

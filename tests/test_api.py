@@ -151,6 +151,19 @@ def test_one_job_of_a_sweep_is_a_configuration(words):
     assert pipeline.compose(words).preset == "lab-p1-bins"
 
 
+def test_a_sweep_without_axes_is_one_configuration():
+    assert pipeline.compose(["experiment=smoke", "hydra.mode=MULTIRUN"]).preset == "smoke"
+
+
+def test_an_axis_that_is_left_open_is_named_with_one_value(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    lines = ["# @package _global_", "defaults: [smoke]", "preset: mine", "hydra:", "  mode: MULTIRUN"]
+    lines += ["  sweeper:", "    params: {seed: 'range(3,6)'}"]
+    (tmp_path / "experiment/mine.yaml").write_text("\n".join(lines))
+    with pytest.raises(pipeline.SprigError, match=r"a sweep over seed, .* such as seed=3, or run the sweep"):
+        pipeline.compose([f"hydra.searchpath=[{tmp_path}]", "experiment=mine"])
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [

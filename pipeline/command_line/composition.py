@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,11 +89,9 @@ def compose(overrides: list[str]) -> Config:
         raise SprigError(f'compose takes a list, such as ["experiment=quickstart"], not a {type(overrides).__name__}.')
     overrides = [str(each) for each in overrides]
     _require_run(overrides)
-    found = composed(overrides, hydra=True)
+    found = composed(overrides)
     _require_one_job(overrides, found)
-    with open_dict(found):
-        found.pop("hydra", None)
-    config = to_objects(found)
+    config = to_objects(without_hydra(found))
     _require_text(overrides)
     return config
 
@@ -105,13 +104,15 @@ def _require_one_job(overrides: list[str], found: DictConfig) -> None:
     """
     if OmegaConf.select(found, "hydra.mode") != RunMode.MULTIRUN:
         return
-    named = set(map(key_of, overrides))
-    if axes := {key: values for key, values in found.hydra.sweeper.params.items() if key not in named}:
-        key, values = next(iter(axes.items()))
+    named, declared = set(map(key_of, overrides)), found.hydra.sweeper.get("params") or {}
+    if axes := [f"{key}={values}" for key, values in declared.items() if key not in named]:
+        first = OverridesParser.create().parse_overrides(axes[:1])[0]
+        listed = first.is_choice_sweep() or first.is_range_sweep()
+        example = f"{key_of(axes[0])}={next(first.sweep_string_iterator())}" if listed else axes[0]
         raise SprigError(
-            f"The preset {found.preset} is a sweep over {', '.join(map(str, axes))}, and this is one configuration: "
-            f"give each of them a value, such as {key}={str(values).split(',')[0]}, or run the sweep, `sprig "
-            f"{' '.join(overrides)}`."
+            f"The preset {found.preset} is a sweep over {', '.join(map(key_of, axes))}, and this is one configuration: "
+            f"give each of them a value, such as {example}, or run the sweep, "
+            f"`{shlex.join(['sprig', *overrides])}`."
         )
 
 
@@ -144,8 +145,9 @@ def _require_text(overrides: list[str]) -> None:
         )
 
 
-def composed(overrides: list[str], sweeps: bool = False, hydra: bool = False) -> DictConfig:
-    """As `compose`, before the values become objects; of a sweep, what its jobs share. `hydra`: with Hydra's own keys.
+def composed(overrides: list[str], sweeps: bool = False) -> DictConfig:
+    """As `compose`, before the values become objects; of a sweep, what its jobs share. With Hydra's own keys,
+    unless `run` reopens one.
 
     Raises:
         SprigError: as `compose`.
@@ -153,10 +155,13 @@ def composed(overrides: list[str], sweeps: bool = False, hydra: bool = False) ->
     if any(key_of(override) == "run" for override in overrides):
         return _reopen(overrides)
     with session(overrides, sweeps) as opened:
-        config = opened.compose(RunMode.MULTIRUN if sweeps else RunMode.RUN)
-    if not hydra:
-        with open_dict(config):
-            del config["hydra"]
+        return opened.compose(RunMode.MULTIRUN if sweeps else RunMode.RUN)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The same without Hydra's own keys."""
+    with open_dict(config):
+        config.pop("hydra", None)
     return config
 
 

@@ -70,7 +70,8 @@ def hours(context: Context, flops: int, ranks: int, student: SubNetwork) -> Row:
     """Hours of all stages together, with what that assumes or what was measured."""
     kind = context.device.type
     if context.config.plan == "measure":
-        tokens, of_a_token = measured.tokens_per_second(context, student), token_flops(context, student)
+        tokens = measured.tokens_per_second(context, student)
+        of_a_token = token_flops(context, student, context.config.distill)
         took = _clock(flops / (tokens * (of_a_token.student + of_a_token.teacher) * ranks))
         return "time", (
             f"about {took} at the measured {tokens:,.0f} tokens/s of training per process, communication not counted; "

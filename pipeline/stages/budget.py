@@ -24,12 +24,12 @@ def budget(context: Context) -> int:
     return steps_of(context.config.distill, context.config.data.block_size) * batch_tokens(context)
 
 
-def token_flops(context: Context, sub: SubNetwork) -> Flops:
+def token_flops(context: Context, sub: SubNetwork, distill: DistillConfig) -> Flops:
     """Of training a student on one token."""
-    length, online = context.config.data.block_size, context.config.distill.online
+    length = context.config.data.block_size
     return Flops(
         training_flops(flops_per_token(context.architecture, sub, length=length)),
-        flops_per_token(context.kd_architecture, length=length) if online else 0,
+        flops_per_token(context.kd_architecture, length=length) if distill.online else 0,
     )
 
 

@@ -175,7 +175,7 @@ def _train(
     logits = cache.complete(context, roots) if config.distill.cached else None
     if not online:
         context.forget_teacher()
-    flops = token_flops(context, extract.subnetwork(context, start))
+    flops = token_flops(context, extract.subnetwork(context, start), config.distill)
     total = budget(context) if until is None else until * batch_tokens(context)
 
     def train(layout: DistillConfig) -> GPT:

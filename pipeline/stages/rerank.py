@@ -71,7 +71,7 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched:
     journal = Journal(folder / JOURNAL, recipe.fingerprint)
     best = search_rerank.rerank(candidates, train, journal, lambda line: context.log({"role": "rerank"} | line))
     journal.close()
-    shutil.rmtree(folder / short.SCRATCH, ignore_errors=True)  # of a training that another rerank finished meanwhile
+    shutil.rmtree(folder / short.SCRATCH, ignore_errors=True)  # empty, unless another rerank finished a training
     forward = partial(flops_per_token, context.architecture, length=context.config.data.block_size)
     fitness: FoundFitness = {"measure": f"loss after {tokens:,} tokens of training", "value": best.fitness}
     search.write_winner(context, folder, best.subnetwork, fitness)

@@ -24,7 +24,6 @@ from pipeline.training.distill import distill, steps_of
 from pipeline.training.fitting import fitted
 from pipeline.training.metrics import METRICS
 from pipeline.training.schedules import check_schedule
-from pipeline.training.throughput import Flops
 from pipeline.training.validation import shared_nll
 
 SCRATCH = "training"  # in the folder of what asks for short trainings, until that is finished
@@ -103,7 +102,7 @@ def train(
     the training diverged. `student` is its start, and is trained in place. `folder` is scratch of all trainings with
     these settings: an interrupted one resumes there, a finished one leaves nothing.
     """
-    config, data, folder = settings(context, tokens, lr), context.config.data, folder / sub.key
+    config, folder = settings(context, tokens, lr), folder / sub.key
     teacher_config = context.config.kd_teacher or context.config.teacher
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -121,10 +120,7 @@ def train(
             device=context.device,
             folder=folder,
             run=sub.key,
-            flops=Flops(
-                training_flops(flops_per_token(context.architecture, sub, length=data.block_size)),
-                flops_per_token(context.kd_architecture, length=data.block_size) if config.distils else 0,
-            ),
+            flops=budget.token_flops(context, sub, config),
             validate=partial(
                 shared_nll, blocks=held_out, batch=context.config.evaluate.batch, precision=context.precision
             ),

@@ -142,7 +142,7 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, searched:
         for name, each, blocks in (*trainings, (REACHED, tokens, validation))
     }
     values |= measured((recovered if recover.applies(context, "student") else {}) | trained)
-    shutil.rmtree(scratch, ignore_errors=True)  # of a training that another study finished meanwhile
+    shutil.rmtree(scratch, ignore_errors=True)  # empty, unless another study finished a training
     points = [
         {
             "subnetwork": sub.key,

@@ -34,9 +34,8 @@ def fitted(folder: Path, config: DistillConfig, train: Callable[[DistillConfig],
         SprigError: one block at a time is too much; or memory ran out on one of several ranks, which cannot be asked
             to begin again together. The same command then starts with the smaller micro-batch.
     """
-    micro_batch = batching(config, world_size()).micro_batch
-    if (remembered := _remembered(folder)) < micro_batch:
-        micro_batch = _at_most(config, remembered) or micro_batch
+    wanted = batching(config, world_size()).micro_batch
+    micro_batch = _at_most(config, min(wanted, _remembered(folder))) or wanted
     while (trained := _attempt(train, replace(config, micro_batch=micro_batch))) is None:
         smaller = _at_most(config, micro_batch // 2)
         if smaller is None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import SprigError, compose
-from pipeline.command_line.composition import composed
+from pipeline.command_line.composition import composed, without_hydra
 from pipeline.config import Config, keys, to_objects
 from pipeline.config.keys import Key
 from pipeline.config.paths import absolute
@@ -24,7 +24,7 @@ DONE = settings(deadline=None, derandomize=True, phases=[Phase.explicit, Phase.g
 
 @cache
 def base() -> DictConfig:
-    return composed(["experiment=smoke", "teacher@kd_teacher=tiny-deep"])
+    return without_hydra(composed(["experiment=smoke", "teacher@kd_teacher=tiny-deep"]))
 
 
 def element(key: Key) -> Any:

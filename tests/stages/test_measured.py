@@ -40,7 +40,7 @@ def test_the_time_of_a_plan_follows_the_measured_speed(tmp_path, capsys, batches
     assert smoke(tmp_path, budget).distill.tokens == 8 * 3600 * 64
     context = Context(config, log=lambda _: None)
     typical = costs.typical(context)
-    each = token_flops(context, typical.middle)
+    each = token_flops(context, typical.middle, context.config.distill)
     hours = sum(costs.flops(context, typical).values()) / (64 * (each.student + each.teacher)) / 3600
     minutes = float(said.partition("time about ")[2].split()[0])
     assert minutes - 1 <= hours * 60 <= minutes
