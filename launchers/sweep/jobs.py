@@ -1,5 +1,6 @@
 """The jobs of a sweep: composed and checked before the first starts, each once."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import env_override
+from omegaconf import OmegaConf
 
 from pipeline.artifacts import MANIFEST, Recipe
 from pipeline.artifacts.runs import summary
-from pipeline.command_line.composition import compose
-from pipeline.config import ON_REQUEST, Device, Precision
+from pipeline.command_line.composition import PRESETS, compose, composed
+from pipeline.config import ON_REQUEST, Device, Precision, keys
 from pipeline.errors import SprigError
 from pipeline.plan import checks
+from pipeline.progress import counted
 from pipeline.report import material
 from pipeline.run_folder import path_of
 from pipeline.stages import downstream, graph, stable
@@ -22,6 +25,8 @@ from pipeline.stages.budget import budget
 from pipeline.stages.context import Context, Step, Steps
 
 Overrides = dict[str, str]
+
+log = logging.getLogger("sprig")
 
 
 @dataclass(frozen=True)
@@ -123,12 +128,25 @@ def prepare(
             f"A sweep has one preset, but these axes give the run folders {' and '.join(map(str, folders))}: start a "
             "sweep for each, or, where the presets differ, give all of them one preset=NAME."
         )
+    _refuse_replaced(next(iter(jobs)), axes)
     _refuse_idle_axes(list(jobs.values()), axes)
     alike: dict[str, list[Job]] = {}
     for job in jobs.values():
         alike.setdefault(job.id, []).append(job)
     once = [replace(first, same=tuple(other.overrides for other in others)) for first, *others in alike.values()]
+    _say_which_are_one(once, axes)
     return sorted(once, key=lambda job: budget(job.context))
+
+
+def _say_which_are_one(jobs: list[Job], axes: Iterable[str]) -> None:
+    if merged := [(label(other, axes), job.label(axes)) for job in jobs for other in job.same]:
+        log.info(
+            "%d combinations are %s: %s is the same as %s%s",
+            len(jobs) + len(merged),
+            counted(len(jobs), "run"),
+            *merged[0],
+            f", and {len(merged) - 1} more" if len(merged) > 1 else "",
+        )
 
 
 def _context(overrides: tuple[str, ...], shared: dict[str, Any], elsewhere: bool) -> Context:
@@ -147,14 +165,45 @@ def _context(overrides: tuple[str, ...], shared: dict[str, Any], elsewhere: bool
 
 
 def _refuse_idle_axes(jobs: list[Job], axes: dict[str, list[str]]) -> None:
-    """An axis whose values all give the same run has no effect: the preset does not use that key."""
+    """Values that give the same runs, whatever the other axes say, would be told apart by their labels alone."""
     for key, values in axes.items():
-        others: dict[tuple, set[str]] = {}
+        runs: dict[str, set[tuple]] = {}  # of each value: the other overrides and the run
         for job in jobs:
             rest = tuple(override for override in job.overrides if not override.startswith(f"{key}="))
-            others.setdefault(rest, set()).add(job.id)
-        if len(set(values)) > 1 and all(len(ids) == 1 for ids in others.values()):
+            runs.setdefault(job.named[key], set()).add((rest, job.id))
+        alike: dict[frozenset, list[str]] = {}
+        for value, found in runs.items():
+            alike.setdefault(frozenset(found), []).append(value)
+        axis = f"Axis {key}={','.join(values)}"
+        if len(runs) > 1 and len(alike) == 1:
             raise SprigError(
-                f"Axis {key}={','.join(values)} changes no result of {jobs[0].context.config.preset}: its values all "
-                "give the same run. Leave it out, or choose a setting that uses it."
+                f"{axis} changes no result of {jobs[0].context.config.preset}: its values all give the same run. Leave "
+                "it out, or choose a setting that uses it."
             )
+        if same := next((each for each in alike.values() if len(each) > 1), None):
+            raise SprigError(
+                f"{axis}: {' and '.join(same)} give the same run. Keep one of them, or leave out the override that "
+                "replaces what sets them apart."
+            )
+
+
+def _refuse_replaced(overrides: Sequence[str], axes: dict[str, list[str]]) -> None:
+    """A word that replaces what the values of an axis stand for makes their labels untrue: distill.init=searched beside
+    init=random_weights,searched. A number may be replaced, such as a search's generations for all strategies.
+
+    `overrides`: of any job.
+    """
+    for word in overrides:
+        name, _, value = word.partition("=")
+        known = keys.find(name)
+        if known is None or not known.is_kind:
+            continue
+        for axis in (each for each in axes if each not in (name, *PRESETS)):
+            others = [each for each in overrides if each != word and not each.startswith(f"{axis}=")]
+            found = (OmegaConf.select(composed([*others, f"{axis}={each}"]), name) for each in axes[axis])
+            replaced = list(dict.fromkeys(str(each) for each in found))
+            if len(replaced) > 1:
+                raise SprigError(
+                    f"{name}={value} replaces what the axis {axis}={','.join(axes[axis])} chooses, {name}="
+                    f"{' and '.join(replaced)}, so its labels would be untrue: leave out one of the two."
+                )

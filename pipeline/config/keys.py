@@ -72,9 +72,14 @@ class Key:
         return bool(self.field.metadata.get("path"))
 
     @property
+    def is_kind(self) -> bool:
+        """Whether its value is one of a few names."""
+        return isinstance(self.hint, type) and issubclass(self.hint, Enum)
+
+    @property
     def choices(self) -> list[str]:
         """The values of a key that takes one of a few."""
-        if isinstance(self.hint, type) and issubclass(self.hint, Enum):
+        if self.is_kind:
             return [each.name for each in self.hint]
         return ["true", "false"] if self.hint is bool else []
 

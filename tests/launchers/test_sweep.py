@@ -60,6 +60,17 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ("data=glob(nonsense*)", "Axis data of the sweep has no values"),
         ("seed=0,1 data.workers=1,2", "Axis data.workers=1,2 changes no result of smoke"),
         ("search=random search.parents=2,3", "Axis search.parents=2,3 changes no result of smoke"),
+        ("seed=1,01", "Axis seed=1,01 changes no result of smoke"),
+        (
+            "kd=temperature-2,temperature-4,off distill.temperature=3",
+            "Axis kd=temperature-2,temperature-4,off: temperature-2 and temperature-4 give the same run. Keep one of",
+        ),
+        (
+            "init=random_weights,searched distill.init=searched",
+            "distill.init=searched replaces what the axis init=random_weights,searched chooses, distill.init="
+            "random_weights and searched, so its labels would be untrue",
+        ),
+        ("distill.loss=js kd=on,off", "distill.loss=js replaces what the axis kd=on,off chooses"),
         ("seed=0,1 outputs=/tmp/a,b", """outputs=/tmp/a,b names 2 folders, and a sweep has one: name one. A path"""),
         ("run_name=a,b", "A sweep has one preset, but these axes give the run folders"),
         ("stages=[export] export.to=x seed=0,1", "Job seed=0: stages names export, which is for one run"),
@@ -94,6 +105,19 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
 def test_nothing_starts_where_something_is_wrong(tmp_path, overrides, said):
     assert said in refused(tmp_path, *overrides.split())
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_search_may_be_given_less_to_do_than_its_choice_says(tmp_path, capsys):
+    sweep(tmp_path, "search=evolution,local", "search.generations=1", "plan=true")
+    assert "2 jobs" in capsys.readouterr().out
+
+
+def test_combinations_that_are_one_run_are_named(tmp_path, caplog):
+    sweep(tmp_path, "init=random_weights,searched", "recover=auto,off", "plan=true")
+    [said] = [each.getMessage() for each in caplog.records if "combinations" in each.getMessage()]
+    assert said == (
+        "4 combinations are 3 runs: init=random_weights recover=off is the same as init=random_weights recover=auto"
+    )
 
 
 def test_a_sweep_over_presets_is_refused(tmp_path):
