@@ -30,12 +30,19 @@ log = logging.getLogger("sprig")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`writable` is false for a finished run in a folder that can only be read; then nothing is written to it."""
+    """`writable` is false for a finished run in a folder that can only be read; then nothing is written to it. `newer`:
+    this command makes it the newest run, which one that reopens it does not."""
 
     path: Path
     writable: bool
     handler: logging.Handler
     mark: ExitStack = field(default_factory=ExitStack)
+    newer: bool = False
+
+    def name_latest(self) -> None:
+        """Points `latest` to it, once its teacher and text are there: without them it is a run of no use."""
+        if self.newer:
+            link_atomically(self.path.parent / LATEST, self.path)
 
     def close(self) -> None:
         self.mark.close()
@@ -55,7 +62,7 @@ def path_of(context: Context, last: Step) -> Path:
 
 
 def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]) -> RunFolder:
-    """Makes the run's folder with its configuration, facts, log and the link `latest`, or opens it again.
+    """Makes the run's folder with its configuration, facts and log, or opens it again.
 
     Raises:
         SprigError: the run that is opened again is not one that this version of Sprig makes; or as _check_reported.
@@ -78,11 +85,9 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
         mark.enter_context(marked(path / RUNNING))  # first, as what `sprig rm` removes is not written to any more
         _describe(path, config, given)
         facts.write(path, context.facts, {role: step.recipe for role, step in (*steps.items(), (last.role, last))})
-        if not itself:  # reopening a run does not make it newer
-            link_atomically(path.parent / LATEST, path)
         for place in (path.parent, path, path / ".hydra"):
             sweep_temporaries(place)
-        opened = RunFolder(path, True, _log_to(path / "run.log"), mark.pop_all())
+        opened = RunFolder(path, True, _log_to(path / "run.log"), mark.pop_all(), newer=not itself)
     log.info("run folder %s", near(path))
     return opened
 

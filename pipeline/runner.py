@@ -30,7 +30,7 @@ from pipeline.report.schema import Summary, random_weights
 from pipeline.report.tracker import Tracker
 from pipeline.run_folder import RunFolder
 from pipeline.search.journal import SUM
-from pipeline.stages import cache, distill, downstream, graph, rerank, search, study
+from pipeline.stages import cache, distill, downstream, graph, prepare, rerank, search, study
 from pipeline.stages.context import Context, Step, Steps
 from pipeline.stages.roots import roots
 from pipeline.terminal import show
@@ -89,12 +89,15 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
             _claim(context, [*steps.values(), last], folder)
             tracker.start(config, folder)
         wanted = [step for step in (*steps.values(), last) if step.stage in config.stages]
+        prepared = max(1, sum(step.stage == prepare.STAGE for step in wanted))
         left = _announce(context, wanted)
         for number, step in enumerate(wanted, start=1):
             if step is not last:
                 _make(context, step, steps, folder, tracker, f"{number}/{len(wanted)}", left)
                 _collect_metrics(context, steps, opened)
-                preemption.check()
+            if number == prepared:
+                opened.name_latest()
+            preemption.check()
         if cache.STAGE in config.stages and config.distill.cached:
             cache.complete(context, roots(context))
         if last.stage in config.stages:

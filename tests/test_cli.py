@@ -164,6 +164,14 @@ def test_what_is_refused_with_other_values_leaves_the_latest_run(monkeypatch, sm
     assert sorted((outputs / "smoke").iterdir()) == before and (outputs / "smoke/latest").resolve() == run
 
 
+def test_a_run_whose_text_cannot_be_used_is_not_the_latest(monkeypatch, tmp_path):
+    few = [*SMOKE, f"outputs={tmp_path}", "stages=[prepare]"]
+    sprig(monkeypatch, *few)
+    run = (tmp_path / "smoke/latest").resolve()
+    assert "has 1 documents" in refused(monkeypatch, *few, "data.max_tokens=3000")
+    assert (tmp_path / "smoke/latest").resolve() == run
+
+
 def test_a_plan_names_what_has_no_effect(monkeypatch, capsys):
     sprig(monkeypatch, "search.population=9", "distill.tokens=50_000", "plan=true")
     assert "search.population=9 has no effect" in capsys.readouterr().out
