@@ -1,11 +1,12 @@
 """The records of a sweep: what its report is made from, small enough to lie beside the report in results/.
 
-    python -m benchmarks.records keep SWEEP FOLDER [--rename PATH=NAME]    SWEEP is outputs/sweeps/NAME
+    python -m benchmarks.records keep SWEEP FOLDER [--rename PATH=NAME] [--add]    SWEEP is outputs/sweeps/NAME
     python -m benchmarks.records remake FOLDER
 
 `keep` packs the sweep's own file and, of every run, configuration, overrides, summary, validation curves, continued
 text and what its tokens are into FOLDER/records.tar.xz. Both then make the report again from the records alone.
-Paths below the working directory of the sweep become relative; others are named with --rename.
+Paths below the working directory of the sweep become relative; others are named with --rename. With --add the runs
+join those that are kept there of the same sweep, such as further seeds from another machine.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.artifacts import MANIFEST
+from pipeline.artifacts.files import write_json
 from pipeline.artifacts.runs import SAVED
 from pipeline.data.blocks import INDEX
 from pipeline.layout import SUMMARY
@@ -48,22 +50,28 @@ def main() -> None:
     keeping.add_argument("sweep", type=Path, help="outputs/sweeps/NAME, whose runs lie in outputs/")
     keeping.add_argument("folder", type=Path)
     keeping.add_argument("--rename", metavar="PATH=NAME", action="append", default=[])
+    keeping.add_argument("--add", action="store_true")
     actions.add_parser("remake").add_argument("folder", type=Path)
     options = parser.parse_args()
     if options.action == "keep":
-        keep(options.sweep, options.folder, dict(each.split("=") for each in options.rename))
+        keep(options.sweep, options.folder, dict(each.split("=") for each in options.rename), options.add)
     remake(options.folder)
 
 
-def keep(sweep: Path, folder: Path, renamed: dict[str, str]) -> None:
-    """The same records give the same bytes. `renamed`: paths, and what stands in their place."""
+def keep(sweep: Path, folder: Path, renamed: dict[str, str], add: bool = False) -> None:
+    """The same records give the same bytes. `renamed`: paths, and what stands in their place. `add`: to what is kept in
+    the folder, as if the sweep had been given again with further values."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(folder / ARCHIVE, "w:xz") as archive:
-        for name, text in _records(sweep.absolute(), renamed):
+    with TemporaryDirectory() as place, tarfile.open(folder / f".{ARCHIVE}", "w:xz") as archive:
+        records = _records(sweep.absolute(), renamed)
+        if add:
+            records = _records(_joined(unpack(folder, Path(place)), dict(records)), {})
+        for name, text in records:
             content = text.encode()
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
+    (folder / f".{ARCHIVE}").replace(folder / ARCHIVE)
 
 
 def _records(sweep: Path, renamed: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -80,6 +88,20 @@ def _records(sweep: Path, renamed: dict[str, str]) -> Iterator[tuple[str, str]]:
         for path, name in paths.items():
             text = text.replace(path, name)
         yield str(file.relative_to(outputs)), text
+
+
+def _joined(sweep: Path, added: dict[str, str]) -> Path:
+    """The unpacked sweep, with further records."""
+    first = json.loads((sweep / NAME).read_text(encoding="utf-8"))
+    for name, text in added.items():
+        file = sweep.parents[1] / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    second = json.loads((sweep / NAME).read_text(encoding="utf-8"))
+    jobs = {job["id"]: job for job in (*first["jobs"], *second["jobs"])}
+    axes = {key: list(dict.fromkeys([*first["axes"][key], *values])) for key, values in second["axes"].items()}
+    write_json(sweep / NAME, second | {"axes": axes, "jobs": list(jobs.values())})
+    return sweep
 
 
 def remake(folder: Path) -> None:

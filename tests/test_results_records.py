@@ -1,5 +1,6 @@
 """A report in results/ is made again from the records that lie beside it, its tables and numbers to the byte."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from benchmarks import records
 from pipeline.report import canvas
+from pipeline.report.sweep.record import NAME
 from pipeline.report.sweep.report import report
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -54,3 +56,16 @@ def test_records_hold_no_path_of_a_machine_and_are_the_same_again(tmp_path):
     [first] = (tmp_path / name(KEPT[0])).glob("sweeps/*")
     records.keep(first, tmp_path / "again", {})
     assert (tmp_path / "again" / records.ARCHIVE).read_bytes() == (KEPT[0] / records.ARCHIVE).read_bytes()
+
+
+def test_runs_that_are_added_join_those_that_are_kept(tmp_path):
+    """The records of one sweep, taken apart by seeds and joined again."""
+    whole = records.unpack(RESULTS / "lab/allocation-twenty", tmp_path / "whole")
+    record = json.loads((whole / NAME).read_text())
+    for seed in record["axes"]["seed"]:
+        jobs = [job for job in record["jobs"] if job["overrides"]["seed"] == seed]
+        (whole / NAME).write_text(json.dumps(record | {"axes": record["axes"] | {"seed": [seed]}, "jobs": jobs}))
+        records.keep(whole, tmp_path / "kept", {}, add=(tmp_path / "kept").exists())
+    records.remake(tmp_path / "kept")
+    assert (tmp_path / "kept/sweep.md").read_text() == (RESULTS / "lab/allocation-twenty/sweep.md").read_text()
+    assert [each.name for each in (tmp_path / "kept").glob("*records*")] == [records.ARCHIVE]
