@@ -178,8 +178,8 @@ class SearchSpace(Space):
 
 
 def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **settings: Any) -> Found:
-    """Searches the space for the sub-network with the lowest loss on `blocks` before any training. Keywords are the
-    keys of `search` in the configuration, such as strategy="evolution", population=12, generations=3. Without any,
+    """Searches the space for the sub-network with the lowest loss on `blocks` before any training. Other keywords are
+    the keys of `search` in the configuration, such as strategy="evolution", population=12, generations=3; without any,
     evolution evaluates 5,050 candidates. strategy="importance", the command line's default, evaluates one, and needs
     SearchSpace(..., layers="rank"). "allocation" also measures its errors on `blocks`."""
     api_inputs.check_space(teacher, space)

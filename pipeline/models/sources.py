@@ -15,6 +15,7 @@ from litgpt import Config
 from litgpt.config import name_to_config
 from torch import Tensor
 
+from pipeline.artifacts.runs import is_run
 from pipeline.config import Dtype, Source, TeacherConfig
 from pipeline.config.paths import expanded
 from pipeline.errors import SprigError
@@ -192,6 +193,11 @@ def _original(teacher: TeacherConfig, weights: bool) -> Original:
         return Named(teacher)
     assert teacher.path is not None  # the schema asks for it
     path = download(teacher.path, teacher.revision, weights) if teacher.on_hub else _path(teacher)
+    if is_run(path):
+        raise SprigError(
+            f"teacher.path={teacher.path} is a run of Sprig: export its student, `sprig run={teacher.path} "
+            "stages=[export] export.to=FOLDER`, and name that folder."
+        )
     if teacher.source == Source.gguf:
         return GGUFFile(path)
     if teacher.source == Source.litgpt:

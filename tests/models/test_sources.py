@@ -314,6 +314,13 @@ def test_identity_of_the_tokenizer_alone(tmp_path, monkeypatch):
     assert sources.identify_tokenizer(replace(hub, tokenizer="bytes")) == ours
 
 
+@pytest.mark.parametrize("source", [Source.hf, Source.litgpt, Source.gguf])
+def test_a_run_is_no_teacher_but_its_export_is(smoke_outputs, source):
+    run = smoke_outputs / "smoke/latest"
+    with pytest.raises(SprigError, match="is a run of Sprig: export its student, `sprig run="):
+        sources.describe(TeacherConfig(name="grown", source=source, path=str(run)))
+
+
 # --- the shipped teachers
 
 
