@@ -24,6 +24,17 @@ SUFFIXES = {
     DataSource.parquet: (".parquet",),
 }
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+# Files of other kinds, by what they are for: the source that reads them, or what to do with them first.
+READ_BY = {
+    ".jsonl": DataSource.jsonl,
+    ".ndjson": DataSource.jsonl,
+    ".json": DataSource.jsonl,
+    ".csv": DataSource.csv,
+    ".tsv": DataSource.csv,
+    ".parquet": DataSource.parquet,
+}
+ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z")
+DOCUMENTS = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".xls", ".xlsx", ".ods", ".arrow", ".feather", ".avro")
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,7 @@ def _package_folder(package: str) -> Path:
 
 def _matches(data: DataConfig, path: Path) -> LocalFiles:
     if path.is_file():
+        _check_kind(data, path)
         return LocalFiles([(path.name, path)])
     if path.is_dir():
         root, wanted = path, "files ending in " + ", ".join(SUFFIXES[data.source])
@@ -106,7 +118,23 @@ def _matches(data: DataConfig, path: Path) -> LocalFiles:
     named = sorted((file.relative_to(root).as_posix(), file) for file in paths if file.is_file())
     if not named:
         raise SprigError(f"data.path: {path} holds no {wanted}: correct data.path or data.source ({data.source}).")
+    for _, file in named:
+        _check_kind(data, file)
     return LocalFiles(named, hidden)
+
+
+def _check_kind(data: DataConfig, file: Path) -> None:
+    """Read as text, a table would be trained on with its keys and quotes, and no error would tell. Raises SprigError if
+    the name says that the source does not read the file."""
+    kind = _suffix(file)
+    source = READ_BY.get(kind, data.source)
+    other = f"data.source={data.source} does not read: leave it out of data.path, or"
+    if kind in ARCHIVES or (source == DataSource.parquet and _is_compressed(file)):
+        raise SprigError(f"data.path: {file} is packed, which {other} unpack it first.")
+    if kind in DOCUMENTS:
+        raise SprigError(f"data.path: {file} is a {kind} file, which {other} convert it to plain text first.")
+    if source != data.source:
+        raise SprigError(f"data.path: {file} is a {kind} file, which {other} set data.source={source}.")
 
 
 def _suffix(file: Path) -> str:

@@ -111,6 +111,47 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path):
         names(root)
 
 
+OTHERS = {
+    "a.jsonl": "set data.source=jsonl",
+    "a.JSON": "set data.source=jsonl",
+    "a.ndjson.zst": "set data.source=jsonl",
+    "a.csv": "set data.source=csv",
+    "a.tsv.gz": "set data.source=csv",
+    "a.parquet": "set data.source=parquet",
+    "a.zip": "unpack it first",
+    "a.tar": "unpack it first",
+    "a.tar.xz": "unpack it first",
+    "a.tgz": "unpack it first",
+    "a.txt.lz4": "unpack it first",
+    "a.parquet.gz": "unpack it first",
+    "a.pdf": "convert it to plain text first",
+}
+
+
+@pytest.mark.parametrize(("name", "source"), grid(OTHERS, ["text", "jsonl", "csv", "parquet"]))
+@pytest.mark.parametrize("path", ["", "/*", "/**"])
+def test_a_file_that_another_source_reads_is_refused(tmp_path, name, source, path):
+    """Read as text, a table would be trained on with its markup; read as another table, its error would mislead."""
+    root = write(tmp_path / "texts", name, *(["b.txt"] if source == "text" else []))
+    cure = OTHERS[name]
+    if cure == f"set data.source={source}":
+        assert names(f"{root}{path or '/' + name}", source) == [name]
+    else:
+        with pytest.raises(SprigError, match=f"/{name} is .*data.source={source} does not read: leave it .*{cure}"):
+            names(f"{root}{path or '/' + name}", source)
+
+
+def test_files_of_other_kinds_in_a_folder_are_not_read(tmp_path):
+    root = write(tmp_path / "texts", "a.txt", "b.md.xz", *OTHERS)
+    assert names(root) == ["a.txt", "b.md.xz"]
+
+
+@pytest.mark.parametrize("source", ["text", "jsonl", "csv", "parquet"])
+def test_a_name_that_tells_no_kind_may_hold_any(tmp_path, source):
+    root = write(tmp_path / "texts", "a.txt", "b.data", "c", "d.html")
+    assert names(f"{root}/*", source) == ["a.txt", "b.data", "c", "d.html"]
+
+
 COMPRESS = {
     "gz": gzip.compress,
     "bz2": bz2.compress,
