@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow
 
-from pipeline.config import DataConfig, DataSource
+from pipeline.config import DataConfig, DataSource, SampleBy
 from pipeline.data.columns import Missing, NotText, row_text
 from pipeline.data.files import local_files
 from pipeline.data.readers import Broken, decompressed, rows
@@ -26,7 +26,8 @@ class Documents(ABC):
     """The texts of a data set in reading order.
 
     `size` counts its `unit`s, None if it is not known; `done` those that have been read. Of the `rows` read here,
-    `without` lack the column `data.text_key`, or hold null there.
+    `without` have no text: they lack the column `data.text_key`, or hold null or a blank text there. Blank lines and
+    paragraphs of a text file only separate, and do not count.
     """
 
     data: DataConfig
@@ -56,6 +57,7 @@ class Documents(ABC):
         """
         data = self.data
         keys = [] if data.source == DataSource.text else data.text_key.split(".")
+        separates = data.source == DataSource.text and data.sample_by != SampleBy.document
         number, has_column = first, first > 0
         missing = None
         for number, row in enumerate(found, first + 1):
@@ -74,7 +76,7 @@ class Documents(ABC):
                     "correct the text."
                 ) from None
             self.rows += 1
-            self.without += text is None
+            self.without += not separates and not (text or "").strip()
             yield text or ""
         if missing and not has_column:
             raise SprigError(

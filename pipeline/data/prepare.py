@@ -137,14 +137,8 @@ def _tokenised(data: DataConfig, tokenizer: Tokenizer, dtype: np.dtype, scratch:
     reading = scratch / "hub"
     documents = open_documents(data, reading)
     shards = tokenise(documents, data, encoding, scratch)
-    if documents.without:
-        log.warning(
-            "Data %s: %s of %s rows have no text in column %r and are left out.",
-            data.name,
-            f"{documents.without:,}",
-            f"{documents.rows:,}",
-            data.text_key,
-        )
+    if without := _without_text(data, documents):
+        log.warning("Data %s: %s and are left out.", data.name, without)
     shutil.rmtree(reading, ignore_errors=True)
     try:
         if not shards:
@@ -160,8 +154,8 @@ def _tokenised(data: DataConfig, tokenizer: Tokenizer, dtype: np.dtype, scratch:
             kept = 1 + int(np.searchsorted(np.cumsum(lengths), data.max_tokens))
             lengths, hashes = lengths[:kept], hashes[:kept]
         belongs = split_by_hash(hashes, data.validation, data.calibration)
-        _check_members(data, hashes, belongs)
-        _check_lengths(data, lengths, belongs)
+        _check_members(data, hashes, belongs, without)
+        _check_lengths(data, lengths, belongs, without)
     except Damaged:
         raise
     except SprigError:  # as it would be at every start
@@ -170,25 +164,40 @@ def _tokenised(data: DataConfig, tokenizer: Tokenizer, dtype: np.dtype, scratch:
     return Members(belongs, shards)
 
 
-def _check_members(data: DataConfig, hashes: np.ndarray, belongs: np.ndarray) -> None:
+def _without_text(data: DataConfig, documents: Documents) -> str:
+    """How many of the rows or files that were read have no text; nothing where all have some."""
+    if not documents.without:
+        return ""
+    count = f"{documents.without:,} of {documents.rows:,}"
+    if data.source == DataSource.text:
+        return f"{count} files have no text"
+    return f"{count} rows have no text in column {data.text_key!r}"
+
+
+def _check_members(data: DataConfig, hashes: np.ndarray, belongs: np.ndarray, without: str) -> None:
     empty = [name for number, name in enumerate(SPLITS) if not (belongs == number).any()]
     if empty:
-        finer = ", or data.sample_by=paragraph or line" if data.sample_by == SampleBy.document else ""
+        finer = ""
+        if data.source != DataSource.text and without:
+            finer = f", or another data.text_key ({data.text_key})"
+        elif data.source == DataSource.text and data.sample_by == SampleBy.document:
+            finer = ", or data.sample_by=paragraph or line"
         raise SprigError(
-            f"Data {data.name} has {len(hashes):,} documents, {len(np.unique(hashes)):,} of them distinct, and none is "
-            f"left for {empty[0]} (data.validation={data.validation}, data.calibration={data.calibration}): give more "
-            f"text, a larger data.max_tokens, smaller shares{finer}."
+            f"Data {data.name} has {len(hashes):,} documents, {len(np.unique(hashes)):,} of them distinct"
+            f"{without and f' ({without})'}, and none is left for {empty[0]} (data.validation={data.validation}, "
+            f"data.calibration={data.calibration}): give more text, a larger data.max_tokens, smaller shares{finer}."
         )
 
 
-def _check_lengths(data: DataConfig, lengths: np.ndarray, belongs: np.ndarray) -> None:
+def _check_lengths(data: DataConfig, lengths: np.ndarray, belongs: np.ndarray, without: str) -> None:
     for number, name in enumerate(SPLITS):
         found = lengths[belongs == number]
         tokens = int(found.sum()) - 1
         if tokens <= data.block_size:
             raise SprigError(
                 f"Data {data.name}: the {name} split has {tokens:,} tokens in {len(found)} of {len(lengths)} "
-                f"documents, but one block needs {data.block_size + 1:,}: lower data.block_size={data.block_size}, "
+                f"documents{without and f' ({without})'}, but one block needs {data.block_size + 1:,}: lower "
+                f"data.block_size={data.block_size}, "
                 f"give {name} a larger share (data.validation={data.validation}, "
                 f"data.calibration={data.calibration}), or give more text."
             )

@@ -147,6 +147,36 @@ def test_too_few_paragraphs(refuse):
     assert "has 99 documents, 1 of them distinct" in sentence and "sample_by" not in sentence
 
 
+ROWS = [{"text": "words"}, {"text": ""}, {"text": " \n"}, {"text": None}]
+
+
+@pytest.mark.parametrize("source, sparse", [("jsonl", ROWS), ("jsonl", [*ROWS, {"n": 1}]), ("parquet", ROWS)])
+def test_rows_without_text_are_told_where_too_few_are_left(refuse, source, sparse):
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(sparse), sink)
+    lines = "".join(f"{json.dumps(row)}\n" for row in sparse).encode()
+    said = refuse({f"a.{source}": lines if source == "jsonl" else sink.getvalue().to_pybytes()}, source=source)
+    count = f"{len(sparse) - 1} of {len(sparse)}"
+    assert f"has 1 documents, 1 of them distinct ({count} rows have no text in column 'text'), and none is left" in said
+    assert "or another data.text_key (text)." in said and "sample_by" not in said
+
+
+def test_files_without_text_are_told_where_too_few_are_left(refuse):
+    said = refuse({"a.txt": b"words", "b.txt": b"", "c.txt": b" \n"})
+    assert "1 of them distinct (2 of 3 files have no text), and none is left" in said
+
+
+@pytest.mark.parametrize("sample_by", ["line", "paragraph"])
+def test_blank_lines_and_paragraphs_only_separate(refuse, sample_by):
+    assert "no text" not in refuse({"a.txt": b"words\n\n\n\n\n\nwords"}, sample_by=sample_by)
+
+
+def test_rows_without_text_are_told_where_a_split_is_too_short(refuse):
+    rows = [{"text": text} for text in ["a few words", "other words", "more of them", "", " ", "one more"]]
+    said = refuse({"a.jsonl": "".join(f"{json.dumps(row)}\n" for row in rows).encode()}, source="jsonl", block_size=99)
+    assert "of 4 documents (2 of 6 rows have no text in column 'text'), but one block needs 100" in said
+
+
 def test_text_shorter_than_a_block(refuse):
     sentence = refuse(GOOD, block_size=1000)
     assert "block needs 1,001" in sentence and "data.block_size" in sentence and "tokens in" in sentence

@@ -212,10 +212,11 @@ def test_one_file_without_the_column_is_named(read):
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_rows_without_text_are_counted(read, suffix, caplog):
-    others = [{"text": None, "n": 1}] * 3 + [{"text": "", "n": 2}] * 2 + ([{"n": 3}] * 4 if suffix == "jsonl" else [])
+    others = [{"text": None, "n": 1}] * 3 + [{"text": "", "n": 2}, {"text": " \n", "n": 2}]
+    others += [{"n": 3}] * 4 if suffix == "jsonl" else []
     write = lines if suffix == "jsonl" else parquet
     assert read({f"a.{suffix}": write([{"text": text} for text in TEXTS] + others)}, suffix) == sorted(TEXTS)
-    count = "7 of 49" if suffix == "jsonl" else "3 of 45"
+    count = "9 of 49" if suffix == "jsonl" else "5 of 45"
     assert f"Data test: {count} rows have no text in column 'text' and are left out." in caplog.messages
 
 
