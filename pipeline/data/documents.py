@@ -16,6 +16,7 @@ from pipeline.data.columns import Missing, NotText, row_text
 from pipeline.data.files import local_files
 from pipeline.data.readers import Broken, decompressed, rows
 from pipeline.errors import SprigError
+from pipeline.printable import listed
 
 BATCH = 64  # documents that are read at one time,
 BATCH_CHARACTERS = 1 << 20  # or fewer, once they have this many
@@ -81,7 +82,7 @@ class Documents(ABC):
         if missing and not has_column:
             raise SprigError(
                 f"Data {data.name} has no column {data.text_key!r} in {where}: set data.text_key to one of "
-                f"{', '.join(missing.fields)}."
+                f"{listed(missing.fields)}."
             )
 
 
@@ -140,7 +141,7 @@ def _not_text(data: DataConfig, where: Path | str, number: int, error: NotText, 
         fields = fields or [name for name in row if name != data.text_key]
     else:
         holds = f" holds {error.kind}, not text or an object with the key {data.text_key!r}"
-    cure = f"set data.text_key to one of {', '.join(fields)}" if fields else "correct the file or data.text_key"
+    cure = f"set data.text_key to one of {listed(fields)}" if fields else "correct the file or data.text_key"
     return SprigError(f"Data {data.name}: {where}, row {number}{holds}: {cure}.")
 
 

@@ -18,6 +18,7 @@ from pipeline.config import DataConfig, DataSource, SampleBy
 
 CHARACTERS = 1 << 20  # of a text file that are read at one time
 ROWS = 64  # of a parquet file that are decoded at one time
+SEPARATORS = (";", "\t", "|", ",")  # of tables that are called CSV
 FIELD_BYTES = 1 << 31  # the longest field of a CSV file
 
 Rows = Iterator[Any]
@@ -140,6 +141,7 @@ def _csv_rows(file: TextIO, delimiter: str) -> Iterator[dict[str, str]]:
         if header is None:
             header = row
             _check_once(header)
+            _check_separated(header, delimiter)
         elif row:
             if len(row) != len(header):
                 raise Broken(f"line {start}", f"has {len(row)} fields, and the header {len(header)}")
@@ -151,6 +153,13 @@ def _check_once(names: list[str]) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise Broken("the header", f"names the column {twice!r} {names.count(twice)} times: rename all but one")
+
+
+def _check_separated(header: list[str], delimiter: str) -> None:
+    """Of another separator, the whole header looks like the name of one column."""
+    other = next((each for each in SEPARATORS if len(header) == 1 and each != delimiter and each in header[0]), None)
+    if other is not None:
+        raise Broken("the header", f"seems separated by {other!r} instead of {delimiter!r}")
 
 
 def _parquet_rows(text_key: str, file: BinaryIO, skip: int) -> Rows:

@@ -311,6 +311,27 @@ def test_broken_csv_is_named(read, content, wanted):
         read({"a.csv": content.encode()}, "csv")
 
 
+@pytest.mark.parametrize("suffix, other", [("csv", ";"), ("csv", "\t"), ("csv", "|"), ("tsv", ","), ("tsv", ";")])
+def test_another_separator_is_named(read, suffix, other):
+    own = "\t" if suffix == "tsv" else ","
+    with pytest.raises(SprigError) as caught:
+        read({f"a.{suffix}": f"id{other}text\n1{other}words, more words\n".encode()}, "csv")
+    assert f"/a.{suffix}, the header seems separated by {other!r} instead of {own!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_of_many_columns_the_first_are_named(read, suffix, nested):
+    row = dict.fromkeys(["n" * 5000, *(f"column {number}" for number in range(400))], "words")
+    if suffix == "csv":
+        content = f"{','.join(row)}\n{','.join(row.values())}\n".encode()
+    else:
+        content = (lines if suffix == "jsonl" else parquet)([{"meta": row} if nested else row] * 9)
+    with pytest.raises(SprigError) as caught:
+        read({f"a.{suffix}": content}, suffix, text_key="meta.text" if nested else "text")
+    assert "column 10 and 389 more." in str(caught.value) and len(str(caught.value)) < 500
+
+
 def test_csv_without_the_column(read):
     with pytest.raises(SprigError, match=r"no column 'text' in .*/a.csv: set data.text_key to one of body, n"):
         read({"a.csv": b"body,n\nwords,1\n"}, "csv")
