@@ -15,6 +15,8 @@ from pipeline.config import keys, unread
 
 SMOKE = "experiment=smoke"
 NO_EFFECT = "has no effect, as Sprig lays out its own folders and logs: set outputs=FOLDER and run_name=NAME"
+GIVEN = ["search=given", "search.path=x"]
+TRAINED = ["init=trained", "distill.from_run=x", "distill.control.enabled=false"]
 OPTIONS = sorted(
     f"{path.parent.relative_to(CONF)}={path.stem}"
     for path in CONF.glob("*/*.yaml")
@@ -552,7 +554,7 @@ def test_every_key_is_found_by_its_own_name_and_near_a_misspelt_one():
         (["teacher@kd_teacher=tiny-deep", "kd=off"], ["teacher@kd_teacher=tiny-deep"]),
         (["teacher@kd_teacher=tiny-deep", "distill.beta=0", "distill.alpha=1"], ["teacher@kd_teacher=tiny-deep"]),
         (["teacher@kd_teacher=tiny-deep", "kd=on"], []),
-        (["init=trained", "distill.from_run=x", "search=random", "bin=tiny-half"], ["search=random"]),
+        (["init=trained", "distill.from_run=x", "search=random", "bin=tiny-half"], ["search=random", "bin=tiny-half"]),
         (
             ["init=random_subnetwork", "search.blocks=4", "search.rerank.tokens=9"],
             ["search.blocks=4", "search.rerank.tokens=9"],
@@ -566,6 +568,18 @@ def test_every_key_is_found_by_its_own_name_and_near_a_misspelt_one():
         (["distill.loss=js", "distill.js_weight=0.3"], []),
         (["recover=off", "recover.tokens=4_096"], ["recover.tokens=4_096"]),
         (["recover.enabled=false"], []),
+        (["init=random_weights", "recover=off", "recover.batch=2"], ["recover=off", "recover.batch=2"]),
+        (["init=random_weights", "distill.control.init=searched", "recover.batch=2"], []),
+        (["bin=tiny-half", "bin.tolerance=0.1"], ["bin.tolerance=0.1"]),
+        (["bin.center=80_000", "bin.tolerance=0.1"], []),
+        ([*GIVEN, "space=fine-uniform", "space.hold=[n_embd]"], ["space=fine-uniform", "space.hold=[n_embd]"]),
+        ([*GIVEN, "space.max_flops_per_token=9M", "space.vocabulary=99"], []),
+        ([*GIVEN, "search.random_baseline=true", "space=fine-uniform"], []),
+        (
+            [*TRAINED, "space.step.n_embd=8", "space.vocabulary=99", "bin=tiny-half", "search=random"],
+            ["space.step.n_embd=8", "bin=tiny-half", "search=random"],
+        ),
+        ([*TRAINED, "study.random=8", "space.step.n_embd=8", "bin=tiny-half"], []),
         (["ordering=none", "search=uniform", "ordering.blocks=4"], ["ordering.blocks=4"]),
         (["ordering=none", "search=allocation", "ordering.blocks=4", "space.layers=prefix"], []),
         (["distill.cache.slots=4", "distill.cache.kind=off"], ["distill.cache.slots=4"]),

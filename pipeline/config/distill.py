@@ -153,6 +153,11 @@ class DistillConfig:
         return init == Init.searched or not {Init.random_subnetwork, Init.trained} & {init, self.init}
 
     @property
+    def inits(self) -> list[Init]:
+        """What the student and, if there is one, the control start as."""
+        return [self.init, self.control.init] if self.control.enabled else [self.init]
+
+    @property
     def cache_temperatures(self) -> list[float]:
         """The temperatures that the cache can be read at, ascending."""
         return sorted(set(self.cache.temperatures or [self.temperature]))

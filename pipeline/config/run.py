@@ -10,7 +10,18 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from pipeline.config.checks import BLOCKS, LARGEST_SEED, folder_name, immaterial, label, location, real, require, whole
-from pipeline.config.choices import ON_REQUEST, STAGES, Device, Dtype, ExportForm, GGUFKind, Precision, TrackerKind
+from pipeline.config.choices import (
+    ON_REQUEST,
+    STAGES,
+    Device,
+    Dtype,
+    ExportForm,
+    GGUFKind,
+    Init,
+    Precision,
+    Strategy,
+    TrackerKind,
+)
 from pipeline.config.derived import register_resolvers
 from pipeline.config.distill import DeepSpeedConfig, DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
@@ -162,9 +173,13 @@ class Config:
     @property
     def searches(self) -> bool:
         """Whether a student, a control or the study uses what a search finds."""
-        distill = self.distill
-        inits = [distill.init, distill.control.init] if distill.control.enabled else [distill.init]
-        return self.study.searched > 0 or any(map(distill.takes_searched_shape, inits))
+        return self.study.searched > 0 or any(map(self.distill.takes_searched_shape, self.distill.inits))
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything chooses among the members of the space: a file or a finished run has just one shape."""
+        chosen = self.searches and (self.search.strategy != Strategy.given or self.search.random_baseline)
+        return chosen or self.study.subnetworks > 0 or Init.random_subnetwork in self.distill.inits
 
 
 @cache

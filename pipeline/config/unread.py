@@ -7,14 +7,16 @@ from pipeline.config.distill import DistillConfig
 from pipeline.config.inputs import DataConfig, TeacherConfig
 from pipeline.config.run import Config, readers, reads
 from pipeline.config.search import SearchConfig
+from pipeline.config.subnetworks import SpaceConfig
 
-Found = Iterator[tuple[str, str]]  # keys and sections that nothing reads, and why
+# Keys and sections that nothing reads, and why; `space=` is the choice of a group alone, not the keys of its section.
+Found = Iterator[tuple[str, str]]
 
 
 def unread(config: Config, words: Iterable[str]) -> list[str]:
     """One sentence for each override that changes nothing."""
     found = [*_of_data(config.data), *_of_teacher("teacher", config.teacher), *_of_search(config)]
-    found += [*_of_training(config.distill), *_of_others(config), *_on_request(config)]
+    found += [*_of_shapes(config), *_of_training(config.distill), *_of_others(config), *_on_request(config)]
     if config.kd_teacher is not None and config.distill.distils:
         found += _of_teacher("kd_teacher", config.kd_teacher)
     return _sentences(found, words)
@@ -33,7 +35,8 @@ def _sentences(found: Iterable[tuple[str, str]], words: Iterable[str]) -> list[s
         f"{word} has no effect: {why}"
         for word in words
         for key, why in known
-        if f"{word.lstrip('+').partition('=')[0].rpartition('@')[2]}.".startswith(f"{key}.")
+        if f"{(name := word.lstrip('+').partition('=')[0].rpartition('@')[2])}.".startswith(f"{key}.")
+        or f"{name}=" == key
     ]
 
 
@@ -52,14 +55,34 @@ def _of_data(data: DataConfig) -> Found:
 def _of_teacher(section: str, teacher: TeacherConfig) -> Found:
     """`section` is the teacher's name in the configuration."""
     if teacher.source == Source.random:
-        yield f"{section}.path", f"{section}.source=random draws its weights."
+        names = "path package" if teacher.tokenizer in (None, "bytes") else "path"
+        yield from _keys(section, names, f"{section}.source=random draws its weights.")
     if not teacher.on_hub:
         yield f"{section}.revision", f"{section}.source={teacher.source} reads no model of the hub."
 
 
+def _of_shapes(config: Config) -> Found:
+    """Which sub-networks there are to choose from."""
+    read = {"vocabulary"}
+    if config.searches:
+        read |= {"max_flops_per_token", "max_kv_bytes_per_token"}  # what the sub-network of a file is held against
+        why = "search=given evaluates the sub-network of search.path alone."
+    else:
+        why = f"distill.init={config.distill.init} takes the student of distill.from_run."
+    if not config.draws:
+        yield from (("space=", why), *_keys("space", " ".join({*SpaceConfig.__dataclass_fields__} - read), why))
+    if not (config.draws or config.searches):
+        yield "bin", why
+    elif config.bin.center is None:
+        yield "bin.tolerance", f"bin.low={config.bin.low} and bin.high={config.bin.high} replace it."
+
+
 def _of_search(config: Config) -> Found:
-    if config.searches or config.study.subnetworks:
+    if config.searches:
         yield from _of_strategy(config.search)
+    elif config.study.subnetworks:
+        names = {*SearchConfig.__dataclass_fields__} - {"blocks", "batch"}
+        yield from _keys("search", " ".join(names), "study.searched=0 reads only search.blocks and search.batch.")
     else:
         yield "search", f"distill.init={config.distill.init} needs no search."
 
@@ -100,7 +123,9 @@ def _of_training(distill: DistillConfig) -> Found:
 def _of_others(config: Config) -> Found:
     for key in ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper"):
         yield key, "this is one run, not a sweep, which --multirun starts."
-    if config.recover.enabled is False:
+    if not {Init.searched, Init.random_subnetwork} & {*config.distill.inits}:
+        yield "recover", f"distill.init={config.distill.init} leaves nothing to recover."
+    elif config.recover.enabled is False:
         yield from _keys("recover", "tokens ridges batch", "recover.enabled=false makes no recovery.")
     if config.ordering.kind == OrderingKind.none and not config.search.reads_errors:
         yield from _keys("ordering", "blocks batch", "ordering.kind=none measures nothing.")

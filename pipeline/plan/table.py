@@ -45,8 +45,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         ),
         *_vocabulary(context),
         outlook.text(context),
-        ("bin", str(context.bin)),
-        ("space", f"{config.space.granularity} {config.space.sharing}, layers by {config.space.layers}"),
+        *_choice(context),
         ("student", f"{depth[0]} to {depth[-1]} layers, width {width[0]} to {width[-1]}, about {size:,} parameters"),
         outlook.leaves(context, typical.students),
         ("FLOPs per token, forward", f"teacher {teacher_forward:.3g}, student {forward:.3g}"),
@@ -77,6 +76,17 @@ def _vocabulary(context: Context) -> list[tuple[str, str]]:
     whole = context.describe(context.config.teacher)
     kept = f"{context.architecture.vocab_size:,} of {whole.vocab_size:,} tokens"
     return [("vocabulary", f"{kept}; the whole teacher has {parameters(whole):,} parameters")]
+
+
+def _choice(context: Context) -> list[tuple[str, str]]:
+    """What the student's shape is chosen from."""
+    config, fits = context.config, ("bin", str(context.bin))
+    if config.draws:
+        space = config.space
+        return [fits, ("space", f"{space.granularity} {space.sharing}, layers by {space.layers}")]
+    if config.searches:
+        return [fits, ("space", f"none: the sub-network of {config.search.path}")]
+    return [("space", f"none: the student of {config.distill.from_run}")]
 
 
 def _search(context: Context, costs: dict[str, int], forward: int) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ def test_a_finished_student_is_trained_further(smoke_outputs, tmp_path):
     run = (smoke_outputs / "smoke/latest").resolve()
     before = json.loads((run / "summary.json").read_text())["student"]
     rows = dict(table(Context(further(tmp_path, run, "plan=true"), log=lambda _: None)))
+    assert rows["space"] == f"none: the student of {run}" and "bin" not in rows
     assert rows["search"] == "none" and f"about {before['parameters']:,} parameters" in rows["student"]
     summary = pipeline.run(further(tmp_path, run))
     after, artifacts = summary["student"], tmp_path / "smoke/latest/artifacts"
