@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from pipeline.artifacts import MANIFEST, Recipe
 from pipeline.artifacts.runs import summary
 from pipeline.command_line.composition import PRESETS, compose, composed
-from pipeline.config import ON_REQUEST, Device, Precision, keys
+from pipeline.config import ON_REQUEST, Device, Precision, keys, unread
 from pipeline.errors import SprigError
 from pipeline.plan import checks
 from pipeline.progress import counted
@@ -147,6 +147,16 @@ def _say_which_are_one(jobs: list[Job], axes: Iterable[str]) -> None:
             *merged[0],
             f", and {len(merged) - 1} more" if len(merged) > 1 else "",
         )
+
+
+def warn_of_unread(jobs: Sequence[Job], axes: Iterable[str]) -> None:
+    """Says once, before the first job, which overrides that all jobs share have no effect in any of them."""
+    for word in jobs[0].overrides:
+        if word.partition("=")[0].lstrip("+") in axes:
+            continue
+        found = [unread(job.context.config, [word]) for job in jobs]
+        if all(found):
+            log.warning(found[0][0])
 
 
 def _context(overrides: tuple[str, ...], shared: dict[str, Any], elsewhere: bool) -> Context:

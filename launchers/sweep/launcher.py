@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from launchers.sweep import axes, clusters, pool, prices, sweepers
 from launchers.sweep.board import Board
-from launchers.sweep.jobs import Job, named, prepare
+from launchers.sweep.jobs import Job, named, prepare, warn_of_unread
 from launchers.sweep.record import FAILED, Record
 from pipeline.command_line.composition import anywhere, session
 from pipeline.config import Cluster, Config, LauncherConfig
@@ -100,7 +100,9 @@ class SweepLauncher(Launcher):
         if self.sweeper != sweepers.GRID:
             job_overrides = [self._whole(each) for each in job_overrides]
         jobs = prepare(job_overrides, self._axes_of(job_overrides), settings.ranks, elsewhere, settings.nodes)
-        if self.sweeper != sweepers.GRID:
+        if self.sweeper == sweepers.GRID:
+            warn_of_unread(jobs, self.axes)
+        else:  # its later batches may read what this one does not
             sweepers.check(jobs, self.sweeper)
         folder = self.folder(jobs[0].context.config)
         name = folder.name

@@ -197,6 +197,23 @@ def test_identical_jobs_are_one(tmp_path):
     assert [each["search.parents"] for each in drawn["same"]] == ["3"]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["seed=0,1"], []),
+        (["seed=0,1", "search.parents=2"], []),
+        (["seed=0,1", "search=uniform", "search.parents=2"], ["search.parents=2"]),
+        (["seed=0,1", "data.subset=x", "distill.js_weight=0.3"], ["data.subset=x", "distill.js_weight=0.3"]),
+        (["search=uniform,evolution", "search.parents=2"], []),  # one of the jobs reads it
+        (["search=uniform,importance", "search.parents=2"], ["search.parents=2"]),
+    ],
+)
+def test_an_override_that_no_job_reads_is_said_once(tmp_path, caplog, words, said):
+    sweep(tmp_path, *words, "plan=true")
+    named = [line.partition(" has no effect")[0] for line in caplog.messages if "has no effect" in line]
+    assert named == said
+
+
 def test_a_run_of_its_own_is_a_job_of_the_sweep(smoke_outputs):
     """The ids are the run folders', so neither is made where the other is there."""
     lists = [[*SMOKE, f"outputs={smoke_outputs}", f"seed={seed}"] for seed in (0, 1)]
