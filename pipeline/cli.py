@@ -11,7 +11,6 @@ import hydra
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
-from rich.logging import RichHandler
 
 from pipeline import commands, peers, run_checked, streams
 from pipeline.command_line.arguments import Command, parse
@@ -222,7 +221,8 @@ def _start_logging() -> None:
     logger.addFilter(_in_one_line)
     if not logger.handlers:
         level = logging.INFO if rank() == 0 else logging.ERROR
-        logger.addHandler(RichHandler(level, show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S"))
+        handler = streams.LogHandler(level, show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S")
+        logger.addHandler(handler)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

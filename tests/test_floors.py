@@ -9,8 +9,8 @@ import pipeline
 # From the ground up; the parts of one floor do not import one another.
 FLOORS = [
     {"printable"},
-    {"errors", "hardware", "layout", "outside", "streams", "terminal"},
-    {"ranks", "quick_imports", "recorded"},
+    {"errors", "hardware", "layout", "outside", "terminal"},
+    {"ranks", "quick_imports", "recorded", "streams"},
     {"config", "peers", "preemption", "progress"},
     {"artifacts", "subnetwork"},
     {"command_line", "models"},
