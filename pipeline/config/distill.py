@@ -158,6 +158,11 @@ class DistillConfig:
         return [self.init, self.control.init] if self.control.enabled else [self.init]
 
     @property
+    def filling(self) -> str:
+        """How to have missing logits computed, as overrides: only the store's own cache is ever filled."""
+        return f"distill.cache.mode=fill{'' if self.cache.path is None else ' distill.cache.path=null'}"
+
+    @property
     def cache_temperatures(self) -> list[float]:
         """The temperatures that the cache can be read at, ascending."""
         return sorted(set(self.cache.temperatures or [self.temperature]))

@@ -152,28 +152,26 @@ def _found(context: Context, made: Recipe) -> Path:
     Raises:
         SprigError: there is none, or it is of something else.
     """
-    path = context.config.distill.cache.path
+    path, filling = context.config.distill.cache.path, context.config.distill.filling
     folder = Path(path) if path else context.store.path(made)
     if not (folder / MANIFEST).exists() or not (folder / RECORDS).exists():
-        raise SprigError(
-            f"There is no logits cache in {folder} and distill.cache.mode=read: fill one with distill.cache.mode=fill."
-        )
+        raise SprigError(f"There is no logits cache in {folder} and distill.cache.mode=read: fill one with {filling}.")
     manifest = read_manifest(folder)
     for name, wanted in made.inputs.items():
         if (found := manifest["inputs"].get(name)) != wanted:
             raise SprigError(
                 f"The logits cache in {folder} was filled with {name} {found}, but this run's {name} is {wanted}: set "
-                "distill.cache.path to a cache of that one, or fill one with distill.cache.mode=fill."
+                f"distill.cache.path to a cache of that one, or fill one with {filling}."
             )
     for name, wanted in made.config.items():
         if (found := manifest["config"].get(name)) != wanted:
             raise SprigError(
                 f"The logits cache in {folder} was filled with {name}={found}, and this run has {name}={wanted}: set "
-                "the same, or fill another with distill.cache.mode=fill."
+                f"the same, or fill another with {filling}."
             )
     if manifest["fingerprint"] != made.fingerprint:
         raise SprigError(
             f"The logits cache in {folder} is {manifest['fingerprint']}, of stage version {manifest['version']}, and "
-            f"this run reads {made.fingerprint}, of version {made.version}: fill one with distill.cache.mode=fill."
+            f"this run reads {made.fingerprint}, of version {made.version}: fill one with {filling}."
         )
     return folder

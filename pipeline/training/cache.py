@@ -94,7 +94,7 @@ class LogitsCache:
         if len(missing):
             raise SprigError(
                 f"Cache {self.folder} lacks {len(missing):,} of {len(numbers):,} blocks of this run, block "
-                f"{missing[0]} first, and distill.cache.mode=read: fill it with distill.cache.mode=fill, or lower "
+                f"{missing[0]} first, and distill.cache.mode=read: fill one with {self.config.filling}, or lower "
                 "distill.tokens."
             )
 
@@ -136,7 +136,7 @@ class LogitsCache:
         if record is None:
             raise SprigError(
                 f"Block {number} of cache {self.folder} is missing or damaged: run the same command again with "
-                "distill.cache.mode=fill, which computes it again."
+                f"{self.config.filling}, which computes it again."
             )
         return np.frombuffer(record, self.dtype)
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import smoke
+from runs import changed, smoke
 
 import pipeline
 from pipeline.artifacts import Recipe, check
@@ -119,12 +119,23 @@ def test_verify_reads_every_record(outputs, tmp_path):
         check(folder, everything=True)
 
 
+@pytest.mark.parametrize("place", [[], ["distill.cache.path=/nowhere"]])
+def test_the_advice_to_fill_a_cache_composes(tmp_path, place):
+    """distill.cache.mode=fill is refused with a path."""
+    words = [*SAMPLED, "distill.cache.mode=read", *place]
+    context = Context(smoke(tmp_path, *words), print)
+    with pytest.raises(SprigError, match=r"There is no logits cache in .*: fill one with ") as caught:
+        cache.check_found(context, roots(context))
+    advised = str(caught.value).rpartition("fill one with ")[2].rstrip(".").split()
+    assert smoke(tmp_path, *changed(words, *advised)).distill.cache.mode == "fill"
+
+
 def test_a_cache_from_elsewhere(outputs, tmp_path, monkeypatch):
     foreign = tmp_path / "foreign"
     shutil.copytree(cache_of(outputs), foreign)
     read = ["distill.cache.mode=read", f"distill.cache.path={foreign}", "distill.lr=4e-3"]
     no_teacher(monkeypatch)
-    with pytest.raises(SprigError, match=r"was filled with slots=12, and this run has slots=11"):
+    with pytest.raises(SprigError, match=r"slots=12, and this run has slots=11: .*mode=fill distill.cache.path=null"):
         pipeline.run(smoke(outputs, *SHORT, *SAMPLED, *read, "distill.cache.slots=11"))
     pipeline.run(smoke(outputs, *SHORT, *SAMPLED, *read))
     shutil.rmtree(foreign / "records")

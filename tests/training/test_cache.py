@@ -119,6 +119,9 @@ def test_a_cache_too_small_for_the_run_is_refused(tmp_path):
         SprigError, match=r"lacks 8 of 20 blocks .* block 12 first, .*mode=fill, or lower distill.tokens"
     ):
         cache.check_complete(ALL)
+    elsewhere = CacheConfig(kind="topk", slots=8, mode="read", path="/elsewhere")
+    with pytest.raises(SprigError, match=r"with distill.cache.mode=fill distill.cache.path=null, or lower"):
+        opened(tmp_path, settings(cache=elsewhere)).check_complete(ALL)
 
 
 def test_what_was_filled_when_the_disk_was_full_is_kept(tmp_path, monkeypatch):
