@@ -89,13 +89,19 @@ def read_given(context: Context, roots: Roots) -> SubNetwork:
     path = Path(context.config.search.path)
     try:
         content = context.facts.get(f"sub-network {path}", lambda: outside.read_json(path))
-        given = SubNetwork.from_dict(content)
     except ValueError as error:
         raise SprigError(f"search.path={path} {error}: name a subnetwork.json.") from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise SprigError(f"search.path={path} cannot be read ({reason}): name a subnetwork.json.") from None
-    check(given, context.architecture)
+    try:
+        given = SubNetwork.from_dict(content)
+        check(given, context.architecture)
+    except SprigError as error:
+        raise SprigError(
+            f"search.path={path} holds no sub-network of teacher {context.config.teacher.name} "
+            f"({str(error).rstrip('.')}): name the subnetwork.json of a run that cuts this teacher."
+        ) from None
     if given.ordering != (ordering := roots.ordering_fingerprint):
         raise SprigError(
             f"The sub-network of {path} was found under ordering {given.ordering}, but this run's is {ordering}: give "

@@ -1,7 +1,9 @@
 """Stage search: what is in a fingerprint, what a limited search costs, and what the report makes of it."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from runs import smoke
@@ -16,6 +18,7 @@ from pipeline.stages import evaluate, graph, scoring, search
 from pipeline.stages.context import Context
 from pipeline.stages.roots import roots
 from pipeline.subnetwork.diversity import diversity
+from pipeline.subnetwork.selection import Ordering
 
 MUTANTS = ["search=one_plus_lambda", "search.population=5", "search.offspring=6", "search.start=[importance]"]
 LAYERS = ["space.layers=subset"]
@@ -36,6 +39,48 @@ def test_the_dimensions_of_mixtures_are_in_a_fingerprint_only_where_they_are_set
     )
     assert set(plain["step"]) == set(plain["min"]) == set(plain["max"]) == dense
     assert given["max"] == plain["max"] | {"n_expert": 2}
+
+
+@pytest.fixture
+def given(tmp_path) -> dict:
+    """A sub-network of the smoke preset's space, as a file has it."""
+    context = Context(smoke(tmp_path), lambda line: None)
+    (sub,) = context.draws(Ordering.identity(context.architecture), np.random.default_rng(0))
+    return replace(sub, ordering=roots(context).ordering_fingerprint).to_dict()
+
+
+def of_file(outputs, content: object, *overrides: str) -> Context:
+    (file := outputs / "given.json").write_text(json.dumps(content))
+    words = ["search=given", f"search.path={file}", "search.random_baseline=false", *overrides]
+    return Context(smoke(outputs, *words), lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (lambda good: [], "not a JSON object"),
+        (lambda good: {"n_embd": 8}, "has no layers"),
+        (lambda good: good | {"more": 1}, "unknown key more"),
+        (lambda good: good | {"n_embd": True}, "n_embd=True is not a whole number"),
+        (lambda good: good | {"genes": good["genes"][1:]}, "but has genes for"),
+        (lambda good: good | {"n_embd": 9_999}, "n_embd=9999 is outside"),
+        (lambda good: good | {"layers": [-1, *good["layers"][1:]]}, "reach outside"),
+        (lambda good: good | {"head_pairs": "x"}, "head_pairs='x' must be one of"),
+    ],
+)
+def test_a_file_without_a_subnetwork_of_the_teacher_is_named_with_the_cure(tmp_path, given, wrong, why):
+    with pytest.raises(SprigError) as caught:
+        checks.check(of_file(tmp_path, wrong(given)))
+    said = str(caught.value)
+    assert said.startswith(f"search.path={tmp_path / 'given.json'} holds no sub-network of teacher tiny-random (")
+    assert why in said and said.endswith("): name the subnetwork.json of a run that cuts this teacher.")
+
+
+def test_the_plan_of_a_given_subnetwork_has_no_space(tmp_path, given):
+    rows = dict(table(of_file(tmp_path, given)))
+    assert rows["space"] == f"none: the sub-network of {tmp_path / 'given.json'}" and rows["bin"] == "70,000..90,000"
+    drawn = dict(table(of_file(tmp_path, given, "distill.control.init=random_subnetwork")))
+    assert drawn["space"] == "coarse layerwise, layers by rank"
 
 
 @pytest.mark.parametrize(
