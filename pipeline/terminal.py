@@ -17,8 +17,8 @@ def say(*lines: str) -> None:
 
 
 def cell(text: str) -> Text:
-    """Of a table; it may have several lines."""
-    return Text(printable(text))
+    """Of a table; it may have several lines, and a long word is continued on the next one."""
+    return Text(printable(text), overflow="fold")
 
 
 def show(header: Sequence[str], rows: Iterable[Iterable[str]], title: str | None = None) -> None:

@@ -1,5 +1,6 @@
 """Continuation of a prompt, token by token, with a KV cache."""
 
+import logging
 from collections.abc import Collection
 
 import torch
@@ -7,6 +8,14 @@ from litgpt import GPT
 
 from pipeline.models.precision import autocast
 from pipeline.models.student import hidden_states, kv_cache
+
+log = logging.getLogger("sprig")
+
+
+def warn_of_cut(key: str, tokens: int, context: int) -> None:
+    """Says so where a prompt has more tokens than the models' context; `key` is the configuration's name for it."""
+    if tokens > context:
+        log.warning(f"{key} has {tokens:,} tokens, but the models read only the last {context:,}, their context.")
 
 
 @torch.no_grad()

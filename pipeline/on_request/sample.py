@@ -5,11 +5,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.evaluation.sampling import continue_text
+from pipeline.evaluation.sampling import continue_text, warn_of_cut
 from pipeline.models import checkpoint
 from pipeline.printable import printable
 from pipeline.stages import distill, extract
 from pipeline.stages.context import Context, Steps
+from pipeline.terminal import cell
 
 STAGE = "sample"
 
@@ -31,6 +32,7 @@ def run(context: Context, steps: Steps) -> dict[str, str]:
     teacher = steps["teacher"].recipe
     tokenizer = context.tokenizer(teacher)
     prompt = tokenizer.encode(config.prompt)
+    warn_of_cut("prompt", len(prompt), context.architecture.context)
     continued = {}
     for name in ("teacher", *trained):
         if name == "teacher":
@@ -48,6 +50,6 @@ def run(context: Context, steps: Steps) -> dict[str, str]:
         )
         continued[name] = tokenizer.decode(new)
     table = Table(*continued)
-    table.add_row(*(Text(printable(each)) for each in continued.values()))  # a model's brackets are not markup
+    table.add_row(*map(cell, continued.values()))
     Console().print(Text(printable(config.prompt)), table)
     return continued

@@ -11,7 +11,7 @@ from pipeline.artifacts import Recipe, write_json
 from pipeline.config import material
 from pipeline.errors import SprigError
 from pipeline.evaluation import efficiency, same_text
-from pipeline.evaluation.sampling import continue_text
+from pipeline.evaluation.sampling import continue_text, warn_of_cut
 from pipeline.models.perplexity import bits_per_byte, mean_nll
 from pipeline.models.tokenizer import Tokenizer
 from pipeline.progress import Progress
@@ -41,6 +41,7 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, models: d
     blocks = context.evenly(roots.tokens, "validation", config.blocks, "evaluate.blocks")
     tokenizer = context.tokenizer(roots.teacher)
     prompt = tokenizer.encode(config.prompt)
+    warn_of_cut("evaluate.prompt", len(prompt), context.architecture.context)
     targets = blocks[:, 1:]
     size = tokenizer.text_bytes(targets.tolist())
     result = {}

@@ -55,6 +55,29 @@ def test_every_model_of_the_run_continues_the_text(run, capsys):
     assert pipeline.compose([f"run={run}"]).prompt is None
 
 
+@pytest.mark.parametrize("length", [128, 129, 200])
+def test_a_prompt_beyond_the_context_is_said(run, caplog, length):
+    """The smoke preset's teacher reads 128 bytes."""
+    sample(run, "a" * length, "sample.tokens=1")
+    said = [line for line in caplog.messages if "their context" in line]
+    cut = [f"prompt has {length} tokens, but the models read only the last 128, their context."]
+    assert said == (cut if length > 128 else [])
+
+
+def test_the_reports_prompt_beyond_the_context_is_said(smoke_outputs, tmp_path, caplog):
+    outputs = tmp_path / "outputs"
+    shutil.copytree(smoke_outputs, outputs, symlinks=True)
+    pipeline.run(smoke(outputs, f"evaluate.prompt={'a' * 200}", "stages=[evaluate]"))
+    assert "evaluate.prompt has 200 tokens, but the models read only the last 128, their context." in caplog.messages
+
+
+def test_a_long_word_is_shown_in_full(run, capsys, monkeypatch):
+    monkeypatch.setattr(stage, "continue_text", lambda *_: list(b"0123456789" * 30))
+    sample(run, "We")
+    printed = capsys.readouterr().out
+    assert "…" not in printed and sum(map(printed.count, "0123456789")) >= 3 * 300
+
+
 def test_draws_are_seeded(run):
     continued = []
     for seed in (1, 1, 2):
