@@ -309,7 +309,11 @@ def test_every_folder_of_conf_is_a_group_of_that_test():
         ("init=random_weights", "distill.init", "random_weights"),
         ("teacher@kd_teacher=null", "kd_teacher", None),
         ("deepspeed.zero_optimization.overlap_comm=true", "deepspeed.zero_optimization", {"overlap_comm": True}),
-        ("'deepspeed.zero_optimization={a: {b: 1}}'", "deepspeed.zero_optimization", {"a": {"b": 1}}),
+        (
+            "deepspeed=zero3 'deepspeed.zero_optimization={reduce_bucket_size: 50M, offload_param: {device: cpu}}'",
+            "deepspeed.zero_optimization",
+            {"reduce_bucket_size": 50_000_000, "offload_param": {"device": "cpu"}},
+        ),
         ("outputs=~/x", "outputs", os.path.expanduser("~/x")),
         ("outputs=~root/x", "outputs", os.path.expanduser("~root/x")),
         ("outputs=/a/~b", "outputs", "/a/~b"),

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from pipeline.config import zero
 from pipeline.config.checks import LEARNING_RATE, TEMPERATURE, TOKENS, immaterial, location, real, require, share, whole
 from pipeline.config.choices import CacheKind, CacheMode, Dtype, Init, Loss, ScheduleKind
 
@@ -197,12 +198,8 @@ class DeepSpeedConfig:
     # What gradients travel in between the processes of precision=bf16-mixed. bf16: half the bytes; sums over
     # micro-batches, weights and moments stay in fp32.
     communication: Dtype = Dtype.fp32
-    # Passed on to DeepSpeed's zero_optimization: buckets, overlap, offload.
+    # Passed on to DeepSpeed's zero_optimization: buckets, overlap, offload of weights. Counts may be written 50M.
     zero_optimization: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(
-            "stage" not in self.zero_optimization,
-            f"deepspeed.zero_optimization.stage={self.zero_optimization.get('stage')} is set in addition to "
-            f"deepspeed.zero_stage={self.zero_stage}: use deepspeed.zero_stage alone.",
-        )
+        self.zero_optimization = zero.checked(self.zero_optimization, self.zero_stage)

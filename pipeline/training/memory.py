@@ -91,7 +91,7 @@ def _states(size: int, deepspeed: DeepSpeedConfig, ranks: int, precision: str) -
     """Weights, gradients, optimizer states and communication buffers of `size` parameters."""
     stage, entry = deepspeed.zero_stage, 2 if precision == "bf16" else 4
     shared = {each: -(-size // ranks) if stage >= each else size for each in (1, 2, 3)}
-    bucket = int(deepspeed.zero_optimization.get("reduce_bucket_size", BUCKET))
+    bucket = deepspeed.zero_optimization.get("reduce_bucket_size", BUCKET)
     gathered = min(size, LIVE) if stage == 3 else 0
     copy = shared[1] if stage else 0  # fp32, of the optimizer's partition
     buffers = min(size, bucket) if ranks > 1 or stage else 0
