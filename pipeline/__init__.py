@@ -9,9 +9,10 @@ The other names are the steps of the method, on models in memory: see pipeline.a
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pipeline.command_line.composition import compose
+from pipeline.command_line import composition
 from pipeline.config import Config, checked
 from pipeline.errors import SprigError
+from pipeline.places import in_one_sentence
 
 if TYPE_CHECKING:
     from pipeline.api import (
@@ -44,7 +45,10 @@ __all__ = [
     "run",
 ]
 
+compose = in_one_sentence(composition.compose)
 
+
+@in_one_sentence
 def run(config: Config, overrides: list[str] | None = None) -> "Summary | None":
     """Runs a configuration from `compose` in its folder under `outputs`. Finished results are reused.
 

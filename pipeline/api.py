@@ -44,6 +44,7 @@ from pipeline.models.perplexity import mean_nll
 from pipeline.models.recovery.recover import Report, Settings
 from pipeline.models.recovery.recover import recover as recover_in_place
 from pipeline.models.tokenizer import Tokenizer
+from pipeline.places import in_one_sentence
 from pipeline.plan.epochs import MOST
 from pipeline.search.evaluator import Evaluator
 from pipeline.search.once import search_once
@@ -100,6 +101,7 @@ class Found:
     architecture: Architecture
 
 
+@in_one_sentence
 def load_teacher(teacher: str, outputs: str | Path = "outputs", device: str = "cpu") -> Teacher:
     """Loads a teacher by its name in `conf/teacher`, such as "smollm2-135m", or from a Hugging Face folder, a litgpt
     folder or a GGUF file.
@@ -116,6 +118,7 @@ def load_teacher(teacher: str, outputs: str | Path = "outputs", device: str = "c
     return Teacher(checkpoint.load(folder, device).eval().requires_grad_(False), folder, given)
 
 
+@in_one_sentence
 def load_text(text: str, teacher: Teacher, block_size: int = 256, outputs: str | Path = "outputs") -> Text:
     """Loads a text by its name in `conf/data`, such as "sotu", or from a file or folder of plain text, as blocks of
     `block_size` tokens of the teacher's tokenizer. The prepared blocks are kept in `outputs`."""
@@ -211,6 +214,7 @@ def recover(teacher: GPT, student: GPT, found: Found, blocks: Tensor) -> Report:
     return recover_in_place(teacher, student, found.subnetwork, selection, blocks, settings)
 
 
+@in_one_sentence
 def distill(
     teacher: GPT,
     student: GPT,
@@ -274,6 +278,7 @@ def perplexity(model: GPT, blocks: Tensor) -> float:
     return float(torch.tensor(nll, dtype=torch.float64).exp())
 
 
+@in_one_sentence
 def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form: str = "auto") -> ExportForm:
     """Writes the student as a Hugging Face folder, if transformers computes the same logits on `blocks`.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.command_line.composition import compose
 from pipeline.config import Config, Precision, keys
-from pipeline.config.checks import LARGEST_SEED, whole
+from pipeline.config.checks import LARGEST_SEED, check, whole
 from pipeline.config.choices import Source
 from pipeline.config.inputs import TeacherConfig
 from pipeline.config.paths import absolute
@@ -125,6 +125,7 @@ def path_of(what: str, given: str | Path) -> Path | None:
     """
     if not isinstance(given, str | Path):
         raise SprigError(f"The {what} must be a name of conf/{what} or a path, but is a {type(given).__name__}.")
+    check(what, str(given), {})
     path = Path(absolute(str(given))).resolve()
     if given and path.exists():
         return path

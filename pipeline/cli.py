@@ -2,10 +2,12 @@
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -27,24 +29,10 @@ from pipeline.command_line.composition import (
 from pipeline.command_line.overrides import TOKENS, key_of
 from pipeline.config import keys, register
 from pipeline.errors import SprigError
+from pipeline.places import out_of_reach
 from pipeline.printable import one_line
 from pipeline.ranks import check_environment, rank, world_size
 
-OUT_OF_REACH = {
-    errno.ENOSPC: "is full",
-    errno.EDQUOT: "is over its quota",
-    errno.EROFS: "is read-only",
-    errno.EACCES: "is not writable",
-    errno.EPERM: "is not writable",
-    errno.ENOTDIR: "is not a folder",
-    errno.EEXIST: "is not a folder",
-    errno.EISDIR: "is a folder, not a file",
-    errno.ENOENT: "cannot be made or is not there",
-    errno.ENAMETOOLONG: "has a name that is too long",
-    errno.ELOOP: "is a link that leads back to itself",
-    errno.EINVAL: "is not a name that the file system accepts",
-    errno.EIO: "could not be read or written: the disk or the network drive reports an error",
-}
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 # What torch's CPU allocator, threads and libraries say, which have no class for it.
 NO_MEMORY = ("can't allocate memory", "can't start new thread", "failed to map segment")
@@ -154,7 +142,7 @@ def _guarded(work: Callable[[], object], arguments: list[str]) -> None:
     except SprigError as error:
         _fail(_as_typed(str(error), arguments), error, debug)
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
-        if (sentence := _expected(error)) is not None:
+        if (sentence := _expected(error, arguments)) is not None:
             _fail(sentence, error, debug)
         if debug or not (isinstance(error, RuntimeError) and (sentence := peers.lost(5))):
             raise
@@ -171,7 +159,7 @@ def _as_typed(sentence: str, arguments: list[str]) -> str:
     return sentence
 
 
-def _expected(error: Exception) -> str | None:
+def _expected(error: Exception, arguments: list[str]) -> str | None:
     """What to say of an error of the machine; None if it is another one."""
     if (
         isinstance(error, MemoryError)
@@ -180,19 +168,27 @@ def _expected(error: Exception) -> str | None:
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     ):
         return OUT_OF_MEMORY
-    return _out_of_reach(error) if isinstance(error, OSError) and error.errno is not None else None
+    return _out_of_reach(error, arguments) if isinstance(error, OSError) and error.errno is not None else None
 
 
-def _out_of_reach(error: OSError) -> str:
+def _out_of_reach(error: OSError, arguments: list[str]) -> str:
     kept = "what was finished is kept"
     if error.errno in TOO_MANY_FILES:
         return f"Too many files are open, {kept}: raise the limit (ulimit -n 4096) and run the same command again."
-    place = error.filename or "the outputs folder"
-    reason = OUT_OF_REACH.get(error.errno or 0) or f"is out of reach ({(error.strerror or str(error)).lower()})"
     return (
-        f"{place} {reason}: {kept}; fix this, or set a different outputs=, and run the same command again "
-        "(debug=true shows where it happened)."
+        f"{out_of_reach(error, error.filename or 'the outputs folder')}: {kept}; fix this, or set a different "
+        f"{_key_of(error.filename, arguments)}=, and run the same command again (debug=true shows where it happened)."
     )
+
+
+def _key_of(place: Any, arguments: list[str]) -> str:
+    """The key whose typed path holds the place, the innermost one; that of the outputs if there is none."""
+    holds = {"outputs": 0}
+    for key, value in ((key_of(word), word.partition("=")[2]) for word in arguments):
+        folder = os.path.abspath(os.path.expanduser(value))
+        if (known := keys.find(key)) and known.is_path and Path(os.path.abspath(str(place))).is_relative_to(folder):
+            holds[key] = len(folder)
+    return max(holds, key=holds.__getitem__)
 
 
 def _fail(sentence: str, error: Exception, debug: bool) -> None:

@@ -119,6 +119,7 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: pipeline.load_teacher("tiny-random", device=None), "device=None cannot be used here"),
         (lambda t, b: pipeline.load_teacher(None), "must be a name of conf/teacher or a path, but is a NoneType"),
         (lambda t, b: pipeline.load_teacher(Path("nowhere")), "The teacher nowhere does not exist"),
+        (lambda t, b: pipeline.load_teacher("a\0b"), "teacher='a.*b' is not valid UTF-8 text"),
         (lambda t, b: find(t, b, stratgy="random"), "key search.stratgy: did you mean search.strategy"),
         (lambda t, b: find(t, b, rerank={"tokns": 3}), "search.rerank has no effect on models in memory"),
         (lambda t, b: find(t, b, limit={"tokns": 3}), "key search.limit.tokns: did you mean search.li"),
@@ -144,6 +145,27 @@ def test_wrong_arguments_give_one_sentence(teacher, blocks, call, said):
     with pytest.raises(pipeline.SprigError, match=said) as error:
         call(teacher, blocks)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["file/x", "/proc/x", "a" * 300])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda place, t, b: pipeline.load_teacher("tiny-random", place),
+        lambda place, t, b: pipeline.load_teacher(place),
+        lambda place, t, b: pipeline.load_text("sotu", t, 32, place),
+        lambda place, t, b: pipeline.load_text(str(place), t, 32),
+        lambda place, t, b: pipeline.export(t.model, t, place, b),
+        lambda place, t, b: pipeline.run(pipeline.compose(["experiment=smoke", f"outputs={place}"])),
+        lambda place, t, b: pipeline.compose([f"run={place}"]),
+    ],
+    ids=["outputs", "teacher", "outputs-of-text", "text", "export", "run", "compose"],
+)
+def test_a_place_that_is_out_of_reach_gives_one_sentence_with_its_name(teacher, blocks, tmp_path, call, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(pipeline.SprigError) as error:
+        call(tmp_path / place, teacher, blocks)
+    assert str(tmp_path / place) in str(error.value)
 
 
 @pytest.mark.parametrize("words", [[*CELL, "bin=lab-half"], ["experiment=lab/p1-bins", "hydra.mode=RUN"]])

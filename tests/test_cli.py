@@ -288,6 +288,21 @@ def test_outputs_that_name_a_file(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("export.to={}/" + "a" * 300, "export.to"),
+        ("data.path={}/" + "a" * 300, "data.path"),
+        ("run={}/" + "a" * 300, "run"),
+        ("seed=1", "outputs"),
+    ],
+)
+def test_a_place_out_of_reach_is_blamed_on_its_own_key(monkeypatch, tmp_path, word, key):
+    (tmp_path / "file").write_text("")
+    said = refused(monkeypatch, *SMOKE, f"outputs={tmp_path}/file", word.format(tmp_path))
+    assert str(tmp_path) in said and f"set a different {key}=" in said
+
+
+@pytest.mark.parametrize(
     "teacher", [each for each in TEACHERS if each in FEW] + slow([each] for each in TEACHERS if each not in FEW)
 )
 def test_every_teacher_is_planned_without_its_weights(monkeypatch, capsys, teacher):

@@ -91,11 +91,12 @@ def export(
         With the form that was asked for, or the first of stock, padded and own that can hold the student.
 
     Raises:
-        SprigError: the form cannot hold the student, `to` exists or lies in an artifact, or transformers is missing or
-            computes other logits.
+        SprigError: the form cannot hold the student, `to` exists, lies in an artifact or cannot be made, or
+            transformers is missing or computes other logits.
     """
     refuse_existing(to)
     refuse_in_store(to)
+    refuse_unwritable(to)
     require_transformers()
     if kind != GGUFKind.none:
         gguf.refuse(architecture_of(student.config, is_tied(student)))
