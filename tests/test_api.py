@@ -168,6 +168,26 @@ def test_a_place_that_is_out_of_reach_gives_one_sentence_with_its_name(teacher, 
     assert str(tmp_path / place) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("smoke/latest", "a run that `sprig rm` removes"),
+        ("smoke/latest/x", "a run that `sprig rm` removes"),
+        ("artifacts", "for artifacts alone"),
+        ("artifacts/prepare/x", "for artifacts alone"),
+    ],
+)
+def test_nothing_is_put_in_a_run_or_a_store(teacher, blocks, smoke_outputs, place, said):
+    to = smoke_outputs / place
+    for call in (
+        lambda: pipeline.export(teacher.model, teacher, to / "model", blocks),
+        lambda: pipeline.load_teacher("tiny-random", to),
+        lambda: pipeline.run(pipeline.compose(["experiment=smoke", f"outputs={to}"])),
+    ):
+        with pytest.raises(pipeline.SprigError, match=f"(export.to|outputs)={to}.* lies in .*{said}"):
+            call()
+
+
 @pytest.mark.parametrize("words", [[*CELL, "bin=lab-half"], ["experiment=lab/p1-bins", "hydra.mode=RUN"]])
 def test_one_job_of_a_sweep_is_a_configuration(words):
     assert pipeline.compose(words).preset == "lab-p1-bins"

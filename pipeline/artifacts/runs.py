@@ -6,7 +6,7 @@ from typing import Any
 from pipeline import outside
 from pipeline.artifacts.files import file_sha256
 from pipeline.artifacts.manifest import MANIFEST, read_manifest
-from pipeline.artifacts.store import LINKS
+from pipeline.artifacts.store import LINKS, is_artifact, is_store
 from pipeline.config.paths import expanded
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST, SUMMARY
@@ -49,3 +49,17 @@ def summary(folder: Path) -> dict[str, Any]:
 def is_run(folder: Path) -> bool:
     """Whether it has a run's configuration and its folder of links."""
     return (folder / SAVED).exists() and (folder / LINKS).is_dir()
+
+
+def refuse_inside(key: str, place: Path, store: Path | None = None) -> None:
+    """Raises SprigError for a place in the `store`, in another store, in an artifact, which another file would damage,
+    or in a run's folder, which is removed with all that lies in it. `key` is what it was given with."""
+    root, place = store.resolve() if store else None, place.absolute()
+    for each in (place.resolve(), *place.resolve().parents):
+        if each == root or is_store(each) or is_artifact(each):
+            raise SprigError(f"{key}={place} lies in {each}, which is for artifacts alone: name a folder outside it.")
+        if is_run(each) and (each.parent.parent / LINKS).is_dir():  # any project of Hydra's may look like a run
+            raise SprigError(
+                f"{key}={place} lies in {each}, a run that `sprig rm` removes with all that lies in it: name a folder "
+                "outside it."
+            )

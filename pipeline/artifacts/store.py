@@ -144,6 +144,11 @@ def is_artifact(folder: Path) -> bool:
     return folder.parent.name in _STAGES and _NAME.fullmatch(folder.name) is not None
 
 
+def is_store(folder: Path) -> bool:
+    """Whether it has the name of a store, and an artifact."""
+    return folder.name == LINKS and any(folders(folder))
+
+
 def folders(root: Path) -> Iterator[Path]:
     """Every folder of the store: artifacts, those being made, and what is left of either. What else lies there, and
     what is only linked from there, is not the store's."""

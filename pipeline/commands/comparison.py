@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import digest, write_json
+from pipeline.artifacts.runs import refuse_inside
 from pipeline.command_line.overrides import set_by
 from pipeline.commands import Line
 from pipeline.commands.folders import FINISHED, Known, chosen
@@ -26,7 +27,7 @@ def run(line: Line) -> None:
     """Writes the report into `<outputs>/comparisons/<id>`, in the outputs of the first run unless others are given.
 
     Raises:
-        SprigError: a run is not one, or is not finished; or fewer than two are named.
+        SprigError: a run is not one, or is not finished; fewer than two are named; or the outputs lie in a run.
     """
     runs = chosen(line)
     if len(runs) < 2:
@@ -36,6 +37,8 @@ def run(line: Line) -> None:
     from pipeline.report.sweep import record, report  # with matplotlib and torch
 
     names = _names(runs)
+    if line.outputs:
+        refuse_inside("outputs", line.outputs)
     folder = (line.outputs or runs[0].outputs) / FOLDER / digest(sorted(names))[:8]
     folder.mkdir(parents=True, exist_ok=True)
     axes = _axes(runs, names)

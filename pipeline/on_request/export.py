@@ -5,6 +5,7 @@ import logging
 import shlex
 from pathlib import Path
 
+from pipeline.artifacts.runs import refuse_inside
 from pipeline.config import Config, GGUFKind
 from pipeline.layout import near
 from pipeline.models import checkpoint
@@ -25,10 +26,11 @@ def check(context: Context) -> None:
     """Before anything runs: is there room for the export, and can it be what is asked for.
 
     Raises:
-        SprigError: `export.to` exists, lies in the store or cannot be made, or a GGUF file cannot hold the family.
+        SprigError: `export.to` exists, lies in the store or a run, or cannot be made, or a GGUF file cannot hold the
+            family.
     """
     folder.refuse_existing(_target(context.config))
-    folder.refuse_in_store(_target(context.config), context.store.root)
+    refuse_inside("export.to", _target(context.config), context.store.root)
     folder.refuse_unwritable(_target(context.config))
     if context.config.export.gguf != GGUFKind.none:
         gguf.refuse(context.architecture)

@@ -14,6 +14,7 @@ from litgpt import GPT
 
 from pipeline.artifacts import Recipe, Store, digest
 from pipeline.artifacts.facts import Facts
+from pipeline.artifacts.runs import refuse_inside
 from pipeline.config import Config, DataConfig, Device, Precision, TeacherConfig, to_plain
 from pipeline.config.own import imported, running
 from pipeline.data import prepare as data
@@ -66,12 +67,16 @@ class Context:
 
     `shared` has the facts of teachers and texts that the jobs of a sweep have in common, so each is found once. A run
     that is opened again (config.run) has the facts with which it was created.
+
+    Raises:
+        SprigError: the outputs lie in a run or a store, or the device, precision or family cannot be used.
     """
 
     def __init__(self, config: Config, log: Callable[[dict], None], shared: dict[str, Any] | None = None):
         self.config, self.log = config, log
         for teacher in (config.teacher, config.kd_teacher):
             register(teacher.family if teacher else None)
+        refuse_inside("outputs", Path(config.outputs))
         self.store = Store(Path(config.outputs) / "artifacts")
         self.facts = Facts(shared, Path(config.run) if config.run else None)
         # A plan runs nothing, so it may be of a machine with other hardware.

@@ -117,6 +117,14 @@ def test_a_target_in_the_store_is_refused_before_any_work(run, place):
     )
 
 
+@pytest.mark.parametrize("place", ["x", "deeper/x", ".hydra/x"])
+def test_a_target_in_a_run_which_is_removed_as_a_whole_is_refused(run, place):
+    for to in (run / place, run.parent / "latest" / place):
+        with pytest.raises(SprigError, match=r"export\.to=.* lies in .*, a run that `sprig rm` removes with all"):
+            export(run, to)
+        assert not to.exists()
+
+
 def test_a_run_without_a_finished_student(smoke_outputs, tmp_path):
     outputs = tmp_path / "outputs"
     shutil.copytree(smoke_outputs, outputs, symlinks=True)

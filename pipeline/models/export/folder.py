@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from litgpt import GPT
 from torch import Tensor
 
-from pipeline.artifacts import is_artifact
+from pipeline.artifacts.runs import refuse_inside
 from pipeline.config import Dtype, ExportForm, GGUFKind
 from pipeline.errors import SprigError
 from pipeline.models.blocks import sizes
@@ -40,14 +40,6 @@ def refuse_existing(to: Path) -> None:
     """Raises SprigError where there is something already: an export overwrites nothing."""
     if to.exists() or to.is_symlink():
         raise SprigError(f"export.to={to} exists: name a folder that does not, or remove it.")
-
-
-def refuse_in_store(to: Path, store: Path | None = None) -> None:
-    """Raises SprigError in an artifact, which another file would damage, and anywhere in the `store`."""
-    root = store.resolve() if store else None
-    for place in to.resolve().parents:
-        if place == root or is_artifact(place):
-            raise SprigError(f"export.to={to} lies in {place}, which is for artifacts alone: name a folder outside it.")
 
 
 def refuse_unwritable(to: Path) -> None:
@@ -91,11 +83,11 @@ def export(
         With the form that was asked for, or the first of stock, padded and own that can hold the student.
 
     Raises:
-        SprigError: the form cannot hold the student, `to` exists, lies in an artifact or cannot be made, or
+        SprigError: the form cannot hold the student, `to` exists, lies in a store or run, or cannot be made, or
             transformers is missing or computes other logits.
     """
     refuse_existing(to)
-    refuse_in_store(to)
+    refuse_inside("export.to", to)
     refuse_unwritable(to)
     require_transformers()
     if kind != GGUFKind.none:
