@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from pipeline import streams, terminal
 from pipeline.artifacts import check
@@ -15,17 +16,26 @@ from pipeline.progress import Progress, counted
 from pipeline.terminal import confirm_removal, say
 
 DAYS = 1.0
+USAGE = "python -m pipeline.artifacts list|clean|verify [--outputs FOLDER] [--yes] [--days DAYS]"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        sys.exit(one_line(f"{USAGE}: {message}."))
 
 
 @streams.usable()
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.artifacts", description=__doc__)
+    parser = _Parser(prog="python -m pipeline.artifacts", description=__doc__)
     parser.add_argument("action", choices=("list", "clean", "verify"))
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of runs and store")
     parser.add_argument("--yes", action="store_true", help="clean: remove without asking")
     parser.add_argument(
         "--days", type=float, default=DAYS, help=f"clean: keep what was made or used in the last DAYS days ({DAYS:g})"
     )
+    for word in sys.argv[1:]:
+        if word.startswith(("outputs=", "days=")):  # as the commands of `sprig` take them
+            parser.error(f"it does not take {word}; write --{word.replace('=', ' ', 1)}")
     given = parser.parse_args()
     outputs = Path(os.path.expanduser(given.outputs))
     if not (outputs / STORE).is_dir():

@@ -288,3 +288,22 @@ def test_a_folder_without_a_store_is_one_sentence(tmp_path):
     arguments = [sys.executable, "-m", "pipeline.artifacts", "list", "--outputs", str(tmp_path)]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "name the folder with --outputs" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("list outputs=F", "it does not take outputs=F; write --outputs F."),
+        ("outputs=F list", "it does not take outputs=F; write --outputs F."),
+        ("clean days=3", "it does not take days=3; write --days 3."),
+        ("list F", "unrecognized arguments: F."),
+        ("lst", "invalid choice: 'lst'"),
+        ("", "the following arguments are required: action."),
+        ("clean --days x", "--days: invalid float value: 'x'."),
+    ],
+)
+def test_wrong_words_get_the_usage_in_one_sentence(monkeypatch, words, said):
+    monkeypatch.setattr(sys, "argv", ["artifacts", *words.split()])
+    with pytest.raises(SystemExit) as stop:
+        command.main()
+    assert str(stop.value).startswith(command.USAGE) and said in str(stop.value) and "\n" not in str(stop.value)
