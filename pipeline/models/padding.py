@@ -58,8 +58,9 @@ def common(model: GPT, cure: str) -> Target:
     head_size = 2 * count + max(block.head_size - block.rotary for block in blocks)
     if architecture.qk_norm and any(block.head_size != head_size for block in blocks):
         found = " and ".join(map(str, sorted({block.head_size for block in blocks})))
+        over = "all heads together" if architecture.qk_norm_over_heads else "each head"
         raise SprigError(
-            f"{architecture.name} norms q and k over each head, and a stock class would pad its heads of {found} "
+            f"{architecture.name} norms q and k over {over}, and a stock class would pad its heads of {found} "
             f"entries to {head_size}, which changes the norms: {cure}."
         )
     if architecture.qk_norm_over_heads and len({(block.groups, block.heads) for block in blocks}) > 1:

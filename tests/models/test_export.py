@@ -145,6 +145,23 @@ def test_broken_pairs(family, tokenizer):
     assert_same(student, load(exports.export(student, tokenizer, "own")[1]))
 
 
+@pytest.mark.parametrize(
+    ("family", "over"),
+    [
+        ("qwen3", "each head"),
+        ("qwen3_moe", "each head"),
+        ("gemma3", "each head"),
+        ("olmo2", "all heads together"),
+        ("olmoe", "all heads together"),
+    ],
+)
+def test_padding_is_refused_with_what_the_familys_norms_run_over(tokenizer, family, over):
+    uniform = exports.uniform(family, True)
+    student = exports.student(family, exports.with_heads(uniform, 10, 4), tied=False)
+    with pytest.raises(SprigError, match=f"norms q and k over {over}, .* pad its heads of 4 and 10"):
+        exports.export(student, tokenizer, "padded")
+
+
 def test_the_smallest_head_that_holds_all_pairs_is_taken(tokenizer):
     """2 and 4 of 8 pairs, strided: the last of every four lie among the last of every two."""
     sub = exports.with_heads(exports.layerwise("llama", True, head_pairs="strided"), 4, 8, 8)
