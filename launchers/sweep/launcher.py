@@ -14,7 +14,9 @@ from omegaconf import DictConfig
 
 from launchers.sweep import axes, clusters, pool, prices, sweepers
 from launchers.sweep.board import Board
-from launchers.sweep.jobs import Job, named, prepare, warn_of_unread
+from launchers.sweep.jobs import Job, named
+from launchers.sweep.labels import warn_of_unread
+from launchers.sweep.prepare import prepare
 from launchers.sweep.record import FAILED, Record
 from pipeline.command_line.composition import anywhere, session
 from pipeline.config import Cluster, Config, LauncherConfig

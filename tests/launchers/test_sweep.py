@@ -18,8 +18,8 @@ from hydra.core.utils import JobStatus
 from runs import changed
 
 from launchers.sweep import clusters, pool
-from launchers.sweep.jobs import prepare
 from launchers.sweep.logs import last_lines
+from launchers.sweep.prepare import prepare
 from launchers.sweep.prices import prices
 from launchers.sweep.record import Record
 from launchers.sweep.sweepers import returned

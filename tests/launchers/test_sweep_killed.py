@@ -106,7 +106,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on(outputs):
     # A file where a training would be put: the job that wants it cannot go on.
     planned = {path.name for path in (outputs / "artifacts/distill").iterdir()}
     lists = [[*SMALL, f"outputs={outputs}", "distill.temperature=6"]]
-    from launchers.sweep.jobs import prepare
+    from launchers.sweep.prepare import prepare
 
     (last,) = prepare(lists, {"distill.temperature": ["6"]}, ranks=1, elsewhere=False)
     training = next(step for step in last.steps if step.stage == "distill").recipe.fingerprint
