@@ -10,7 +10,7 @@ import pipeline
 FLOORS = [
     {"printable"},
     {"errors", "hardware", "layout", "outside", "terminal"},
-    {"ranks", "quick_imports", "recorded", "streams"},
+    {"ranks", "quick_imports", "recorded", "streams", "places"},
     {"config", "peers", "preemption", "progress"},
     {"artifacts", "subnetwork"},
     {"command_line", "models"},

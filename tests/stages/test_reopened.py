@@ -246,7 +246,7 @@ def test_new_work_in_a_read_only_folder_fails(world):
     shutil.rmtree((run / "artifacts/evaluation").resolve())
     make_read_only(run)
     try:
-        with without_the_powers_of_root(), pytest.raises(OSError):
+        with without_the_powers_of_root(), pytest.raises(SprigError, match=f"{run}.* is not writable"):
             pipeline.run(pipeline.compose([f"run={run}", "stages=[evaluate]"]))
     finally:
         make_writable(run)
