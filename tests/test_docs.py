@@ -168,7 +168,7 @@ def test_every_command_runs_at_the_size_of_the_smoke_preset(command, smoke_outpu
     if "evaluate.tasks" in command and tasks_data.installed() is None:
         pytest.skip("the tasks' data is not here: make tasks")
     command = re.sub(r"experiment=[\w/-]+", "experiment=smoke", command)
-    command = re.sub(r"run=\S+", f"run={smoke_outputs / 'smoke/latest'}", command)
+    command = re.sub(r"run=\S+", f"run={(smoke_outputs / 'smoke/latest').resolve()}", command)
     command = re.sub(r"export\.to=\S+", f"export.to={tmp_path / 'model'}", command)
     command = re.sub(r"^sprig", "python -m pipeline", command).replace("python", sys.executable, 1)
     if "run=" not in command:

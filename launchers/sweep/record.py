@@ -23,9 +23,12 @@ class Record:
         Raises:
             SprigError: the file is of another schema.
         """
+        earlier = read_record(folder) if (folder / NAME).exists() else None
+        if earlier and all(job.completed() for job in jobs):
+            command = earlier["command"]  # by which they were made
         self.folder, self.name, self.command, self.declared = folder, name, command, declared
-        earlier: list[Any] = [*read_record(folder)["jobs"]] if (folder / NAME).exists() else []
-        self.jobs: dict[str, dict[str, Any]] = {each["id"]: each for each in earlier}
+        known_jobs: list[Any] = [*earlier["jobs"]] if earlier else []
+        self.jobs: dict[str, dict[str, Any]] = {each["id"]: each for each in known_jobs}
         for job in jobs:
             known = self.jobs.setdefault(job.id, {"id": job.id, "overrides": {}, "status": MISSING})
             known["overrides"] = _material(job.overrides)

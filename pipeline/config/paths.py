@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.choices import DataSource, Source
 from pipeline.errors import SprigError
+from pipeline.layout import LATEST
 
 if TYPE_CHECKING:
     from pipeline.config.inputs import DataConfig, TeacherConfig
@@ -59,9 +60,20 @@ def make_absolute(config: "Config") -> None:
 
 
 def _run(named: str, outputs: str) -> str:
-    """A run's folder, or its name in the folder of runs."""
+    """The folder of the run to train further, which may be given by its name in the folder of runs.
+
+    Raises:
+        SprigError: it is given as `latest`, which the further training itself may become.
+    """
     by_name = Path(outputs) / named
-    return str(by_name) if by_name.exists() and not expanded(named).exists() else absolute(named)
+    folder = by_name if by_name.exists() and not expanded(named).exists() else Path(absolute(named))
+    if folder.name == LATEST and folder.is_symlink():
+        own = Path(named).parent / folder.resolve().name
+        raise SprigError(
+            f"distill.from_run={named} means another run as soon as a newer one is there: name the run itself, "
+            f"distill.from_run={own}."
+        )
+    return str(folder)
 
 
 def _teacher(teacher: "TeacherConfig") -> None:

@@ -88,4 +88,5 @@ def run(context: Context, steps: Steps) -> None:
         written = json.loads((to / "config.json").read_text(encoding="utf-8"))
         if caveat := gguf.caveat(written):
             log.warning(caveat)
-    log.info("Next, to publish it: hf upload OWNER/%s %s", shlex.quote(to.name), shlex.quote(str(near(to))))
+    if material.STAGE not in config.stages:  # the ending of a whole run has it among its next commands
+        log.info("Next, to publish it: hf upload OWNER/%s %s", shlex.quote(to.name), shlex.quote(str(near(to))))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from statistics import mean, stdev
 
+from pipeline.config import Init
 from pipeline.progress import counted
 from pipeline.report import study as study_report
 from pipeline.report.marks import Code
@@ -29,7 +30,9 @@ def rows(summary: Summary) -> list[list[str]]:
     """The closing table: one row a model, with parameters, perplexity, bits per byte, training tokens and FLOPs."""
     teacher, student, uncut = summary["teacher"], summary["student"], summary.get("uncut_teacher")
     recovered, recover = student.get("recovered_perplexity"), summary.get("recover")
+    helped = recovered is not None and (recover is None or recover.get("helped", True))
     size, per_byte = student["parameters"], student.get("untrained_bits_per_byte")
+    start = "start" if student["init"] == Init.trained else "untrained"
     table = []
     if uncut is not None:
         figures = uncut["parameters"], uncut["perplexity"], uncut["bits_per_byte"]
@@ -37,7 +40,7 @@ def rows(summary: Summary) -> list[list[str]]:
     cut, known = teacher["perplexity"], teacher.get("bits_per_byte")
     table += [
         _row("teacher", teacher["name"], teacher["parameters"], cut, known, "", ""),
-        _row("untrained", student["init"], size, student["untrained_perplexity"], per_byte, "0", "0"),
+        _row(start, student["init"], size, student["untrained_perplexity"], per_byte, "0", "0"),
     ]
     if recovered is not None:
         flops = number(summary["flops"].get("recover"), ".3g")
@@ -45,7 +48,7 @@ def rows(summary: Summary) -> list[list[str]]:
         per_byte = student.get("recovered_bits_per_byte")
         table.append(_row("recovered", student["init"], size, recovered, per_byte, tokens, flops))
     for name, model in trained_models(summary).items():
-        start = model["init"] + (" + recovery" if name == "student" and recovered is not None else "")
+        start = model["init"] + (" + recovery" if name == "student" and helped else "")
         start += " + KD" if model["kd"] else ""
         flops = f"{model['flops']['student'] + model['flops']['teacher']:.3g}"
         final, per_byte = model["final_perplexity"], model.get("final_bits_per_byte")
@@ -146,7 +149,8 @@ def facts(summary: Summary) -> list[list[str]]:
     if recover:
         seconds = recover.get("seconds")
         took = "" if seconds is None else f", {seconds:,.1f} s"
-        rows.append(["recovery", f"{number(recover.get('tokens'), ',')} training tokens{took}"])
+        useless = "" if recover.get("helped", True) else "; the held-out loss did not fall, so the student is as cut"
+        rows.append(["recovery", f"{number(recover.get('tokens'), ',')} training tokens{took}{useless}"])
     if active := summary["student"].get("active_parameters"):
         rows.append(["active parameters", f"{active:,}"])
     if leaves := summary["student"].get("exported"):  # absent in summaries of older runs

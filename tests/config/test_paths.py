@@ -65,6 +65,18 @@ def test_a_run_may_be_given_by_its_name(here):
     assert pipeline.compose(given).distill.from_run == str(here / "quickstart/latest")
 
 
+def test_the_run_to_train_further_is_named_itself(here):
+    (here / "outputs/quickstart/1234abcd").mkdir(parents=True)
+    (here / "outputs/quickstart/latest").symlink_to("1234abcd")
+    for place in ("outputs/quickstart", "quickstart"):
+        with pytest.raises(
+            SprigError, match=rf"distill\.from_run={place}/latest .* distill\.from_run={place}/1234abcd\."
+        ):
+            pipeline.compose(["experiment=smoke", "init=trained", f"distill.from_run={place}/latest"])
+        again = ["experiment=smoke", "init=trained", f"distill.from_run={place}/1234abcd"]
+        assert pipeline.compose(again).distill.from_run == str(here / "outputs/quickstart/1234abcd")
+
+
 @pytest.mark.parametrize("name", ["EleutherAI/pythia-410m", "a.b/c-d_e"])
 def test_a_name_of_the_hub_stays_unless_it_is_a_folder(here, name):
     teacher = ["experiment=smoke", *OWN_TEACHER, f"teacher.path={name}"]

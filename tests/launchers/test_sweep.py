@@ -158,7 +158,9 @@ def test_a_sweep_that_is_given_again_runs_what_failed_and_what_is_new(in_process
     assert "1 of 2 jobs failed, first data.max_tokens=3000:" in refused(tmp_path, *few, base=SMALL), "it names no seed"
 
     monkeypatch.setattr(clusters, "local", None)
-    sweep(tmp_path, "data.max_tokens=20000,30000", base=SMALL)  # nothing is left to do: no machine is asked for
+    made = record(tmp_path)["command"]
+    sweep(tmp_path, "data.max_tokens=20000,30000", "debug=true", base=SMALL)  # nothing to do: no machine is asked for
+    assert record(tmp_path)["command"] == made, "what made the jobs"
 
 
 def test_a_signal_ends_a_sweep_in_one_sentence(in_process, tmp_path, monkeypatch):

@@ -168,6 +168,11 @@ def test_the_summary_of_a_recovered_run_has_a_row_for_it(smoke_outputs):
     facts = dict(tables.facts(summary))
     assert facts["recovery"] == "512 training tokens, 1.5 s"
     assert facts["FLOPs of ordering, search, recovery"].endswith(", 1e+09")
+    summary["recover"]["helped"] = False
+    assert tables.rows(summary)[3][1] == "searched + KD", "the student starts as it was cut"
+    assert dict(tables.facts(summary))["recovery"].endswith(
+        "; the held-out loss did not fall, so the student is as cut"
+    )
     summary["flops"]["search"] = 3e8
     summary["student"] |= {"tokens": 1_000, "flops": {"student": 8e8, "teacher": 4e8}}
     assert dict(tables.facts(summary))["instead of the search"] == "250 more training tokens, 25.0% of the student's"

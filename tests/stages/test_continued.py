@@ -66,6 +66,6 @@ def test_what_cannot_be_trained_further(tmp_path, overrides, sentence):
 
 
 def test_a_student_of_another_teacher_is_refused(smoke_outputs, tmp_path):
-    run = smoke_outputs / "smoke/latest"
+    run = (smoke_outputs / "smoke/latest").resolve()
     with pytest.raises(SprigError, match=r"was cut out of teacher \w+, but this run has \w+: give it the same"):
         pipeline.run(further(tmp_path, run, "teacher=tiny-deep"))
