@@ -174,7 +174,9 @@ def check_trainable(teacher: GPT, student: Any) -> None:
     if student is teacher:
         raise SprigError("student and teacher are the same model: give a copy as the student, copy.deepcopy(teacher).")
     if frozen := [name for name, weight in student.named_parameters() if not weight.requires_grad]:
-        raise SprigError(f"The student's {frozen[0]} is frozen, but all weights train: student.requires_grad_(True).")
+        raise SprigError(
+            f"The student's {frozen[0]} is frozen, but all weights must be trainable: call student.requires_grad_()."
+        )
 
 
 def tokens(model: Any, blocks: Any) -> Tensor:
@@ -194,8 +196,8 @@ def tokens(model: Any, blocks: Any) -> Tensor:
             else f"a {type(blocks).__name__}"
         )
         raise SprigError(
-            f"Blocks must be an int64 tensor (n, T + 1) of at least one block of two tokens, but are {shown}: such as "
-            "text.validation.evenly(16)."
+            f"Blocks must be an int64 tensor (n, T + 1) of at least one block of two tokens, but are {shown}: use, for "
+            "example, text.validation.evenly(16)."
         )
     blocks, known = blocks.long(), model.config.vocab_size
     for token in (int(blocks.min()), int(blocks.max())):

@@ -19,7 +19,7 @@ OUT_OF_REACH = {
     errno.ENOTDIR: "is not a folder",
     errno.EEXIST: "is not a folder",
     errno.EISDIR: "is a folder, not a file",
-    errno.ENOENT: "cannot be made or is not there",
+    errno.ENOENT: "does not exist and could not be created",
     errno.ENAMETOOLONG: "has a name that is too long",
     errno.ELOOP: "is a link that leads back to itself",
     errno.EINVAL: "is not a name that the file system accepts",

@@ -176,10 +176,10 @@ def _check_reopened(reopened: Path, path: Path) -> None:
     last = material.step(alone, steps)
     now = path_of(alone, last)
     if now.exists() and now.samefile(reopened):
-        log.info("These values make another run, %s; %s is unchanged.", path, reopened)
+        log.info("With these values this is another run, %s; %s is unchanged.", path, reopened)
         return
     raise SprigError(
-        f"Run {reopened} cannot be opened again: {_difference(reopened, {**steps, last.role: last})}. Give its own "
+        f"Run {reopened} cannot be opened again: {_difference(reopened, {**steps, last.role: last})}. Run its own "
         f"command again ({reopened / '.hydra/overrides.yaml'}): it starts a new run and reuses what still fits."
     )
 

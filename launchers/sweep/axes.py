@@ -40,7 +40,7 @@ def check_number(axes: Iterable[list[str]]) -> None:
     """Raises SprigError where the axes have too many combinations."""
     if (jobs := prod(map(len, axes))) > MOST:
         raise SprigError(
-            f"These axes have {jobs:,} combinations, and a sweep at most {MOST:,}: give them fewer values."
+            f"These axes have {jobs:,} combinations, and a sweep can have at most {MOST:,}: give them fewer values."
         )
 
 
@@ -49,4 +49,4 @@ def _check_range(word: str, value: RangeSweep) -> None:
     if step == 0:
         raise SprigError(f"{word} has a step of 0: give one that leads from {start} to {stop}.")
     if (number := (stop - start) / step) > MOST:
-        raise SprigError(f"{word} has {number:,.0f} values, and a sweep at most {MOST:,} jobs: give it fewer.")
+        raise SprigError(f"{word} has {number:,.0f} values, and a sweep can have at most {MOST:,} jobs: give it fewer.")

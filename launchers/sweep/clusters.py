@@ -187,7 +187,10 @@ def end(handles: Sequence[Handle]) -> None:
             tree[0].terminate()  # the controller hands it on
             trees += tree
     if trees:
-        log.info("Stopping the running jobs; trainings write a checkpoint first. Press Ctrl-C again to stop at once.")
+        log.info(
+            "Stopping the running jobs; those that are training write a checkpoint first. Press Ctrl-C again to stop "
+            "at once."
+        )
     _, alive = psutil.wait_procs(trees, timeout=GRACE)
     for process in alive:
         process.kill()

@@ -71,7 +71,7 @@ def _check_axes(axes: dict[str, list[str]], elsewhere: bool) -> None:
             f"comma needs quotes of its own inside those of the shell, \"outputs='{together}'\"."
         )
     if not axes and not elsewhere:
-        raise SprigError("The sweep has no axes: give at least one value after another, such as seed=0,1,2.")
+        raise SprigError("The sweep has no axes: give at least one key several values, such as seed=0,1,2.")
 
 
 def _context(overrides: tuple[str, ...], shared: dict[str, Any], elsewhere: bool) -> Context:

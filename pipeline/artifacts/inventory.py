@@ -119,8 +119,8 @@ def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             continue
         if each.is_symlink() and not Path(each.path).exists():
             raise SprigError(
-                f"{each.path} is a link to {os.readlink(each.path)}, which is not there, so what its runs need is not "
-                "known: mount that disk, or remove the link."
+                f"{each.path} is a link to {os.readlink(each.path)}, which does not exist, so Sprig cannot tell what "
+                "its runs need: mount that disk, or remove the link."
             )
         if each.is_dir():
             yield from _runs(folder / each.name, seen)

@@ -39,7 +39,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[Callable[[], None]]:
         if isinstance(lock, SoftFileLease) and lock.compromise is not None:
             raise SprigError(
                 f"The lock on {folder} was lost to another process, because this one did not renew it for "
-                f"{LEASE_SECONDS:.0f} seconds: give the same command again."
+                f"{LEASE_SECONDS:.0f} seconds: run the same command again."
             )
 
     try:

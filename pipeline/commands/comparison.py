@@ -33,7 +33,8 @@ def run(line: Line) -> None:
     if len(runs) < 2:
         raise SprigError(f"{line.names[0]} alone cannot be compared: name two runs or more.")
     if unfinished := [each.name for each in runs if each.status != FINISHED]:
-        raise SprigError(f"{', '.join(unfinished)} not finished: give the same command again, then compare.")
+        names = ", ".join(unfinished)
+        raise SprigError(f"Not finished: {names}. Run the command of each again, then compare.")
     from pipeline.report.sweep import record, report  # with matplotlib and torch
 
     names = _names(runs)

@@ -46,8 +46,8 @@ class LauncherConfig:
         )
         require(
             not isinstance(minutes, int) or minutes * 60 > GRACE,
-            f"hydra.launcher.slurm.time={minutes} minutes end before a job can start to save: Slurm signals it {GRACE} "
-            f"seconds before the end, so set more than {GRACE // 60}.",
+            f"With hydra.launcher.slurm.time={minutes}, in minutes, a job ends before it can save: Slurm signals "
+            f"it {GRACE} seconds before the end, so set more than {GRACE // 60}.",
         )
 
     @property

@@ -102,7 +102,8 @@ class SearchConfig:
         )
         require(
             (self.strategy == Strategy.given) == (self.path is not None),
-            f"search.strategy={self.strategy} with search.path={self.path}: `given` needs a path, no other takes one.",
+            f"search.strategy={self.strategy} with search.path={self.path}: `given` needs a path, and no other "
+            "strategy takes one.",
         )
         starts = [str(start) for start in self.start]
         require(

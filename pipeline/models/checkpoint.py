@@ -112,5 +112,5 @@ def kept(file: Path) -> dict[str, Any] | None:
                 raise ValueError(f"{changed} was changed")
         return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        log.warning("%s cannot be read (%s): this work is done again.", file, reason(error))
+        log.warning("%s cannot be read (%s): Sprig repeats this work.", file, reason(error))
         return None

@@ -148,7 +148,7 @@ class GGUFFile:
         architecture = self._metadata.text("general.architecture")
         if architecture not in _architectures():
             raise SprigError(
-                f"{self.path} is of architecture {architecture!r}, of GGUF files Sprig reads "
+                f"{self.path} has architecture {architecture!r}. From GGUF files, Sprig reads only "
                 f"{', '.join(_architectures())}: use teacher.source=hf with the model's safetensors."
             )
         return architecture

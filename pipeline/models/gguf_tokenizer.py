@@ -30,8 +30,8 @@ def write(metadata: Metadata, folder: Path) -> None:
         built, begins = _sentencepiece(metadata, tokens, kinds), True
     else:
         raise SprigError(
-            f"{metadata.path} has a tokenizer of kind {kind}/{pre}, of GGUF files Sprig reads llama, and gpt2 with "
-            f"{', '.join(bpe.SPLITS)}: {_CURE}."
+            f"{metadata.path} has a tokenizer of kind {kind}/{pre}. From GGUF files, Sprig reads only llama, and "
+            f"gpt2 with {', '.join(bpe.SPLITS)}: {_CURE}."
         )
     bpe.add_special(built, tokens, kinds)
     end, begin = _token(metadata, tokens, "eos"), None

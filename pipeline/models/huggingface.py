@@ -75,7 +75,7 @@ class HuggingFaceFolder:
         if not file.is_file():
             cure = "set teacher.path to a transformers model folder"
             if (self.folder / "adapter_config.json").is_file():
-                cure = "this is an adapter (LoRA), merge it into its model first, model.merge_and_unload() of peft"
+                cure = "this is a LoRA adapter, so merge it first, with peft's model.merge_and_unload()"
             raise SprigError(f"{file} does not exist: {cure}.")
         return tokenizer.read_json(file)
 
@@ -119,7 +119,7 @@ class HuggingFaceFolder:
                 if _BUFFERS.fullmatch(name) or name.endswith(".rotary_emb.inv_freq"):
                     continue
                 if _OTHER_HEADS.fullmatch(name):
-                    log.info("%s: %s is of another task and left out", file.name, full_name)
+                    log.info("%s: %s belongs to another task and is left out", file.name, full_name)
                     continue
                 room, key = self._place(file, full_name, name, state, layers)
                 tensor = floats(full_name, tensor, dtype, file)

@@ -65,13 +65,14 @@ def common(model: GPT, cure: str) -> Target:
         )
     if architecture.qk_norm_over_heads and len({(block.groups, block.heads) for block in blocks}) > 1:
         raise SprigError(
-            f"{architecture.name} norms q and k over all heads, whose number is not the same in all layers, and a norm "
-            f"over padding is another one: {cure}."
+            f"{architecture.name} norms q and k over all heads, whose number is not the same in all layers, and "
+            f"padding would change the norm: {cure}."
         )
     experts = {(block.experts, block.passed) for block in blocks}
     if len(experts) > 1:
         raise SprigError(
-            f"The layers of {architecture.name} differ in their experts, and no zeros keep tokens from one: {cure}."
+            f"The layers of {architecture.name} differ in their experts, and zeros cannot keep tokens away from an "
+            f"added expert: {cure}."
         )
     groups, heads, neurons = (max(getattr(each, name) for each in blocks) for name in ("groups", "heads", "neurons"))
     return Target(Sizes(groups, heads, head_size, 2 * count, neurons, *experts.pop()), first, step, held[0])

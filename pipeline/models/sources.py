@@ -92,8 +92,8 @@ def shape(teacher: TeacherConfig) -> tuple[Config, bool]:
     planned = teacher.source == Source.random or (teacher.on_hub and teacher.litgpt is not None)
     if planned and teacher.source == Source.hf and teacher.tied is None:
         raise SprigError(
-            f"teacher.tied is null, and {teacher.path} is not here, so it is not known whether head and "
-            "embedding share weights: set it to true or false."
+            f"teacher.tied is null, and {teacher.path} has not been downloaded, so Sprig cannot tell "
+            "whether head and embedding share weights: set it to true or false."
         )
     original: Original = Named(teacher) if planned else _original(teacher, weights=False)
     with tempfile.TemporaryDirectory() as folder:

@@ -134,7 +134,8 @@ class Tokenizer:
             token = apart[0]
             raise SprigError(
                 f"The tokenizers of {self.path} and {other.path} differ in {len(apart):,} tokens: {token!r} is "
-                f"{ours.get(token)} in one, {theirs.get(token)} in the other: take a kd_teacher of the same tokenizer."
+                f"{ours.get(token)} in one, {theirs.get(token)} in the other: take a kd_teacher with the same "
+                "tokenizer."
             )
 
 

@@ -56,8 +56,8 @@ class Vocabulary:
         self._falls_back = bool(self._model.get("byte_fallback"))
         if not _is_of_bytes(self._plain):
             raise SprigError(
-                f"{KEY} cuts BPE of bytes, or with fall-back to all of them, and the tokenizer of this teacher is "
-                f"{self._model['type']} without: set {KEY}=null, or choose another teacher."
+                f"{KEY} needs a byte-level BPE, or a BPE that falls back to bytes, but this teacher's tokenizer is "
+                f"another {self._model['type']}: set {KEY}=null, or choose another teacher."
             )
         self._numbers: dict[str, int] = self._model["vocab"]
         self._merges: list[Pair] = [(left, right) for left, right in self._model["merges"]]
@@ -115,7 +115,7 @@ class Vocabulary:
         )
         if size > len(self.always) + len(others):
             raise SprigError(
-                f"{KEY}={size:,}, but the merges of the teacher's tokenizer lead to "
+                f"{KEY}={size:,}, but the merges of the teacher's tokenizer can produce only "
                 f"{len(self.always) + len(others):,} of its {self.size:,} tokens: lower it, or set {KEY}=null."
             )
         return sorted([*self.always, *others[: size - len(self.always)]])

@@ -142,7 +142,8 @@ def _licence(teacher: TeacherConfig, derived: bool) -> str:
     """`derived`: whether the student was cut out of the teacher, or taught by it."""
     if teacher.license is None:
         return (
-            "The teacher's licence is not stated in the run's configuration: find it out before you pass this model on."
+            "The teacher's licence is not stated in the run's configuration: find out which one applies before you "
+            "pass this model on."
         )
     if not derived:
         return f"Licence: {marks.escaped(teacher.license)}."

@@ -69,7 +69,7 @@ def _check_kd(context: Context) -> None:
     if kd.vocab_size != cut.vocab_size:
         raise SprigError(
             f"kd_teacher {kd.name} has a vocabulary of {kd.vocab_size:,} and teacher {cut.name} one of "
-            f"{cut.vocab_size:,}: take a kd_teacher of the same tokenizer."
+            f"{cut.vocab_size:,}: take a kd_teacher with the same tokenizer."
         )
 
 

@@ -173,7 +173,7 @@ def rows(context: Context, sub: SubNetwork) -> list[tuple[str, str]]:
     cuda = context.device.type == "cuda"
     held = f" of {gib(device_memory(context.device))} on {device_name()}" if cuda else ""
     return [
-        (f"memory a process, {stage.name}", f"{stage.need}{held if stage.name == 'distill' else ''}")
+        (f"memory per process, {stage.name}", f"{stage.need}{held if stage.name == 'distill' else ''}")
         for stage in _stages(context, sub)
     ]
 

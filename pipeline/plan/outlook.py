@@ -60,9 +60,9 @@ def leaves(context: Context, students: list[SubNetwork]) -> Row:
     low, high = (edge(each.parameters for each in found) for edge in (min, max))
     forms = " or ".join(sorted({each.form for each in found}))
     beyond = (
-        " beyond the bin:" if high > context.bin.high and context.bin.count not in ("non_embedding", "active") else ""
+        ", outside the bin" if high > context.bin.high and context.bin.count not in ("non_embedding", "active") else ""
     )
-    padded = f";{beyond} zeros fill layers up to one size" if ExportForm.padded in {each.form for each in found} else ""
+    padded = f"; zeros pad its layers to one size{beyond}" if ExportForm.padded in {each.form for each in found} else ""
     return "parameters as exported", f"{f'{low:,}' if low == high else f'{low:,} to {high:,}'} ({forms}{padded})"
 
 
@@ -81,7 +81,7 @@ def hours(context: Context, flops: int, ranks: int, student: SubNetwork) -> Row:
     took = _clock(flops / (rate * UTILISATION[kind] * ranks))
     return (
         "time",
-        f"about {took}, if {ranks} x {kind} reach {UTILISATION[kind]:.0%} {of}; plan=measure times a few steps",
+        f"about {took}, at {UTILISATION[kind]:.0%} of {of} on {ranks} x {kind}; plan=measure times a few steps",
     )
 
 
@@ -131,10 +131,10 @@ def header(steps: list[Step], outlook: Outlook) -> str:
 def _rate(context: Context) -> tuple[float, str]:
     """FLOP/s of one device, and what they are."""
     if context.device.type == "cpu":
-        return matrix_flops(context.device, context.precision), "of the speed of matrix products here"
+        return matrix_flops(context.device, context.precision), "this machine's matrix-multiplication speed"
     name = torch.cuda.get_device_name(context.device) if torch.cuda.is_available() else PLANNED
     known = peak_flops(name)
-    return (known, f"of the peak of {name}") if known else (PEAKS[PLANNED], f"of the peak of {PLANNED}")
+    return (known, f"the peak of {name}") if known else (PEAKS[PLANNED], f"the peak of {PLANNED}")
 
 
 def _clock(seconds: float) -> str:

@@ -121,7 +121,9 @@ def _cache(context: Context) -> list[tuple[str, str]]:
     if not context.config.distill.cached:
         return []
     tokens, size, flops, seconds = cache.cost(context)
-    time = "time unknown" if seconds is None else f"{seconds / 3600:.2g} h at the speed of matrix products here"
+    time = (
+        "time unknown" if seconds is None else f"{seconds / 3600:.2g} h at this machine's matrix-multiplication speed"
+    )
     kind = context.config.distill.cache.kind
     return [("logits cache", f"{kind}, {tokens:,} tokens, {_bytes(size)}; {flops:.3g} FLOPs to fill, {time}")]
 

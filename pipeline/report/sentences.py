@@ -6,7 +6,7 @@ from pipeline.report.schema import RUNNING, Summary, random_weights
 
 NOT_BEGUN = "not begun"  # what a summary says of an artifact that is not even half there
 RANDOM_WEIGHTS = "The teacher has random weights: the numbers mean nothing."
-CONTINUED = "The student had been trained before, and that training is in none of these totals."
+CONTINUED = "The student had been trained before, and these totals do not include that training."
 NO_CONTROL = "There is no control, so there is no saving."
 
 

@@ -40,7 +40,7 @@ def table(study: StudySummary) -> tuple[str, list[str], list[list[str]], str]:
         f"{study['flops']:.3g} FLOPs. Every point: artifacts/study/{POINTS}."
     )
     diverged = sum(point[REACHED] is None for point in study["points"])
-    return TITLE, HEADER, body, note + (f" {diverged} trainings diverged: they rank last." if diverged else "")
+    return TITLE, HEADER, body, note + (f" {diverged} training runs diverged: they rank last." if diverged else "")
 
 
 def label(fitness: str) -> str:

@@ -161,7 +161,7 @@ def _found(context: Context, made: Recipe) -> Path:
         if (found := manifest["inputs"].get(name)) != wanted:
             raise SprigError(
                 f"The logits cache in {folder} was filled with {name} {found}, but this run's {name} is {wanted}: set "
-                f"distill.cache.path to a cache of that one, or fill one with {filling}."
+                f"distill.cache.path to a cache of {wanted}, or fill one with {filling}."
             )
     for name, wanted in made.config.items():
         if (found := manifest["config"].get(name)) != wanted:

@@ -117,9 +117,9 @@ def make(context: Context, recipe: Recipe, folder: Path, role: str, roots: Roots
         begin = context.store.obtain(shared, make_stable, context.agree)
     if rank() == 0 and (finished := _finished_budgets(context, recipe)):
         log.info(
-            "%s: a %s schedule ends with its budget, so %s tokens are trained from the start, although a training of "
-            "%s is finished. init=trained distill.from_run=RUN trains a finished run's student further; with "
-            "distill=wsd, a larger budget resumes from a smaller one.",
+            "%s: a %s schedule ends with its budget, so training on %s tokens starts from the beginning, although "
+            "training on %s is finished. init=trained distill.from_run=RUN trains a finished run's student further; "
+            "with distill=wsd, a larger budget resumes from a smaller one.",
             role,
             recipe.config["schedule"]["kind"],
             f"{budget(context):,}",

@@ -197,7 +197,8 @@ def check(sub: SubNetwork, architecture: Architecture) -> None:
         if len(gene.sizes) != len(names):
             raise SprigError(
                 f"Sub-network has n_expert={gene.n_expert} and n_expert_per_token={gene.n_expert_per_token} at layer "
-                f"{layer}, but teacher {architecture.name} has {architecture.n_expert or 'no'} experts: give its."
+                f"{layer}, but teacher {architecture.name} has {architecture.n_expert or 'no'} experts: use "
+                "the teacher's numbers."
             )
         for name, size in zip(names, gene.sizes, strict=True):
             within(f"{name} at layer {layer}", size, getattr(architecture, name))

@@ -174,7 +174,7 @@ def distill(
             if (found := _not_finite(values)) and skipped < config.skip_nonfinite:
                 skipped += 1
                 if rank() == 0:
-                    logger.warning("Step %d is left out (%d so far), not finite: %s.", step, skipped, found)
+                    logger.warning("Step %d is skipped (%d so far), as these are not finite: %s.", step, skipped, found)
                 metrics.write({"step": step, "tokens": tokens, "skipped": skipped})
             else:
                 _check_finite(step, writer, values, precision)
@@ -223,11 +223,10 @@ def _check_finite(step: int, writer: Writer, values: dict[str, float], precision
     if found := _not_finite(values):
         writer.finish()
         last, wider = checkpoints.latest(writer.root), "" if precision == "fp32" else " or use precision=fp32"
+        saved = f"The last good checkpoint is {last}." if last else "No checkpoint was written yet."
         if step == 0:
             raise NotFinite(
-                f"Before the first step these are not finite: {found}. Look for broken weights in the student{wider}."
+                f"These values are not finite before the first step: {found}. Look for broken weights in the "
+                f"student{wider}."
             )
-        raise NotFinite(
-            f"At step {step} these are not finite: {found}. Lower the learning rate{wider}. The last good checkpoint "
-            f"is {last or 'the start, none was written yet'}."
-        )
+        raise NotFinite(f"These values are not finite at step {step}: {found}. Lower the learning rate{wider}. {saved}")

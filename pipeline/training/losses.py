@@ -46,7 +46,7 @@ def check_vocabularies(student: GPT, teacher: GPT) -> None:
     if ours != theirs:
         raise SprigError(
             f"The student predicts {ours:,} tokens but the distillation teacher {theirs:,}: "
-            "set kd_teacher to a model of the same tokenizer."
+            "set kd_teacher to a model with the same tokenizer."
         )
 
 

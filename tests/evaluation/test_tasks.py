@@ -104,7 +104,9 @@ def test_a_task_that_is_unknown_or_far_away_says_which_are_here(monkeypatch):
     with pytest.raises(SprigError, match=r"'arc_eazy', which is not a task of lm-eval: did you mean arc_easy\?"):
         tasks.check(["arc_eazy"])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(SprigError, match=r"The data of task copa is not here \(.+\)\. (Tasks whose|No task's) data is"):
+    with pytest.raises(
+        SprigError, match=r"The data of task copa is not installed \(.+\)\. (Installed tasks|No task data)"
+    ):
         tasks.check(["copa"])
     tasks.check(["copa"], fetch=False)
     for group in ("mmlu", "ai2_arc"):

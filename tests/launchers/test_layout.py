@@ -13,7 +13,7 @@ def test_a_layout_of_sixteen_is_priced_by_one(capsys):
     rows, alone = (dict(table(Context(pipeline.compose(each), log=print))) for each in (wide, wide[:3] + wide[-1:]))
     assert rows["batch"] == "64 blocks of 32 tokens: 16 processes x 2 blocks x 2 accumulation steps"
     assert rows["processes"].startswith("16 on ")
-    share, whole = (float(each["memory a process, distill"].split()[0]) for each in (rows, alone))
+    share, whole = (float(each["memory per process, distill"].split()[0]) for each in (rows, alone))
     assert share < whole
 
 

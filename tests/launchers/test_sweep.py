@@ -52,7 +52,7 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ("seed=0,1 plan=measure", "plan=measure times one run, and this is a sweep: use plan=true"),
         ("seed=range(3,3)", "Axis seed of the sweep has no values"),
         ("seed=range(0,3,0)", "seed=range(0,3,0) has a step of 0"),
-        ("seed=range(0,1e9)", "seed=range(0,1e9) has 1,000,000,000 values, and a sweep at most 10,000 jobs"),
+        ("seed=range(0,1e9)", "seed=range(0,1e9) has 1,000,000,000 values, and a sweep can have at most 10,000 jobs"),
         ("seed=shuffle(range(0,2e6))", "has 2,000,000 values"),
         ("seed=range(0,200) data.block_size=range(1,99)", "These axes have 19,600 combinations"),
         ("seed=interval(0,1)", "seed=interval(0,1) lists no values, which a sweep of all combinations needs"),
@@ -94,7 +94,7 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ),
         (
             "hydra/launcher=slurm hydra.launcher.slurm.time=5",
-            "time=5 minutes end before a job can start to save: Slurm ",
+            "With hydra.launcher.slurm.time=5, in minutes, a job ends before it can save",
         ),
         ("hydra/launcher=slurm distill.tokens=100", "sprig: distill.tokens=100 is below one batch"),
         ("seed=0,1 hydra/launcher=slurm", "this machine has no Slurm (no sbatch on its PATH)"),

@@ -225,7 +225,7 @@ def test_a_folder_that_exists_is_left_alone(tokenizer):
 def test_without_transformers(tokenizer, monkeypatch):
     student = exports.student("llama", exports.uniform("llama", True), tied=False)
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SprigError, match=r"transformers, which is not here: pip install 'sprig-lm\[export\]'"):
+    with pytest.raises(SprigError, match=r"transformers, which is not installed: pip install 'sprig-lm\[export\]'"):
         exports.export(student, tokenizer)
 
 

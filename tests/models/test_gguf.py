@@ -273,7 +273,7 @@ def test_given_tokenizer_replaces_the_files_own(tmp_path):
 @pytest.mark.parametrize(
     ("architecture", "extra", "message"),
     [
-        ("phi3", [], "is of architecture 'phi3'"),
+        ("phi3", [], "has architecture 'phi3'. From GGUF files, Sprig reads only "),
         ("llama", [lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN)], "rotary scaling"),
         ("llama", [lambda w: w.add_tensor("rope_freqs.weight", np.ones(8, np.float32))], "rotary scaling"),
         ("llama", [lambda w: w.add_expert_count(4)], "says llama.expert_count=4, which Sprig does not read"),

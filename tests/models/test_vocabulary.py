@@ -174,7 +174,9 @@ def test_too_few_and_too_many_tokens_are_refused(whole, counts):
     entries, least = Vocabulary(whole), len(always(whole)) + 2
     with pytest.raises(SprigError, match=rf"vocabulary={least - 1}, but {least} tokens always stay.* {least} or more"):
         entries.most_used(counts, least - 1)
-    with pytest.raises(SprigError, match=r"space.vocabulary=603, but the merges .* lead to 602 of its 602 tokens"):
+    with pytest.raises(
+        SprigError, match=r"space.vocabulary=603, but the merges .* can produce only 602 of its 602 tokens"
+    ):
         entries.most_used(counts, 603)
 
 
@@ -188,7 +190,7 @@ def test_tokens_that_merges_do_not_lead_to_do_not_count(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(made))
     entries, counts = Vocabulary(tmp_path), np.zeros(260, int)
     assert entries.most_used(counts, 259) == [*range(258), 259]
-    with pytest.raises(SprigError, match="lead to 259 of its 260 tokens"):
+    with pytest.raises(SprigError, match="can produce only 259 of its 260 tokens"):
         entries.most_used(counts, 260)
 
 

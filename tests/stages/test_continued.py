@@ -37,7 +37,7 @@ def test_a_finished_student_is_trained_further(smoke_outputs, tmp_path):
     assert not [role for role in ("search", "recovered_student", "distilled_control") if (artifacts / role).exists()]
     assert summary["saving"] is None
     assert sentences.result({**summary, "teacher": {**summary["teacher"], "random_weights": False}}) == (
-        "The student had been trained before, and that training is in none of these totals."
+        "The student had been trained before, and these totals do not include that training."
     )
 
 

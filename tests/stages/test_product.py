@@ -158,9 +158,7 @@ def test_the_plan_names_text_steps_control_time_and_what_leaves(mine):
     batch = context.config.distill.global_batch * 32
     assert rows["text"].startswith("texts: ") and rows["control"] == "none"
     assert rows["steps"] == f"{2_000 // batch} of {batch} tokens, learning rate 0.0003, cosine"
-    assumed = (
-        r"about \d+ min, if 1 x cpu reach 50% of the speed of matrix products here; plan=measure times a few steps"
-    )
+    assumed = r"about \d+ min, at 50% of this machine's matrix-multiplication speed on 1 x cpu; plan=measure times .*"
     assert re.fullmatch(assumed, rows["time"])
     low, high, form = re.fullmatch(r"([\d,]+) to ([\d,]+) \((\w+)\)", rows["parameters as exported"]).groups()
     assert form == "stock"

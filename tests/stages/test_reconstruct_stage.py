@@ -47,5 +47,5 @@ def test_the_plan_has_its_memory(tmp_path):
     def rows(*overrides):
         return dict(table(Context(smoke(tmp_path, *overrides), lambda line: None)))
 
-    assert "memory a process, reconstruct" in rows(*ALLOCATION[:2])
-    assert "memory a process, reconstruct" not in rows()
+    assert "memory per process, reconstruct" in rows(*ALLOCATION[:2])
+    assert "memory per process, reconstruct" not in rows()

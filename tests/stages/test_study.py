@@ -139,7 +139,7 @@ def test_trainings_that_diverged_are_counted_and_not_drawn(folder):
     for each in found["correlations"][-2:]:
         each["spearman"] = dict.fromkeys(each["spearman"])
     _, _, rows, note = study_report.table(found)
-    assert rows[-1][3] == "none: all are equal" and "2 trainings diverged: they rank last." in note
+    assert rows[-1][3] == "none: all are equal" and "2 training runs diverged: they rank last." in note
     panels = study_report.plot(found).figure().axes
     assert [axes.get_xlabel() for axes in panels] == [study_report.label(name) for name in FITNESSES]
     drawn = [[len(points.get_offsets()) for points in axes.collections] for axes in panels]

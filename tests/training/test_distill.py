@@ -135,8 +135,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(tmp_
 @pytest.mark.parametrize(
     "after, when, advice",
     [
-        (0, "Before the first step", r"Look for broken weights in the student\."),
-        (2, r"At step \d", r"Lower the learning rate\. The last good checkpoint is \S*checkpoints/1\."),
+        (0, "before the first step", r"Look for broken weights in the student\."),
+        (2, r"at step \d", r"Lower the learning rate\. The last good checkpoint is \S*checkpoints/1\."),
     ],
 )
 def test_a_validation_that_is_not_finite_stops_too(after, when, advice, tmp_path):
@@ -144,7 +144,7 @@ def test_a_validation_that_is_not_finite_stops_too(after, when, advice, tmp_path
         return float("nan") if calls.append(model) or len(calls) > after else 5.0
 
     calls = []
-    with pytest.raises(SprigError, match=rf"^{when} these are not finite: validation loss nan\. {advice}$"):
+    with pytest.raises(SprigError, match=rf"^These values are not finite {when}: validation loss nan\. {advice}$"):
         train(tmp_path, config=settings(checkpoint=EVERY_STEP, validations=STEPS), validate=validate)
     assert [line["validation_nll"] for line in metrics(tmp_path) if "validation_nll" in line] == [5.0] * after
 

@@ -57,7 +57,7 @@ def test_a_spike_is_left_out_if_the_configuration_says_so(stage, of, said, tmp_p
     monkeypatch.setattr(distill, "distillation_loss", spiking(of, at=3))
     after = train(tmp_path / "after", config=config, until=3, stage=stage).state_dict()
     assert_same_weights(after, before)
-    assert re.search(rf"Step 3 is left out \(1 so far\), not finite: ([a-z]+ nan, )*{said}", caplog.text)
+    assert re.search(rf"Step 3 is skipped \(1 so far\), as these are not finite: ([a-z]+ nan, )*{said}", caplog.text)
     assert metrics(tmp_path / "after")[-1] == {"step": 3, "tokens": 192, "skipped": 1}
     resumed = train(tmp_path / "after", config=config, stage=stage).state_dict()
     monkeypatch.setattr(distill, "distillation_loss", spiking(of, at=3))
@@ -78,7 +78,7 @@ def test_bf16_of_deepspeed_leaves_a_spike_out_too(stage, tmp_path, monkeypatch):
 
 def test_a_gradient_that_is_not_finite_stops_the_training_unless_it_may_be_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(distill, "distillation_loss", spiking("gradient", at=2))
-    with pytest.raises(SprigError, match=r"At step 2 these are not finite: grad_norm nan"):
+    with pytest.raises(SprigError, match=r"These values are not finite at step 2: grad_norm nan"):
         train(tmp_path)
 
 
@@ -86,7 +86,7 @@ def test_more_spikes_than_allowed_stop_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr(
         distill, "distillation_loss", lambda model, *_: (next(model.parameters()).sum() * float("nan"),) * 3
     )
-    with pytest.raises(SprigError, match=r"At step 3 these are not finite: loss nan"):
+    with pytest.raises(SprigError, match=r"These values are not finite at step 3: loss nan"):
         train(tmp_path, config=settings(skip_nonfinite=2))
 
 

@@ -27,7 +27,9 @@ TRANSFORMERS = ("4.57.1", "5.24.0")
 def require_transformers() -> None:
     """Raises SprigError where transformers is not installed."""
     if importlib.util.find_spec("transformers") is None:
-        raise SprigError("An export is checked with transformers, which is not here: pip install 'sprig-lm[export]'.")
+        raise SprigError(
+            "An export is checked with transformers, which is not installed: pip install 'sprig-lm[export]'."
+        )
 
 
 @torch.no_grad()

@@ -146,7 +146,7 @@ def _as_llama_cpp(fields: dict[str, Any]) -> dict[str, Any]:
     """llama.cpp's own code has the pattern of layers, the local base, and where positions are scaled."""
     depth, factor = fields["n_layer"], fields.pop("rope_condense_ratio")
     if depth == 62:
-        raise SprigError("Gemma 3 27B divides scores by another number, which GGUF files do not say")
+        raise SprigError("Gemma 3 27B divides scores by a different number, which GGUF files do not record")
     sliding = all_but_every(_PATTERN, depth)
     return fields | {
         "sliding_window_indices": sliding,

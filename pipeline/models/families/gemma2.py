@@ -30,7 +30,7 @@ def _as_llama_cpp(fields: dict[str, Any]) -> dict[str, Any]:
     """llama.cpp's own code has the pattern of layers, and the caps of a file that names none."""
     depth = fields["n_layer"]
     if depth == 46:
-        raise SprigError("Gemma 2 27B divides scores by another number, which GGUF files do not say")
+        raise SprigError("Gemma 2 27B divides scores by a different number, which GGUF files do not record")
     return _DEFAULTS | fields | {"sliding_window_indices": all_but_every(_PATTERN, depth)}
 
 

@@ -11,8 +11,8 @@ from pipeline.report.tables import spread
 
 CHOICES = ("search", "search.strategy", "selection")  # axes that say how the shape is chosen
 TITLE = "Is the search worth its cost?"
-RULE = """It is where its students end lower, at equal total FLOPs and on every seed, than those of the best choice
-without a search; otherwise make that choice. A row compares the two after the same tokens: the difference in nats
+RULE = """Yes, if its students end lower, at equal total FLOPs and on every seed, than those of the best choice
+without a search; otherwise use that choice. A row compares the two after the same tokens: the difference in nats
 per token, below 0 where the search is ahead, and how many more total FLOPs the search takes. Undecided: the seeds
 disagree, or the sweep has no second budget, from which to judge what those FLOPs would have trained."""
 

@@ -16,10 +16,10 @@ from pipeline.report.sweep.savings import CONFIDENCE, Fit, compared, fits, inter
 from pipeline.report.tables import Table, downstream_note, measured, metrics, number, spread
 
 PERPLEXITY = """Perplexity is exp(mean nats per token) on the same validation blocks for all, as mean ± standard
-deviation over seeds; bits per byte of text compare different vocabularies too. Of the cells that differ on the
-first axis alone, the best is bold where each has several seeds. Total FLOPs are order, search, recovery, teacher and
-student; random weights are charged only their training. The last column reads all curves at the smallest total of the
-sweep, which is before the end of the others' schedules."""
+deviation over seeds; bits per byte of text compare different vocabularies too. Among settings that differ on the
+first axis alone, the best is bold if all of them have several seeds. Total FLOPs are order, search, recovery, teacher
+and student; random weights are charged only their training. The last column reads all curves at the smallest total of
+the sweep, which is before the end of the others' schedules."""
 RULE = """The target is the control's final perplexity; a saving is the control's cost over the cost at which the
 student first is at or below the target (log perplexity linear in tokens between two points, token 0
 included). The teacher's FLOPs are on both sides, order, search and recovery on the student's alone. No finite
@@ -27,7 +27,8 @@ value: the target was reached before training. <: it was not reached, and this i
 control is its own; where it has none, it is the sweep's run from random weights with the same seed and
 the same values on all other axes. All seeds: mean ± standard deviation."""
 TASKS = """{}
-of a run's examples, in brackets the standard deviation over seeds. Published models are others', of the same size."""
+of a run's examples, in brackets the standard deviation over seeds. Published models are other groups', of the
+same size."""
 
 
 def tables(sweep: Sweep) -> list[Table]:

@@ -19,7 +19,7 @@ def first_layers(space: Space) -> SubNetwork:
     refuse_fine("first_layers", space)
     if space.config.layers == Layers.rank:
         raise SprigError(
-            "first_layers keeps the first layers, but space.layers=rank the most influential: it needs "
+            "first_layers keeps the first layers, but space.layers=rank the most influential ones: it needs "
             "space.layers=prefix or subset."
         )
     for name in list(space.grids)[1:]:

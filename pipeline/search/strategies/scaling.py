@@ -46,8 +46,8 @@ def scaled(name: str, space: Space, dimensions: Collection[str], layers_of: Call
         if space.fitter.fit(near, [(row, MLP) for row in range(len(near.rows))], np.random.default_rng(0)):
             return space.freeze(near)
     raise SprigError(
-        f"{name} scales teacher {space.architecture.name} to {missed:,} parameters where bin {space.bin} begins or "
-        "ends: widen the bin, or lower space.step."
+        f"{name} finds no shape of teacher {space.architecture.name} in bin {space.bin}; the nearest has {missed:,} "
+        "parameters: widen the bin, or lower space.step."
     )
 
 
