@@ -31,13 +31,14 @@ def unread_in(section: object, words: Iterable[str]) -> list[str]:
 
 def _sentences(found: Iterable[tuple[str, str]], words: Iterable[str]) -> list[str]:
     known = list(found)
-    return [
-        f"{word} has no effect: {why}"
-        for word in words
-        for key, why in known
-        if f"{(name := word.lstrip('+').partition('=')[0].rpartition('@')[2])}.".startswith(f"{key}.")
-        or f"{name}=" == key
-    ]
+    return [f"{word} has no effect: {why}" for word in words for key, why in known if _sets(word, key)]
+
+
+def _sets(word: str, key: str) -> bool:
+    """Whether the word sets the key or one below it: space.min=2 sets `space` and `space.min`, space=fine-uniform the
+    choice `space=` and with it the whole of `space`."""
+    name = word.lstrip("+").partition("=")[0].rpartition("@")[2]
+    return f"{name}.".startswith(f"{key}.") or f"{name}=" == key
 
 
 def _of_data(data: DataConfig) -> Found:

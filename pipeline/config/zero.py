@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.config.checks import Range, require
 from pipeline.config.values import count
+from pipeline.errors import SprigError
 
 SECTION = "deepspeed.zero_optimization"
 SWITCHES = (
@@ -63,7 +64,8 @@ def _value(key: str, value: Any, stage: int) -> Any:
         key != "stage",
         f"{name}={value} is set in addition to deepspeed.zero_stage={stage}: use deepspeed.zero_stage alone.",
     )
-    require(key not in REFUSED, f"{name}={_shown(value)} {REFUSED.get(key)}")
+    if key in REFUSED:
+        raise SprigError(f"{name}={_shown(value)} {REFUSED[key]}")
     _known(key, (*SWITCHES, *COUNTS, OFFLOAD), SECTION)
     if key in SWITCHES:
         return _switch(name, value)
@@ -85,9 +87,7 @@ def _count(name: str, value: Any, allowed: Range) -> int:
     try:
         number = count(value)
     except ValueError:
-        number = None
-    require(number is not None, f"{name}={_shown(value)} is not a count, such as 50_000, 50k, 70M or 1e4.")
-    assert number is not None
+        raise SprigError(f"{name}={_shown(value)} is not a count, such as 50_000, 50k, 70M or 1e4.") from None
     require(number in allowed, f"{name}={value} must {allowed}.")
     odd = number % 2 == 1 and name.endswith("allgather_bucket_size")
     require(not odd, f"{name}={value} must be even, as DeepSpeed aligns what it gathers to two entries.")

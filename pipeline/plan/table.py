@@ -131,7 +131,7 @@ def _cache(context: Context) -> list[tuple[str, str]]:
 def _recover(context: Context, student: SubNetwork) -> list[tuple[str, str]]:
     if not (roles := recover.roles(context)):
         return []
-    tokens = recover.blocks(context) * context.config.data.block_size
+    tokens = recover.block_count(context) * context.config.data.block_size
     cost, memory = recover.flops(context, student), recover.memory(context, student)
     return [
         ("recover", f"{len(roles)} x {tokens:,} tokens, {cost:.3g} FLOPs, {_bytes(memory)} in addition to both models")

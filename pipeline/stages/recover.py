@@ -50,15 +50,15 @@ def check(context: Context) -> None:
             f"recover.enabled=true, but distill.init={config.distill.init} leaves nothing to recover: set "
             "recover=auto, or choose another distill.init."
         )
-    if roles(context) and blocks(context) < 2:
+    if roles(context) and block_count(context) < 2:
         raise SprigError(
-            f"recover.tokens={config.recover.tokens:,} gives {blocks(context)} blocks of {length:,} tokens, and "
+            f"recover.tokens={config.recover.tokens:,} gives {block_count(context)} blocks of {length:,} tokens, and "
             "recovery needs at least 2, one to fit and one held out: raise it, or lower data.block_size."
         )
 
 
-def blocks(context: Context) -> int:
-    """Number of training blocks that recovery reads."""
+def block_count(context: Context) -> int:
+    """Of training blocks that recovery reads."""
     return context.config.recover.tokens // context.config.data.block_size
 
 
@@ -66,7 +66,7 @@ def own(context: Context) -> dict:
     """What determines a recovery, except for its inputs."""
     return material(context.config.recover, "enabled", "tokens") | {
         "version": VERSION,
-        "blocks": blocks(context),
+        "blocks": block_count(context),
         "precision": context.precision,
     }
 
@@ -88,12 +88,16 @@ def make(context: Context, recipe: Recipe, folder: Path, roots: Roots, start: Re
 
 
 def flops(context: Context, sub: SubNetwork) -> int:
-    return costs.flops(context.architecture, sub, blocks(context), context.config.data.block_size, _settings(context))
+    return costs.flops(context.architecture, sub, *_size(context))
 
 
 def memory(context: Context, sub: SubNetwork) -> int:
     """Bytes in addition to teacher, student and a forward pass."""
-    return costs.memory(context.architecture, sub, blocks(context), context.config.data.block_size, _settings(context))
+    return costs.memory(context.architecture, sub, *_size(context))
+
+
+def _size(context: Context) -> tuple[int, int, Settings]:
+    return block_count(context), context.config.data.block_size, _settings(context)
 
 
 def _settings(context: Context) -> Settings:
@@ -112,7 +116,7 @@ def refit(context: Context, roots: Roots, student: GPT, sub: SubNetwork, layers:
         distributed.start(context.device)
     if layers is not None:
         finished = _finished(layers)
-        finished = finished[: _agreed(len(finished))]
+        finished = finished[: _agreed(len(finished))]  # a shared disk may show one rank less than another
     return recover(
         context.teacher(roots.teacher, config.teacher),
         student,
@@ -135,14 +139,14 @@ def training_blocks(context: Context, roots: Roots) -> Tensor:
         SprigError: the text has fewer.
     """
     there = context.blocks(roots.tokens, "train")
-    if blocks(context) > len(there):
+    if block_count(context) > len(there):
         config = context.config
         raise SprigError(
-            f"recover.tokens={config.recover.tokens:,} asks for {blocks(context)} blocks, but the training split of "
-            f"data {config.data.name} has {len(there)} of {there.block_size} tokens: lower recover.tokens to "
+            f"recover.tokens={config.recover.tokens:,} asks for {block_count(context)} blocks, but the training split "
+            f"of data {config.data.name} has {len(there)} of {there.block_size} tokens: lower recover.tokens to "
             f"{len(there) * there.block_size:,}, or give more text."
         )
-    return there.evenly(blocks(context))
+    return there.evenly(block_count(context))
 
 
 def result(folder: Path) -> dict:

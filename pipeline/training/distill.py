@@ -16,11 +16,10 @@ from pipeline.errors import Interrupted, NotFinite, SprigError
 from pipeline.models.precision import frozen
 from pipeline.preemption import deferred
 from pipeline.ranks import rank, world_size
-from pipeline.training import checkpoints
+from pipeline.training import checkpoints, distributed
 from pipeline.training.batch import Batch
 from pipeline.training.cache import LogitsCache
 from pipeline.training.checkpoints import Position, Writer
-from pipeline.training.distributed import any_rank, start
 from pipeline.training.engine import Engine, batching, compile_blocks
 from pipeline.training.losses import check_vocabularies, distillation_loss
 from pipeline.training.metrics import Metrics
@@ -29,6 +28,8 @@ from pipeline.training.prefetch import prefetched
 from pipeline.training.schedules import learning_rate
 from pipeline.training.state import tensors
 from pipeline.training.throughput import Flops
+
+CHECKPOINTS = 10  # of a budget, where distill.checkpoint.tokens says nothing
 
 logger = logging.getLogger("sprig")
 
@@ -128,7 +129,7 @@ def distill(
     steps = steps_of(config, blocks.block_size)
     last = steps if until is None else until
     batches = batching(config, world_size())
-    device = start(device)
+    device = distributed.start(device)
     if config.distils and cache is None:
         assert teacher is not None
         check_vocabularies(student, teacher)
@@ -144,7 +145,7 @@ def distill(
     batch_tokens = config.global_batch * blocks.block_size
     budget = steps * batch_tokens
     validate_every = validation_steps(config, blocks.block_size)
-    save_every = _interval(config.checkpoint.tokens, 10, config, blocks.block_size)
+    save_every = _interval(config.checkpoint.tokens, CHECKPOINTS, config, blocks.block_size)
 
     def read(step: int) -> list[Batch]:
         numbers = block_numbers(len(blocks), seed, (step - 1) * config.global_batch, config.global_batch)
@@ -184,9 +185,9 @@ def distill(
                 metrics.write(line, tokens_per_second=speed, mfu=mfu)
             if step % validate_every == 0 or step == steps:
                 validated(step)
-            late = config.checkpoint.minutes is not None and time.monotonic() - saved > 60 * config.checkpoint.minutes
-            stop_requested, late = any_rank([signalled() is not None, late and rank() == 0], device)
-            if step % save_every == 0 or step == last or stop_requested or late:
+            overdue = rank() == 0 and time.monotonic() > saved + 60 * (config.checkpoint.minutes or math.inf)
+            stop_requested, overdue = distributed.any_rank([signalled() is not None, overdue], device)
+            if step % save_every == 0 or step == last or stop_requested or overdue:
                 position = Position(step, metrics.sync(), run, skipped)
                 writer.save(engine, position, at_once=step == last or stop_requested)
                 saved = time.monotonic()
@@ -196,12 +197,17 @@ def distill(
                     f"checkpoint is written, and the same command resumes from it."
                 )
             started = time.perf_counter()
-    with torch.no_grad():
-        given = dict(student.named_parameters())
-        for _, name, value in tensors(engine, kinds=("weight",)):
-            given[name].copy_(value)
+    _copy_weights(engine, student)
     engine.close()
     return student
+
+
+@torch.no_grad()
+def _copy_weights(engine: Engine, student: GPT) -> None:
+    """All ranks together, since each may hold a share."""
+    given = dict(student.named_parameters())
+    for _, name, value in tensors(engine, kinds=("weight",)):
+        given[name].copy_(value)
 
 
 def _announce(steps: int, done: int, config: DistillConfig, blocks: Blocks) -> None:
