@@ -32,9 +32,8 @@ def run(line: Line) -> None:
     runs = chosen(line)
     if len(runs) < 2:
         raise SprigError(f"{line.names[0]} alone cannot be compared: name two runs or more.")
-    if unfinished := [each.name for each in runs if each.status != FINISHED]:
-        names = ", ".join(unfinished)
-        raise SprigError(f"Not finished: {names}. Run the command of each again, then compare.")
+    if unfinished := ", ".join(each.name for each in runs if each.status != FINISHED):
+        raise SprigError(f"These are not finished: {unfinished}. Run their commands again, then compare.")
     from pipeline.report.sweep import record, report  # with matplotlib and torch
 
     names = _names(runs)

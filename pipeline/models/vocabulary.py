@@ -57,7 +57,7 @@ class Vocabulary:
         if not _is_of_bytes(self._plain):
             raise SprigError(
                 f"{KEY} needs a byte-level BPE, or a BPE that falls back to bytes, but this teacher's tokenizer is "
-                f"another {self._model['type']}: set {KEY}=null, or choose another teacher."
+                f"neither ({self._model['type']}): set {KEY}=null, or choose another teacher."
             )
         self._numbers: dict[str, int] = self._model["vocab"]
         self._merges: list[Pair] = [(left, right) for left, right in self._model["merges"]]

@@ -82,7 +82,7 @@ def test_a_run_with_a_damaged_summary_is_not_finished(outputs, capsys, content):
     cli.main(["runs", f"outputs={outputs}"])
     assert "stopped" in capsys.readouterr().out.splitlines()[2]
     said = refused("compare", "first/bbbb", "second/cccc", f"outputs={outputs}")
-    assert "first/bbbb, second/cccc not finished" in said
+    assert "not finished: first/bbbb, second/cccc." in said
     cli.main(["rm", "first/bbbb", "--yes", f"outputs={outputs}"])
     assert not (outputs / "first/bbbb").exists()
 
@@ -242,7 +242,7 @@ def test_values_of_a_summary_that_sprig_does_not_write_are_left_out(summary, out
 
 
 def test_only_finished_runs_are_compared(outputs):
-    assert "second/cccc not finished" in refused("compare", "first/bbbb", "second/cccc", f"outputs={outputs}")
+    assert "not finished: second/cccc." in refused("compare", "first/bbbb", "second/cccc", f"outputs={outputs}")
     assert "alone cannot be compared" in refused("compare", "first/bbbb", "first/latest", f"outputs={outputs}")
 
 
@@ -282,7 +282,9 @@ def test_runs_of_one_name_in_two_outputs_are_two(outputs, tmp_path, monkeypatch)
 
 def test_a_folder_may_hold_an_equals_sign(outputs):
     renamed = outputs.rename(outputs.with_name("size=small"))
-    assert "cccc not finished" in refused("compare", str(renamed / "first/bbbb"), str(renamed / "second/cccc"))
+    assert "cccc. Run their commands again" in refused(
+        "compare", str(renamed / "first/bbbb"), str(renamed / "second/cccc")
+    )
 
 
 HOSTILE = "a\x1b[2J[b]:smile:\u202e"

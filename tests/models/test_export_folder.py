@@ -135,7 +135,7 @@ def test_own_files_that_cannot_be_a_teacher(tokenizer):
     genes = tuple(tiny.gene("mixtral", 2, 2, 16, 24, experts) for experts in (5, 3))
     student = exports.student("mixtral", SubNetwork((0, 2), 40, genes), tied=False)
     _, to = exports.export(student, tokenizer, "auto")
-    with pytest.raises(SprigError, match=r"differ in their experts, and no zeros .* take another student"):
+    with pytest.raises(SprigError, match=r"differ in their experts, and zeros cannot .* take another student"):
         sources.describe(sources.TeacherConfig(name="back", source=Source.hf, path=str(to)))
 
 

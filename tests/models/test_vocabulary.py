@@ -216,5 +216,5 @@ def test_reserved_tokens_go_first(tmp_path):
 )
 def test_other_kinds_of_tokenizers_are_refused(tmp_path, model, kind):
     tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(SprigError, match=rf"the tokenizer of this teacher is {kind}"):
+    with pytest.raises(SprigError, match=rf"this teacher's tokenizer is neither \({kind}\)"):
         Vocabulary(tmp_path)

@@ -179,6 +179,6 @@ def test_the_plan_says_what_padding_and_a_control_cost(tmp_path):
     context = Context(smoke(tmp_path), print)
     rows = dict(table(context))
     low, high = map(int, re.findall(r"\d+", rows["parameters as exported"].replace(",", ""))[:2])
-    assert low < high and high > context.bin.high and "beyond the bin" in rows["parameters as exported"]
+    assert low < high and high > context.bin.high and "outside the bin" in rows["parameters as exported"]
     cost = costs.flops(context)["distilled_control"]
     assert f"from random_weights, at learning rate 0.001: {cost:.3g} FLOPs" in rows["control"]

@@ -52,7 +52,7 @@ def outputs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(outputs) -> Path:
-    return outputs / "smoke/latest"
+    return (outputs / "smoke/latest").resolve()
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ def test_without_distillation_there_is_no_teacher(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(SprigError, match=r"At step \d.*checkpoints/1\.$"):
+    with pytest.raises(SprigError, match=r"not finite at step \d.*checkpoints/1\.$"):
         train(tmp_path, config=settings(checkpoint=EVERY_STEP), lr=1e25)
     for line in step_lines(tmp_path):
         assert np.isfinite(line["loss"])
