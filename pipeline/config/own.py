@@ -1,10 +1,14 @@
 """What users bring by its import path: a strategy, a fitness, a space."""
 
 import difflib
+import hashlib
+import inspect
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import SprigError
@@ -59,3 +63,19 @@ def imported(key: str, path: str) -> Any:
     except Exception as error:  # whatever the module raises
         reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SprigError(f"{key}={path} cannot be imported: {reason}. Is its folder on PYTHONPATH?") from error
+
+
+def code_hash(key: str, path: str) -> str:
+    """SHA-256 of the files in which the object of an import path is named and defined, for fingerprints: an edit makes
+    other results. What these modules import in turn is not in it.
+
+    Raises:
+        SprigError: as `imported`.
+    """
+    found = imported(key, path)
+    parts = path.split(".")
+    named = next(name for end in range(len(parts), 0, -1) if (name := ".".join(parts[:end])) in sys.modules)
+    modules = {named, found.__module__} if inspect.isroutine(found) or inspect.isclass(found) else {named}
+    files = sorted({str(getattr(sys.modules.get(name), "__file__", None)) for name in modules if name})
+    there = [Path(file) for file in files if Path(file).is_file()]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in there)).hexdigest()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipeline.artifacts.runs import is_run
 from pipeline.config import Dtype, Source, TeacherConfig
+from pipeline.config.own import code_hash
 from pipeline.config.paths import expanded
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, student, tokenizer, weights
@@ -118,7 +119,7 @@ def identify(teacher: TeacherConfig) -> dict[str, Any]:
         "padded_vocab_size": teacher.padded_vocab_size,
     }
     if teacher.family is not None:
-        identity["family"] = teacher.family
+        identity |= {"family": teacher.family, "code": code_hash("teacher.family", teacher.family)}
     if teacher.source == Source.random:
         identity |= {"litgpt": asdict(_litgpt_config(teacher)), "seed": RANDOM_SEED}
     elif teacher.on_hub:

@@ -16,7 +16,7 @@ from pipeline.artifacts import Recipe, Store, digest
 from pipeline.artifacts.facts import Facts
 from pipeline.artifacts.runs import refuse_inside
 from pipeline.config import Config, DataConfig, Device, Precision, TeacherConfig, to_plain
-from pipeline.config.own import imported, running
+from pipeline.config.own import code_hash, imported, is_own, running
 from pipeline.data import prepare as data
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
@@ -158,6 +158,11 @@ class Context:
                 f"{key}.path={config.path} changed since run {self.config.run} was created, and its stage prepare was "
                 f"not finished: bring the old {key} back, or start a new run with the command in .hydra/overrides.yaml."
             )
+
+    def own_code(self, **named: str | None) -> dict[str, str]:
+        """For a recipe: the hash of the code behind each key, such as `search.fitness`, that names the user's own."""
+        own = {key: path for key, path in named.items() if path is not None and is_own(path)}
+        return {key: self.facts.get(f"{key}={path}, code", partial(code_hash, key, path)) for key, path in own.items()}
 
     def space(self, ordering: Ordering) -> Space:
         own = self.config.space.type

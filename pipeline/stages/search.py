@@ -134,6 +134,7 @@ def recipe(context: Context, config: SearchConfig, roots: Roots, model: Recipe |
     scored = ("strategy", "fitness", "blocks", "batch")
     own |= {key: value for key, value in material(config).items() if key in scored}
     own["precision"] = context.precision
+    own |= context.own_code(**{"search.strategy": config.strategy, "search.fitness": config.fitness})
     if config.strategy == Kind.given:
         own |= {"subnetwork": read_given(context, roots).to_dict()}
     else:
@@ -171,6 +172,7 @@ def space_part(context: Context) -> dict:
     space = context.config.space
     is_limited = space.max_flops_per_token or space.max_kv_bytes_per_token
     own = material(space, "vocabulary")  # which is the teacher's, an input
+    own |= context.own_code(**{"space.type": space.type})
     return own | ({"limits": {"version": LIMITS} | context.counted_at} if is_limited else {})
 
 

@@ -1,6 +1,7 @@
 """A strategy, a fitness and a space of the user's, by import path: those of examples/own_search.py."""
 
 import importlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,26 @@ def test_each_gives_another_search_and_none_changes_the_old_ones(tmp_path):
     ]
     assert len({fingerprint(), *map(fingerprint, own)}) == 4
     assert "type" not in graph.build(Context(smoke(tmp_path), print))["search"].recipe.config["space"]
+
+
+@pytest.mark.parametrize(
+    "named", ["search.strategy=edited.Halving", "search.fitness=edited.worst_token", "space.type=edited.Shallow"]
+)
+def test_an_edit_of_its_code_gives_another_search(tmp_path, monkeypatch, named):
+    def search():
+        context = Context(smoke(tmp_path / "outputs", *SEARCH, named), lambda line: None)
+        return graph.build(context)["search"].recipe.fingerprint
+
+    monkeypatch.delitem(sys.modules, "edited", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    code = (Path(EXAMPLES) / "own_search.py").read_text()
+    (tmp_path / "edited.py").write_text(code)
+    before = search()
+    assert search() == before
+    (tmp_path / "edited.py").write_text(f"{code}\n# a second thought\n")
+    assert search() != before
+    (tmp_path / "edited.py").write_text(code)
+    assert search() == before
 
 
 @pytest.mark.parametrize(
