@@ -11,11 +11,12 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import RUNNING, facts, link_atomically, marked, sweep_temporaries, write_atomically
+from pipeline.artifacts.runs import summary
 from pipeline.command_line.composition import compose
 from pipeline.command_line.overrides import set_by
 from pipeline.config import Config, to_plain
 from pipeline.errors import SprigError
-from pipeline.layout import LATEST, near
+from pipeline.layout import COMPLETED, LATEST, near
 from pipeline.on_request import chat, export, sample, score
 from pipeline.ranks import rank
 from pipeline.recorded import recorded
@@ -73,7 +74,7 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
     itself = reopened is not None and path.exists() and path.samefile(reopened)
     if reopened is not None and not itself:
         _check_reopened(reopened, path)
-    if material.STAGE in config.stages and not path.exists():
+    if material.STAGE in config.stages:
         _check_reported(context, steps, path)
     if path.exists() and not _is_writable(path) and (reads_only(config) or _is_made(context, [*steps.values(), last])):
         log.info("run folder %s is not writable: nothing is written to it", near(path))
@@ -95,13 +96,22 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
 def _check_reported(context: Context, steps: Steps, path: Path) -> None:
     """
     Raises:
-        SprigError: a run without a folder is only reported on, and not all of it was made by others.
+        SprigError: a run is only reported on, and it has no folder while not all of it was made by others; or its
+            folder has the report of what is not in the store, as where it was copied without that.
     """
-    makes = any(step.stage in context.config.stages for step in steps.values())
-    if not (makes or all(context.store.find(step.recipe) for step in steps.values())):
+    missing = [step for step in steps.values() if not context.store.find(step.recipe)]
+    if not missing or any(step.stage in context.config.stages for step in steps.values()):
+        return
+    if not path.exists():
         raise SprigError(
             f"Run {near(path)} has not begun, so stages=[{material.STAGE}] has nothing to report: give the same "
             "command without stages= first."
+        )
+    if summary(path).get("status") == COMPLETED:
+        raise SprigError(
+            f"Run {near(path)} is finished, but {len(missing)} of its artifacts are not in {near(context.store.root)}, "
+            f"{missing[0].stage}/{missing[0].recipe.fingerprint} first, so its report stays as it is: a run's folder "
+            "needs the store in which it was made, next to the folders of the runs."
         )
 
 

@@ -130,6 +130,7 @@ def test_a_run_that_is_still_going_shows_what_there_is_and_publishes_nothing(out
         shutil.rmtree((folder / "artifacts" / role).resolve())
     half_trained(folder / "artifacts/distilled_control")
     (folder / "artifacts/speed").unlink()  # as where another command made it
+    (folder / "summary.json").unlink()
 
     summary = pipeline.run(pipeline.compose([f"run={folder}", "stages=[report]"]))
     assert summary == json.loads((folder / "summary.json").read_text())
@@ -156,6 +157,7 @@ def test_a_search_that_is_still_going_is_drawn(outputs):
                 artifact.rename(artifact.with_name(artifact.name + ".partial"))
             elif artifact.is_dir():
                 shutil.rmtree(artifact)
+    (folder / "summary.json").unlink()
     summary = pipeline.run(pipeline.compose([f"run={folder}", "stages=[report]"]))
     assert summary["search"]["strategy"] == "evolution" and summary["search"]["evaluated"] is None
     assert summary["student"]["parameters"] is None and summary["teacher"]["parameters"] == 191_040
@@ -169,6 +171,7 @@ def test_a_search_that_is_still_going_is_drawn(outputs):
 def test_a_run_of_which_nothing_is_made_yet(outputs):
     shutil.rmtree(outputs / "artifacts")
     folder = outputs / "smoke/latest"
+    (folder / "summary.json").unlink()
     summary = pipeline.run(pipeline.compose([f"run={folder}", "stages=[report]"]))
     assert summary["status"] == "running" and set(summary["unfinished"].values()) == {"not begun"}
     assert (folder / html.PAGE).exists()

@@ -252,6 +252,15 @@ def test_new_work_in_a_read_only_folder_fails(world):
         make_writable(run)
 
 
+def test_the_report_of_a_run_that_was_copied_without_its_store_stays(world, tmp_path):
+    copied = tmp_path / "elsewhere" / the_run(world).parent.name / the_run(world).name
+    shutil.copytree(the_run(world), copied, symlinks=True)
+    before = (copied / "summary.json").read_bytes()
+    with pytest.raises(SprigError, match=r"is finished, but \d+ of its artifacts are not in .*, so its report stays"):
+        pipeline.run(pipeline.compose([f"run={copied}", "stages=[report]"]))
+    assert (copied / "summary.json").read_bytes() == before
+
+
 def test_work_that_needs_no_source_is_done_without(made, world):
     run = the_run(world)
     for role in ("evaluation", "report"):
