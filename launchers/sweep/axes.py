@@ -1,5 +1,6 @@
 """The values of a sweep's axes, as Hydra's overrides list them."""
 
+from collections import Counter
 from collections.abc import Iterable
 from math import prod
 
@@ -14,7 +15,7 @@ def values(override: Override) -> list[str]:
     """The values of an axis; of an override that is not one, its only value, or nothing where that is empty.
 
     Raises:
-        SprigError: the override does not list its values, or lists too many.
+        SprigError: the override does not list its values, lists too many, or one of them twice.
     """
     word, value = typed(override), override.value()
     if not override.is_sweep_override():
@@ -27,7 +28,11 @@ def values(override: Override) -> list[str]:
         _check_range(word, value)
     elif any(isinstance(each, Sweep) for each in getattr(value, "list", [])):
         raise SprigError(f"{word} holds a list of values within another: write one list, a,b,c.")
-    return list(override.sweep_string_iterator())
+    listed = list(override.sweep_string_iterator())
+    if len(set(listed)) < len(listed):
+        twice = Counter(listed).most_common(1)[0][0]
+        raise SprigError(f"{word} names {twice} twice: leave one of them out.")
+    return listed
 
 
 def typed(override: Override) -> str:

@@ -60,6 +60,7 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ("data=glob(nonsense*)", "Axis data of the sweep has no values"),
         ("seed=0,1 data.workers=1,2", "Axis data.workers=1,2 changes no result of smoke"),
         ("search=random search.parents=2,3", "Axis search.parents=2,3 changes no result of smoke"),
+        ("seed=0,1,1", "seed=0,1,1 names 1 twice: leave one of them out."),
         ("seed=1,01", "Axis seed=1,01 changes no result of smoke"),
         (
             "kd=temperature-2,temperature-4,off distill.temperature=3",
