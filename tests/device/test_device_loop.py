@@ -12,7 +12,7 @@ from test_device_training import Blocks, settings, student_of
 
 from pipeline.config import CheckpointConfig, DeepSpeedConfig, Loss, Sharing
 from pipeline.models.precision import autocast
-from pipeline.training import checkpoints, distill, engine
+from pipeline.training import checkpoints, distill, distributed, engine
 from pipeline.training.throughput import Flops
 from pipeline.training.validation import shared_nll
 
@@ -49,8 +49,8 @@ class PlainEngine:
 @pytest.mark.parametrize("precision", ["bf16-mixed", *slow([["fp32"]])])
 def test_a_training_runs_and_resumes_there(cuda, tmp_path, monkeypatch, precision):
     monkeypatch.setattr(distill, "Engine", PlainEngine)
-    monkeypatch.setattr(distill, "start", lambda device: device)
-    monkeypatch.setattr(distill, "any_rank", lambda words, device: words)
+    monkeypatch.setattr(distributed, "start", lambda device: device)
+    monkeypatch.setattr(distributed, "any_rank", lambda words, device: words)
     monkeypatch.setattr(checkpoints, "broadcast", lambda value: value)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     pinned = []
