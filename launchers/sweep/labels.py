@@ -43,12 +43,13 @@ def refuse_replaced(overrides: Sequence[str], axes: dict[str, list[str]]) -> Non
 
     `overrides`: of any job.
     """
+    groups = [axis for axis in axes if axis not in PRESETS and ((key := keys.find(axis)) is None or key.is_section)]
     for word in overrides:
         name, _, value = word.partition("=")
         known = keys.find(name)
         if known is None or not known.is_kind:
             continue
-        for axis in (each for each in axes if each not in (name, *PRESETS)):
+        for axis in groups:
             others = [each for each in overrides if each != word and not each.startswith(f"{axis}=")]
             found = (OmegaConf.select(composed([*others, f"{axis}={each}"]), name) for each in axes[axis])
             replaced = list(dict.fromkeys(str(each) for each in found))
