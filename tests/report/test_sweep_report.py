@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from hand import job, make_run, make_sweep, row
+from omegaconf import OmegaConf
 from pages import Page
 from rich.console import Console
 
-from pipeline import cli
+from pipeline import cli, compose
+from pipeline.config import to_plain
 from pipeline.errors import SprigError
 from pipeline.report import marks
 from pipeline.report.schema import SCHEMA
@@ -175,6 +177,49 @@ def test_a_control_stands_in_every_cell_that_it_is(undrawn, tmp_path):
     report(made := make_sweep(tmp_path, axes, [control, *students]))
     lines = [line for line in csv.DictReader((made / "runs.csv").open()) if line["init"] == "searched"]
     assert [line["saving.control"] for line in lines] == ["random weights", "random weights"]
+
+
+def started(run: Path, overrides: list[str], config: dict) -> None:
+    """Notes of a run the command that started it and its configuration."""
+    (run / ".hydra").mkdir()
+    for name, content in {"config": config, "overrides": overrides}.items():
+        OmegaConf.save(OmegaConf.create(content), run / f".hydra/{name}.yaml")
+
+
+def of_three_commands(outputs: Path, axes: dict[str, list[str]], configs: list[dict], *given: dict[str, str]) -> Path:
+    """A sweep with a run of each configuration, whose command named the given axes alone."""
+    for number, config in enumerate(configs):
+        make_run(outputs / f"hand/job{number}", "searched", number)
+        started(outputs / f"hand/job{number}", [f"experiment={config['preset']}"], config)
+    report(folder := make_sweep(outputs, axes, [job(number, **each) for number, each in enumerate(given)]))
+    return folder
+
+
+def test_a_job_of_earlier_axes_has_the_value_that_its_run_had(undrawn, tmp_path):
+    axes = {"distill.temperature": ["1", "2"], "data.block_size": ["4_096"], "seed": ["0", "1", "2"]}
+    texts = [{"preset": "hand", "seed": 0, "distill": {"temperature": 1.0}, "data": {"block_size": 4096}}] * 3
+    other = {"distill.temperature": "2", "data.block_size": "4_096"}
+    folder = of_three_commands(tmp_path, axes, texts, {"seed": "1"}, other | {"seed": "0"}, {"seed": "2"})
+    assert row(folder, "1")[1] == "2" and row(folder, "2")[1] == "1"
+    assert read(folder, underway=False).fixed == {"data.block_size": "4_096"}, "the same value in all jobs"
+
+
+def test_a_value_that_no_command_names_is_an_axis_beside_the_one_that_is_named(undrawn, tmp_path):
+    configs = [{"preset": "hand", "seed": 0, "distill": {"temperature": each}} for each in (1.0, 2.0, 2.0)]
+    given = {"seed": "0"}, {"seed": "1", "distill.temperature": "2"}, {"seed": "2", "distill.temperature": "2.0"}
+    axes = {"distill.temperature": ["2", "2.0"], "seed": ["0", "1", "2"]}
+    folder = of_three_commands(tmp_path, axes, configs, *given)
+    assert row(folder, "2")[1] == "2" and row(folder, "1")[1] == "1"
+
+
+def test_a_groups_choice_is_the_presets_unless_that_composes_to_something_else(undrawn, tmp_path):
+    config = to_plain(compose(["experiment=smoke"]))
+    changed = config | {"search": config["search"] | {"strategy": "random"}}
+    given = {"seed": "0"}, {"seed": "1", "search": "evolution"}, {"seed": "2"}
+    axes = {"search": ["evolution"], "seed": ["0", "1", "2"]}
+    folder = of_three_commands(tmp_path, axes, [config, config, changed], *given)
+    cells = read(folder, underway=False).cells
+    assert [(cell.values, len(cell.runs)) for cell in cells] == [(("evolution",), 2), (("",), 1)]
 
 
 def test_an_axis_and_a_number_of_one_name(undrawn, tmp_path):

@@ -24,6 +24,7 @@ from pipeline.progress import counted
 from pipeline.report.schema import SCHEMA, ModelSummary, Summary, random_weights
 from pipeline.report.summary import costs
 from pipeline.report.sweep.record import JobRecord, read_record, remade, state
+from pipeline.report.sweep.settings import settled
 from pipeline.stages import distill
 
 SEED = "seed"
@@ -229,7 +230,7 @@ def read(folder: Path, underway: bool) -> Sweep:
         SprigError: the folder is not a sweep's, none of its runs is finished, they are of several presets, or
             something is of another schema.
     """
-    found = read_record(folder)
+    found = settled(folder, read_record(folder))
     jobs = {job["id"]: job for job in found["jobs"]}
     runs = {key: run for key, job in jobs.items() if (run := _run(folder, job)) is not None}
     if not runs:
@@ -243,8 +244,10 @@ def read(folder: Path, underway: bool) -> Sweep:
     if len(named) > 1 and not comparison:
         listed = " and ".join(f"{preset} ({run.id})" for preset, run in sorted(named.items()))
         raise SprigError(f"sweep={folder} has runs of the presets {listed}: a table is of one; start a sweep for each.")
-    axes = {key: values for key, values in found["axes"].items() if key != SEED and len(values) > 1}
-    fixed = {key: values[0] for key, values in found["axes"].items() if key != SEED and len(values) == 1}
+    told = [each for job in jobs.values() for each in (job["overrides"], *job.get("same", ()))]
+    varied = {key for key, values in found["axes"].items() if len({each.get(key) for each in told} | {*values}) > 1}
+    axes = {key: values for key, values in found["axes"].items() if key != SEED and key in varied}
+    fixed = {key: values[0] for key, values in found["axes"].items() if key != SEED and key not in varied}
     members: dict[Values, list[str]] = {values: [] for values in (() if comparison else product(*axes.values()))}
     for key, job in jobs.items():
         # A job is in several cells where an axis means nothing with another axis' value.
