@@ -22,7 +22,8 @@ def _has_one_candidate(config: SearchConfig) -> bool:
 
 
 def candidates(config: SearchConfig) -> int:
-    """How many candidates the strategy asks for, where neither a limit nor the end of the space stops it."""
+    """How many candidates the strategy asks for, where neither a limit nor the end of the space stops it. One of the
+    user's own may ask for fewer than search.evaluations, or more."""
     if _has_one_candidate(config):
         return 1
     if config.strategy not in POPULATIONS:
@@ -51,9 +52,10 @@ def expected(config: SearchConfig, block_size: int, flops_per_token: int | None 
 def unspent(config: SearchConfig, block_size: int, flops_per_token: int | None = None) -> str | None:
     """What to report of a search that ends before its limit, so that it is not compared at the limit's cost.
 
-    `flops_per_token` as in `expected`. None where a limit may end the search, and where there is only one candidate.
+    `flops_per_token` as in `expected`. None where a limit may end the search, where there is only one candidate, and
+    for a strategy of the user's own, which may ask for any number.
     """
-    if _has_one_candidate(config):
+    if _has_one_candidate(config) or is_own(config.strategy):
         return None
     asked = candidates(config)
     known = {"evaluations": asked, "tokens": asked * config.blocks * block_size}

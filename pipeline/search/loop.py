@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from pipeline.config import SearchConfig
+from pipeline.config.own import is_own
 from pipeline.errors import SprigError
 from pipeline.progress import Progress
 from pipeline.search.budget import Budget
@@ -68,20 +69,39 @@ class Search:
             while self.allowed and (asked := self.strategy.ask()):
                 self.strategy.tell(self._scored(asked))
                 self.generation += 1
-        if self.allowed and self.progress.done < self.expected:
-            log.warning(
-                "The bin holds no further new sub-networks: the search ended after %d candidates.", self.evaluated
-            )
         if self.best is None and self.allowed:
             raise SprigError(f"search.strategy={self.config.strategy} asked for no candidate: let ask() return some.")
         if self.best is None:
             raise SprigError("search.limit ended the search before any candidate was evaluated: raise the limit.")
+        if self.allowed and self.progress.done < self.expected:
+            self._report_end()
         if math.isinf(self.best.fitness):
-            raise SprigError(
-                f"None of {self.evaluated} candidates has a finite loss: use precision=fp32, or another ordering or "
-                "bin."
-            )
+            raise self._without_a_finite_loss()
         return self.best
+
+    def _report_end(self) -> None:
+        """Of a strategy that asked for fewer candidates than expected: only the built-in ones end when the bin does."""
+        if is_own(self.config.strategy):
+            log.info(
+                "search.strategy=%s has no further candidates: the search ended after %d.",
+                self.config.strategy,
+                self.evaluated,
+            )
+        else:
+            log.warning(
+                "The bin holds no further new sub-networks: the search ended after %d candidates.", self.evaluated
+            )
+
+    def _without_a_finite_loss(self) -> SprigError:
+        fitness = self.config.fitness
+        if is_own(fitness):
+            return SprigError(
+                f"search.fitness={fitness} gives none of {self.evaluated} candidates a finite loss: correct it, or use "
+                "precision=fp32 if their logits overflow."
+            )
+        return SprigError(
+            f"None of {self.evaluated} candidates has a finite loss: use precision=fp32, or another ordering or bin."
+        )
 
     def _scored(self, asked: list[SubNetwork]) -> list[Scored]:
         """The fitness of all candidates that were asked for, or of as many as the budget allows."""

@@ -1,6 +1,8 @@
 """A strategy, a fitness and a space of the user's, by import path: those of examples/own_search.py."""
 
 import importlib
+import logging
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import toy
 from runs import smoke
 
 import pipeline
+from pipeline.config import LimitConfig
 from pipeline.errors import SprigError
 from pipeline.models.extraction import extract
 from pipeline.plan import checks, costs
 from pipeline.search import journal
 from pipeline.search.evaluator import Evaluator
+from pipeline.search.forecast import unspent
 from pipeline.search.strategies import registry
 from pipeline.stages import graph, order
 from pipeline.stages.context import Context
@@ -189,6 +194,25 @@ def test_a_search_without_candidates_names_its_strategy(outputs, own):
     own(asking([]))
     with pytest.raises(SprigError, match=r"search\.strategy=own_search\.Mine asked for no candidate"):
         searched(outputs, "search.strategy=own_search.Mine")
+
+
+def test_a_strategy_that_ends_early_has_not_emptied_the_bin(tmp_path, own, caplog):
+    members = [[toy.SPACE.sample(np.random.default_rng(each))] for each in range(4)]
+    methods = {"__init__": lambda self, *_: None, "tell": lambda self, scored: None}
+    own(type("Mine", (), methods | {"ask": lambda self: members.pop() if members else []}))
+    config = replace(toy.configure("random", evaluations=100), strategy="own_search.Mine")
+    with caplog.at_level(logging.INFO, logger="sprig"):
+        toy.walk(config, tmp_path / "journal")
+    assert caplog.messages == ["search.strategy=own_search.Mine has no further candidates: the search ended after 4."]
+    assert caplog.records[0].levelno == logging.INFO
+    assert unspent(replace(config, limit=LimitConfig(evaluations=200)), toy.LENGTH) is None, "it may ask for as many"
+
+
+def test_a_fitness_that_is_never_finite_is_named(tmp_path):
+    config = toy.configure("random", evaluations=3, fitness="own_search.worst_token")
+    said = "^search.fitness=own_search.worst_token gives none of 3 candidates a finite loss: correct it, or use"
+    with pytest.raises(SprigError, match=said):
+        toy.walk(config, tmp_path / "journal", lambda sub: math.nan)
 
 
 def test_the_evaluator_imports_it_once(tmp_path):
