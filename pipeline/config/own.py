@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -79,3 +79,14 @@ def code_hash(key: str, path: str) -> str:
     files = sorted({str(getattr(sys.modules.get(name), "__file__", None)) for name in modules if name})
     there = [Path(file) for file in files if Path(file).is_file()]
     return hashlib.sha256(b"".join(file.read_bytes() for file in there)).hexdigest()
+
+
+def function(key: str, path: str) -> Callable:
+    """The function of an import path.
+
+    Raises:
+        SprigError: it cannot be imported, or called.
+    """
+    if not callable(found := imported(key, path)):
+        raise SprigError(f"{key}={path} is a {type(found).__name__}, which cannot be called: name a function.")
+    return found

@@ -9,7 +9,7 @@ from litgpt import GPT
 from torch import Tensor
 
 from pipeline.config import Fitness
-from pipeline.config.own import imported, is_own, running
+from pipeline.config.own import function, is_own, running
 from pipeline.errors import SprigError
 from pipeline.hardware import give_back_memory
 from pipeline.models.extraction import extract
@@ -46,7 +46,7 @@ class Evaluator:
         self.chunk = chunk_tokens(device, CPU_CHUNK_TOKENS)
         # A GPU computes while the next candidate is cut. On a CPU, this would only delay the results.
         self.ahead = 1 if device.type == "cuda" else 0
-        self.own: OwnFitness | None = imported("search.fitness", fitness) if is_own(fitness) else None
+        self.own: OwnFitness | None = function("search.fitness", fitness) if is_own(fitness) else None
         self._targets: dict[int, Tensor] = {}
 
     def run(self, subs: list[SubNetwork]) -> Iterator[tuple[int, list[float]]]:

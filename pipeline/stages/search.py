@@ -13,7 +13,7 @@ from pipeline import outside
 from pipeline.artifacts import Recipe, write_json
 from pipeline.config import LimitConfig, OrderingKind, SearchConfig, material, walk
 from pipeline.config import Strategy as Kind
-from pipeline.config.own import imported, is_own
+from pipeline.config.own import function, is_own
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
 from pipeline.search import journal as journals
@@ -56,7 +56,7 @@ def check_strategy(context: Context, space: Space) -> None:
         )
     make_strategy(config, space, context.config.seed, Errors.none(context.architecture))
     if is_own(config.fitness):
-        imported("search.fitness", config.fitness)
+        function("search.fitness", config.fitness)
 
 
 def check_limit(context: Context, flops: int) -> None:

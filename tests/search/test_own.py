@@ -114,9 +114,11 @@ def test_an_edit_of_its_code_gives_another_search(tmp_path, monkeypatch, named):
         ("search.strategy=nowhere.Strategy", "search.strategy=nowhere.Strategy cannot be imported"),
         ("search.fitness=own_search.nothing", "search.fitness=own_search.nothing cannot be imported"),
         ("space.type=own_search.Nothing", "space.type=own_search.Nothing cannot be imported"),
+        ("search.fitness=os.path", "search.fitness=os.path is a module, which cannot be called: name a function"),
+        ("search.fitness=math.pi", "search.fitness=math.pi is a float, which cannot be called: name a function"),
     ],
 )
-def test_what_cannot_be_imported_is_refused_in_the_plan(tmp_path, override, sentence):
+def test_what_cannot_be_imported_or_used_is_refused_in_the_plan(tmp_path, override, sentence):
     with pytest.raises(SprigError, match=sentence):
         checks.check(Context(smoke(tmp_path, override), print))
 
