@@ -184,7 +184,9 @@ def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **sett
     """Searches the space for the sub-network with the lowest loss on `blocks` before any training. Other keywords are
     the keys of `search` in the configuration, such as strategy="evolution", population=12, generations=3; without any,
     evolution evaluates 5,050 candidates. strategy="importance", the command line's default, evaluates one, and needs
-    SearchSpace(..., layers="rank"). "allocation" also measures its errors on `blocks`."""
+    SearchSpace(..., layers="rank"). "allocation" also measures its errors on `blocks`. Four keys are not keywords:
+    path, rerank and random_baseline are for runs alone, as is strategy="given", and search.blocks is the number of
+    `blocks`. To cut a sub-network of your own, give extract a `Found` of it."""
     api_inputs.check_space(teacher, space)
     blocks, seed = api_inputs.tokens(teacher, blocks), api_inputs.seed(seed)
     config = typed(SearchConfig, "search", {"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings})

@@ -35,9 +35,9 @@ Section = TypeVar("Section")
 
 log = logging.getLogger("sprig")
 
-# Keys of the configuration that only a run reads.
+# Keys of the configuration that only a run reads, or one value of a key.
 OF_RUNS = {
-    "search": ("path", "rerank", "random_baseline"),
+    "search": ("strategy=given", "path", "rerank", "random_baseline"),
     "space": ("vocabulary", "type"),
     "distill": ("init", "from_run", "control", "cache"),
 }
@@ -56,7 +56,8 @@ def settings(kind: type[Section], section: str, given: Mapping[str, Any]) -> Sec
         SprigError: a key is unknown or has no effect outside a run, or a value has the wrong type or is out of range.
     """
     prefix = f"{section}." if section else ""
-    if unused := [key for key in OF_RUNS.get(section, ()) if key in given]:
+    named = {*given, *(f"{key}={value}" for key, value in given.items() if isinstance(value, str))}
+    if unused := [key for key in OF_RUNS.get(section, ()) if key in named]:
         raise SprigError(
             f"{prefix}{unused[0]} has no effect on models in memory: leave it out, or set it in a run, pipeline.run."
         )

@@ -1,10 +1,12 @@
 """The Python API on a tiny teacher in memory, and the page that shows it."""
 
 import copy
+import inspect
 import json
 import math
+import re
 import runpy
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,8 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: pipeline.extract(t.model, None), "found must be what find returns, but is a NoneType"),
         (lambda t, b: find(t, b, seed=-1), "seed=-1 must lie in"),
         (lambda t, b: find(t, b, rerank={"candidates": 3}), "search.rerank has no effect on models in memory"),
+        (lambda t, b: find(t, b, strategy="given"), "search.strategy=given has no .*: leave it out, or set"),
+        (lambda t, b: find(t, b, strategy="given", path="/x"), "search.strategy=given has no effect on"),
         (lambda t, b: find(t, b, fitness=max), "search.fitness: .*a class or function by its import path"),
         (lambda t, b: distill(t, b), "must be a split of a text, such as text.train, but are a Tensor"),
         (lambda t, b: distill(t, b, lambda each: each.double()), "torch.float64, not torch.float32: give student.fl"),
@@ -273,6 +277,13 @@ def test_what_is_found_is_not_cut_out_of_another_teacher_of_the_same_sizes(teach
     other.config.name = "other"
     with pytest.raises(pipeline.SprigError, match="is of another teacher, tiny-random: search other with find"):
         pipeline.extract(other, find(teacher, blocks))
+
+
+def test_keys_that_are_not_keywords_of_a_search_are_listed():
+    taken = {each.name for each in fields(SearchConfig)} & inspect.signature(pipeline.find).parameters.keys()
+    refused = {key.partition("=")[0] for key in api_inputs.OF_RUNS["search"]} | taken
+    [listed] = re.findall(r"Four keys are not keywords:(.*)", pipeline.find.__doc__, re.DOTALL)
+    assert refused == {key for key in re.findall(r"\w+", listed) if hasattr(SearchConfig(), key)}
 
 
 def test_one_value_for_a_section_is_refused():
