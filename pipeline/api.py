@@ -129,7 +129,8 @@ def load_text(text: str, teacher: Teacher, block_size: int = 256, outputs: str |
     config = api_inputs.quickstart("data", None if own else text, outputs)
     given = {"name": own.name, "source": DataSource.text, "path": str(own)} if own else to_plain(config.data)
     config.data = typed(DataConfig, "data", given | {"block_size": block_size})
-    config.teacher = teacher.config
+    config.teacher, longest = teacher.config, teacher.model.config.block_size
+    prepare.check_block_size(config.data.block_size, "teacher", config.teacher.name, longest)
     context = Context(config, log=lambda line: None)
     recipe = prepare.tokens_recipe(context)
     make = partial(prepare.make_tokens, context, recipe, teacher=prepare.teacher_recipe(context, teacher.config))

@@ -117,6 +117,7 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: pipeline.export(t.model, t.model, "x", b), "what load_teacher returns, .* but is a GPT"),
         (lambda t, b: pipeline.export(t.model, t, "x", b, form="hf"), "export.form: Invalid value 'hf'"),
         (lambda t, b: pipeline.load_text("sotu", t, block_size=-1), "data.block_size=-1 must lie in"),
+        (lambda t, b: pipeline.load_text("sotu", t, block_size=129), "data.block_size=129 exceeds .* tiny-random, 128"),
         (lambda t, b: pipeline.load_text("./no/text", t), "The data ./no/text does not exist"),
         (lambda t, b: pipeline.load_teacher("tiny-random", device="gpu"), "device=gpu cannot be used here"),
         (lambda t, b: pipeline.load_teacher("tiny-random", device="meta"), "device=meta cannot .*holds no values"),

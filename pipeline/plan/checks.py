@@ -21,11 +21,7 @@ def check(context: Context) -> None:
     """
     prepare.check(context)
     config, architecture = context.config, context.architecture
-    if config.data.block_size > architecture.context:
-        raise SprigError(
-            f"data.block_size={config.data.block_size} exceeds the context of teacher {config.teacher.name}, "
-            f"{architecture.context}: lower data.block_size."
-        )
+    prepare.check_block_size(config.data.block_size, "teacher", config.teacher.name, architecture.context)
     if config.search.strategy == Strategy.given:
         least = flops_per_token(architecture, search.read_given(context, roots(context)), length=config.data.block_size)
     else:
@@ -61,11 +57,7 @@ def _check_kd(context: Context) -> None:
     """The KD teacher, where it is another than the one that is cut."""
     config = context.config
     cut, kd = context.describe(config.teacher), context.describe(config.kd_teacher or config.teacher)
-    if config.data.block_size > kd.context:
-        raise SprigError(
-            f"data.block_size={config.data.block_size} exceeds the context of kd_teacher {kd.name}, {kd.context}: "
-            "lower data.block_size."
-        )
+    prepare.check_block_size(config.data.block_size, "kd_teacher", kd.name, kd.context)
     if kd.vocab_size != cut.vocab_size:
         raise SprigError(
             f"kd_teacher {kd.name} has a vocabulary of {kd.vocab_size:,} and teacher {cut.name} one of "

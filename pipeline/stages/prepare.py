@@ -88,6 +88,14 @@ def make_tokens(context: Context, recipe: Recipe, folder: Path, teacher: Recipe)
     data.prepare(context.config.data, context.tokenizer(teacher), folder)
 
 
+def check_block_size(block_size: int, role: str, name: str, longest: int) -> None:
+    """Raises SprigError where blocks are longer than a model's context."""
+    if block_size > longest:
+        raise SprigError(
+            f"data.block_size={block_size} exceeds the context of {role} {name}, {longest}: lower data.block_size."
+        )
+
+
 def check(context: Context) -> None:
     """Before anything runs.
 
