@@ -80,17 +80,20 @@ def check(context: Context, roots: Roots) -> None:
     Raises:
         SprigError: distill.from_run is not a finished run, or its student has another vocabulary or teacher.
     """
-    distill = context.config.distill
-    if distill.init != Init.trained or (found := finished(context)).teacher == roots.teacher.fingerprint:
+    distill, own = context.config.distill, roots.teacher.fingerprint
+    if distill.init != Init.trained or (found := finished(context)).teacher == own:
         return
     if (kept := context.config.space.vocabulary) != found.vocabulary:
         raise SprigError(
             f"The student of distill.from_run={distill.from_run} has space.vocabulary={_given(found.vocabulary)}, but "
             f"this run has {_given(kept)}: give it the same."
         )
+    theirs, ours = found.teacher_name, context.config.teacher.name
+    if theirs in (None, ours):  # only the fingerprints tell them apart
+        theirs, ours = f"{theirs} ({found.teacher})" if theirs else found.teacher, f"{ours} ({own})"
     raise SprigError(
-        f"The student of distill.from_run={distill.from_run} was cut out of teacher {found.teacher}, but this run has "
-        f"{roots.teacher.fingerprint}: give it the same teacher{'' if kept is None else ', and the same text'}."
+        f"The student of distill.from_run={distill.from_run} was cut out of teacher {theirs}, but this run has {ours}: "
+        f"give it the same teacher{'' if kept is None else ', and the same text'}."
     )
 
 
@@ -100,13 +103,14 @@ def _given(vocabulary: int | None) -> str:
 
 @dataclass(frozen=True)
 class Finished:
-    """The trained student of distill.from_run: the fingerprints of itself and its teacher, its sub-network, and its
-    space.vocabulary."""
+    """The trained student of distill.from_run: the fingerprints of itself and its teacher, its sub-network, its
+    space.vocabulary, and its teacher's name, which earlier versions of Sprig did not note."""
 
     student: str
     teacher: str
     sub: SubNetwork
     vocabulary: int | None
+    teacher_name: str | None
 
 
 def finished(context: Context) -> Finished:
@@ -127,7 +131,8 @@ def finished(context: Context) -> Finished:
         return found | {"sub": sub, "vocabulary": made[TEACHER]["config"].get("vocabulary")}
 
     found = context.facts.get(f"student of {links.parent}", read)
-    return Finished(found[TRAINED], found[TEACHER], SubNetwork.from_dict(found["sub"]), found.get("vocabulary"))
+    sub, name = SubNetwork.from_dict(found["sub"]), (found["sub"].get(ABOUT) or {}).get("teacher")
+    return Finished(found[TRAINED], found[TEACHER], sub, found.get("vocabulary"), name)
 
 
 def _links(context: Context) -> Path:

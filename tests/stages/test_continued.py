@@ -66,6 +66,10 @@ def test_what_cannot_be_trained_further(tmp_path, overrides, sentence):
 
 
 def test_a_student_of_another_teacher_is_refused(smoke_outputs, tmp_path):
+    """By name, or by fingerprint where two teachers have one name."""
     run = (smoke_outputs / "smoke/latest").resolve()
-    with pytest.raises(SprigError, match=r"was cut out of teacher \w+, but this run has \w+: give it the same"):
+    with pytest.raises(SprigError, match="cut out of teacher tiny-random, but this run has tiny-deep: give it"):
         pipeline.run(further(tmp_path, run, "teacher=tiny-deep"))
+    same = r"cut out of teacher tiny-random \([0-9a-f]{16}\), but this run has tiny-random \([0-9a-f]{16}\): give it"
+    with pytest.raises(SprigError, match=same):
+        pipeline.run(further(tmp_path, run, "teacher=tiny-deep", "teacher.name=tiny-random"))
