@@ -11,14 +11,14 @@ from pathlib import Path
 from filelock import Timeout
 
 from pipeline.artifacts.locks import locked
-from pipeline.artifacts.manifest import MANIFEST, STAMP, last_used, read_manifest
+from pipeline.artifacts.manifest import STAMP, last_used, read_manifest
 from pipeline.artifacts.runs import is_run
 from pipeline.artifacts.store import LINKS, PARTIAL, claims, folders
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
 
 STORE = "artifacts"  # the store's folder in outputs
-_REMOVED = ".removed"  # what was moved out of the store and is being deleted
+_REMOVED = ".removed"  # begins the name of what was moved out of the store and is being deleted
 
 
 def in_words(size: int) -> str:
@@ -65,7 +65,8 @@ def entries(outputs: Path) -> list[Entry]:
 
     Raises:
         SprigError: a manifest is torn, or a link leads nowhere, so what is needed is not known.
-        OSError: a folder of `outputs` cannot be read, so what its runs need is not known.
+        OSError: a folder of `outputs` cannot be read, so what its runs need is not known. One that another process
+            removes meanwhile counts as removed.
     """
     store = outputs / STORE
     needed: dict[str, set[str]] = {}
@@ -86,7 +87,8 @@ def _links(outputs: Path) -> Iterator[tuple[str, str]]:
         for below, names, files in os.walk(run / LINKS, onerror=_fail):
             for link in (Path(below, name) for name in (*names, *files)):
                 if link.is_symlink():
-                    yield str(run.relative_to(outputs)), _place(link.readlink())
+                    with suppress(FileNotFoundError):
+                        yield str(run.relative_to(outputs)), _place(link.readlink())
 
 
 def run_folders(outputs: Path) -> Iterator[Path]:
@@ -99,7 +101,11 @@ def run_folders(outputs: Path) -> Iterator[Path]:
 
 
 def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    if (identity := _identity(folder)) in seen:
+    try:
+        identity = _identity(folder)
+    except FileNotFoundError:  # removed while this looks
+        return
+    if identity in seen:
         return
     seen.add(identity)
     if is_run(folder):
@@ -114,16 +120,28 @@ def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     Raises:
         SprigError: a link leads nowhere, to a disk that is not mounted, say.
     """
-    for each in sorted(os.scandir(folder), key=lambda each: each.name):
+    for each in _inside(folder):
         if each.name == LATEST or each.name.startswith("."):
             continue
         if each.is_symlink() and not Path(each.path).exists():
-            raise SprigError(
-                f"{each.path} is a link to {os.readlink(each.path)}, which does not exist, so Sprig cannot tell what "
-                "its runs need: mount that disk, or remove the link."
-            )
-        if each.is_dir():
+            _refuse_dangling(Path(each.path))
+        elif each.is_dir():
             yield from _runs(folder / each.name, seen)
+
+
+def _inside(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; nothing if it was removed while this looks."""
+    with suppress(FileNotFoundError):
+        return sorted(os.scandir(folder), key=lambda each: each.name)
+    return []
+
+
+def _refuse_dangling(link: Path) -> None:
+    with suppress(FileNotFoundError):  # the link itself was removed while this looks
+        raise SprigError(
+            f"{link} is a link to {link.readlink()}, which does not exist, so Sprig cannot tell what its runs need: "
+            "mount that disk, or remove the link."
+        )
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -139,10 +157,13 @@ def _need(store: Path, place: str, run: str, needed: dict[str, set[str]]) -> Non
     if run in needed.setdefault(place, set()):
         return
     needed[place].add(run)
-    if (store / place / MANIFEST).exists():
-        for fingerprint in read_manifest(store / place)["inputs"].values():
-            for below in store.glob(f"*/{fingerprint}"):
-                _need(store, _place(below), run, needed)
+    try:
+        inputs = read_manifest(store / place)["inputs"]
+    except (FileNotFoundError, NotADirectoryError):  # not made yet, or removed while this looks
+        return
+    for fingerprint in inputs.values():
+        for below in store.glob(f"*/{fingerprint}"):
+            _need(store, _place(below), run, needed)
 
 
 def refuse_linked(outputs: Path) -> None:
@@ -165,30 +186,39 @@ def remove(outputs: Path, wanted: Iterable[Path], days: float) -> tuple[list[Pat
         SprigError, OSError: as `entries` and `refuse_linked`; nothing was removed.
     """
     refuse_linked(outputs)
-    store, removed, kept = outputs / STORE, [], {}
-    wanted = list(wanted)
-    with claims(store):
-        now = {entry.folder: entry for entry in entries(outputs)}
-        for folder in wanted:
-            if folder not in now:
-                continue  # another process removed or published it
-            if not now[folder].useless(days):
-                kept[folder] = f"{now[folder].needed_by[0]} needs it now" if now[folder].needed_by else "was just used"
-            elif _move_out(store, folder):
-                removed.append(folder)
-            else:
-                kept[folder] = "is being made"
-    shutil.rmtree(store / _REMOVED, ignore_errors=True)
+    with claims(outputs / STORE):
+        removed, kept = move_out(outputs, wanted, days)
+    delete_moved(outputs)
     return removed, kept
+
+
+def move_out(outputs: Path, wanted: Iterable[Path], days: float) -> tuple[list[Path], dict[Path, str]]:
+    """As `remove`, for a caller that holds the lock of all claims; it calls `delete_moved` after releasing it."""
+    store, removed, kept = outputs / STORE, [], {}
+    now = {entry.folder: entry for entry in entries(outputs)}
+    for folder in wanted:
+        if folder not in now:
+            continue  # another process removed or published it
+        if not now[folder].useless(days):
+            kept[folder] = f"{now[folder].needed_by[0]} needs it now" if now[folder].needed_by else "was just used"
+        elif _move_out(store, folder):
+            removed.append(folder)
+        else:
+            kept[folder] = "is being made"
+    return removed, kept
+
+
+def delete_moved(outputs: Path) -> None:
+    """Deletes what was moved out, also by a process that was killed before it could."""
+    for each in (outputs / STORE).glob(f"{_REMOVED}*"):
+        shutil.rmtree(each, ignore_errors=True)
 
 
 def _move_out(store: Path, folder: Path) -> bool:
     """Takes a folder out of the store in one rename; False if a process is making it."""
     try:
         with locked(folder.with_name(folder.name.removesuffix(PARTIAL)), wait=False):
-            to = store / _REMOVED / f"{time.time_ns()}-{folder.parent.name}-{folder.name}"
-            to.parent.mkdir(exist_ok=True)
-            folder.rename(to)
+            folder.rename(store / f"{_REMOVED}-{time.time_ns()}-{folder.parent.name}-{folder.name}")
     except Timeout:
         return False
     folder.with_name(folder.name + STAMP).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.errors import SprigError
 LEASE_SECONDS = 120.0
 _NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP)  # the same on every machine: the file system has none
 _TRIES = 10
+_GLANCE = 0.2  # seconds that a process is given which only looks whether the lock is held, and has it meanwhile
 
 log = logging.getLogger("sprig")
 
@@ -104,8 +106,29 @@ def _release(file: int) -> None:
 
 def is_held(folder: Path) -> bool:
     """Whether a process holds the lock of `folder`. Where nothing can be written, as far as this process sees, no."""
-    if not any(Path(f"{folder}{ending}").exists() for ending in (".lock", ".lease")):
+    try:
+        file = os.open(f"{folder}.lock", os.O_RDWR)  # `locked` would make its folder, which may just have been removed
+    except OSError:
         return False
+    try:
+        return not _is_free(file)
+    except OSError as error:
+        return error.errno in _NO_FLOCK and _is_leased(folder)
+    finally:
+        os.close(file)
+
+
+def _is_free(file: int) -> bool:
+    for _ in range(_TRIES):
+        with suppress(BlockingIOError, PermissionError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            return True
+        time.sleep(_GLANCE / _TRIES)
+    return False
+
+
+def _is_leased(folder: Path) -> bool:
     try:
         with locked(folder, wait=False):
             return False
@@ -135,7 +158,7 @@ def _explained(error: OSError, folder: Path) -> Exception:
 
 def _wait_for(lock: BaseFileLock, folder: Path, wait: bool) -> BaseFileLock:
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0 if wait else _GLANCE, poll_interval=_GLANCE / _TRIES)
     except Timeout:
         if not wait:
             raise

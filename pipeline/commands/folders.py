@@ -1,12 +1,13 @@
 """Run folders as they lie on the disk: finding them, and what each says about itself."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import RUNNING, is_held
 from pipeline.artifacts.inventory import STORE, run_folders
-from pipeline.artifacts.runs import OUTPUTS, run_folder, summary
+from pipeline.artifacts.runs import OUTPUTS, SAVED, is_run, run_folder, summary
 from pipeline.commands import Line
 from pipeline.errors import SprigError
 from pipeline.layout import COMPLETED
@@ -17,20 +18,17 @@ FINISHED, UNDERWAY, STOPPED = "finished", "running", "stopped"
 
 @dataclass(frozen=True)
 class Known:
-    """A run's folder in `outputs`, and its summary.json, empty before the first report or where it is damaged."""
+    """A run's folder in `outputs`, its summary.json, empty before the first report or where it is damaged, and when
+    it was started, in seconds since the epoch."""
 
     folder: Path
     outputs: Path
     summary: dict[str, Any]
+    started: float
 
     @property
     def name(self) -> str:
         return self.folder.relative_to(self.outputs).as_posix()
-
-    @property
-    def started(self) -> float:
-        """Seconds since the epoch."""
-        return (self.folder / ".hydra/config.yaml").stat().st_mtime
 
     @property
     def held(self) -> bool:
@@ -71,8 +69,17 @@ def all_runs(outputs: Path) -> list[Known]:
             f"{outputs} has no runs, as it has no folder {STORE}: name where they are, outputs=FOLDER, or start one, "
             "sprig experiment=quickstart."
         )
-    runs = (_known(folder, outputs) for folder in run_folders(outputs))
-    return sorted(runs, key=lambda run: (run.started, run.name))
+    return _oldest_first(_known(folder, outputs) for folder in run_folders(outputs))
+
+
+def siblings(folder: Path) -> list[Known]:
+    """The runs directly in a folder such as outputs/smoke, the oldest first."""
+    return _oldest_first(_known(each, folder.parent) for each in folder.glob("[!.]*") if is_run(each))
+
+
+def _oldest_first(runs: Iterable[Known | None]) -> list[Known]:
+    """Without those that were removed while this looks."""
+    return sorted(filter(None, runs), key=lambda run: (run.started, run.name))
 
 
 def chosen(line: Line) -> list[Known]:
@@ -81,8 +88,13 @@ def chosen(line: Line) -> list[Known]:
     Raises:
         SprigError: a name is not that of a run.
     """
-    folders = dict.fromkeys(run_folder(name, line.outputs or OUTPUTS).resolve() for name in line.names)
-    return [_known(folder, folder.parents[1]) for folder in folders]
+    runs: dict[Path, Known] = {}
+    for name in line.names:
+        folder = run_folder(name, line.outputs or OUTPUTS).resolve()
+        if (run := _known(folder, folder.parents[1])) is None:
+            raise SprigError(f"{name} was removed by another process just now: leave it out.")
+        runs[folder] = run
+    return list(runs.values())
 
 
 def owned(line: Line) -> list[Known]:
@@ -106,5 +118,10 @@ def owned(line: Line) -> list[Known]:
     return chosen(line)
 
 
-def _known(folder: Path, outputs: Path) -> Known:
-    return Known(folder, outputs, summary(folder))
+def _known(folder: Path, outputs: Path) -> Known | None:
+    """None if it was removed while this looks."""
+    try:
+        started = (folder / SAVED).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return Known(folder, outputs, summary(folder), started)

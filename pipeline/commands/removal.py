@@ -1,16 +1,17 @@
 """`sprig rm RUN...`: removes runs, and what only they need in the store."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from filelock import Timeout
 
 from pipeline.artifacts import RUNNING, link_atomically, locked
-from pipeline.artifacts.inventory import Entry, entries, in_words, refuse_linked, remove
+from pipeline.artifacts.inventory import STORE, Entry, delete_moved, entries, in_words, move_out, refuse_linked
+from pipeline.artifacts.runs import is_run
+from pipeline.artifacts.store import claims
 from pipeline.commands import Line
-from pipeline.commands.folders import Known, all_runs, owned
+from pipeline.commands.folders import Known, owned, siblings
 from pipeline.commands.listing import only_of
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
@@ -39,24 +40,32 @@ def run(line: Line) -> None:
     if not (line.yes or confirm_removal()):
         return
     with ExitStack() as stack:
-        for each in runs:
-            stack.enter_context(_to_itself(each))
-        for outputs, (of_it, wanted) in plans.items():
-            _remove(outputs, of_it, wanted)
+        held = [each for each in runs if _hold(each, stack)]
+        for outputs, (_, wanted) in plans.items():
+            _remove(outputs, [each for each in held if each.outputs == outputs], wanted)
 
 
-@contextmanager
-def _to_itself(run: Known) -> Iterator[None]:
-    """While no process works on the run, and none can begin to.
+def _hold(run: Known, stack: ExitStack) -> bool:
+    """Keeps other processes from the run, also from beginning to work on it; False if one of them removed it.
 
     Raises:
-        SprigError: one does.
+        SprigError: a process works on it.
     """
+    place = run.folder / RUNNING
     try:
-        with locked(run.folder / RUNNING, wait=False):
-            yield
+        stack.enter_context(locked(place, wait=False))
+    except FileNotFoundError:
+        return False
     except Timeout:
-        raise _running(run) from None
+        if is_run(run.folder):
+            raise _running(run) from None
+        return False
+    if not is_run(run.folder):
+        with suppress(OSError):  # the lock made the folder again
+            Path(f"{place}.lock").unlink()
+            run.folder.rmdir()
+        return False
+    return True
 
 
 def _running(run: Known) -> SprigError:
@@ -71,29 +80,37 @@ def _bytes(wanted: list[Entry]) -> int:
     return sum(entry.bytes for entry in wanted)
 
 
-def _remove(outputs: Path, runs: list[Known], wanted: list[Entry]) -> None:
-    """The folders first: a kill in between leaves artifacts that no run needs, which `artifacts clean` finds."""
-    sizes = {entry.folder: entry.bytes for entry in wanted}
-    for each in runs:
-        away = each.folder.with_name(f".{each.folder.name}.removed")
-        shutil.rmtree(away, ignore_errors=True)  # what a killed removal of the same run left
-        each.folder.rename(away)
-        _relink(each.folder, outputs)
-        shutil.rmtree(away)
-    removed, kept = remove(outputs, sizes, days=0)
+def _remove(outputs: Path, runs: list[Known], planned: list[Entry]) -> None:
+    """The folders first: a kill in between leaves artifacts that no run needs, which `artifacts clean` finds. All that
+    under the lock of claims: of two removals at once, the later one takes what both their runs needed."""
+    with claims(outputs / STORE):
+        wanted = {entry.folder: entry for entry in (*planned, *_needed_by_these(outputs, runs))}
+        sizes = {folder: entry.bytes for folder, entry in wanted.items()}
+        away = [_put_away(each.folder) for each in runs]
+        for folder in {each.folder.parent for each in runs}:
+            _relink(folder)
+        removed, kept = move_out(outputs, wanted, days=0)
+    delete_moved(outputs)
+    for each in away:
+        shutil.rmtree(each)
     freed = in_words(sum(map(sizes.__getitem__, removed)))
     say(f"Removed {counted(len(runs), 'run')} and {counted(len(removed), 'artifact')} ({freed}).")
     for folder, why in kept.items():
         say(f"{folder} {why}: kept.")
 
 
-def _relink(removed: Path, outputs: Path) -> None:
-    """Points `latest` to the newest run that is left, if the removed one was it."""
-    folder, latest = removed.parent, removed.parent / LATEST
+def _put_away(folder: Path) -> Path:
+    away = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(away, ignore_errors=True)  # what a killed removal of the same run left
+    return folder.rename(away)
+
+
+def _relink(folder: Path) -> None:
+    """Points `latest` to the newest run that is left, if a removed one was it."""
+    latest = folder / LATEST
     if not latest.is_symlink() or latest.exists():
         return
-    left = [run for run in all_runs(outputs) if run.folder.parent.resolve() == folder]
-    if left:
+    if left := siblings(folder):
         link_atomically(latest, left[-1].folder)
     else:
         latest.unlink()

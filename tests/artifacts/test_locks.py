@@ -93,6 +93,24 @@ def test_a_folder_that_is_removed_before_it_is_marked_is_made_again(tmp_path, mo
         assert made == [place.parent] * 2 and is_held(place)
 
 
+def test_to_look_whether_a_lock_is_held_makes_no_folder_and_is_no_refusal(tmp_path):
+    """As a process does which lists runs while another one removes them."""
+    assert not is_held(tmp_path / "removed" / "a") and not list(tmp_path.iterdir())
+    looking = threading.Event()
+
+    def look() -> None:
+        with locked(tmp_path / "a"):
+            looking.set()
+            time.sleep(locks._GLANCE / 4)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert looking.wait(30)
+    with locked(tmp_path / "a", wait=False):
+        pass
+    thread.join(30)
+
+
 def test_without_flock_the_first_alone_holds_the_mark(tmp_path, monkeypatch):
     without_flock(monkeypatch, errno.ENOSYS)
     with marked(tmp_path / "a"), marked(tmp_path / "a"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
-from pipeline.artifacts import RUNNING, Recipe, Store, locked, marked
+from pipeline.artifacts import RUNNING, Recipe, Store, inventory, locked, marked
 from pipeline.artifacts import __main__ as store
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +145,56 @@ def test_a_run_that_starts_while_rm_asks_is_not_removed(outputs, monkeypatch):
         monkeypatch.setattr("sys.stdin.isatty", lambda: True)
         assert "cccc is running: stop it first" in refused("rm", *(str(outputs / name) for name in RUNS))
     assert all((outputs / name).exists() for name in RUNS), "nothing was removed"
+
+
+def removing_meanwhile(monkeypatch, *arguments: str) -> None:
+    """Answers the question of `rm` with yes, once another `rm` has ended."""
+
+    def answer(_):
+        with monkeypatch.context() as other:
+            other.setattr("sys.stdin.isatty", lambda: False)
+            cli.main(["rm", *arguments, "--yes"])
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+
+
+def test_two_removals_at_once_leave_nothing_that_only_their_runs_needed(outputs, monkeypatch):
+    removing_meanwhile(monkeypatch, str(outputs / "second/cccc"))
+    cli.main(["rm", str(outputs / "first/bbbb")])
+    assert artifacts(outputs) == {"teacher", "cut a"} and os.readlink(outputs / "first/latest") == "aaaa"
+
+
+def test_a_run_that_another_removal_takes_first_is_gone(outputs, monkeypatch, capsys):
+    removing_meanwhile(monkeypatch, str(outputs / "first/bbbb"))
+    cli.main(["rm", *(str(outputs / name) for name in RUNS)])
+    assert "Removed 2 runs and 3 artifacts" in capsys.readouterr().out
+    assert not list(outputs.glob("*/*/.*")) and artifacts(outputs) == set()
+
+
+def test_runs_that_are_removed_while_the_list_is_made_are_left_out(outputs, monkeypatch, capsys):
+    """One before it is looked into, and one after."""
+    scandir, is_run = os.scandir, inventory.is_run
+
+    def scan(path):
+        if path != outputs / "first" or not (outputs / "first/aaaa").exists():
+            return scandir(path)
+        found = list(scandir(path))
+        (outputs / "first/aaaa").rename(outputs.parent / "aaaa")
+        return found
+
+    def seen(folder):
+        found = is_run(folder)
+        if folder.name == "cccc":
+            folder.rename(outputs.parent / "cccc")
+        return found
+
+    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(inventory, "is_run", seen)
+    cli.main(["runs", f"outputs={outputs}"])
+    printed = capsys.readouterr().out
+    assert "first/bbbb" in printed and "1 in all" in printed and "aaaa" not in printed and "cccc" not in printed
 
 
 @pytest.mark.parametrize("end", [EOFError, KeyboardInterrupt])
