@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from pipeline import streams, terminal
 from pipeline.artifacts import check
-from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, refuse_linked, remove
+from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, refuse_linked, remove, visible_runs
 from pipeline.artifacts.store import published
 from pipeline.errors import SprigError
 from pipeline.printable import one_line
@@ -46,7 +46,7 @@ def main() -> None:
         if given.action == "verify":
             sys.exit(verify(published(outputs / STORE)))
         elif given.action == "list":
-            show(entries(outputs))
+            show(entries(outputs, visible_runs(outputs)))
         else:
             clean(outputs, given.yes, given.days)
     except SprigError as error:

@@ -1,9 +1,10 @@
 """What the store holds, which runs need it, and the removal of what none needs."""
 
+import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from pipeline.layout import LATEST
 
 STORE = "artifacts"  # the store's folder in outputs
 _REMOVED = ".removed"  # begins the name of what was moved out of the store and is being deleted
+
+log = logging.getLogger("sprig")
 
 
 def in_words(size: int) -> str:
@@ -59,9 +62,9 @@ def _files(folder: Path) -> Iterator[os.stat_result]:
                 yield os.lstat(os.path.join(below, name))
 
 
-def entries(outputs: Path) -> list[Entry]:
+def entries(outputs: Path, runs: Iterable[Path] | None = None) -> list[Entry]:
     """Everything in the store of `outputs`, by stage. An artifact is needed by the runs that link to it, and by those
-    that need something which was made from it.
+    that need something which was made from it. `runs` are the run folders if they are known.
 
     Raises:
         SprigError: a manifest is torn, or a link leads nowhere, so what is needed is not known.
@@ -70,7 +73,7 @@ def entries(outputs: Path) -> list[Entry]:
     """
     store = outputs / STORE
     needed: dict[str, set[str]] = {}
-    for run, place in _links(outputs):
+    for run, place in _links(outputs, run_folders(outputs) if runs is None else runs):
         _need(store, place, run, needed)
     found = list(folders(store))
     return [Entry(each, tuple(sorted(needed.get(_place(each), ())))) for each in found]
@@ -81,9 +84,9 @@ def _place(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name.removesuffix(PARTIAL)}"
 
 
-def _links(outputs: Path) -> Iterator[tuple[str, str]]:
+def _links(outputs: Path, runs: Iterable[Path]) -> Iterator[tuple[str, str]]:
     """Run folder, and stage and fingerprint of each artifact that it links to."""
-    for run in run_folders(outputs):
+    for run in runs:
         for below, names, files in os.walk(run / LINKS, onerror=_fail):
             for link in (Path(below, name) for name in (*names, *files)):
                 if link.is_symlink():
@@ -97,10 +100,28 @@ def run_folders(outputs: Path) -> Iterator[Path]:
     Raises:
         SprigError: as `entries`.
     """
-    yield from _below(outputs, {_identity(outputs), _identity(outputs / STORE)})
+    yield from _all_below(outputs, _refuse_dangling)
 
 
-def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def visible_runs(outputs: Path) -> list[Path]:
+    """As `run_folders`, for a list that removes nothing: links that lead nowhere are skipped with a warning."""
+    dangling: list[Path] = []
+    found = list(_all_below(outputs, dangling.append))
+    if dangling:
+        links = ", ".join(map(str, dangling))
+        log.warning(
+            "%s: skipped, as what is linked there does not exist. Runs behind it are neither listed nor counted among "
+            "those that need an artifact: mount that disk, or remove the link.",
+            links,
+        )
+    return found
+
+
+def _all_below(outputs: Path, dangling: Callable[[Path], None]) -> Iterator[Path]:
+    yield from _below(outputs, {_identity(outputs), _identity(outputs / STORE)}, dangling)
+
+
+def _runs(folder: Path, seen: set[tuple[int, int]], dangling: Callable[[Path], None]) -> Iterator[Path]:
     try:
         identity = _identity(folder)
     except FileNotFoundError:  # removed while this looks
@@ -111,22 +132,19 @@ def _runs(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     if is_run(folder):
         yield folder
     else:
-        yield from _below(folder, seen)
+        yield from _below(folder, seen, dangling)
 
 
-def _below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """The run folders in `folder` and deeper, through symbolic links too; each once.
-
-    Raises:
-        SprigError: a link leads nowhere, to a disk that is not mounted, say.
-    """
+def _below(folder: Path, seen: set[tuple[int, int]], dangling: Callable[[Path], None]) -> Iterator[Path]:
+    """The run folders in `folder` and deeper, through symbolic links too; each once. `dangling` is called with each
+    link that leads nowhere, to a disk that is not mounted, say."""
     for each in _inside(folder):
         if each.name == LATEST or each.name.startswith("."):
             continue
         if each.is_symlink() and not Path(each.path).exists():
-            _refuse_dangling(Path(each.path))
+            dangling(Path(each.path))
         elif each.is_dir():
-            yield from _runs(folder / each.name, seen)
+            yield from _runs(folder / each.name, seen, dangling)
 
 
 def _inside(folder: Path) -> list[os.DirEntry[str]]:

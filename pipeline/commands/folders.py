@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import RUNNING, is_held
-from pipeline.artifacts.inventory import STORE, run_folders
+from pipeline.artifacts.inventory import STORE, visible_runs
 from pipeline.artifacts.runs import OUTPUTS, SAVED, is_run, run_folder, summary
 from pipeline.commands import Line
 from pipeline.errors import SprigError
@@ -69,7 +69,7 @@ def all_runs(outputs: Path) -> list[Known]:
             f"{outputs} has no runs, as it has no folder {STORE}: name where they are, outputs=FOLDER, or start one, "
             "sprig experiment=quickstart."
         )
-    return _oldest_first(_known(folder, outputs) for folder in run_folders(outputs))
+    return _oldest_first(_known(folder, outputs) for folder in visible_runs(outputs))
 
 
 def siblings(folder: Path) -> list[Known]:

@@ -19,7 +19,8 @@ def run(line: Line) -> None:
         SprigError: see `all_runs` and pipeline.artifacts.inventory.entries.
     """
     outputs = line.outputs or OUTPUTS
-    runs, stored = all_runs(outputs), entries(outputs)
+    runs = all_runs(outputs)
+    stored = entries(outputs, [each.folder for each in runs])
     say(_row("started", "status", "parameters", "perplexity", "disk", "run"))
     for each in runs:
         say(_row(*_cells(each, stored)))

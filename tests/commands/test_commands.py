@@ -67,6 +67,19 @@ def test_the_list_has_a_line_for_each_run_the_oldest_first(outputs, capsys):
     assert lines[1][3:7] == ["68.48M", "74.50", "0.0", "MB"]
 
 
+def test_a_link_that_leads_nowhere_is_a_warning_of_the_list_alone(outputs, monkeypatch, capsys, caplog):
+    (outputs / "notes").symlink_to("nowhere.txt")
+    cli.main(["runs", f"outputs={outputs}"])
+    assert "3 in all" in capsys.readouterr().out
+    assert [str(outputs / "notes: skipped") in each for each in caplog.messages] == [True]
+    monkeypatch.setattr("sys.argv", ["artifacts", "list", "--outputs", str(outputs)])
+    store.main()
+    assert "first/aaaa" in capsys.readouterr().out and len(caplog.messages) == 2
+    refusal = f"{outputs / 'notes'} is a link to nowhere.txt, which does not exist, so Sprig cannot tell"
+    assert refusal in refused("rm", "first/aaaa", "--yes", f"outputs={outputs}")
+    assert (outputs / "first/aaaa").exists()
+
+
 def test_the_list_fits_80_columns_and_names_a_random_teacher(outputs, capsys):
     file = outputs / "first/bbbb/summary.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"teacher": {"random_weights": True}}))
