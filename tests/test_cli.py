@@ -152,6 +152,25 @@ def test_a_bad_value_for_a_reopened_run_is_refused_as_for_a_new_one(monkeypatch,
     assert said == refused(monkeypatch, *SMOKE, word) and word in said
 
 
+def test_a_run_is_reopened_by_its_name_in_the_given_outputs(monkeypatch, capsys, smoke_outputs, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RUNS", str(smoke_outputs))
+    run = (smoke_outputs / "smoke/latest").resolve()
+    for outputs in (smoke_outputs, os.path.relpath(smoke_outputs), "${oc.env:RUNS}"):
+        sprig(monkeypatch, "run=smoke/latest", f"outputs={outputs}", "--cfg", "job")
+        assert f"run: {run}\n" in capsys.readouterr().out
+    assert refused(monkeypatch, "run=smoke/latest", "outputs=other").endswith(
+        f"there is no run at {tmp_path / 'smoke/latest'} or {tmp_path / 'other/smoke/latest'}."
+    )
+    said = refused(monkeypatch, "run=smoke/latest", "stages=[report]")
+    assert str(tmp_path / "outputs/smoke/latest") in said
+    (tmp_path / "outputs").symlink_to(smoke_outputs)
+    sprig(monkeypatch, "run=smoke/latest", "--cfg", "job")
+    assert f"outputs: {smoke_outputs}\n" in capsys.readouterr().out
+    sprig(monkeypatch, f"run={run}", "outputs=other", "--cfg", "job")
+    assert "outputs: other\n" in capsys.readouterr().out, "where the run is made again"
+
+
 def test_what_is_refused_with_other_values_leaves_the_latest_run(monkeypatch, smoke_outputs, tmp_path):
     outputs = tmp_path / "outputs"
     shutil.copytree(smoke_outputs, outputs, symlinks=True)

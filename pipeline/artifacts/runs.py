@@ -22,13 +22,15 @@ def run_folder(name: str, outputs: Path = OUTPUTS, key: str = "") -> Path:
     Raises:
         SprigError: there is no such run.
     """
-    for folder in (expanded(name), outputs / name):
+    places = list(dict.fromkeys((expanded(name), outputs / name)))
+    for folder in places:
         if is_run(folder):
             return folder
         if is_run(folder / LATEST):
             raise SprigError(f"{key}{name} holds several runs: name one, such as {key}{folder / LATEST}.")
     raise SprigError(
-        f"{key}{name} is not a run: give its folder, or its name as `sprig runs` shows it, such as {key}smoke/latest."
+        f"{key}{name} is not a run: give its folder, or its name as `sprig runs` shows it; there is no run at "
+        f"{' or '.join(str(each.absolute()) for each in places)}."
     )
 
 

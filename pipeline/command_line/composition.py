@@ -75,9 +75,9 @@ class Session:
 def compose(overrides: list[str]) -> Config:
     """The configuration of a command line, such as ["experiment=quickstart", "distill.tokens=50k"].
 
-    `run` names the folder of a run and reopens it with its own configuration; other overrides can then change single
-    values, but not groups. Texts and paths are taken literally: commas, colons and brackets have no special meaning in
-    them.
+    `run` names a run, by its folder or its name in `outputs`, and reopens it with its own configuration; other
+    overrides can then change single values, but not groups. Texts and paths are taken literally: commas, colons and
+    brackets have no special meaning in them.
 
     Raises:
         SprigError: a key is unknown, misspelled or missing, a value has the wrong type or is out of range, a group has
@@ -261,11 +261,17 @@ def _places(overrides: Sequence[str]) -> list[str]:
 
 
 def _reopen(overrides: list[str]) -> DictConfig:
-    from pipeline.artifacts.runs import SAVED, run_folder  # numpy and asyncio, which other commands start without
+    from pipeline.artifacts.runs import (  # numpy and asyncio, which other commands start without
+        OUTPUTS,
+        SAVED,
+        run_folder,
+    )
 
     with session([]) as opened, read_as_written():
         named = [override for override in overrides if key_of(override) == "run"]
-        folder = run_folder(opened.checker.values(named)["run"], key="run=")
+        values = opened.checker.values([each for each in overrides if key_of(each) in ("run", "outputs")])
+        outputs = OmegaConf.create(values).get("outputs")
+        folder = run_folder(values["run"], Path(outputs) if isinstance(outputs, str) else OUTPUTS, key="run=")
         saved = folder / SAVED
         defaults = OmegaConf.structured(Config)
         try:

@@ -113,7 +113,7 @@ class Config:
 
     preset: str = "custom"  # set by experiment=
     run_name: str | None = immaterial(None)  # the run folder's name, instead of the preset's
-    run: str | None = immaterial(location(None))  # reopens this run folder with its own configuration
+    run: str | None = immaterial(location(None))  # reopens this run (its folder or name) with its own configuration
     prompt: str | None = immaterial(None)  # the text that stage sample continues
     # The stages to run. chat, score and cache run only if they are named here; without this key, export also runs if
     # `export.to` is set, and sample if `prompt` is.
