@@ -28,7 +28,7 @@ class _Parser(argparse.ArgumentParser):
 def main() -> None:
     parser = _Parser(prog="python -m pipeline.artifacts", description=__doc__)
     parser.add_argument("action", choices=("list", "clean", "verify"))
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder of runs and store")
+    parser.add_argument("--outputs", default="outputs", help="the folder of runs and store")
     parser.add_argument("--yes", action="store_true", help="clean: remove without asking")
     parser.add_argument(
         "--days", type=float, default=DAYS, help=f"clean: keep what was made or used in the last DAYS days ({DAYS:g})"
@@ -37,6 +37,8 @@ def main() -> None:
         if word.startswith(("outputs=", "days=")):  # as the commands of `sprig` take them
             parser.error(f"it does not take {word}; write --{word.replace('=', ' ', 1)}")
     given = parser.parse_args()
+    if not given.outputs.strip():
+        parser.error("--outputs has no value: give one")
     outputs = Path(os.path.expanduser(given.outputs))
     if not (outputs / STORE).is_dir():
         sys.exit(f"{outputs / STORE} does not exist: name the folder with --outputs.")

@@ -18,6 +18,7 @@ INSTEAD = {
     **dict.fromkeys(("verify", "check", "fsck"), "python -m pipeline.artifacts verify"),
     **dict.fromkeys(("artifacts", "store", "du"), "python -m pipeline.artifacts list"),
 }
+EMPTY = "An argument is empty: leave it out, or check the shell variable in its place."
 STARTS = ("run", "start", "train", "launch")  # a word that a run does without
 
 
@@ -33,7 +34,7 @@ def instead(word: str, before: str, choices: Choices) -> str:
     key, given, value = before.partition("=")
     text = keys.find(key.lstrip("+"))
     if not word.strip():
-        return "An argument is empty: leave it out, or check the shell variable in its place."
+        return EMPTY
     if word.strip() in ("help", "version"):
         return f"{word} is an option: sprig --{word.strip()}."
     if meant := command(word):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.command_line.bare_words import EMPTY
 from pipeline.config.paths import expanded
 from pipeline.errors import SprigError
 
@@ -71,6 +72,10 @@ def _usage(name: str) -> str:
 def _read(name: str, words: Sequence[str]) -> Line:
     names, outputs, yes = [], None, False
     for word in words:
+        if not word.strip():
+            raise SprigError(EMPTY)
+        if word.strip() == OUTPUTS and OUTPUTS in COMMANDS[name].takes:
+            raise SprigError(f"{OUTPUTS} has no value: give one.")
         if word.startswith(OUTPUTS) and OUTPUTS in COMMANDS[name].takes:
             outputs = expanded(word.removeprefix(OUTPUTS))
         elif word == YES and YES in COMMANDS[name].takes:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -299,11 +300,12 @@ def test_a_folder_without_a_store_is_one_sentence(tmp_path):
         ("list F", "unrecognized arguments: F."),
         ("lst", "invalid choice: 'lst'"),
         ("", "the following arguments are required: action."),
+        ("list --outputs ''", "--outputs has no value: give one."),
         ("clean --days x", "--days: invalid float value: 'x'."),
     ],
 )
 def test_wrong_words_get_the_usage_in_one_sentence(monkeypatch, words, said):
-    monkeypatch.setattr(sys, "argv", ["artifacts", *words.split()])
+    monkeypatch.setattr(sys, "argv", ["artifacts", *shlex.split(words)])
     with pytest.raises(SystemExit) as stop:
         command.main()
     assert str(stop.value).startswith(command.USAGE) and said in str(stop.value) and "\n" not in str(stop.value)
