@@ -31,10 +31,11 @@ def describe(plain: dict[str, Any]) -> Described:
             f"it is of model_type {reprlib.repr(kind)}{parts and f', with {parts}'}; supported are "
             f"{', '.join(readers)}: use one of these"
         )
-    if quantised := plain.get("quantization_config") or plain.get("compression_config"):
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
-        raise SprigError(
-            f"the weights are quantised (quantization_config: {reprlib.repr(method)}): dequantise them first, or use "
-            "the model from which they were quantised"
-        )
+    for key in ("quantization_config", "compression_config"):
+        if quantised := plain.get(key):
+            method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+            raise SprigError(
+                f"the weights are quantised ({key}: {reprlib.repr(method or quantised)}): dequantise them first, or "
+                "use the model from which they were quantised"
+            )
     return readers[kind](plain)

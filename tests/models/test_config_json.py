@@ -162,6 +162,8 @@ LLAMA3 = {
         ("llama", {"tie_word_embeddings": None}, "tie_word_embeddings=None is not true or false"),
         ("llama", {"quantization_config": {"quant_method": "gptq"}}, r"quantised \(quantization_config: 'gptq'\): deq"),
         ("llama", {"quantization_config": {"quant_method": "bitnet"}}, r"quantised \(quantization_config: 'bitnet'"),
+        ("llama", {"quantization_config": {"bits": 4}}, r"quantised \(quantization_config: {'bits': 4}\): deq"),
+        ("llama", {"compression_config": {"format": "dense"}}, r"quantised \(compression_config: {'format': 'dense'}"),
         ("llama", {"quantization_config": [1]}, r"quantised \(quantization_config: \[1\]\)"),
         ("llama", {"model_type": ["llama"]}, r"model_type \['llama'\]; supported are gpt_neox"),
         ("llama", {"model_type": "mistral", "sliding_window": 63}, r"sliding_attention \(sliding_window=63"),
