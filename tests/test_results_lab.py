@@ -187,6 +187,16 @@ def rows_of_spaces() -> list[str]:
     ]
 
 
+def rows_of_larger_spaces() -> list[str]:
+    """A row for each space at three quarters: perplexity untrained, after recovery and after training."""
+    found = grouped("p2-three-quarters", "space")
+    return [
+        f"| {space} | {spread(lines, 'student.untrained_perplexity')} | {spread(lines, 'student.recovered_perplexity')} "
+        f"| {spread(lines, 'student.final_perplexity')} |"
+        for (space,), lines in found.items()
+    ]
+
+
 def rows_of_evolution() -> list[str]:
     """Evolution's quarter with evenly spaced rotary pairs."""
     found: Runs = {}
@@ -353,7 +363,14 @@ def test_every_headline_number_is_in_the_records():
     assert converged(quarter, FURTHER) in text
     [neox] = of_bins("neox-quarter").values()
     assert [row for make in (perplexities, savings) for row in make(neox, BUDGETS[:3]) if row not in text] == []
-    rows = [*rows_of_searches(), *rows_of_teachers(), *rows_of_spaces(), *rows_of_steps(), *rows_of_recovery()]
+    rows = [
+        *rows_of_searches(),
+        *rows_of_teachers(),
+        *rows_of_spaces(),
+        *rows_of_larger_spaces(),
+        *rows_of_steps(),
+        *rows_of_recovery(),
+    ]
     [three_quarters] = grouped("allocation-three-quarters", "search.strategy").values()
     assert f"it ends at {spread(three_quarters, 'student.final_perplexity')}, with" in text
     rows += [*rows_of_losses(), *rows_of_halves(), *rows_of_pairs(), *rows_of_evolution(), *rows_of_rerank()]
