@@ -191,8 +191,8 @@ def rows_of_larger_spaces() -> list[str]:
     """A row for each space at three quarters: perplexity untrained, after recovery and after training."""
     found = grouped("p2-three-quarters", "space")
     return [
-        f"| {space} | {spread(lines, 'student.untrained_perplexity')} | {spread(lines, 'student.recovered_perplexity')} "
-        f"| {spread(lines, 'student.final_perplexity')} |"
+        f"| {space} | {spread(lines, 'student.untrained_perplexity')} "
+        f"| {spread(lines, 'student.recovered_perplexity')} | {spread(lines, 'student.final_perplexity')} |"
         for (space,), lines in found.items()
     ]
 

@@ -26,12 +26,9 @@ SUFFIXES = {
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 # Files of other kinds, by what they are for: the source that reads them, or what to do with them first.
 READ_BY = {
-    ".jsonl": DataSource.jsonl,
+    **{suffix: source for source, own in SUFFIXES.items() if source != DataSource.text for suffix in own},
     ".ndjson": DataSource.jsonl,
     ".json": DataSource.jsonl,
-    ".csv": DataSource.csv,
-    ".tsv": DataSource.csv,
-    ".parquet": DataSource.parquet,
 }
 ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz", ".tzst", ".7z", ".rar", ".lz4", ".lzma", ".br", ".z")
 DOCUMENTS = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".epub", ".xls", ".xlsx", ".ods", ".arrow", ".feather", ".avro")
