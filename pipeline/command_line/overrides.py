@@ -6,7 +6,7 @@ than the mistake. Here every argument becomes one that Hydra reads as it was mea
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from hydra._internal.config_repository import IConfigRepository
@@ -44,6 +44,11 @@ def set_by(word: str) -> str:
     """The key that a word sets or removes; of a budget, that of the tokens."""
     key = key_of(word.lstrip("+~"))
     return TOKENS if key == keys.BUDGET else key
+
+
+def given_by(words: Iterable[str]) -> dict[str, str]:
+    """What the words set, by key, as it is written."""
+    return {set_by(word): word.partition("=")[2] for word in words}
 
 
 def refuse_hydra(key: str) -> NoReturn:

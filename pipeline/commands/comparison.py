@@ -3,19 +3,18 @@
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from pipeline.artifacts import digest, write_json
 from pipeline.artifacts.runs import refuse_inside
-from pipeline.command_line.overrides import set_by
+from pipeline.command_line.overrides import given_by
 from pipeline.commands import Line
 from pipeline.commands.folders import FINISHED, Known, chosen
 from pipeline.config import is_material
 from pipeline.errors import SprigError
-from pipeline.recorded import recorded
+from pipeline.recorded import OVERRIDES, recorded
 
 FOLDER = "comparisons"  # in outputs
 PRESETS = ("experiment", "size", "preset")  # shown as one axis
@@ -74,7 +73,7 @@ def _names(runs: list[Known]) -> list[str]:
 def _axes(runs: list[Known], names: list[str]) -> dict[str, list[str]]:
     """What tells the runs apart, each with its value in every run: the preset, and the values that were given to one
     of them at least. The run's name is one where these do not suffice."""
-    given = [_given(each.folder) for each in runs]
+    given = [given_by(recorded(each.folder / ".hydra" / OVERRIDES)) for each in runs]
     configs: list[Any] = [OmegaConf.create(recorded(each.folder / ".hydra/config.yaml")) for each in runs]
     found = {"preset": [str(config["preset"]) for config in configs]}
     for key in _keys(given):
@@ -84,12 +83,6 @@ def _axes(runs: list[Known], names: list[str]) -> dict[str, list[str]]:
     if not axes or len(set(zip(*axes.values(), strict=True))) < len(runs):
         axes[TELL_APART] = names
     return axes
-
-
-def _given(folder: Path) -> dict[str, str]:
-    """The overrides that a run was started with, by key."""
-    words = recorded(folder / ".hydra/overrides.yaml")
-    return {set_by(word): word.partition("=")[2] for word in words}
 
 
 def _keys(given: Iterable[dict[str, str]]) -> list[str]:

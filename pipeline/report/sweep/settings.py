@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.command_line.composition import Session, session, without_hydra
-from pipeline.command_line.overrides import set_by
+from pipeline.command_line.overrides import given_by
 from pipeline.config import Config, keys, to_objects, to_plain
 from pipeline.errors import SprigError
 from pipeline.recorded import OVERRIDES, recorded
@@ -88,7 +88,7 @@ def _choice(run: Path, group: str, config: dict[str, Any]) -> str | None:
     """A group's, which no configuration states: that of the run's command, or of its preset if the files still compose
     to the run's configuration."""
     words = recorded(run / ".hydra" / OVERRIDES)
-    given = {set_by(word): word.partition("=")[2] for word in words}
+    given = given_by(words)
     if group in given:
         return given[group]
     with session(words) as opened:
