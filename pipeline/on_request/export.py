@@ -5,13 +5,14 @@ import logging
 import shlex
 from pathlib import Path
 
+from pipeline.artifacts import digest
 from pipeline.artifacts.runs import refuse_inside
-from pipeline.config import Config, GGUFKind
+from pipeline.config import Config, GGUFKind, to_plain
 from pipeline.layout import near
 from pipeline.models import checkpoint
 from pipeline.models.export import folder, gguf
 from pipeline.report import material
-from pipeline.stages import distill
+from pipeline.stages import distill, graph
 from pipeline.stages.context import Context, Steps
 from pipeline.subnetwork.exported import exported
 from pipeline.subnetwork.value import SubNetwork
@@ -26,12 +27,14 @@ def check(context: Context) -> None:
     """Before anything runs: is there room for the export, and can it be what is asked for.
 
     Raises:
-        SprigError: `export.to` exists, lies in the store or a run, or cannot be made, or a GGUF file cannot hold the
-            family.
+        SprigError: `export.to` exists and is not this very export, lies in the store or a run, or cannot be made, or a
+            GGUF file cannot hold the family.
     """
-    folder.refuse_existing(_target(context.config))
-    refuse_inside("export.to", _target(context.config), context.store.root)
-    folder.refuse_unwritable(_target(context.config))
+    to = _target(context.config)
+    if (found := folder.mark_of(to)) is None or found != _mark(context, graph.build(context)):
+        folder.refuse_existing(to)
+    refuse_inside("export.to", to, context.store.root)
+    folder.refuse_unwritable(to)
     if context.config.export.gguf != GGUFKind.none:
         gguf.refuse(context.architecture)
 
@@ -46,6 +49,12 @@ def _target(config: Config) -> Path:
     return Path(config.export.to)
 
 
+def _mark(context: Context, steps: Steps) -> str:
+    """What tells this export from all others."""
+    asked = to_plain(context.config.export) | {"to": _target(context.config).name}
+    return digest([steps["distilled_student"].recipe.fingerprint, asked, context.config.teacher.license])
+
+
 def run(context: Context, steps: Steps) -> None:
     """Writes, checks and publishes the export of the run's student; see pipeline.models.export.folder.
 
@@ -55,7 +64,10 @@ def run(context: Context, steps: Steps) -> None:
     """
     from pipeline.on_request.card import card  # with matplotlib, which other commands do without
 
-    config = context.config
+    config, to = context.config, _target(context.config)
+    if folder.mark_of(to) == _mark(context, steps):
+        log.info("%s holds this export already; to write it anew, remove it first", near(to))
+        return
     trained = distill.trained(context, steps["distilled_student"])
     student = checkpoint.load(trained, "cpu")
     folder.refuse_other(student, context.architecture, ("family",))
@@ -64,7 +76,6 @@ def run(context: Context, steps: Steps) -> None:
         steps["tokens"].recipe, "validation", min(BLOCKS, config.evaluate.blocks), "evaluate.blocks"
     )
     sub = SubNetwork.from_dict(json.loads((trained / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))
-    to = _target(config)
     published = folder.export(
         student,
         trained,
@@ -74,6 +85,7 @@ def run(context: Context, steps: Steps) -> None:
         lambda form, written: card(to.name, form, written, config.export, summary, sub, config.teacher),
         config.export.gguf,
         config.export.dtype,
+        _mark(context, steps),
     )
     size = exported(context.architecture, sub, published.form).parameters
     log.info(

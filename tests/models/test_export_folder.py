@@ -4,9 +4,11 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import exports
+import huggingface_hub
 import pytest
 import tiny
 import torch
@@ -212,6 +214,20 @@ def test_the_own_file_is_checked_without_a_question_at_the_terminal(tokenizer, m
     student = exports.student("llama", exports.layerwise("llama", True), tied=False)
     exports.export(student, tokenizer, "own")
     assert not asked
+
+
+@pytest.mark.parametrize("shards", ["one", "several"])
+@pytest.mark.parametrize("dtype", Dtype)
+def test_the_mark_of_an_export_is_found(tokenizer, tmp_path, monkeypatch, shards, dtype):
+    if shards == "several":
+        save = huggingface_hub.save_torch_state_dict
+        monkeypatch.setattr(huggingface_hub, "save_torch_state_dict", partial(save, max_shard_size="20KB"))
+    student = exports.student("llama", exports.uniform("llama", True), tied=True)
+    for to, mark in ((tmp_path / "marked", "abc"), (tmp_path / "plain", None)):
+        folder.export(student, tokenizer, to, ExportForm.auto, exports.tokens(), lambda *_: "", dtype=dtype, mark=mark)
+        assert (to / "model.safetensors").exists() == (shards == "one")
+        assert folder.mark_of(to) == mark
+    assert folder.mark_of(tmp_path / "nothing") is None
 
 
 def test_a_folder_that_exists_is_left_alone(tokenizer):

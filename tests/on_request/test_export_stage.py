@@ -107,6 +107,22 @@ def test_a_target_that_exists_is_refused_before_any_work(run, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+def test_the_same_export_again_finds_it_and_another_is_refused(run, tmp_path, caplog):
+    to = tmp_path / "model"
+    export(run, to)
+    before = {file: file.stat().st_mtime_ns for file in to.iterdir()}
+    caplog.set_level("INFO", "sprig")
+    export(run, to)
+    assert f"{to} holds this export already; to write it anew, remove it first" in caplog.text
+    for other in ("export.dtype=bf16", "export.form=own", "teacher.license=mit"):
+        with pytest.raises(SprigError, match=r"export\.to=.*model exists"):
+            export(run, to, other)
+    assert {file: file.stat().st_mtime_ns for file in to.iterdir()} == before
+    (to / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(SprigError, match=r"export\.to=.*model exists"):
+        export(run, to)
+
+
 @pytest.mark.parametrize("place", ["smoke/latest/artifacts/distilled_student/exp", "artifacts/exp/model"])
 def test_a_target_in_the_store_is_refused_before_any_work(run, place):
     to = run.parents[1] / place

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from litgpt import GPT
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.artifacts.runs import refuse_inside
@@ -26,6 +27,7 @@ from pipeline.subnetwork.architecture import Architecture
 OWN = "use export.form=own"
 KEPT = ("family", "name", "vocab_size", "padded_vocab_size", "context")  # of a teacher, by every cut
 _PREFIX, _LOCK, _EXPORT = ".unchecked-", "lock", "sprig_export"
+_MARK = "sprig"  # in the metadata of the weights, or of their index
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,18 @@ def refuse_existing(to: Path) -> None:
     """Raises SprigError where there is something already: an export overwrites nothing."""
     if to.exists() or to.is_symlink():
         raise SprigError(f"export.to={to} exists: name a folder that does not, or remove it.")
+
+
+def mark_of(to: Path) -> str | None:
+    """The `mark` that an export at `to` was given; None where there is no such export."""
+    index, weights = to / "model.safetensors.index.json", to / "model.safetensors"
+    try:
+        if index.is_file():
+            return read_json(index)["metadata"].get(_MARK)
+        with safe_open(weights, "pt") as opened:
+            return (opened.metadata() or {}).get(_MARK)
+    except (OSError, SafetensorError, SprigError, LookupError, AttributeError):
+        return None
 
 
 def refuse_unwritable(to: Path) -> None:
@@ -72,12 +86,13 @@ def export(
     card: Callable[[ExportForm, dict], str],
     kind: GGUFKind = GGUFKind.none,
     dtype: Dtype = Dtype.fp32,
+    mark: str | None = None,
 ) -> Published:
     """Publishes the student (fp32, on the CPU) at `to`, with the tokenizer of folder `tokenizer`.
 
     `blocks` (n, T) are the tokens that it is checked on; `card` gives README.md for the form that was taken and
     its config.json. With a GGUF `kind` the folder holds <name>-<kind>.gguf too. Weights are rounded to `dtype` after
-    the check, which compares those of the student.
+    the check, which compares those of the student. `mark` is what `mark_of` finds.
 
     Returns:
         With the form that was asked for, or the first of stock, padded and own that can hold the student.
@@ -95,7 +110,8 @@ def export(
     taken, config, state = _in_form(student, form, kind)
     to.parent.mkdir(parents=True, exist_ok=True)
     with _unchecked(to.parent) as unchecked:
-        _write(unchecked, config, state, tokenizer)
+        metadata = {} if mark is None else {_MARK: mark}
+        _write(unchecked, config, state, tokenizer, metadata)
         if taken == ExportForm.own:
             shutil.copyfile(own.MODELING, unchecked / own.MODELING.name)
         (unchecked / "README.md").write_text(card(taken, config), encoding="utf-8")
@@ -105,7 +121,7 @@ def export(
             gguf.write(file, to.name, config, state, tokenizer, kind)
             check_gguf(file, kind, unchecked, Tokenizer(tokenizer), blocks)
         if dtype == Dtype.bf16:
-            _round(unchecked, state)
+            _round(unchecked, state, metadata)
         refuse_existing(to)  # once more: checking takes its time
         unchecked.rename(to)
     return Published(taken, difference)
@@ -147,11 +163,11 @@ def _in_form(student: GPT, form: ExportForm, kind: GGUFKind) -> tuple[ExportForm
     return ExportForm.own, own.config_json(student), own.state_dict(student)
 
 
-def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path) -> None:
+def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path, metadata: dict[str, str]) -> None:
     """Weights in shards of at most 5 GB, configurations and tokenizer."""
     entries = Tokenizer(tokenizer)
     special, numbers = _special(entries, config["vocab_size"])
-    _write_model(folder, config | numbers, state)
+    _write_model(folder, config | numbers, state, metadata)
     write_json(folder / "generation_config.json", {"do_sample": False} | numbers)
     shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
     write_json(
@@ -166,20 +182,20 @@ def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path
     )
 
 
-def _write_model(folder: Path, config: dict, state: dict[str, Tensor]) -> None:
+def _write_model(folder: Path, config: dict, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     from huggingface_hub import save_torch_state_dict
 
     with writing(folder):
-        save_torch_state_dict(state, folder)
+        save_torch_state_dict(state, folder, metadata=dict(metadata))
     write_json(folder / "config.json", config)
     for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
         file.chmod((folder / "config.json").stat().st_mode)
 
 
-def _round(folder: Path, state: dict[str, Tensor]) -> None:
+def _round(folder: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Writes the weights again in bf16."""
     config = read_json(folder / "config.json") | {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
-    _write_model(folder, config, {name: each.bfloat16() for name, each in state.items()})
+    _write_model(folder, config, {name: each.bfloat16() for name, each in state.items()}, metadata)
 
 
 def _special(entries: Tokenizer, rows: int) -> tuple[dict[str, Any], dict[str, int | list[int] | None]]:
