@@ -143,7 +143,8 @@ def _still_there(record: Record, job: Job) -> SlurmJob | None:
 
 def _configured(kind: type[SlurmExecutor], settings: LauncherConfig, folder: Path, name: str) -> SlurmExecutor:
     own = {key: value for key, value in settings.slurm.items() if value is not None}
-    options = {"job_name": f"sprig-{name}".replace("/", "-"), "stderr_to_stdout": True} | own
+    # submitit would name itself as the work to be charged.
+    options = {"job_name": f"sprig-{name}".replace("/", "-"), "stderr_to_stdout": True, "wckey": None} | own
     options |= {"nodes": settings.nodes, "ntasks_per_node": settings.ranks // settings.nodes}
     always = {"signal": f"USR1@{GRACE}", "requeue": True}
     options["additional_parameters"] = always | own.get("additional_parameters", {})

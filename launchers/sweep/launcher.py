@@ -112,9 +112,10 @@ class SweepLauncher(Launcher):
         if self.planned:
             prices.show(jobs, self.axes)
         elif settings.dry_run:
-            print(
-                clusters.script(settings, folder, name, len(todo)) if todo else f"{folder} has no job left to submit."
-            )
+            if done := len(jobs) - len(todo):
+                log.info("%s: %d of %d jobs are completed, and not submitted", near(folder), done, len(jobs))
+            if todo:
+                print(clusters.script(settings, folder, name, len(todo)))
         else:
             with clusters.only_here(folder):
                 record = Record(folder, name, self.command, self.axes, jobs)

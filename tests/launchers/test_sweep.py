@@ -18,6 +18,7 @@ from hydra.core.utils import JobStatus
 from runs import changed
 
 from launchers.sweep import clusters, pool
+from launchers.sweep.jobs import Job
 from launchers.sweep.logs import last_lines
 from launchers.sweep.prepare import prepare
 from launchers.sweep.prices import prices
@@ -340,7 +341,18 @@ def test_slurm_is_shown_where_there_is_none(tmp_path, capsys):
     assert f"#SBATCH --requeue\n#SBATCH --signal=USR1@{GRACE}\n#SBATCH" in script
     (srun,) = (line for line in script.splitlines() if line.startswith("srun "))
     assert " --cpus-per-task=8 --kill-on-bad-exit=1 " in srun and "-m submitit.core._submit" in srun
+    assert "wckey" not in script
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("done", [["0"], ["0", "1", "2"]])
+def test_what_slurm_would_not_run_again_is_told(tmp_path, capsys, caplog, monkeypatch, done):
+    caplog.set_level("INFO", "sprig")
+    monkeypatch.setattr(Job, "completed", lambda job: job.named["seed"] in done)
+    sweep(tmp_path, "seed=0,1,2", "hydra/launcher=slurm", "hydra.launcher.dry_run=true")
+    assert f"smoke: {len(done)} of 3 jobs are completed, and not submitted" in caplog.text
+    script = capsys.readouterr().out
+    assert ("--array=0-1%" in script) == (len(done) == 1) and ("#!/bin/bash" in script) == (len(done) == 1)
 
 
 def test_a_preset_that_is_a_sweep_starts_as_one(tmp_path, monkeypatch):
