@@ -87,7 +87,8 @@ def location(default: Any = MISSING) -> Any:
 
 
 def immaterial(default: Any) -> Any:
-    """A field, or a default of one, that no result depends on: how work is laid out, what is kept, where it goes."""
+    """A field, or a default of one, that changes at most a result's rounding: how work is laid out, what is kept, where
+    it goes."""
     return _marked(default, immaterial=True)
 
 

@@ -19,7 +19,7 @@ HEAD = """# Configuration
 Every key, with its type, the schema's default and its meaning. The default `???` means that you must set the key. The
 files in `conf/` set other defaults: `sprig --cfg job distill.tokens=0` prints the configuration of a command. Set a key
 by its full name, such as `search.mutation.gene_rate=0.3`. An unknown key, a wrong type or a value out of range is
-refused before anything runs.
+refused before anything runs. A key that "changes no result" changes at most its rounding, and is in no fingerprint.
 
 This page is generated from the schema and its comments. To update it, run `python -m pipeline.config`.
 """
