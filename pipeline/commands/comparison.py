@@ -26,7 +26,8 @@ def run(line: Line) -> None:
     """Writes the report into `<outputs>/comparisons/<id>`, in the outputs of the first run unless others are given.
 
     Raises:
-        SprigError: a run is not one, or is not finished; fewer than two are named; or the outputs lie in a run.
+        SprigError: a run is not one, or is not finished; fewer than two are named; two are copies of one; or the
+            outputs lie in a run.
     """
     runs = chosen(line)
     if len(runs) < 2:
@@ -36,11 +37,11 @@ def run(line: Line) -> None:
     from pipeline.report.sweep import record, report  # with matplotlib and torch
 
     names = _names(runs)
+    axes = _axes(runs, names)
     if line.outputs:
         refuse_inside("outputs", line.outputs)
     folder = (line.outputs or runs[0].outputs) / FOLDER / digest(sorted(names))[:8]
     folder.mkdir(parents=True, exist_ok=True)
-    axes = _axes(runs, names)
     jobs: list[record.JobRecord] = [
         {
             "id": name,
@@ -72,17 +73,33 @@ def _names(runs: list[Known]) -> list[str]:
 
 def _axes(runs: list[Known], names: list[str]) -> dict[str, list[str]]:
     """What tells the runs apart, each with its value in every run: the preset, and the values that were given to one
-    of them at least. The run's name is one where these do not suffice."""
+    of them at least. The run's name is one where these do not suffice.
+
+    Raises:
+        SprigError: nothing but their folders tells two of the runs apart.
+    """
     given = [given_by(recorded(each.folder / ".hydra" / OVERRIDES)) for each in runs]
     configs: list[Any] = [OmegaConf.create(recorded(each.folder / ".hydra/config.yaml")) for each in runs]
     found = {"preset": [str(config["preset"]) for config in configs]}
     for key in _keys(given):
-        found[key] = [_value(config, words, key) for config, words in zip(configs, given, strict=True)]
+        if not _is_section_of_all(configs, key):
+            found[key] = [_value(config, words, key) for config, words in zip(configs, given, strict=True)]
     found["seed"] = [str(config["seed"]) for config in configs]
     axes = {key: values for key, values in found.items() if len(set(values)) > 1}
-    if not axes or len(set(zip(*axes.values(), strict=True))) < len(runs):
+    students = [str(each.reported("student", "artifact") or name) for each, name in zip(runs, names, strict=True)]
+    first: dict[tuple[str, ...], str] = {}
+    for name, *told in zip(names, students, *axes.values(), strict=True):
+        if (same := first.setdefault(tuple(told), name)) != name:
+            raise SprigError(f"{same} and {name} are one run, in two folders: leave one of them out.")
+    if len(set(zip(*axes.values(), strict=True))) < len(runs):
         axes[TELL_APART] = names
     return axes
+
+
+def _is_section_of_all(configs: list[Any], key: str) -> bool:
+    """Whether a group sets a section, and the section is the same in all runs, however each came by it."""
+    sections = [config.get(key) for config in configs]
+    return OmegaConf.is_config(sections[0]) and all(each == sections[0] for each in sections)
 
 
 def _keys(given: Iterable[dict[str, str]]) -> list[str]:

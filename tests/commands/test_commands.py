@@ -347,6 +347,22 @@ def test_runs_of_one_name_in_two_outputs_are_two(outputs, tmp_path, monkeypatch)
     assert [job["id"] for job in compared(outputs, *runs)["jobs"]] == list(map(str, runs))
 
 
+def test_a_run_and_its_copy_are_not_compared(outputs, monkeypatch):
+    monkeypatch.setattr("pipeline.report.sweep.report.report", lambda *given, **options: None)
+    runs = outputs / "first/bbbb", outputs / "second/cccc"
+    for run, overrides, artifact in zip(runs, (["teacher=tiny"], []), ("x", "x"), strict=True):
+        (run / "summary.json").write_text(json.dumps({"status": "completed", "student": {"artifact": artifact}}))
+        (run / ".hydra/overrides.yaml").write_text(json.dumps(overrides))
+        content = {"preset": "a", "seed": 0, "teacher": {"path": "tiny"}}
+        (run / ".hydra/config.yaml").write_text(json.dumps(content))
+    said = refused("compare", *map(str, runs))
+    assert "first/bbbb and second/cccc are one run, in two folders: leave one of them out." in said
+    (runs[0] / "summary.json").write_text('{"status": "completed", "student": {"artifact": "another version\'s"}}')
+    cli.main(["compare", *map(str, runs)])
+    (made,) = (outputs / "comparisons").glob("*/sweep.json")
+    assert json.loads(made.read_text())["axes"] == {"run": ["first/bbbb", "second/cccc"]}
+
+
 def test_a_folder_may_hold_an_equals_sign(outputs):
     renamed = outputs.rename(outputs.with_name("size=small"))
     assert "cccc. Run their commands again" in refused(
