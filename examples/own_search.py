@@ -21,7 +21,7 @@ from pipeline.subnetwork.space import Space
 from pipeline.subnetwork.value import SubNetwork
 
 # Every generator is seeded by (seed, purpose, counter), so that an interrupted search resumes with the same draws.
-PURPOSE = 100
+PURPOSE = 1_000  # of its generators; numbers below are those of Sprig
 
 
 class Halving:

@@ -99,7 +99,7 @@ class SampleConfig:
 @dataclass
 class TrackerConfig:
     kind: TrackerKind = TrackerKind.none  # the run's metrics file is complete without a tracker
-    project: str = label("sprig")
+    project: str = label("sprig")  # where the runs appear
     mode: str | None = None  # online or offline; null: WANDB_MODE, or offline if there is no key
     timeout: float = real(30.0, high=86_400, open_low=True)  # seconds to wait for its server
 
@@ -112,7 +112,7 @@ class Config:
     """One run."""
 
     preset: str = "custom"  # set by experiment=
-    run_name: str | None = immaterial(None)  # the run folder's name, instead of the preset's
+    run_name: str | None = immaterial(None)  # the name of the folder of the run or sweep, instead of the preset's
     run: str | None = immaterial(location(None))  # reopens this run (its folder or name) with its own configuration
     prompt: str | None = immaterial(None)  # the text that stage sample continues
     # The stages to run. chat, score and cache run only if they are named here; without this key, export also runs if

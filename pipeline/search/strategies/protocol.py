@@ -17,7 +17,8 @@ from pipeline.subnetwork.value import SubNetwork
 
 log = logging.getLogger("sprig")
 
-# Purposes of the generators of a run's seed; stages use 3, 4, 5, 8 and 9, the order of training 101.
+# Purposes of the generators of a run's seed. Stages use 3, 4, 8, 9 and 10, the order of training 101, the logits cache
+# 102; from 1,000 on, they are free for strategies of users.
 EVOLUTION, RANDOM, ONE_PLUS_LAMBDA, LOCAL = 1, 2, 5, 7
 NOVELTY_ATTEMPTS = 100  # duplicates in a row after which a draw is given up
 
