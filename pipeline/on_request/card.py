@@ -39,8 +39,8 @@ def card(
     origin = "from random weights in the shape of a sub-network of" if drawn else "cut out of"
     training = "pretrained with knowledge distillation" if student["kd"] else "pretrained"
     own = form == ExportForm.own
-    # Else transformers asks about the tokenizer too, for which there is no code to trust.
-    plain = ", trust_remote_code=False" if own else ""
+    # Else transformers asks whether to trust code for the tokenizer too, for which there is none.
+    known = ", config=model.config" if own else ""
     options = stock.loading_arguments(config)
     quoted = json.dumps(name, ensure_ascii=False)
     gguf_note = ""
@@ -82,7 +82,7 @@ A language model of {student["parameters"]:,} parameters, {origin} {marks.escape
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained({quoted}{options})
-tokenizer = AutoTokenizer.from_pretrained({quoted}{plain})
+tokenizer = AutoTokenizer.from_pretrained({quoted}{known})
 ```
 
 {_commands(name, form, kind)}

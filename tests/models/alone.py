@@ -37,7 +37,7 @@ def results(folder: str, tokens: torch.Tensor) -> dict:
         "continued": model.generate(prompt, **asked)[0, 10:],
         "beams": model.generate(prompt, num_beams=2, **asked).shape,
         "uncached": model.generate(prompt, use_cache=False, **asked)[0, 10:],
-        "words": AutoTokenizer.from_pretrained(folder, trust_remote_code=False)("Fellow citizens")["input_ids"],
+        "words": AutoTokenizer.from_pretrained(folder, config=model.config)("Fellow citizens")["input_ids"],
         "special": [model.config.bos_token_id, model.config.eos_token_id, model.config.pad_token_id],
     }
     if takes_static_caches(model):

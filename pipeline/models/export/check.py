@@ -55,8 +55,8 @@ def check(student: GPT, folder: Path, tokenizer: Tokenizer, blocks: Tensor) -> f
     vocabulary = student.config.vocab_size
     apart = _compare(lambda tokens: student(tokens)[..., :vocabulary], lambda tokens: model(tokens).logits, blocks)
     text = tokenizer.decode(blocks[0].tolist())
-    # Not None: transformers would ask at the terminal, because it looks into the model's configuration first.
-    loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    # With the model's configuration, or transformers would read it again as that of an unknown model, and warn.
+    loaded = AutoTokenizer.from_pretrained(folder, config=model.config, trust_remote_code=False)
     _compare_tokens(tokenizer, text, loaded.encode(text, add_special_tokens=False), "transformers reads")
     return apart
 
