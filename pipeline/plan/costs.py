@@ -43,13 +43,21 @@ def typical(context: Context) -> Typical:
     return Typical(students, middle, int(np.median(sizes)), forward)
 
 
+def is_complete(context: Context) -> bool:
+    """Whether `flops` counts all that a run would do."""
+    config = context.config
+    return not config.searches or forecast.expected(config.search, config.data.block_size, 1) is not None
+
+
 def flops(context: Context, students: Typical | None = None) -> dict[str, int]:
-    """About how many FLOPs each step costs, by its role; a role that is not named costs next to none."""
+    """About how many FLOPs each step costs, by its role; a role that is not named costs next to none. A search whose
+    evaluations only its strategy knows counts without them."""
     config, length = context.config, context.config.data.block_size
     students = students or typical(context)
     forward = students.forward
     once, head = teacher_flops(config.search, context.architecture, length)
-    searched = once + (forward + head) * forecast.expected(config.search, length, forward + head).tokens
+    expected = forecast.expected(config.search, length, forward + head)
+    searched = once + (forward + head) * (expected.tokens if expected else 0)
     searched = min(searched, config.search.limit.flops or searched)
     reranked = rerank.expected(context) * rerank.flops(context, forward) if config.search.rerank.candidates else 0
     ordered = config.ordering.blocks * length * order.flops_of_a_token(context)

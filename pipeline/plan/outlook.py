@@ -69,19 +69,20 @@ def leaves(context: Context, students: list[SubNetwork]) -> Row:
 def hours(context: Context, flops: int, ranks: int, student: SubNetwork) -> Row:
     """Hours of all stages together, with what that assumes or what was measured."""
     kind = context.device.type
+    beyond = "" if prices.is_complete(context) else ", and the search in addition"
     if context.config.plan == "measure":
         tokens = measured.tokens_per_second(context, student)
         of_a_token = token_flops(context, student, context.config.distill)
         took = _clock(flops / (tokens * (of_a_token.student + of_a_token.teacher) * ranks))
         return "time", (
-            f"about {took} at the measured {tokens:,.0f} tokens/s of training per process, communication not counted; "
-            f"for 8 hours of training: budget=8h@{tokens * ranks:.0f}"
+            f"about {took}{beyond} at the measured {tokens:,.0f} tokens/s of training per process, communication not "
+            f"counted; for 8 hours of training: budget=8h@{tokens * ranks:.0f}"
         )
     rate, of = _rate(context)
     took = _clock(flops / (rate * UTILISATION[kind] * ranks))
     return (
         "time",
-        f"about {took}, at {UTILISATION[kind]:.0%} of {of} on {ranks} x {kind}; plan=measure times a few steps",
+        f"about {took}{beyond}, at {UTILISATION[kind]:.0%} of {of} on {ranks} x {kind}; plan=measure times a few steps",
     )
 
 

@@ -97,9 +97,17 @@ def _search(context: Context, costs: dict[str, int], forward: int) -> list[tuple
     scoring = forward + teacher_flops(config, context.architecture, length)[1]
     expected, baseline = forecast.expected(config, length, scoring), ""
     if config.random_baseline:
-        baseline = f", and random ones on as many ({costs['random_search']:.3g} FLOPs)"
-    evaluations = counted(expected.evaluations, "evaluation")
-    found = f"{evaluations}, {expected.tokens:,} tokens, {costs['search']:.3g} FLOPs{baseline}"
+        price = f" ({costs['random_search']:.3g} FLOPs)" if expected else ""
+        baseline = f", and random ones on as many{price}"
+    if expected is None:
+        found = (
+            f"as many evaluations as {config.strategy} asks for{baseline}: a number that only the strategy knows, so "
+            "their cost is not counted; set search.limit.evaluations to bound it"
+        )
+    else:
+        most = "at most " if forecast.candidates(config) is None else ""
+        evaluations = counted(expected.evaluations, "evaluation")
+        found = f"{most}{evaluations}, {expected.tokens:,} tokens, {costs['search']:.3g} FLOPs{baseline}"
     unspent = forecast.unspent(config, length, scoring)
     return [
         *_errors(context, costs["errors"]),

@@ -18,12 +18,14 @@ class Forecast:
 
 def _has_one_candidate(config: SearchConfig) -> bool:
     """Whether a rule or a file names the only candidate."""
-    return config.strategy != Kind.random and config.strategy not in POPULATIONS and not is_own(config.strategy)
+    return config.strategy != Kind.random and config.strategy not in POPULATIONS
 
 
-def candidates(config: SearchConfig) -> int:
-    """How many candidates the strategy asks for, where neither a limit nor the end of the space stops it. One of the
-    user's own may ask for fewer than search.evaluations, or more."""
+def candidates(config: SearchConfig) -> int | None:
+    """How many candidates the strategy asks for, where neither a limit nor the end of the space stops it. None: only
+    the strategy, one of the user's own, knows."""
+    if is_own(config.strategy):
+        return None
     if _has_one_candidate(config):
         return 1
     if config.strategy not in POPULATIONS:
@@ -33,20 +35,21 @@ def candidates(config: SearchConfig) -> int:
     return config.population + config.generations * generation
 
 
-def expected(config: SearchConfig, block_size: int, flops_per_token: int | None = None) -> Forecast:
+def expected(config: SearchConfig, block_size: int, flops_per_token: int | None = None) -> Forecast | None:
     """What is spent where the end of the space does not stop the search earlier.
 
-    Exact, except that limit.flops only counts where the `flops_per_token` of a typical candidate are given.
+    Exact, except that limit.flops only counts where the `flops_per_token` of a typical candidate are given. Of a
+    strategy of the user's own, the most that the limits allow; None where there are none.
     """
-    limit, tokens = config.limit, config.blocks * block_size
-    most = [candidates(config)]
+    limit, tokens, asked = config.limit, config.blocks * block_size, candidates(config)
+    most = [] if asked is None else [asked]
     if limit.evaluations:
         most.append(limit.evaluations)
     if limit.tokens:
         most.append(limit.tokens // tokens)
     if limit.flops and flops_per_token:
         most.append(limit.flops // (flops_per_token * tokens))
-    return Forecast(min(most), min(most) * tokens)
+    return Forecast(min(most), min(most) * tokens) if most else None
 
 
 def unspent(config: SearchConfig, block_size: int, flops_per_token: int | None = None) -> str | None:
@@ -55,9 +58,9 @@ def unspent(config: SearchConfig, block_size: int, flops_per_token: int | None =
     `flops_per_token` as in `expected`. None where a limit may end the search, where there is only one candidate, and
     for a strategy of the user's own, which may ask for any number.
     """
-    if _has_one_candidate(config) or is_own(config.strategy):
-        return None
     asked = candidates(config)
+    if asked is None or _has_one_candidate(config):
+        return None
     known = {"evaluations": asked, "tokens": asked * config.blocks * block_size}
     if flops_per_token:
         known["flops"] = known["tokens"] * flops_per_token

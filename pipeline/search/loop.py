@@ -13,6 +13,7 @@ from pipeline.errors import SprigError
 from pipeline.progress import Progress
 from pipeline.search.budget import Budget
 from pipeline.search.fitness import fitness_of
+from pipeline.search.forecast import Forecast
 from pipeline.search.journal import Journal
 from pipeline.search.strategies.protocol import Scored, Strategy
 from pipeline.subnetwork.value import SubNetwork
@@ -36,7 +37,8 @@ class Search:
 
     Args:
         parameters: the count that the journal notes of a candidate.
-        expected: evaluations to expect, for the progress bar; where there are fewer, and not by a limit, a warning.
+        expected: what it will spend, for the progress bar; where it spends less, and not by a limit, that is reported.
+            None: only the strategy knows.
         log: gets each new line of the journal.
     """
 
@@ -49,12 +51,12 @@ class Search:
         budget: Budget,
         *,
         parameters: Callable[[SubNetwork], int],
-        expected: int,
+        expected: Forecast | None,
         log: Callable[[dict], None],
     ):
         self.config, self.strategy, self.scorer, self.journal, self.budget = config, strategy, scorer, journal, budget
-        self.parameters, self.log, self.expected = parameters, log, expected
-        self.progress = Progress("search", total=expected, unit="candidates")
+        self.parameters, self.log, self.expected = parameters, log, expected.evaluations if expected else None
+        self.progress = Progress("search", total=self.expected, unit="candidates")
         self.best: Scored | None = None
         self.generation = self.evaluated = 0
         self.allowed, self.resuming = True, bool(journal.losses)
@@ -73,7 +75,7 @@ class Search:
             raise SprigError(f"search.strategy={self.config.strategy} asked for no candidate: let ask() return some.")
         if self.best is None:
             raise SprigError("search.limit ended the search before any candidate was evaluated: raise the limit.")
-        if self.allowed and self.progress.done < self.expected:
+        if self.allowed and (self.expected is None or self.progress.done < self.expected):
             self._report_end()
         if math.isinf(self.best.fitness):
             raise self._without_a_finite_loss()

@@ -27,7 +27,7 @@ def search_once(
             journal,
             budget,
             parameters=lambda sub: parameters(architecture, sub),
-            expected=expected(config, length).evaluations,
+            expected=expected(config, length),
             log=lambda line: None,
         ).run()
         journal.close()

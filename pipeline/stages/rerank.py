@@ -41,7 +41,9 @@ def flops(context: Context, forward: int) -> int:
 def expected(context: Context) -> int:
     """How many candidates are trained: no more than the search has."""
     config = context.config
-    return min(config.search.rerank.candidates, forecast.expected(config.search, config.data.block_size).evaluations)
+    searched = forecast.expected(config.search, config.data.block_size)
+    most = config.search.rerank.candidates
+    return most if searched is None else min(most, searched.evaluations)
 
 
 def recipe(context: Context, roots: Roots, searched: Recipe) -> Recipe:

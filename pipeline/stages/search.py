@@ -152,14 +152,14 @@ def baseline(config: SearchConfig) -> SearchConfig:
         path=None,
         start=[],
         limit=LimitConfig(),
-        evaluations=candidates(config),
+        evaluations=candidates(config) or config.evaluations,
     )
 
 
 def is_counted(config: SearchConfig) -> bool:
-    """Whether the configuration alone says how many tokens a search evaluates; a limited one is counted once it is
-    done."""
-    return config.limit == LimitConfig()
+    """Whether the configuration alone says how many tokens a search evaluates; a limited one, or one of the user's own
+    strategies, is counted once it is done."""
+    return config.limit == LimitConfig() and not is_own(config.strategy)
 
 
 def edges(context: Context) -> dict:
@@ -198,7 +198,7 @@ def make(
             journal,
             budget,
             parameters=lambda sub: parameters(context.architecture, sub, context.bin.count),
-            expected=expected(config, length).evaluations,
+            expected=expected(config, length),
             log=lambda line: context.log({"role": role} | line),
         ).run()
     journal.close()

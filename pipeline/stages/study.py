@@ -63,10 +63,10 @@ def check(context: Context) -> None:
             )
         short.check(context, "study.short", shorter, lr)
     short.check(context, "study.tokens", tokens, lr)
-    scored = expected(searching, context.config.data.block_size).evaluations
-    if config.searched > scored:
+    scored = expected(searching, context.config.data.block_size)
+    if scored is not None and config.searched > scored.evaluations:
         raise SprigError(
-            f"study.searched={config.searched}, but search {searching.strategy} scores at most {scored} "
+            f"study.searched={config.searched}, but search {searching.strategy} scores at most {scored.evaluations} "
             "candidates: lower it, or search for longer."
         )
     _draw(context, context.space(Ordering.identity(context.architecture)), [], config.subnetworks)

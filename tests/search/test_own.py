@@ -18,6 +18,8 @@ from pipeline.config import LimitConfig
 from pipeline.errors import SprigError
 from pipeline.models.extraction import extract
 from pipeline.plan import checks, costs
+from pipeline.plan.table import table
+from pipeline.progress import Progress
 from pipeline.search import journal
 from pipeline.search.evaluator import Evaluator
 from pipeline.search.forecast import unspent
@@ -208,6 +210,49 @@ def test_a_strategy_that_ends_early_has_not_emptied_the_bin(tmp_path, own, caplo
     assert caplog.messages == ["search.strategy=own_search.Mine has no further candidates: the search ended after 4."]
     assert caplog.records[0].levelno == logging.INFO
     assert unspent(replace(config, limit=LimitConfig(evaluations=200)), toy.LENGTH) is None, "it may ask for as many"
+
+
+def test_the_plan_counts_only_what_a_limit_bounds(tmp_path):
+    own = ["search.strategy=own_search.Halving", "search.random_baseline=true"]
+    limited = [*own, "search.limit.evaluations=7"]
+    without, within = (dict(table(Context(smoke(tmp_path, *words), print))) for words in (own, limited))
+    assert without["search"] == (
+        "as many evaluations as own_search.Halving asks for, and random ones on as many: a number that only the "
+        "strategy knows, so their cost is not counted; set search.limit.evaluations to bound it"
+    )
+    assert "and the search in addition" in without["time"] and "in addition" not in within["time"]
+    assert within["search"].startswith(f"at most 7 evaluations, {7 * 4 * 32:,} tokens, ")
+
+
+def test_a_strategy_that_never_ends_has_no_total_unless_a_limit_ends_it(tmp_path, own, monkeypatch):
+    """Also where it always asks for the same candidate."""
+    member = toy.SPACE.sample(np.random.default_rng(0))
+    methods = {"__init__": lambda self, *_: None, "ask": lambda self: [member], "tell": lambda self, scored: None}
+    own(type("Mine", (), methods))
+    totals = []
+
+    def advance(self, *_, **__):
+        totals.append(self.total)
+        if len(totals) == 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Progress, "advance", advance)
+    endless = replace(toy.configure("random"), strategy="own_search.Mine")
+    with pytest.raises(KeyboardInterrupt):
+        toy.walk(endless, tmp_path / "endless")
+    assert totals == [None] * 20
+    toy.walk(replace(endless, limit=LimitConfig(evaluations=9)), tmp_path / "limited")
+    assert totals[20:] == [9] * 9
+
+
+def test_random_candidates_cost_what_ones_own_strategy_does(outputs, own):
+    """Which may ask for fewer than search.evaluations."""
+    words = ["search.strategy=own_search.Halving", "search.evaluations=5", "search.random_baseline=true"]
+    halving = importlib.import_module("own_search").Halving
+    own(type("Mine", (halving,), {"ask": lambda self: super(type(self), self).ask() if self.left > 2 else []}))
+    context, lines = searched(outputs, *words[1:], "search.strategy=own_search.Mine")
+    random = context.made(graph.build(context)["random_search"].recipe)
+    assert len(journal.read(random / "journal.jsonl")) == len(lines) < 5
 
 
 def test_a_fitness_that_is_never_finite_is_named(tmp_path):

@@ -18,7 +18,7 @@ from pipeline.config import (
     Strategy,
 )
 from pipeline.search.budget import Budget
-from pipeline.search.forecast import candidates
+from pipeline.search.forecast import expected
 from pipeline.search.journal import Journal
 from pipeline.search.loop import Scorer, Search
 from pipeline.search.strategies.protocol import Scored
@@ -128,7 +128,7 @@ def search(
             journal,
             budget or make_budget(config.limit),
             parameters=lambda sub: parameters(TEACHER, sub),
-            expected=candidates(config),
+            expected=expected(config, LENGTH),
             log=log,
         ).run()
     finally:
