@@ -8,6 +8,7 @@ from pipeline.config import DataSource, Dtype, GGUFKind, TeacherConfig
 from pipeline.data.packing import GROUP
 from pipeline.data.prepare import token_dtype
 from pipeline.data.shards import CHARACTERS_PER_TOKEN, SHARD_CHARACTERS
+from pipeline.plan import epochs
 from pipeline.stages import cache, distill, extract, recover, rerank
 from pipeline.stages.budget import budget
 from pipeline.stages.context import Context
@@ -80,7 +81,8 @@ def _weights(context: Context, teacher: TeacherConfig) -> int:
 
 
 def _text_tokens(context: Context) -> int:
-    return context.config.data.max_tokens or budget(context)
+    """The whole text is kept, however much of it a budget reads; of a text of unknown size, what the budget reads."""
+    return epochs.text_tokens(context, CHARACTERS_PER_TOKEN) or budget(context)
 
 
 def _token_bytes(architecture: Architecture) -> int:

@@ -9,15 +9,23 @@ from pipeline.stages.context import Context
 MOST = 4  # beyond this, repeated text is worth ever less (https://arxiv.org/abs/2305.16264)
 
 
-def text_tokens(context: Context) -> int | None:
-    """Tokens of the training text: exact once prepared, before that at most `data.max_tokens` and one per byte; None
-    if unknown."""
-    tokens, data = prepare.tokens_recipe(context), context.config.data
+def prepared_tokens(context: Context) -> int | None:
+    """Tokens of the training text, exactly; None before it is prepared."""
+    tokens = prepare.tokens_recipe(context)
     if context.store.find(tokens) is None:
-        bounds = (data.max_tokens, most_tokens(data))
-        return min((each for each in bounds if each is not None), default=None)
+        return None
     blocks = context.blocks(tokens, "train")
     return len(blocks) * blocks.block_size
+
+
+def text_tokens(context: Context, bytes_per_token: int = 1) -> int | None:
+    """Tokens of the training text: exact once prepared, before that at most `data.max_tokens` and, with one per byte,
+    those of its files; None if unknown."""
+    if (prepared := prepared_tokens(context)) is not None:
+        return prepared
+    data, size = context.config.data, most_tokens(context.config.data)
+    bounds = (data.max_tokens, None if size is None else size // bytes_per_token)
+    return min((each for each in bounds if each is not None), default=None)
 
 
 def epochs(context: Context) -> float | None:

@@ -8,7 +8,7 @@ import torch
 from pipeline.config import ExportForm
 from pipeline.plan import costs as prices
 from pipeline.plan import epochs, measured
-from pipeline.stages import distill, prepare
+from pipeline.stages import distill
 from pipeline.stages.budget import batch_tokens, budget, token_flops
 from pipeline.stages.context import Context, Step
 from pipeline.subnetwork.exported import exported
@@ -25,7 +25,7 @@ def text(context: Context) -> Row:
     name, tokens, times = context.config.data.name, epochs.text_tokens(context), epochs.epochs(context)
     if tokens is None or times is None:
         return "text", f"{name}; its training tokens are known once stage prepare has run"
-    known = context.store.find(prepare.tokens_recipe(context)) is not None
+    known = epochs.prepared_tokens(context) is not None
     most, least = ("", "") if known else ("at most ", "at least ")
     often = f"the text is read {least}{times:.1f} times" if times > 1 else f"{least}{times:.2g} epochs"
     by_bytes = not known and tokens != context.config.data.max_tokens

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from runs import smoke
+from runs import smoke, write_texts
 
 import pipeline
 from pipeline.plan import costs, disk
@@ -63,6 +63,22 @@ def test_the_stage_that_copies_most_counts(override, stage, each):
 def test_a_data_set_that_the_hub_copies_is_counted_as_text():
     _, found = parts("experiment=paper/p0-initialisation", "data.streaming=false")
     assert found["temporary in prepare"] == 4 * 10_300_000_000
+
+
+def test_a_text_in_files_counts_as_a_whole_and_once_however_often_it_is_read(tmp_path):
+    write_texts(tmp_path / "texts")
+    texts = [f"outputs={tmp_path}", "data=text", f"data.path={tmp_path / 'texts'}", "data.repeat=true"]
+    size = sum(file.stat().st_size + 1 for file in (tmp_path / "texts").iterdir())
+    for budget in ("4_096", "10B"):
+        _, found = parts("experiment=smoke", *texts, f"distill.tokens={budget}")
+        assert found["text"] == 2 * (size // 4)
+
+
+def test_a_prepared_text_counts_as_it_is(smoke_outputs):
+    (index,) = smoke_outputs.glob("artifacts/prepare/*/index.json")
+    tokens = 32 * json.loads(index.read_text())["splits"]["train"]["blocks"]
+    _, found = parts("experiment=smoke", f"outputs={smoke_outputs}", "distill.tokens=10B", "data.repeat=true")
+    assert found["text"] == 2 * tokens
 
 
 def test_a_run_has_written_what_stays(smoke_outputs):
