@@ -42,8 +42,11 @@ def check(context: Context) -> None:
     config, times = context.config, epochs(context)
     if distill.STAGE in config.stages and not config.data.repeat and times is not None and times > MOST:
         text = text_tokens(context) or 0
+        most, bound = "", ""
+        if prepared_tokens(context) is None:
+            most, bound = " at most", " or less (stages=[prepare] counts the text)"
         raise SprigError(
             f"distill.tokens={config.distill.tokens:,} would read the training text of data {config.data.name}, "
-            f"{text:,} tokens at most, {times:.1f} times, and more than {MOST} needs data.repeat=true: set it, lower "
-            f"the budget to budget={MOST * text:_}, raise data.max_tokens or give more text."
+            f"{text:,} tokens{most}, {times:.1f} times, and more than {MOST} needs data.repeat=true: set it, lower "
+            f"the budget to budget={MOST * text:_}{bound}, raise data.max_tokens or give more text."
         )
