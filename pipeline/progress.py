@@ -125,7 +125,7 @@ def short(count: int) -> str:
 
 def counted(count: int, unit: str) -> str:
     """With its unit, in the singular or the plural."""
-    return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}s"
+    return f"{count:,} {unit}" if count == 1 else f"{count:,} {unit}{'es' if unit.endswith('s') else 's'}"
 
 
 def clock(seconds: float) -> str:

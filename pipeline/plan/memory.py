@@ -171,9 +171,9 @@ def _stages(context: Context, sub: SubNetwork) -> Iterator[_Stage]:
 def rows(context: Context, sub: SubNetwork) -> list[tuple[str, str]]:
     """For a plan: what each stage needs for a student like this, and what there is."""
     cuda = context.device.type == "cuda"
-    held = f" of {gib(device_memory(context.device))} on {device_name()}" if cuda else ""
+    held = f" of the {gib(device_memory(context.device))} of {device_name()}" if cuda else ""
     return [
-        (f"memory per process, {stage.name}", f"{stage.need}{held if stage.name == 'distill' else ''}")
+        (f"memory per process, {stage.name}", stage.need.described(held if stage.name == "distill" else ""))
         for stage in _stages(context, sub)
     ]
 

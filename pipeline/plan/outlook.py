@@ -17,6 +17,7 @@ from pipeline.training.throughput import PEAKS, matrix_flops, peak_flops
 
 Row = tuple[str, str]
 UTILISATION = {"cuda": 0.3, "cpu": 0.5}  # of a GPU's peak, of the speed of matrix products on a CPU
+YEAR = 365 * 24 * 3600  # seconds
 PLANNED = "NVIDIA H100 80GB HBM3"  # in place of a GPU that is not here
 
 
@@ -73,16 +74,17 @@ def hours(context: Context, flops: int, ranks: int, student: SubNetwork) -> Row:
     if context.config.plan == "measure":
         tokens = measured.tokens_per_second(context, student)
         of_a_token = token_flops(context, student, context.config.distill)
-        took = _clock(flops / (tokens * (of_a_token.student + of_a_token.teacher) * ranks))
+        took = duration(flops / (tokens * (of_a_token.student + of_a_token.teacher) * ranks))
         return "time", (
             f"about {took}{beyond} at the measured {tokens:,.0f} tokens/s of training per process, communication not "
             f"counted; for 8 hours of training: budget=8h@{tokens * ranks:.0f}"
         )
     rate, of = _rate(context)
-    took = _clock(flops / (rate * UTILISATION[kind] * ranks))
+    seconds = flops / (rate * UTILISATION[kind] * ranks)
+    more = "device=cuda plans it for a GPU" if kind == "cpu" and seconds > YEAR else "plan=measure times a few steps"
     return (
         "time",
-        f"about {took}{beyond}, at {UTILISATION[kind]:.0%} of {of} on {ranks} x {kind}; plan=measure times a few steps",
+        f"about {duration(seconds)}{beyond}, at {UTILISATION[kind]:.0%} of {of} on {ranks} x {kind}; {more}",
     )
 
 
@@ -104,7 +106,7 @@ class Outlook:
     def left(self) -> str:
         """For a log line; empty below a minute."""
         seconds = self.seconds()
-        return f", about {_clock(seconds)} left in all" if seconds >= 60 else ""
+        return f", about {duration(seconds)} left in all" if seconds >= 60 else ""
 
     def seconds(self, without: str | None = None) -> float:
         """What is left, apart from the step `without`."""
@@ -126,7 +128,7 @@ def header(steps: list[Step], outlook: Outlook) -> str:
     stages = dict.fromkeys((step.stage for step in steps), 0.0)
     for step in steps:
         stages[step.stage] += outlook.expected.get(step.role, 0.0)
-    return ", ".join(f"{stage} {_clock(took)}" if took >= 60 else stage for stage, took in stages.items())
+    return ", ".join(f"{stage} {duration(took)}" if took >= 60 else stage for stage, took in stages.items())
 
 
 def _rate(context: Context) -> tuple[float, str]:
@@ -138,5 +140,9 @@ def _rate(context: Context) -> tuple[float, str]:
     return (known, f"the peak of {name}") if known else (PEAKS[PLANNED], f"the peak of {PLANNED}")
 
 
-def _clock(seconds: float) -> str:
-    return f"{seconds / 3600:,.2g} h" if seconds >= 3600 else f"{math.ceil(seconds / 60)} min"
+def duration(seconds: float) -> str:
+    """Such as 5 min, 1.5 h, 250 h or 260 years."""
+    if seconds < 3600:
+        return f"{math.ceil(seconds / 60)} min"
+    count, unit = (seconds / 3600, "h") if seconds < 2 * YEAR else (seconds / YEAR, "years")
+    return f"{count:.2g} {unit}" if count < 10 else f"{count:,.0f} {unit}"

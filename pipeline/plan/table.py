@@ -60,7 +60,7 @@ def table(context: Context) -> list[tuple[str, str]]:
         *([("stable phase", f"the first {stable:,} tokens, which other budgets share")] if stable else []),
         (
             "batch",
-            f"{batches.global_batch} blocks of {length:,} tokens: {ranks} {'process' if ranks == 1 else 'processes'} x "
+            f"{batches.global_batch} blocks of {length:,} tokens: {counted(ranks, 'process')} x "
             f"{counted(batches.micro_batch, 'block')} x {counted(batches.accumulation, 'accumulation step')}",
         ),
         outlook.hours(context, total, ranks, typical.middle),
@@ -130,7 +130,9 @@ def _cache(context: Context) -> list[tuple[str, str]]:
         return []
     tokens, size, flops, seconds = cache.cost(context)
     time = (
-        "time unknown" if seconds is None else f"{seconds / 3600:.2g} h at this machine's matrix-multiplication speed"
+        "time unknown"
+        if seconds is None
+        else f"{outlook.duration(seconds)} at this machine's matrix-multiplication speed"
     )
     kind = context.config.distill.cache.kind
     return [("logits cache", f"{kind}, {tokens:,} tokens, {_bytes(size)}; {flops:.3g} FLOPs to fill, {time}")]

@@ -12,7 +12,7 @@ from pipeline.artifacts import Recipe, json_lines
 from pipeline.config import DistillConfig, ScheduleKind, material
 from pipeline.errors import SprigError
 from pipeline.models.perplexity import bits_per_byte
-from pipeline.progress import Progress
+from pipeline.progress import Progress, counted
 from pipeline.ranks import rank, world_size
 from pipeline.stages import cache, extract, stable
 from pipeline.stages.budget import batch_tokens, budget, settings, token_flops
@@ -44,7 +44,7 @@ def check(context: Context) -> None:
     wanted, started = context.config.deepspeed.world_size, world_size()
     if wanted not in (None, started) and not context.config.plan:
         raise SprigError(
-            f"deepspeed.world_size={wanted}, but {started} processes were started: start {wanted} "
+            f"deepspeed.world_size={wanted}, but {counted(started, 'process')} started: start {wanted} "
             f"(python -m launchers.torchrun {wanted} ...), or add plan=true to see what they would cost."
         )
     layout(context)

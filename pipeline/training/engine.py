@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.config import DeepSpeedConfig, DistillConfig, Dtype
 from pipeline.errors import SprigError
 from pipeline.models.precision import autocast, tf32
+from pipeline.progress import counted
 from pipeline.training.distributed import import_deepspeed
 
 
@@ -48,9 +49,11 @@ def batching(config: DistillConfig, ranks: int) -> Batching:
     wanted = config.global_batch
     micro_batch = config.micro_batch or max(wanted // ranks, 1)
     at_once = micro_batch * ranks
-    numbers = f"distill.global_batch={wanted}, distill.micro_batch={micro_batch} and {ranks} processes"
+    numbers = f"distill.global_batch={wanted}, distill.micro_batch={micro_batch} and {counted(ranks, 'process')}"
     if at_once > wanted:
-        cure = f"lower distill.micro_batch to at most {wanted // ranks}" if wanted >= ranks else "use fewer processes"
+        share = wanted // ranks
+        whole = "" if wanted == share * ranks else f"distill.global_batch={share * ranks} and "
+        cure = f"set {whole}distill.micro_batch={share}" if share else "use fewer processes"
         raise SprigError(f"{numbers} do not fit together: one forward pass would take {at_once} blocks: {cure}.")
     if wanted % at_once:
         raise SprigError(

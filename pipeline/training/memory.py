@@ -35,8 +35,12 @@ class Need:
         return sum(self.parts.values())
 
     def __str__(self) -> str:
+        return self.described()
+
+    def described(self, held: str = "") -> str:
+        """The total, `held` with what there is, and the parts."""
         parts = ", ".join(f"{name} {gib(size)}" for name, size in self.parts.items() if size >= 2**20)
-        return f"{gib(self.total)}: {parts}" if parts else gib(self.total)
+        return f"{gib(self.total)}{held}{f': {parts}' if parts else ''}"
 
 
 def layer_activations(a: Architecture, width: int, gene: LayerGenes, precision: str, length: int) -> int:

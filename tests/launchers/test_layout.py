@@ -18,5 +18,5 @@ def test_a_layout_of_sixteen_is_priced_by_one(capsys):
 
 
 def test_another_number_of_processes_than_configured_is_refused(tmp_path):
-    with pytest.raises(SprigError, match=r"deepspeed\.world_size=2, but 1 processes were started: start 2"):
+    with pytest.raises(SprigError, match=r"deepspeed\.world_size=2, but 1 process started: start 2"):
         pipeline.run(pipeline.compose(["experiment=smoke", f"outputs={tmp_path}", "deepspeed.world_size=2"]))

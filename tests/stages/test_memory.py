@@ -8,7 +8,7 @@ from runs import changed
 
 import pipeline
 from pipeline.errors import SprigError
-from pipeline.plan import checks, memory
+from pipeline.plan import checks, costs, memory
 from pipeline.stages import budget
 from pipeline.stages.context import Context
 from pipeline.subnetwork.value import whole
@@ -113,6 +113,14 @@ def test_a_plan_that_does_not_fit_is_refused_with_overrides_that_do():
     assert cures
     for cure in cures:
         checks.check(context(*changed([*P1, "distill.micro_batch=8"], *cure.split())))
+
+
+def test_the_plan_sets_what_training_needs_against_what_there_is():
+    found = context(*changed(P1, "bin=pythia-410m", "distill.micro_batch=1"))
+    rows = dict(memory.rows(found, costs.typical(found).middle))
+    said = rows["memory per process, distill"]
+    assert re.match(r"[\d.]+ GiB of the [\d.]+ GiB of (an assumed GPU|NVIDIA.*): teacher [\d.]+ GiB, ", said)
+    assert "of the" not in rows["memory per process, evaluate"]
 
 
 def test_one_process_is_pointed_to_more():

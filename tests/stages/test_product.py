@@ -92,6 +92,13 @@ def test_the_header_says_how_long_each_stage_takes(mine, monkeypatch):
     assert "min" in outlook.header(steps, outlook.expected(context, steps, ranks=4)).partition("distill")[2]
 
 
+def test_a_time_is_in_words_however_long(mine, monkeypatch):
+    assert [outlook.duration(each) for each in (60, 5400, 900_000, 8.3e9)] == ["1 min", "1.5 h", "250 h", "263 years"]
+    context = Context(product(mine, "device=cpu"), print)
+    monkeypatch.setattr(outlook, "matrix_flops", lambda *_: 1.0)
+    assert re.fullmatch(r"about [\d,]+ years, at 50% .*; device=cuda plans it for a GPU", dict(table(context))["time"])
+
+
 def test_the_time_left_follows_the_pace_of_the_run():
     left = outlook.Outlook({"search": 600.0, "distilled_student": 1200.0, "speed": 0.0})
     assert left.left() == ", about 30 min left in all"

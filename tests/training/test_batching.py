@@ -11,8 +11,9 @@ from pipeline.training.engine import batching
 @pytest.mark.parametrize(
     "batch, micro, ranks, message",
     [
-        (8, 3, 1, r"global_batch=8, distill.micro_batch=3 and 1 processes .* multiple of 3 x 1 = 3; .* is 6"),
-        (8, 8, 2, r"would take 16 blocks: lower distill.micro_batch to at most 4"),
+        (8, 3, 1, r"global_batch=8, distill.micro_batch=3 and 1 process do .* multiple of 3 x 1 = 3; .* is 6"),
+        (8, 8, 2, r"would take 16 blocks: set distill.micro_batch=4\.$"),
+        (8, 8, 3, r"would take 24 blocks: set distill.global_batch=6 and distill.micro_batch=2\.$"),
         (2, 1, 3, r"would take 3 blocks: use fewer processes"),
     ],
 )
