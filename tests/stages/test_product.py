@@ -182,6 +182,15 @@ def test_the_plan_ends_with_the_command_that_runs_it(mine, capsys):
     assert run == "python -m launchers.torchrun 8 experiment=product 'teacher.path=a b'"
 
 
+def test_many_processes_are_started_on_several_machines():
+    words = ["experiment=smoke", "distill.global_batch=48", "deepspeed.world_size=12", "device=cuda", "plan=true"]
+    rows = dict(after.commands(pipeline.compose(words), words))
+    slurm = "precision=bf16-mixed hydra/launcher=slurm hydra.launcher.nodes=2 hydra.launcher.gpus_per_job=12"
+    run = "experiment=smoke distill.global_batch=48 device=cuda"
+    assert rows["run it on one machine with 12 GPUs"] == f"python -m launchers.torchrun 12 {run}"
+    assert rows["or on 2 machines of Slurm (docs/cluster.md)"] == f"sprig {run} {slurm}"
+
+
 def test_the_plan_says_what_padding_and_a_control_cost(tmp_path):
     context = Context(smoke(tmp_path), print)
     rows = dict(table(context))
