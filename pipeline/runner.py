@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
-
 from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, copy_atomically, write_atomically
 from pipeline.command_line.overrides import key_of
@@ -21,7 +19,6 @@ from pipeline.on_request import chat, export, sample, score
 from pipeline.plan import after, checks, outlook
 from pipeline.plan.outlook import Outlook
 from pipeline.plan.table import table
-from pipeline.printable import printable
 from pipeline.progress import Progress, counted
 from pipeline.ranks import rank, world_size
 from pipeline.report import ending, material
@@ -33,7 +30,7 @@ from pipeline.search.journal import SUM
 from pipeline.stages import cache, distill, downstream, graph, prepare, rerank, search, study
 from pipeline.stages.context import Context, Step, Steps
 from pipeline.stages.roots import roots
-from pipeline.terminal import show
+from pipeline.terminal import show, show_commands, show_lines
 from pipeline.training.metrics import METRICS
 
 ON_REQUEST = (export, sample, score, chat)  # in the order in which they run
@@ -74,7 +71,7 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
     if config.plan:
         if rank() == 0:
             show(["", ""], table(context), "What this run would do")
-            _show_commands(after.commands(config, overrides or []))
+            show_commands(after.commands(config, overrides or []))
         return None
     steps = graph.build(context)
     downstream.check(context, steps)
@@ -231,17 +228,6 @@ def _write_report(context: Context, last: Step, shown: Material, folder: Path) -
 def _show_ending(folder: Path, shown: Material, config: Config) -> None:
     exported = Path(config.export.to or "") if export.STAGE in config.stages else None
     if shown.evaluation is not None and not random_weights(shown.summary):
-        _print(*ending.continuations(shown.evaluation))
-    _print(*(f"{name}: {path}" for name, path in ending.places(folder, exported)))
-    _show_commands(ending.next_commands(folder, exported))
-
-
-def _show_commands(rows: list[tuple[str, str]]) -> None:
-    """Of purpose and command, on lines of their own: commands are there to be copied."""
-    if rows:
-        _print("Next:", *(f"  # {purpose}\n  {command}" for purpose, command in rows))
-
-
-def _print(*lines: str) -> None:
-    for line in lines:
-        Console().print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        show_lines(*ending.continuations(shown.evaluation))
+    show_lines(*(f"{name}: {path}" for name, path in ending.places(folder, exported)))
+    show_commands(ending.next_commands(folder, exported))

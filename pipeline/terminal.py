@@ -28,6 +28,18 @@ def show(header: Sequence[str], rows: Iterable[Iterable[str]], title: str | None
     Console().print(table)
 
 
+def show_lines(*lines: str) -> None:
+    """Whole, for the terminal to wrap."""
+    for line in lines:
+        Console().print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_commands(rows: Sequence[tuple[str, str]]) -> None:
+    """Of purpose and command, on lines of their own: commands are there to be copied."""
+    if rows:
+        show_lines("Next:", *(f"  # {purpose}\n  {command}" for purpose, command in rows))
+
+
 def confirm_removal() -> bool:
     """Asks at the terminal whether to remove what was listed, and says if nothing is removed."""
     if not sys.stdin.isatty():

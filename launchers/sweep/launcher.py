@@ -16,16 +16,19 @@ from launchers.sweep import axes, clusters, pool, prices, sweepers
 from launchers.sweep.board import Board
 from launchers.sweep.jobs import Job, named
 from launchers.sweep.labels import warn_of_unread
-from launchers.sweep.prepare import prepare
+from launchers.sweep.prepare import as_ranks, prepare
 from launchers.sweep.record import FAILED, Record
 from pipeline.command_line.composition import anywhere, session
 from pipeline.config import Cluster, Config, LauncherConfig
 from pipeline.config.typed import to_typed
 from pipeline.errors import Interrupted, SprigError
 from pipeline.layout import COMPLETED, SUMMARY, near
+from pipeline.plan import after
+from pipeline.plan.table import table
 from pipeline.preemption import preemptible
 from pipeline.report.sweep import report as sweep_report
 from pipeline.report.sweep.record import NAME
+from pipeline.terminal import show, show_commands
 
 SWEEPS = "sweeps"  # the folder of all sweeps in outputs
 
@@ -68,8 +71,6 @@ class SweepLauncher(Launcher):
             )
         self.settings = to_typed(LauncherConfig, config.hydra.launcher, "hydra.launcher.")
         self.sweeper = sweepers.chosen(config)
-        if config.plan == "measure":
-            raise SprigError("plan=measure times one run, and this is a sweep: use plan=true, or plan one of its jobs.")
         self.planned = config.plan
         declared = config.hydra.sweeper.get("params") or {}
         parser = OverridesParser.create(config_loader=hydra_context.config_loader)
@@ -79,8 +80,21 @@ class SweepLauncher(Launcher):
         grid = self.sweeper == sweepers.GRID
         self.axes = {key.lstrip("+"): axes.values(each) if grid else [] for key, each in swept.items()}
         axes.check_number(self.axes.values())
+        self._check_plan()
         # Everything else as it was typed, so that a job alone has the same command.
         self.fixed = [*self.searched, *(axes.typed(each) for key, each in final.items() if key not in swept)]
+
+    def _check_plan(self) -> None:
+        if self.planned == "measure" and not self.axes and self.settings.cluster == Cluster.slurm:
+            raise SprigError(
+                "plan=measure times one run on this machine, and this one goes to Slurm: use plan=true, or leave "
+                "hydra/launcher out on a machine like those."
+            )
+        if self.planned == "measure":
+            raise SprigError(
+                "plan=measure times one run, and this is a sweep: use plan=true, which ends with the command that "
+                "plans one of its jobs, and give that command plan=measure."
+            )
 
     def combinations(self) -> list[list[str]]:
         """The overrides of every job: all combinations of the axes' values, the last axis the quickest."""
@@ -109,8 +123,14 @@ class SweepLauncher(Launcher):
         folder = self.folder(jobs[0].context.config)
         name = folder.name
         todo = [job for job in jobs if not job.completed()]
-        if self.planned:
-            prices.show(jobs, self.axes)
+        if self.planned and self.axes:
+            costly = prices.show(jobs, self.axes)
+            command = after.alone(costly.overrides, settings.ranks, elsewhere)
+            show_commands([("plan its most expensive job in full, with memory, batch, time and disk", command)])
+        elif self.planned:
+            with as_ranks(settings.ranks, settings.nodes):
+                show(["", ""], table(jobs[0].context), "What this run would do")
+            show_commands(after.commands(jobs[0].context.config, self.command[2:]))
         elif settings.dry_run:
             if done := len(jobs) - len(todo):
                 log.info("%s: %d of %d jobs are completed, and not submitted", near(folder), done, len(jobs))

@@ -1,6 +1,7 @@
 """The jobs of a sweep: composed and checked before the first starts, each once."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -33,10 +34,9 @@ def prepare(
     _check_axes(axes, elsewhere)
     shared: dict[str, Any] = {}
     jobs = {}
-    count = {} if ranks == 1 else {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks // nodes)}
     for overrides in dict.fromkeys(map(tuple, lists)):
         try:
-            with env_override(count):
+            with as_ranks(ranks, nodes):
                 checks.check(context := _context(overrides, shared, elsewhere))
             steps = graph.build(context)
             downstream.check(context, steps)
@@ -58,6 +58,11 @@ def prepare(
     once = [replace(first, same=tuple(other.overrides for other in others)) for first, *others in alike.values()]
     name_merged(once, axes)
     return sorted(once, key=lambda job: budget(job.context))
+
+
+def as_ranks(ranks: int, nodes: int) -> AbstractContextManager[None]:
+    """As one of `ranks` processes on `nodes` machines."""
+    return env_override({} if ranks == 1 else {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks // nodes)})
 
 
 def _check_axes(axes: dict[str, list[str]], elsewhere: bool) -> None:

@@ -42,12 +42,17 @@ def _share(job: Job, step: Step, phases: dict[str, set[int]]) -> float:
     return 1 - done / distill.budget(job.context)
 
 
-def show(jobs: list[Job], axes: dict[str, list[str]]) -> None:
+def show(jobs: list[Job], axes: dict[str, list[str]]) -> Job:
+    """Returns the job that costs most alone."""
     table = Table("job", "overrides", "FLOPs alone", "steps to make", "their FLOPs", title="What this sweep would do")
     priced = prices(jobs)
+    most = max(zip(priced, jobs, strict=True), key=lambda each: each[0][0])[1]
     for job, (alone, steps, left) in zip(jobs, priced, strict=True):
         table.add_row(job.id, cell(job.label(axes)), f"{alone:.3g}", str(steps), f"{left:.3g}")
     alone, steps, left = (sum(column) for column in zip(*priced, strict=True))
     table.add_section()
     table.add_row(counted(len(jobs), "job"), "shared steps once", f"{alone:.3g}", str(steps), f"{left:.3g}")
+    if not all(costs.is_complete(job.context) for job in jobs):
+        table.caption = "Searches are not counted where only their strategy knows the number of evaluations."
     Console().print(table)
+    return most

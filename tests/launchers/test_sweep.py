@@ -50,7 +50,14 @@ def refused(outputs: Path, *overrides: str, base: list[str] = SMOKE) -> str:
         ("seed=0,1 distill.tokens=4096,100", "Job seed=0 distill.tokens=100: distill.tokens=100 is below one batch"),
         ("teacher=tiny-random,nonsense", "There is no teacher=nonsense: the choices are"),
         ("distill.temperature=1", "The sweep has no axes"),
-        ("seed=0,1 plan=measure", "plan=measure times one run, and this is a sweep: use plan=true"),
+        (
+            "seed=0,1 plan=measure",
+            "plan=measure times one run, and this is a sweep: use plan=true, which ends with the command that plans",
+        ),
+        (
+            "hydra/launcher=slurm plan=measure",
+            "plan=measure times one run on this machine, and this one goes to Slurm: use plan=true, or leave",
+        ),
         ("seed=range(3,3)", "Axis seed of the sweep has no values"),
         ("seed=range(0,3,0)", "seed=range(0,3,0) has a step of 0"),
         ("seed=range(0,1e9)", "seed=range(0,1e9) has 1,000,000,000 values, and a sweep can have at most 10,000 jobs"),
@@ -255,6 +262,28 @@ def test_a_sweep_is_priced_with_what_is_shared_once(tmp_path, smoke_outputs, cap
     sweep(tmp_path, "distill.temperature=1,2", "plan=true")
     assert f"{left + rest:.3g}" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_says_how_to_plan_its_most_expensive_job(tmp_path, capsys):
+    slurm = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_job=2"]
+    sweep(tmp_path, "distill.tokens=4096,8192", "plan=true", *slurm)
+    command = capsys.readouterr().out.splitlines()[-1].strip()
+    said = f"outputs={tmp_path} distill.tokens=8192 hydra.mode=RUN deepspeed.world_size=2 device=cuda plan=true"
+    assert command == f"sprig {' '.join(SMOKE)} {said}"
+    cli.main(shlex.split(command)[1:])
+    assert "2 on cuda" in capsys.readouterr().out
+
+
+def test_a_single_run_for_slurm_is_planned_as_one(tmp_path, capsys):
+    slurm = ["distill.micro_batch=1", "hydra/launcher=slurm", "hydra.launcher.nodes=2", "hydra.launcher.gpus_per_job=4"]
+    cli.main([*SMOKE, *slurm, f"outputs={tmp_path}", "plan=true"])
+    said = capsys.readouterr().out
+    assert "What this run would do" in said and "4 blocks of 32 tokens: 4 processes x 1 block" in unboxed(said)
+    assert said.splitlines()[-1].strip() == f"sprig {' '.join([*SMOKE, *slurm])} outputs={tmp_path}"
+
+
+def unboxed(printed: str) -> str:
+    return " ".join(printed.replace("│", " ").split())
 
 
 def test_a_budget_is_priced_from_the_stable_phase_on(tmp_path):
