@@ -25,6 +25,7 @@ from pipeline.errors import SprigError
 from pipeline.models.checkpoint import WEIGHTS
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.precision import resolve_precision
+from pipeline.models.weights import check_finite
 from pipeline.subnetwork.architecture import Architecture
 from pipeline.subnetwork.counting import parameters
 from pipeline.subnetwork.selection import Ordering
@@ -145,12 +146,13 @@ def check_device(device: str) -> None:
 
 
 def check_model(name: str, model: Any) -> None:
-    """Raises SprigError where it is not a litgpt model, or has no weights."""
+    """Raises SprigError where it is not a litgpt model, or its weights are not there or not finite."""
     if not hasattr(model, "lm_head"):
         hint = f"give its model, {name}.model" if hasattr(model, "model") else "load one with load_teacher or extract"
         raise SprigError(f"{name} must be a litgpt GPT, but is a {type(model).__name__}: {hint}.")
     if next(model.parameters()).is_meta:
         raise SprigError(f"The {name} is on the meta device, where weights have no values: load it on a CPU or GPU.")
+    check_finite(f"The {name}", model.named_parameters(), "load or extract the model again")
 
 
 def check_teacher(teacher: Any) -> None:

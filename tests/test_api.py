@@ -346,9 +346,28 @@ def test_a_configuration_that_was_changed_is_checked_again(tmp_path):
 
 def test_activations_that_are_not_finite_rank_nothing(teacher, blocks):
     broken = copy.deepcopy(teacher.model)
-    broken.transformer.h[0].norm_1.weight[0] = math.nan
+    broken.transformer.h[0].norm_1.weight[0] = 3e38
     with pytest.raises(pipeline.SprigError, match="activations are not finite and cannot be ranked"):
         pipeline.importance(broken, blocks)
+
+
+def test_weights_that_are_not_finite_are_named(teacher, blocks, tmp_path):
+    found = find(teacher, blocks)
+    student, broken = pipeline.extract(teacher.model, found), copy.deepcopy(teacher.model)
+    for model in (student, broken):
+        with torch.no_grad():
+            model.transformer.h[1].norm_1.weight[3] = math.nan
+    for call in (
+        lambda: pipeline.importance(broken, blocks),
+        lambda: pipeline.SearchSpace(broken, 70_000, 90_000),
+        lambda: pipeline.extract(broken, found),
+        lambda: pipeline.recover(teacher.model, student, found, blocks),
+        lambda: pipeline.distill(teacher.model, student, blocks, blocks, 64),
+        lambda: pipeline.perplexity(student, blocks),
+        lambda: pipeline.export(student, teacher, tmp_path / "model", blocks),
+    ):
+        with pytest.raises(pipeline.SprigError, match=r"The \w+'s transformer.h.1.norm_1.weight holds .*\(nan, nan\)"):
+            call()
 
 
 def test_the_one_page_runs_and_its_student_loads_in_transformers(text, tmp_path, monkeypatch, capsys):

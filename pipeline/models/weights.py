@@ -1,5 +1,7 @@
 """What every source's weights must be before a run starts from them: floats, finite, complete, of the right shapes."""
 
+from collections.abc import Iterable
+
 import torch
 from litgpt import Config
 from torch import Tensor
@@ -64,10 +66,12 @@ def check(state: dict[str, Tensor], config: Config, tied: bool, teacher: str) ->
                 f"Teacher {teacher}'s {name} has shape {found[name]} where its configuration says "
                 f"{expected.get(name, 'none')}: the files do not belong together, fetch them again."
             )
-    for name, tensor in state.items():
+    check_finite(f"Teacher {teacher}", state.items(), "fetch the weights again, or use another checkpoint")
+
+
+def check_finite(model: str, weights: Iterable[tuple[str, Tensor]], cure: str) -> None:
+    """Raises SprigError where a weight of this model is not a number or infinite; names the tensor and the `cure`."""
+    for name, tensor in weights:
         least, most = (bound.item() for bound in torch.aminmax(tensor))
         if not (abs(least) < float("inf") and abs(most) < float("inf")):  # NaN is in both bounds
-            raise SprigError(
-                f"Teacher {teacher}'s {name} holds values that are not finite ({least}, {most}): fetch the weights "
-                "again, or use another checkpoint."
-            )
+            raise SprigError(f"{model}'s {name} holds values that are not finite ({least}, {most}): {cure}.")
