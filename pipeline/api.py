@@ -17,8 +17,8 @@ import torch
 from litgpt import GPT
 from torch import Tensor
 
-from pipeline import api_inputs
-from pipeline.api_inputs import settings as typed
+from pipeline import api_inputs, api_settings
+from pipeline.api_settings import settings as typed
 from pipeline.artifacts import digest
 from pipeline.config import (
     BinConfig,
@@ -189,7 +189,7 @@ def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **sett
     path, rerank and random_baseline are for runs alone, as is strategy="given", and search.blocks is the number of
     `blocks`. To cut a sub-network of your own, give extract a `Found` of it."""
     api_inputs.check_space(teacher, space)
-    blocks, seed = api_inputs.tokens(teacher, blocks), api_inputs.seed(seed)
+    blocks, seed = api_inputs.tokens(teacher, blocks), api_settings.seed(seed)
     config = typed(SearchConfig, "search", {"blocks": len(blocks), "batch": min(BATCH, len(blocks)), **settings})
     length = blocks.size(1) - 1
     known, errors, before = space.ordering, None, 0
@@ -240,7 +240,7 @@ def distill(
     api_inputs.check_model("teacher", teacher)
     api_inputs.check_trainable(teacher, student)
     api_inputs.check_split(blocks)
-    validation, seed = api_inputs.tokens(student, validation), api_inputs.seed(seed)
+    validation, seed = api_inputs.tokens(student, validation), api_settings.seed(seed)
     given = {"tokens": tokens, "checkpoint": {"tokens": tokens, "minutes": None}, **settings}
     config = typed(DistillConfig, "distill", given)
     if not repeat:

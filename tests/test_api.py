@@ -16,7 +16,7 @@ from litgpt import GPT
 from transformers import AutoModelForCausalLM
 
 import pipeline
-from pipeline import api_inputs
+from pipeline import api_settings
 from pipeline.config import DistillConfig, Precision, SearchConfig
 from pipeline.models.perplexity import mean_nll
 from pipeline.models.precision import resolve_precision
@@ -282,19 +282,19 @@ def test_what_is_found_is_not_cut_out_of_another_teacher_of_the_same_sizes(teach
 
 def test_keys_that_are_not_keywords_of_a_search_are_listed():
     taken = {each.name for each in fields(SearchConfig)} & inspect.signature(pipeline.find).parameters.keys()
-    refused = {key.partition("=")[0] for key in api_inputs.OF_RUNS["search"]} | taken
+    refused = {key.partition("=")[0] for key in api_settings.OF_RUNS["search"]} | taken
     [listed] = re.findall(r"Four keys are not keywords:(.*)", pipeline.find.__doc__, re.DOTALL)
     assert refused == {key for key in re.findall(r"\w+", listed) if hasattr(SearchConfig(), key)}
 
 
 def test_one_value_for_a_section_is_refused():
     with pytest.raises(pipeline.SprigError, match=r"schedule=wsd sets no value, .*set its keys, such as distill\.sch"):
-        api_inputs.settings(DistillConfig, "distill", {"tokens": 64, "schedule": "wsd"})
+        api_settings.settings(DistillConfig, "distill", {"tokens": 64, "schedule": "wsd"})
 
 
 def test_keywords_that_nothing_reads_are_named(caplog):
-    api_inputs.settings(SearchConfig, "search", {"strategy": "random", "population": 7, "evaluations": 9})
-    api_inputs.settings(DistillConfig, "distill", {"tokens": 64, "schedule": {"kind": "cosine", "decay": 0.1}})
+    api_settings.settings(SearchConfig, "search", {"strategy": "random", "population": 7, "evaluations": 9})
+    api_settings.settings(DistillConfig, "distill", {"tokens": 64, "schedule": {"kind": "cosine", "decay": 0.1}})
     assert [record.getMessage().partition(": ")[0] for record in caplog.records] == [
         "search.population=7 has no effect",
         "distill.schedule.decay=0.1 has no effect",

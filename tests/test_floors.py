@@ -14,7 +14,7 @@ FLOORS = [
     {"config", "peers", "preemption", "progress"},
     {"artifacts", "subnetwork"},
     {"command_line", "models"},
-    {"data", "api_inputs"},
+    {"data", "api_inputs", "api_settings"},
     {"search", "training", "evaluation"},
     {"stages"},
     {"plan"},
