@@ -102,6 +102,7 @@ class Found:
 
 
 @in_one_sentence
+@torch.inference_mode(False)  # its weights can be trained, even if made under inference_mode
 def load_teacher(teacher: str, outputs: str | Path = "outputs", device: str = "cpu") -> Teacher:
     """Loads a teacher by its name in `conf/teacher`, such as "smollm2-135m", or from a Hugging Face folder, a litgpt
     folder or a GGUF file.
@@ -181,6 +182,7 @@ class SearchSpace(Space):
         return super().crossover(a, b, rng)
 
 
+@torch.inference_mode(False)  # allocation needs gradients, even under no_grad
 def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **settings: Any) -> Found:
     """Searches the space for the sub-network with the lowest loss on `blocks` before any training. Other keywords are
     the keys of `search` in the configuration, such as strategy="evolution", population=12, generations=3; without any,
@@ -202,6 +204,7 @@ def find(teacher: GPT, space: SearchSpace, blocks: Tensor, seed: int = 0, **sett
     return Found(best.subnetwork, best.fitness, known, spent.evaluations, space.architecture)
 
 
+@torch.inference_mode(False)  # as load_teacher
 def extract(teacher: GPT, found: Found) -> GPT:
     """Cuts the student out of the teacher. It is in fp32 on the teacher's device, and has the teacher's weights."""
     api_inputs.check_found(teacher, found)
@@ -218,6 +221,7 @@ def recover(teacher: GPT, student: GPT, found: Found, blocks: Tensor) -> Report:
 
 
 @in_one_sentence
+@torch.inference_mode(False)  # gradients, even under no_grad
 def distill(
     teacher: GPT,
     student: GPT,

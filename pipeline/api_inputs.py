@@ -69,8 +69,14 @@ def check_model(name: str, model: Any) -> None:
     if not hasattr(model, "lm_head"):
         hint = f"give its model, {name}.model" if hasattr(model, "model") else "load one with load_teacher or extract"
         raise SprigError(f"{name} must be a litgpt GPT, but is a {type(model).__name__}: {hint}.")
-    if next(model.parameters()).is_meta:
+    first = next(model.parameters())
+    if first.is_meta:
         raise SprigError(f"The {name} is on the meta device, where weights have no values: load it on a CPU or GPU.")
+    if first.is_inference():
+        raise SprigError(
+            f"The {name} was made under torch.inference_mode(), where no weight can be trained: give a copy that is "
+            "made outside it, copy.deepcopy(model)."
+        )
     check_finite(f"The {name}", model.named_parameters(), "load or extract the model again")
 
 

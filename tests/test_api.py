@@ -351,6 +351,31 @@ def test_activations_that_are_not_finite_rank_nothing(teacher, blocks):
         pipeline.importance(broken, blocks)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_every_step_works_without_gradients_around_it(blocks, text, tmp_path, mode):
+    with mode():
+        teacher = pipeline.load_teacher("tiny-random", tmp_path)
+        given = pipeline.load_text(str(text), teacher, 32, tmp_path)
+        model, held_out = teacher.model, given.validation.evenly(2)
+        ordering = pipeline.importance(model, blocks)
+        space = pipeline.SearchSpace(model, 70_000, 190_000, ordering, hold=["n_embd", "head_size"])
+        found = pipeline.find(model, space, given.calibration.evenly(2), strategy="allocation")
+        student = pipeline.extract(model, found)
+        pipeline.recover(model, student, found, blocks)
+        before, after = pipeline.distill(model, student, given.train, held_out, 256, validations=1, lr=1e-3)
+        assert before[1] != after[1] == pytest.approx(math.log(pipeline.perplexity(student, held_out)), rel=1e-6)
+        pipeline.export(student, teacher, tmp_path / "model", held_out)
+    pipeline.recover(model, student, found, blocks)
+
+
+def test_a_model_that_cannot_be_trained_is_refused(teacher, blocks):
+    with torch.inference_mode():
+        copied = copy.deepcopy(teacher.model)
+    with pytest.raises(pipeline.SprigError, match=r"made under torch.inference_mode\(\), .* copy.deepcopy\(model\)"):
+        pipeline.importance(copied, blocks)
+    pipeline.importance(copy.deepcopy(copied), blocks)
+
+
 def test_weights_that_are_not_finite_are_named(teacher, blocks, tmp_path):
     found = find(teacher, blocks)
     student, broken = pipeline.extract(teacher.model, found), copy.deepcopy(teacher.model)
