@@ -235,18 +235,18 @@ def distill(
 ) -> list[tuple[int, float]]:
     """Trains the student in place on the first `tokens` of a seeded permutation of `blocks`, with the teacher's
     distribution as the target. Keywords are the keys of `distill` in the configuration, such as lr=3e-4 or
-    temperature=2.0. `log` receives each line of metrics. `repeat` allows more than four passes over `blocks`.
+    temperature=2.0; init, from_run, control, cache and checkpoint are for runs alone. `log` receives each line of
+    metrics. `repeat` allows more than four passes over `blocks`.
 
     Returns:
         The validation curve as (tokens, nats per token), starting at token 0.
     """
     api_inputs.check_type("log", log, Callable, "a function of a line of metrics")
-    api_inputs.check_model("teacher", teacher)
     api_inputs.check_trainable(teacher, student)
     api_inputs.check_split(blocks)
     validation, seed = api_inputs.tokens(student, validation), api_settings.seed(seed)
-    given = {"tokens": tokens, "checkpoint": {"tokens": tokens, "minutes": None}, **settings}
-    config = typed(DistillConfig, "distill", given)
+    config = typed(DistillConfig, "distill", {"tokens": tokens, **settings})
+    config.checkpoint.tokens, config.checkpoint.minutes = config.tokens, None  # only the last step's, which is dropped
     if not repeat:
         api_inputs.check_passes(config.tokens, len(blocks) * blocks.block_size, MOST)
     curve: list[tuple[int, float]] = []

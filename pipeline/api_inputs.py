@@ -96,8 +96,10 @@ def check_fp32(student: Any) -> None:
             raise SprigError(f"The student's {name} is {weight.dtype}, not torch.float32: give student.float().")
 
 
-def check_trainable(teacher: GPT, student: Any) -> None:
-    """Raises SprigError where the student is not in fp32, has frozen weights, or is the teacher."""
+def check_trainable(teacher: Any, student: Any) -> None:
+    """Raises SprigError where they are not models, or the student is not in fp32, has frozen weights, or is the
+    teacher."""
+    check_model("teacher", teacher)
     check_fp32(student)
     if student is teacher:
         raise SprigError("student and teacher are the same model: give a copy as the student, copy.deepcopy(teacher).")

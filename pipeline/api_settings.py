@@ -22,7 +22,7 @@ log = logging.getLogger("sprig")
 OF_RUNS = {
     "search": ("strategy=given", "path", "rerank", "random_baseline"),
     "space": ("vocabulary", "type"),
-    "distill": ("init", "from_run", "control", "cache"),
+    "distill": ("init", "from_run", "control", "cache", "checkpoint"),
 }
 
 

@@ -287,6 +287,14 @@ def test_keys_that_are_not_keywords_of_a_search_are_listed():
     assert refused == {key for key in re.findall(r"\w+", listed) if hasattr(SearchConfig(), key)}
 
 
+def test_keys_of_a_run_are_refused_in_a_distillation_and_listed(teacher, blocks):
+    [listed] = re.findall(r"temperature=2\.0; (.*) are\s+for runs alone", pipeline.distill.__doc__)
+    assert re.split(", | and ", listed) == list(api_settings.OF_RUNS["distill"])
+    for key in api_settings.OF_RUNS["distill"]:
+        with pytest.raises(pipeline.SprigError, match=f"distill.{key} has no effect on models in memory"):
+            api_settings.settings(DistillConfig, "distill", {"tokens": 64, key: None})
+
+
 def test_one_value_for_a_section_is_refused():
     with pytest.raises(pipeline.SprigError, match=r"schedule=wsd sets no value, .*set its keys, such as distill\.sch"):
         api_settings.settings(DistillConfig, "distill", {"tokens": 64, "schedule": "wsd"})
