@@ -23,7 +23,6 @@ from pipeline.artifacts import digest
 from pipeline.config import (
     BinConfig,
     DataConfig,
-    DataSource,
     DeepSpeedConfig,
     DistillConfig,
     ExportConfig,
@@ -34,7 +33,6 @@ from pipeline.config import (
     TeacherConfig,
     to_plain,
 )
-from pipeline.config.paths import absolute
 from pipeline.data.blocks import Blocks
 from pipeline.errors import SprigError
 from pipeline.models import checkpoint, extraction, ordering, reconstruction
@@ -128,7 +126,7 @@ def load_text(text: str, teacher: Teacher, block_size: int = 256, outputs: str |
         raise SprigError("load_text needs a teacher of load_teacher, whose configuration identifies the tokenizer.")
     own = api_inputs.path_of("data", text)
     config = api_inputs.quickstart("data", None if own else text, outputs)
-    given = {"name": own.name, "source": DataSource.text, "path": str(own)} if own else to_plain(config.data)
+    given = api_inputs.text_at(own) if own else to_plain(config.data)
     config.data = typed(DataConfig, "data", given | {"block_size": block_size})
     config.teacher, longest = teacher.config, teacher.model.config.block_size
     prepare.check_block_size(config.data.block_size, "teacher", config.teacher.name, longest)
@@ -294,8 +292,7 @@ def export(student: GPT, teacher: Teacher, to: str | Path, blocks: Tensor, form:
     """
     api_inputs.check_fp32(student)
     api_inputs.check_teacher(teacher)
-    api_inputs.check_type("to", to, str | Path, "a path")
-    blocks, to = api_inputs.tokens(student, blocks), Path(absolute(str(Path(to))))
+    blocks, to = api_inputs.tokens(student, blocks), api_inputs.destination(to)
     export_folder.refuse_other(student, architecture_of(teacher.model.config, is_tied(teacher.model)))
     chosen = typed(ExportConfig, "export", {"to": str(to), "form": form}).form
     card = f"# {to.name}\n\nCut out of {teacher.model.config.name} with Sprig.\n"

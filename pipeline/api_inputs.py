@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.command_line.composition import compose
 from pipeline.config import Config, Precision
 from pipeline.config.checks import check
-from pipeline.config.choices import Source
+from pipeline.config.choices import DataSource, Source
 from pipeline.config.inputs import TeacherConfig
 from pipeline.config.paths import absolute
 from pipeline.errors import SprigError
@@ -36,6 +36,23 @@ def teacher_at(path: Path) -> TeacherConfig:
     """A teacher of the user's own: a GGUF file, or a folder of transformers or litgpt."""
     folder = Source.litgpt if (path / WEIGHTS).exists() else Source.hf
     return TeacherConfig(name=path.name, source=Source.gguf if path.is_file() else folder, path=str(path))
+
+
+def text_at(path: Path) -> dict[str, Any]:
+    """A text of the user's own, as fields of the data's configuration."""
+    return {"name": path.name, "source": DataSource.text, "path": str(path)}
+
+
+def destination(to: Any) -> Path:
+    """Where to write.
+
+    Raises:
+        SprigError: it is not a path, or an empty one.
+    """
+    check_type("to", to, str | Path, "a path")
+    if to == "":
+        raise SprigError("to is empty: give the path of a folder that does not exist yet.")
+    return Path(absolute(str(to)))
 
 
 def path_of(what: str, given: str | Path) -> Path | None:
@@ -204,8 +221,8 @@ def check_passes(tokens: int, text: int, most: int) -> None:
     """Raises SprigError where a training on `tokens` reads its `text`, counted in tokens, more than `most` times."""
     if tokens > most * text:
         raise SprigError(
-            f"tokens={tokens:,} would read blocks, {text:,} tokens, {tokens / text:,.1f} times, and more than {most} "
-            f"needs repeat=True: set it, lower tokens to {most * text:,}, or give more text."
+            f"tokens={tokens:,} would read the {text:,} tokens of blocks {tokens / text:,.1f} times, and more than "
+            f"{most} needs repeat=True: set it, lower tokens to {most * text:,}, or give more text."
         )
 
 

@@ -136,6 +136,7 @@ def test_wrong_settings_give_the_sentence_of_the_command_line(teacher, blocks):
         (lambda t, b: pipeline.run(["experiment=smoke"]), "run takes what compose returns"),
         (lambda t, b: pipeline.load_teacher("tiny-random", outputs=None), "outputs must be a path, but is a NoneType"),
         (lambda t, b: pipeline.export(t.model, t, b"x", b), "to must be a path, but is a bytes"),
+        (lambda t, b: pipeline.export(t.model, t, "", b), "to is empty: give the path of a folder"),
         (lambda t, b: pipeline.distill(t.model, None, None, b, 64, log=None), "log must be a function of a line"),
         (lambda t, b: member("contains", t, None), "must be a sub-network, such as found.subnetwork, but is a NoneT"),
         (lambda t, b: member("sample", t, 0), r"such as numpy.random.default_rng\(0\), but is a int"),
@@ -314,7 +315,10 @@ def test_a_text_is_not_read_again_and_again_unasked(text, tmp_path):
     blocks = pipeline.load_text(str(text), teacher, 32, tmp_path)
     student = pipeline.extract(teacher.model, find(teacher, blocks.validation.evenly(4)))
     tokens = 4 * len(blocks.train) * 32 + 1
-    with pytest.raises(pipeline.SprigError, match=rf"tokens={tokens:,} would read .* 4\.0 times, .*repeat=True"):
+    with pytest.raises(
+        pipeline.SprigError,
+        match=rf"tokens={tokens:,} would .* tokens of blocks 4\.0 times, .*repeat=True",
+    ):
         pipeline.distill(teacher.model, student, blocks.train, blocks.validation.evenly(2), tokens)
     with pytest.raises(pipeline.SprigError, match=r"0 blocks were requested from the train split"):
         blocks.train.evenly(0)
