@@ -199,7 +199,7 @@ def refused(*words: str, sweeps: bool = False) -> str:
         ("experiment=smoke distill.tokens=nan", "is not a count"),
         ("experiment=smoke distill.tokens=true", "is not a count"),
         ("experiment=smoke debug=-1", "is not true or false"),
-        ("experiment=smoke plan=2", "is not true or false"),
+        ("experiment=smoke plan=2", "plan=2 must be true, false or measure."),
         ("experiment=smoke distill.lr=inf", "distill.lr=inf must lie in"),
         ("experiment=smoke distill.lr=true", "distill.lr=true is not a number."),
         ("experiment=smoke seed=99999999999999999999", "must lie in 0..18_446_744_073_709_551_615"),
