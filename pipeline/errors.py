@@ -1,5 +1,7 @@
 """The one exception that users are meant to see."""
 
+import pickle
+
 from pipeline.printable import one_line
 
 
@@ -21,4 +23,6 @@ class Interrupted(SprigError):
 
 def reason(error: BaseException) -> str:
     """What an error says, in one line and without a full stop."""
+    if isinstance(error, pickle.UnpicklingError):  # torch says how to execute what the file holds
+        return "it is not a pickle of tensors alone"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

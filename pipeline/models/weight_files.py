@@ -88,10 +88,10 @@ def read(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except pickle.UnpicklingError:
         raise SprigError(
-            f"{file} is not a weight file, or holds Python objects, which Sprig does not execute ({reason(error)}): "
-            "save the model with save_pretrained, or its state_dict as safetensors."
+            f"{file} is not a weight file, or holds Python objects, which Sprig does not execute: save the model with "
+            "save_pretrained, or its state_dict as safetensors."
         ) from None
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError) as error:
         raise SprigError(f"{file} is truncated or not a weight file ({reason(error)}): fetch it again.") from None

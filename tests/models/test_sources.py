@@ -214,6 +214,9 @@ def test_broken_litgpt_folders_are_one_sentence(tmp_path):
         torch.save(strange, weights)
         with pytest.raises(SprigError, match=r"lit_model\.pth is truncated or not a weight file"):
             sources.convert(config, tmp_path / "ours")
+    torch.save(torch.nn.Linear(1, 1), weights)
+    with pytest.raises(SprigError, match=r"not a weight file \(it is not a pickle of tensors alone\): make it again"):
+        sources.convert(config, tmp_path / "ours")
     student_of = tmp_path / "theirs" / "subnetwork.json"
     for content in ("", "[]", '{"layers": [0]}'):
         student_of.write_text(content)

@@ -139,7 +139,7 @@ REFUSED = {
     "index upwards": ("llama", index_outside("../x.safetensors"), "which is not a file of its folder"),
     "index to a subfolder": ("llama", index_outside("a/x.safetensors"), "which is not a file of its folder"),
     "index to itself": ("llama", index_outside("config.json"), "which is not a file of its folder"),
-    "whole model": ("llama", whole_pickle, "holds Python objects, which Sprig does not execute.*save_pretrained"),
+    "whole model": ("llama", whole_pickle, "holds Python objects, which Sprig does not execute: save"),
     "a list": ("llama", pickled([torch.zeros(1)]), "holds a list instead of tensors by name"),
     "numbers": ("llama", pickled({"a": 1}), "holds 'a', a int instead of a tensor"),
     "numbered tensors": ("llama", pickled({1: torch.zeros(1)}), "holds 1, a Tensor instead of a tensor"),
