@@ -252,7 +252,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise SprigError(f"{file} {error}: fetch it again.") from None
     if not isinstance(content, dict):
-        raise SprigError(f"{file} holds a JSON {type(content).__name__} instead of an object: fetch it again.")
+        raise SprigError(f"{file} holds {json.dumps(content):.40} instead of a JSON object: fetch it again.")
     return content
 
 
