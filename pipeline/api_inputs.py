@@ -94,7 +94,8 @@ def check_model(name: str, model: Any) -> None:
             f"The {name} was made under torch.inference_mode(), where no weight can be trained: give a copy that is "
             "made outside it, copy.deepcopy(model)."
         )
-    check_finite(f"The {name}", model.named_parameters(), "load or extract the model again")
+    for own, weight in model.named_parameters():
+        check_finite(f"The {name}'s {own}", weight, "load or extract the model again")
 
 
 def check_teacher(teacher: Any) -> None:

@@ -23,7 +23,7 @@ from pipeline.models.families.family import GGUF
 from pipeline.models.families.reading import LLAMA_FIELDS
 from pipeline.models.gguf_header import Header, StoredTensor, read_header
 from pipeline.models.gguf_metadata import Metadata
-from pipeline.models.weights import with_zero_biases
+from pipeline.models.weights import floats, with_zero_biases
 
 _NAMES = {"token_embd": "transformer.wte", "output_norm": "transformer.ln_f", "output": "lm_head"}
 _PARTS = {
@@ -258,7 +258,7 @@ class GGUFFile:
             if block and part in rotated:
                 values = self._rotary_halves(full_name, values, rotated[part])
             room = layers[block[1]] if block else state
-            room[f"{part}.{kind}"] = torch.tensor(np.ascontiguousarray(values)).to(dtype)
+            room[f"{part}.{kind}"] = floats(full_name, torch.tensor(np.ascontiguousarray(values)), dtype, stored.path)
         held = {name.partition(".")[0] for parts in layers.values() for name in parts if name.endswith(".bias")}
         needed = _ALL_BIASES if config.bias else frozenset("qkv") if config.attn_bias else frozenset()
         # A Qwen2.5 has all of its biases: one that is missing is an error, not a zero.

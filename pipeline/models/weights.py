@@ -1,7 +1,5 @@
 """What every source's weights must be before a run starts from them: floats, finite, complete, of the right shapes."""
 
-from collections.abc import Iterable
-
 import torch
 from litgpt import Config
 from torch import Tensor
@@ -17,7 +15,7 @@ def floats(name: str, tensor: Tensor, dtype: torch.dtype, source: object) -> Ten
     """The tensor in `dtype`.
 
     Raises:
-        SprigError: its numbers are not plain floats, so that they stand for others: quantised weights.
+        SprigError: its numbers are not plain floats, so that they stand for others: quantised weights; or not finite.
     """
     if tensor.dtype not in _FLOATS or tensor.layout != torch.strided or tensor.is_meta:
         kind = str(tensor.dtype).removeprefix("torch.")
@@ -26,7 +24,16 @@ def floats(name: str, tensor: Tensor, dtype: torch.dtype, source: object) -> Ten
             f"{source} holds {name} as {kind}, not as plain floats: dequantise the weights first, or use the model "
             "from which they were quantised."
         )
-    return tensor.to(dtype)
+    tensor = tensor.to(dtype)
+    check_finite(f"{name} in {source}", tensor, "fetch the weights again, or use another checkpoint")
+    return tensor
+
+
+def check_finite(which: str, tensor: Tensor, cure: str) -> None:
+    """Raises SprigError where a value is not; names the tensor and the `cure`."""
+    bounds = [bound.item() for bound in torch.aminmax(tensor)] if tensor.numel() else []
+    if not all(abs(bound) < float("inf") for bound in bounds):  # NaN is in both
+        raise SprigError(f"{which} holds values that are not finite ({', '.join(map(str, bounds))}): {cure}.")
 
 
 def with_zero_biases(parts: dict[str, Tensor], unbiased: frozenset[str]) -> None:
@@ -42,7 +49,7 @@ def check(state: dict[str, Tensor], config: Config, tied: bool, teacher: str) ->
     """Holds the weights (litgpt's names) to the model of `config`; a tied model needs no head of its own.
 
     Raises:
-        SprigError: one is missing, left over, of another shape, or not finite; names it.
+        SprigError: one is missing, left over or of another shape; names it.
     """
     outline = student.build(config, None, tied, device="meta")
     expected = {name: tuple(weight.shape) for name, weight in outline.state_dict().items()}
@@ -57,21 +64,12 @@ def check(state: dict[str, Tensor], config: Config, tied: bool, teacher: str) ->
         )
     if missing := [name for name in sorted(expected) if name not in found and not (tied and name == HEAD)]:
         raise SprigError(
-            f"Teacher {teacher}'s weights lack {missing[0]} ({len(missing)} of {len(expected)} are missing): they are "
-            "not a complete model of its configuration, fetch them again."
+            f"Teacher {teacher}'s weights lack {missing[0]}, by litgpt's name ({len(missing)} of {len(expected)} are "
+            "missing): they are not a complete model of its configuration, fetch them again."
         )
     for name in sorted(found):
         if expected.get(name) != found.get(name):
             raise SprigError(
-                f"Teacher {teacher}'s {name} has shape {found[name]} where its configuration says "
+                f"Teacher {teacher}'s {name}, by litgpt's name, has shape {found[name]} where its configuration says "
                 f"{expected.get(name, 'none')}: the files do not belong together, fetch them again."
             )
-    check_finite(f"Teacher {teacher}", state.items(), "fetch the weights again, or use another checkpoint")
-
-
-def check_finite(model: str, weights: Iterable[tuple[str, Tensor]], cure: str) -> None:
-    """Raises SprigError where a weight of this model is not a number or infinite; names the tensor and the `cure`."""
-    for name, tensor in weights:
-        least, most = (bound.item() for bound in torch.aminmax(tensor))
-        if not (abs(least) < float("inf") and abs(most) < float("inf")):  # NaN is in both bounds
-            raise SprigError(f"{model}'s {name} holds values that are not finite ({least}, {most}): {cure}.")

@@ -88,9 +88,17 @@ REFUSED = {
     "neither, tied": ("llama tied", untied_without("model.embed_tokens.weight"), "weights lack transformer.wte.weight"),
     "classifier, untied": ("llama", classifier, "without a language modelling head"),
     "no k": ("llama", untied_without("model.layers.1.self_attn.k_proj.weight"), "layers.1 has no weight of k"),
-    "NaN": ("llama", set_tensor(UP, poisoned(float("nan"))), "transformer.h.0.mlp.fc_2.weight holds .* not finite"),
-    "inf": ("neox", set_tensor("embed_out.weight", poisoned(float("inf"))), "lm_head.weight holds .* not finite"),
-    "-inf": ("llama tied", set_tensor("model.norm.weight", poisoned(-float("inf"))), "ln_f.weight holds .* not finite"),
+    "NaN": ("llama", set_tensor(UP, poisoned(float("nan"))), rf"^{UP} in .*/model.safetensors holds .* not finite"),
+    "inf": (
+        "neox",
+        set_tensor("embed_out.weight", poisoned(float("inf"))),
+        "^embed_out.weight in .* holds .* not finite",
+    ),
+    "-inf": (
+        "llama tied",
+        set_tensor("model.norm.weight", poisoned(-float("inf"))),
+        "^model.norm.weight in .* holds .* not finite",
+    ),
     "int8": ("llama", set_tensor(GATE, lambda t: (t * 40).to(torch.int8)), rf"{GATE} as int8, not as plain floats"),
     "uint8": ("neox", set_tensor("embed_out.weight", lambda t: t.to(torch.uint8)), "as uint8, not as plain floats"),
     "float8": ("llama", set_tensor(Q, lambda t: t.to(torch.float8_e4m3fn)), rf"{Q} as float8_e4m3fn, not as plain"),
@@ -145,6 +153,7 @@ REFUSED = {
     "numbered tensors": ("llama", pickled({1: torch.zeros(1)}), "holds 1, a Tensor instead of a tensor"),
     "sparse": ("llama", pickled({"lm_head.weight": torch.eye(3).to_sparse()}), "sparse_coo, not as plain floats"),
     "empty": ("llama", pickled({}), "instead of tensors by name"),
+    "no rows": ("llama", set_tensor(UP, lambda t: t[:0]), r"fc_2.weight, by litgpt's name, has shape \(0, 48\) where"),
 }
 
 
