@@ -20,6 +20,7 @@ CHARACTERS = 1 << 20  # of a text file that are read at one time
 ROWS = 64  # of a parquet file that are decoded at one time
 SEPARATORS = (";", "\t", "|", ",")  # of tables that are called CSV
 FIELD_BYTES = 1 << 31  # the longest field of a CSV file
+JSON = json.JSONDecoder(parse_int=lambda digits: 0)  # no number is text, and Python refuses to read long ones
 
 Rows = Iterator[Any]
 Lines = Iterator[tuple[int, str]]
@@ -108,7 +109,7 @@ def _array(beginning: list[tuple[int, str]], lines: Lines) -> list[Any] | None:
     if len(beginning) == 1:
         return _parsed(beginning[0][1], beginning[0][0])
     try:
-        json.loads(beginning[0][1])
+        JSON.decode(beginning[0][1])
     except ValueError:
         return _parsed("".join(line for _, line in chain(beginning, lines)), beginning[0][0])
     return None
@@ -117,14 +118,12 @@ def _array(beginning: list[tuple[int, str]], lines: Lines) -> list[Any] | None:
 def _parsed(text: str, line: int) -> Any:
     """The value of a text that begins in this line."""
     try:
-        return json.loads(text.rstrip())
+        return JSON.decode(text.rstrip())
     except RecursionError:
         raise Broken(f"line {line}", "is nested too deeply") from None
     except json.JSONDecodeError as error:
-        where = f"line {line + error.lineno - 1}"
-        raise Broken(where, f"is not JSON ({error.msg} at column {error.colno}); each line holds one value") from None
-    except ValueError as error:
-        raise Broken(f"line {line}", f"is not JSON ({error})") from None
+        where, why = f"line {line + error.lineno - 1}", error.msg.removesuffix(" at")
+        raise Broken(where, f"is not JSON ({why} at column {error.colno}); each line holds one value") from None
 
 
 def _csv_rows(file: TextIO, delimiter: str) -> Iterator[dict[str, str]]:

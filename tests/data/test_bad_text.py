@@ -114,6 +114,11 @@ def test_broken_json(refuse):
     assert "texts/a.jsonl, line 2 is not JSON (Expecting ',' delimiter at column 15)" in sentence
 
 
+def test_json_that_is_cut(refuse):
+    said = refuse({"a.jsonl": b'{"text": "a"}\n{"text": "b'}, source="jsonl")
+    assert "a.jsonl, line 2 is not JSON (Unterminated string starting at column 10)" in said
+
+
 def test_json_lines_that_are_no_rows(refuse):
     assert "a.jsonl, row 1 holds int, not text or an object" in refuse({"a.jsonl": b"1\n2\n"}, source="jsonl")
 
