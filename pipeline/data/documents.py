@@ -60,14 +60,16 @@ class Documents(ABC):
         keys = [] if data.source == DataSource.text else data.text_key.split(".")
         separates = data.source == DataSource.text and data.sample_by != SampleBy.document
         number, has_column = first, first > 0
-        missing = None
+        fields: dict[str, None] = {}  # of the rows that lack the column, in order
         for number, row in enumerate(found, first + 1):
             try:
                 text, has_column = row_text(row, keys), True
                 (text or "").encode()
             except Missing as error:
-                text, missing = None, error
-                if not has_column and number >= PATIENCE:
+                text = None
+                if not has_column:
+                    fields |= dict.fromkeys(error.fields)
+                if fields and not has_column and number >= PATIENCE:
                     break
             except NotText as error:
                 raise _not_text(data, where, number, error, row) from None
@@ -83,10 +85,10 @@ class Documents(ABC):
             self.rows += 1
             self.without += not separates and not (text or "").strip()
             yield text or ""
-        if missing and not has_column:
+        if fields and not has_column:
             raise SprigError(
                 f"Data {data.name} has no column {data.text_key!r} in {where}: set data.text_key to one of "
-                f"{listed(missing.fields)}."
+                f"{listed(list(fields))}."
             )
 
 

@@ -148,6 +148,11 @@ def test_missing_column(refuse, streamed):
     assert "no column 'text'" in sentence and "body, n" in sentence
 
 
+def test_a_missing_column_is_told_with_the_columns_of_all_rows(refuse):
+    rows = b'{"content": "words", "x": 1}\n' * 40 + b'{"y": 3}\n'
+    assert "set data.text_key to one of content, x, y." in refuse({"a.jsonl": rows}, source="jsonl")
+
+
 def test_column_that_is_no_text(refuse, tmp_path):
     table = pyarrow.Table.from_pylist([{"text": i, "body": "words"} for i in range(9)])
     sink = pyarrow.BufferOutputStream()
