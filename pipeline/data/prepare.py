@@ -16,6 +16,7 @@ from pipeline.data.packing import Members, pack
 from pipeline.data.shards import Encoding, documents_of, shard, tokenise
 from pipeline.errors import SprigError
 from pipeline.models.tokenizer import Tokenizer
+from pipeline.progress import counted
 
 SCRATCH = "shards"  # holds what a killed preparation resumes from
 
@@ -177,15 +178,22 @@ def _without_text(data: DataConfig, documents: Documents) -> str:
 def _check_members(data: DataConfig, hashes: np.ndarray, belongs: np.ndarray, without: str) -> None:
     empty = [name for number, name in enumerate(SPLITS) if not (belongs == number).any()]
     if empty:
-        finer = ""
+        distinct = len(np.unique(hashes))
+        cures = ["give more documents"]
+        if data.max_tokens is not None:
+            cures.append(f"raise data.max_tokens={data.max_tokens}")
+        if distinct >= len(SPLITS):
+            cures.append("lower the shares")
         if data.source != DataSource.text and without:
-            finer = f", or another data.text_key ({data.text_key})"
+            cures.append(f"set another data.text_key ({data.text_key})")
         elif data.source == DataSource.text and data.sample_by == SampleBy.document:
-            finer = ", or data.sample_by=paragraph or line"
+            cures.append("split them with data.sample_by=paragraph or line")
+        if len(cures) > 1:
+            cures[-1] = f"or {cures[-1]}"
         raise SprigError(
-            f"Data {data.name} has {len(hashes):,} documents, {len(np.unique(hashes)):,} of them distinct"
+            f"Data {data.name} has {counted(len(hashes), 'document')}, {distinct:,} of them distinct"
             f"{without and f' ({without})'}, and none is left for {empty[0]} (data.validation={data.validation}, "
-            f"data.calibration={data.calibration}): give more text, a larger data.max_tokens, smaller shares{finer}."
+            f"data.calibration={data.calibration}): {', '.join(cures)}."
         )
 
 
@@ -195,9 +203,8 @@ def _check_lengths(data: DataConfig, lengths: np.ndarray, belongs: np.ndarray, w
         tokens = int(found.sum()) - 1
         if tokens <= data.block_size:
             raise SprigError(
-                f"Data {data.name}: the {name} split has {tokens:,} tokens in {len(found)} of {len(lengths)} "
-                f"documents{without and f' ({without})'}, but one block needs {data.block_size + 1:,}: lower "
-                f"data.block_size={data.block_size}, "
-                f"give {name} a larger share (data.validation={data.validation}, "
-                f"data.calibration={data.calibration}), or give more text."
+                f"Data {data.name}: the {name} split has {counted(tokens, 'token')} in {len(found)} of "
+                f"{counted(len(lengths), 'document')}{without and f' ({without})'}, but one block needs "
+                f"{data.block_size + 1:,}: lower data.block_size={data.block_size}, give {name} a larger share "
+                f"(data.validation={data.validation}, data.calibration={data.calibration}), or give more text."
             )

@@ -163,12 +163,21 @@ def test_column_that_is_no_text(refuse, tmp_path):
 
 def test_too_few_documents(refuse):
     sentence = refuse({"a.txt": b"words " * 99, "b.txt": b"words " * 99, "c.txt": b"other words " * 99})
-    assert "has 3 documents, 2 of them distinct" in sentence and "data.sample_by=paragraph or line" in sentence
+    assert "has 3 documents, 2 of them distinct" in sentence
+    assert sentence.endswith(": give more documents, or split them with data.sample_by=paragraph or line.")
 
 
 def test_too_few_paragraphs(refuse):
     sentence = refuse({"a.txt": b"a paragraph\n\n" * 99}, sample_by="paragraph")
-    assert "has 99 documents, 1 of them distinct" in sentence and "sample_by" not in sentence
+    assert "has 99 documents, 1 of them distinct" in sentence and sentence.endswith(": give more documents.")
+
+
+def test_shares_that_leave_no_text_to_train_on(refuse):
+    sentence = refuse(dict(list(GOOD.items())[:3]), max_tokens=9999, validation=0.5, calibration=0.49)
+    assert sentence.endswith(
+        "none is left for train (data.validation=0.5, data.calibration=0.49): give more documents, raise "
+        "data.max_tokens=9999, lower the shares, or split them with data.sample_by=paragraph or line."
+    )
 
 
 ROWS = [{"text": "words"}, {"text": ""}, {"text": " \n"}, {"text": None}]
@@ -181,8 +190,8 @@ def test_rows_without_text_are_told_where_too_few_are_left(refuse, source, spars
     lines = "".join(f"{json.dumps(row)}\n" for row in sparse).encode()
     said = refuse({f"a.{source}": lines if source == "jsonl" else sink.getvalue().to_pybytes()}, source=source)
     count = f"{len(sparse) - 1} of {len(sparse)}"
-    assert f"has 1 documents, 1 of them distinct ({count} rows have no text in column 'text'), and none is left" in said
-    assert "or another data.text_key (text)." in said and "sample_by" not in said
+    assert f"has 1 document, 1 of them distinct ({count} rows have no text in column 'text'), and none is left" in said
+    assert ": give more documents, or set another data.text_key (text)." in said and "sample_by" not in said
 
 
 def test_files_without_text_are_told_where_too_few_are_left(refuse):
