@@ -30,12 +30,14 @@ def test_runs_of_two_presets_are_compared_by_what_they_were_given(tmp_path, monk
     assert row(made, "preset") == ["preset", "distill.lr", "kd", *row(made, "preset")[3:]]
     assert row(made, "hand")[:4] == ["hand", "0.01", "default", "2"]
     assert row(made, "other")[:4] == ["other", "0.001", "on", "1"]
-    assert "missing" not in (made / "sweep.md").read_text()
+    page = (made / "sweep.md").read_text()
+    assert "missing" not in page and "on the same validation blocks for all" in page and "the best is bold if" in page
     shutil.rmtree(made)
     _validate_on_other_text(tmp_path / "other/job2")
     cli.main(["compare", *runs, f"outputs={tmp_path}"])
     page = (made / "sweep.md").read_text()
     assert "validated on different tokens, so their perplexities cannot be compared" in page and "**" not in page
+    assert "on validation blocks that differ between runs" in page and "is bold" not in page
 
 
 def _validate_on_other_text(run: Path) -> None:

@@ -187,6 +187,11 @@ class Sweep:
         """Whether all perplexities are over the same tokens."""
         return len({run.validated_on for run in self.runs}) == 1
 
+    @property
+    def has_winners(self) -> bool:
+        """Whether a lower perplexity means a better run."""
+        return self.is_comparable and not self.means_nothing
+
     def values_of(self, cell: Cell) -> dict[str, str]:
         """On every axis that the command names."""
         return self.fixed | dict(zip(self.axes, cell.values, strict=True))

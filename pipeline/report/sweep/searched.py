@@ -72,7 +72,7 @@ def rows(sweep: Sweep) -> list[list[str]]:
 
 def verdicts(sweep: Sweep) -> list[Verdict]:
     """One for each cell of a search that has a rival without one, alike on all other axes and with seeds in common."""
-    if sweep.means_nothing or not sweep.is_comparable or not set(CHOICES) & set(sweep.axes):
+    if not sweep.has_winners or not set(CHOICES) & set(sweep.axes):
         return []
     budgets = _budgets(sweep)
     cells = [cell for cell in sweep.cells if cell.runs and cell.runs[0].student["init"] == Init.searched]

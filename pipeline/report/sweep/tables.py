@@ -15,11 +15,11 @@ from pipeline.report.sweep.runs import RANDOM_WEIGHTS, SAVINGS, Cell, Kind, Run,
 from pipeline.report.sweep.savings import CONFIDENCE, Fit, compared, fits, interval
 from pipeline.report.tables import Table, downstream_note, measured, metrics, number, spread
 
-PERPLEXITY = """Perplexity is exp(mean nats per token) on the same validation blocks for all, as mean ± standard
-deviation over seeds; bits per byte of text compare different vocabularies too. Among settings that differ on the
-first axis alone, the best is bold if all of them have several seeds. Total FLOPs are order, search, recovery, teacher
+CELLS = """Perplexity is exp(mean nats per token) on {blocks}, as mean ± standard deviation over seeds; bits per byte
+of text compare different vocabularies {limit}.{bold} Total FLOPs are order, search, recovery, teacher
 and student; random weights are charged only their training. The last column reads all curves at the smallest total of
 the sweep, which is before the end of the others' schedules."""
+BOLD = """ Among settings that differ on the first axis alone, the best is bold if all of them have several seeds."""
 RULE = """The target is the control's final perplexity; a saving is the control's cost over the cost at which the
 student first is at or below the target (log perplexity linear in tokens between two points, token 0
 included). The teacher's FLOPs are on both sides, order, search and recovery on the student's alone. No finite
@@ -33,7 +33,7 @@ same size."""
 
 def tables(sweep: Sweep) -> list[Table]:
     """All that the sweep has figures for; the first is that of its cells."""
-    found: list[Table] = [("", *cells(sweep), PERPLEXITY)]
+    found: list[Table] = [("", *cells(sweep), _about_cells(sweep))]
     if between := comparisons(sweep):
         found.append(("Savings between budgets", *_between(sweep, between), BETWEEN))
     elif any(compared(sweep)):
@@ -49,6 +49,15 @@ def tables(sweep: Sweep) -> list[Table]:
         failed = [[job, error.splitlines()[-1].strip()] for job, error in sweep.errors.items()]
         found.append(("Without a result", ["job", "last line of its log"], failed, ""))
     return found
+
+
+def _about_cells(sweep: Sweep) -> str:
+    same = sweep.is_comparable
+    return CELLS.format(
+        blocks="the same validation blocks for all" if same else "validation blocks that differ between runs",
+        limit="too" if same else "on one text, not different texts",
+        bold=BOLD if sweep.has_winners else "",
+    )
 
 
 def cells(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
@@ -97,7 +106,7 @@ def _lacking(cell: Cell) -> list[str]:
 def _best(sweep: Sweep) -> set[tuple[str, ...]]:
     """Of the cells that differ on the first axis alone, the one with the lowest perplexity. A cell without a rival has
     not won, nor is there a winner where one of them has a single seed."""
-    if sweep.means_nothing or not sweep.is_comparable:
+    if not sweep.has_winners:
         return set()
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in sweep.cells:
