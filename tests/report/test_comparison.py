@@ -38,10 +38,26 @@ def test_runs_of_two_presets_are_compared_by_what_they_were_given(tmp_path, monk
     page = (made / "sweep.md").read_text()
     assert "validated on different tokens, so their perplexities cannot be compared" in page and "**" not in page
     assert "on validation blocks that differ between runs" in page and "is bold" not in page
+    for run, said in (
+        ("hand/job0", "The teacher of hand/job0 has random weights: its numbers"),
+        ("hand/job1", "The teacher of hand/job0, hand/job1 has random weights: their numbers"),
+        ("other/job2", "The teacher has random weights: the numbers"),
+    ):
+        _draw_the_teacher(tmp_path / run)
+        cli.main(["compare", *runs, f"outputs={tmp_path}"])
+        page = (made / "sweep.md").read_text()
+        assert f"{said} mean nothing. The runs were validated on different tokens" in page
 
 
 def _validate_on_other_text(run: Path) -> None:
     """Its validation blocks are fewer."""
     summary = json.loads((run / "summary.json").read_text())
     summary["data"]["validation_blocks"] = 3
+    (run / "summary.json").write_text(json.dumps(summary))
+
+
+def _draw_the_teacher(run: Path) -> None:
+    """It was never trained."""
+    summary = json.loads((run / "summary.json").read_text())
+    summary["teacher"]["random_weights"] = True
     (run / "summary.json").write_text(json.dumps(summary))

@@ -42,7 +42,7 @@ class Comparison:
 
 def comparisons(sweep: Sweep) -> list[Comparison]:
     """By setting, budget and seed. None without an axis of budgets, or without one of starts."""
-    if BUDGET not in sweep.axes or not set(INITS) & set(sweep.axes) or sweep.means_nothing:
+    if BUDGET not in sweep.axes or not set(INITS) & set(sweep.axes) or sweep.of_random_teachers:
         return []
     all_trainings, found = trainings(sweep), []
     controls = {

@@ -178,9 +178,9 @@ class Sweep:
         return min(self.best.runs, key=lambda run: run.perplexity)
 
     @cached_property
-    def means_nothing(self) -> bool:
-        """Whether a teacher of its runs was never trained."""
-        return any(random_weights(run.summary) for run in self.runs)
+    def of_random_teachers(self) -> list[Run]:
+        """The runs whose teacher was never trained, so that their numbers mean nothing."""
+        return [run for run in self.runs if random_weights(run.summary)]
 
     @cached_property
     def is_comparable(self) -> bool:
@@ -190,7 +190,7 @@ class Sweep:
     @property
     def has_winners(self) -> bool:
         """Whether a lower perplexity means a better run."""
-        return self.is_comparable and not self.means_nothing
+        return self.is_comparable and not self.of_random_teachers
 
     def values_of(self, cell: Cell) -> dict[str, str]:
         """On every axis that the command names."""
@@ -211,7 +211,7 @@ class Sweep:
         A run's own control comes first: it has the student's shape. Without one it is the sweep's run from random
         weights with the same seed and the same value on every other axis.
         """
-        if run.student["init"] == RANDOM_WEIGHTS or self.means_nothing:
+        if run.student["init"] == RANDOM_WEIGHTS or self.of_random_teachers:
             return None
         if run.control_curve is not None and (control := run.summary["control"]):
             return "own", _saving(run, run.control_curve, control)

@@ -12,10 +12,8 @@ INCOMPARABLE = "The runs were validated on different tokens, so their perplexiti
 
 def headline(sweep: Sweep) -> str:
     """What came out."""
-    if sweep.means_nothing:
-        return RANDOM_WEIGHTS
-    if not sweep.is_comparable:
-        return INCOMPARABLE
+    if not sweep.has_winners:
+        return " ".join([*_of_random_weights(sweep), *([] if sweep.is_comparable else [INCOMPARABLE])])
     best, settings = sweep.best, sum(bool(cell.runs) for cell in sweep.cells)
     of = f"mean of {len(best.runs)} runs" if len(best.runs) > 1 else "one run"
     reached, teacher = f"{best.perplexity:,.2f}", f"{best.runs[0].summary['teacher']['perplexity']:,.2f}"
@@ -25,6 +23,15 @@ def headline(sweep: Sweep) -> str:
         of = f"{of}; another seed may change the order"
     found = f"{reached} ({of}) with {sweep.name_of(best)}"
     return f"The lowest validation perplexity of {settings} settings is {found}; the teacher's is {teacher}."
+
+
+def _of_random_weights(sweep: Sweep) -> list[str]:
+    """Names the runs with such a teacher if others have a trained one."""
+    random = sweep.of_random_teachers
+    if len(random) in (0, len(sweep.runs)):
+        return [RANDOM_WEIGHTS] if random else []
+    names, its = ", ".join(run.id for run in random), "its" if len(random) == 1 else "their"
+    return [f"The teacher of {names} has random weights: {its} numbers mean nothing."]
 
 
 def finished(sweep: Sweep) -> str:
