@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # matplotlib takes a second to import, and most commands draw
 
 NAME = 30  # characters of a row's name in one line
 TITLE = 46  # of a panel's title, or of a label in the legend
-LINE = 0.21  # inches, of a legend
+LINE = 0.21  # inches, of a legend or a row's name
 WIDTH = 5.0  # inches: 360 units of the SVG, so that a phone shows text at about its own size
 INK, OUTLINE = "#1c2321", "#8a8f98"
 # Tones that stand out from both a white and a black page.
@@ -102,10 +102,13 @@ def short(value: float, _: object = None) -> str:
 
 
 def rows(axes: Axes, names: list[str], first: float = 0) -> None:
-    """Names the rows of a figure, long names in two lines, so that they leave room for what the figure shows."""
-    widest = max(NAME, *((len(name) + 1) // 2 + 4 for name in names)) if names else NAME
-    places = [first + number for number in range(len(names))]
-    axes.set_yticks(places, [textwrap.fill(name, widest, break_long_words=False) for name in names])
+    """Names the rows of a figure, long names in several lines, so that they leave room for what the figure shows. It
+    becomes higher if a name takes more than two."""
+    labels = [textwrap.fill(name, NAME) for name in names]
+    axes.set_yticks([first + number for number in range(len(names))], labels)
+    if (lines := max((label.count("\n") + 1 for label in labels), default=0)) > 2:
+        figure: Any = axes.figure  # typed as if it could be a SubFigure
+        figure.set_figheight(figure.get_figheight() + LINE * (lines - 2) * len(names))
 
 
 def titled(axes: Axes, title: str) -> None:

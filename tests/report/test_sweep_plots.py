@@ -1,6 +1,6 @@
 """What the figures of a sweep show: axes, scales, series and their legend."""
 
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -160,4 +160,21 @@ def test_long_names_leave_half_of_the_figure(tmp_path):
     (axes,) = figure.axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == [name.replace(", auto", ",\nauto"), "short"]
-    assert axes.get_position().width > 0.5
+    assert axes.get_position().width > 0.5 and figure.get_figheight() == 3.3
+
+
+@pytest.mark.parametrize("settings", [2, 12])
+def test_no_labels_of_the_anatomy_lie_over_each_other(tmp_path, settings):
+    """As `sprig compare` names its rows: by preset, text, folder and numbers."""
+    names = [f"smoke, tiny-random, text, {'/data/my-texts' * 4}, random_subnetwork, {n}" for n in range(settings)]
+    for number in range(settings):
+        make_run(tmp_path / f"hand/job{number}", "searched")
+    made = make_sweep(tmp_path, {"data": names}, [job(number, data=name) for number, name in enumerate(names)])
+    figure = figures(made)[1]["anatomy"]
+    figure.draw_without_rendering()
+    mlp, attention, _ = figure.axes
+    rows = [label.get_window_extent() for label in reversed(mlp.get_yticklabels())]
+    for lower, upper in pairwise(rows):
+        assert lower.y1 <= upper.y0
+    for left, right in ((mlp.title, attention.title), (mlp.xaxis.label, attention.xaxis.label)):
+        assert left.get_window_extent().x1 < right.get_window_extent().x0
