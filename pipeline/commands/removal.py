@@ -1,4 +1,4 @@
-"""`sprig rm RUN...`: removes runs, and what only they need in the store."""
+"""`sprig rm RUN...`: removes runs, what only they need in the store, and their jobs in the records of sweeps."""
 
 import shutil
 from contextlib import ExitStack, suppress
@@ -90,6 +90,7 @@ def _remove(outputs: Path, runs: list[Known], planned: list[Entry]) -> None:
         for folder in {each.folder.parent for each in runs}:
             _relink(folder)
         removed, kept = move_out(outputs, wanted, days=0)
+    _forget(outputs, {each.folder for each in runs})
     delete_moved(outputs)
     for each in away:
         shutil.rmtree(each)
@@ -97,6 +98,13 @@ def _remove(outputs: Path, runs: list[Known], planned: list[Entry]) -> None:
     say(f"Removed {counted(len(runs), 'run')} and {counted(len(removed), 'artifact')} ({freed}).")
     for folder, why in kept.items():
         say(f"{folder} {why}: kept.")
+
+
+def _forget(outputs: Path, runs: set[Path]) -> None:
+    for sweep in outputs.glob("*/*/sweep.json"):
+        from pipeline.report.sweep import record  # with torch
+
+        record.forget(sweep.parent, runs)
 
 
 def _put_away(folder: Path) -> Path:

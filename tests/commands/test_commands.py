@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pipeline import cli
 from pipeline.artifacts import RUNNING, Recipe, Store, inventory, locked, marked
@@ -122,6 +123,21 @@ def test_removing_a_run_keeps_what_others_need(outputs, capsys, monkeypatch):
     assert not (outputs / "first/aaaa").exists() and artifacts(outputs) == {"teacher", "cut b"}
     cli.main(["rm", "first/bbbb", "second/cccc", "--yes"])
     assert artifacts(outputs) == set() and not list(outputs.glob("*/.*"))
+
+
+def test_a_removed_run_leaves_the_records_of_its_sweeps(outputs):
+    (folder := outputs / "sweeps/first").mkdir(parents=True)
+    jobs = [{"id": name, "overrides": {}, "status": "failed", "folder": f"../../{name}"} for name in RUNS]
+    record = {"schema": 1, "name": "first", "axes": {}, "command": ["sprig"], "jobs": jobs}
+    (folder / "sweep.json").write_text(json.dumps(record))
+    with FileLock(folder / ".lock"):  # the process that runs the sweep would write it again
+        cli.main(["rm", "first/aaaa", "--yes", f"outputs={outputs}"])
+    assert json.loads((folder / "sweep.json").read_text()) == record
+    cli.main(["rm", "first/bbbb", "--yes", f"outputs={outputs}"])
+    assert json.loads((folder / "sweep.json").read_text()) == record | {"jobs": [jobs[0], jobs[2]]}
+    (folder / "sweep.json").write_text("{")
+    cli.main(["rm", "second/cccc", "--yes", f"outputs={outputs}"])
+    assert not (outputs / "second/cccc").exists() and (folder / "sweep.json").read_text() == "{"
 
 
 @pytest.mark.parametrize(("left", "now"), [(["aaaa"], "aaaa"), (["aaaa", "dddd"], "dddd"), ([], None)])

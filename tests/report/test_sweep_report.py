@@ -5,6 +5,7 @@ import io
 import json
 import math
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from pipeline.report import marks
 from pipeline.report.schema import SCHEMA
 from pipeline.report.sweep import plots as sweep_plots
 from pipeline.report.sweep import savings, tables
-from pipeline.report.sweep.record import LOCK
+from pipeline.report.sweep.record import LOCK, forget
 from pipeline.report.sweep.report import in_terminal, report
 from pipeline.report.sweep.runs import SAVINGS, read
 
@@ -35,7 +36,7 @@ def undrawn(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Two starts, two values of kd, two seeds; one job failed, one cell was never begun."""
+    """Two starts, two values of kd, two seeds; one job failed, one was never begun."""
     outputs = tmp_path_factory.mktemp("outputs")
     for number, (init, seed, add) in enumerate(
         [("random_weights", 0, 0.0), ("searched", 0, 0.0), ("searched", 1, 0.5), ("searched", 0, 0.0)]
@@ -48,6 +49,7 @@ def folder(tmp_path_factory) -> Path:
         job(2, init="searched", kd="on", seed="1"),
         job(3, init="searched", kd="off", seed="0"),
         job(4, "failed", "a log\nout of | memory", init="searched", kd="off", seed="1"),
+        job(5, "missing", init="random_weights", kd="off", seed="0"),
     ]
     made = make_sweep(outputs, axes, jobs)
     report(made)
@@ -60,7 +62,7 @@ def test_mean_and_spread_over_seeds_and_what_is_missing(folder):
     assert said[2] == "2" and said[5] == f"{np.mean(finals):.2f} ± {np.std(finals, ddof=1):.2f}"
     assert said[6] == f"0.625 ± {0.25 / math.sqrt(2):.3f}"  # bits per byte of 1.0 and 1.5 nats, two bytes per token
     assert row(folder, "searched", "off")[2] == "1, 1 failed"
-    assert row(folder, "random_weights", "off")[2] == "missing"
+    assert row(folder, "random_weights", "off")[2] == "1 missing"
     page = (folder / "sweep.md").read_text()
     assert "4 runs are finished; without a result: 1 failed, 1 missing." in page and "out of \\| memory" in page
     assert "| epochs over it | 2 |" in page
@@ -110,7 +112,7 @@ def test_what_all_seeds_save(undrawn, tmp_path, inits, tokens, total):
 
 
 def test_tasks_of_all_models_beside_the_published_ones(undrawn, tmp_path):
-    """Two seeds of one cell, one run of another that was not scored, and a cell that was never begun."""
+    """Two seeds of one cell, one run of another that was not scored, and two that were never begun."""
     teacher = {"piqa": {"acc": 0.75, "acc_stderr": 0.01}}
     for number, (seed, accuracy) in enumerate([(0, 0.5), (1, 0.6), (0, None)]):
         student = {} if accuracy is None else {"piqa": {"acc": accuracy, "acc_stderr": 0.02 + 0.02 * seed}}
@@ -120,7 +122,9 @@ def test_tasks_of_all_models_beside_the_published_ones(undrawn, tmp_path):
         (folder / "summary.json").write_text(json.dumps(summary))
     axes = {"init": ["searched", "random_weights"], "bin": ["pythia-410m", "pythia-1b"], "seed": ["0", "1"]}
     cells = [("searched", "pythia-410m", "0"), ("searched", "pythia-410m", "1"), ("random_weights", "pythia-410m", "0")]
-    jobs = [job(n, **dict(zip(axes, values, strict=True))) for n, values in enumerate(cells)]
+    cells += [("searched", "pythia-1b", "0"), ("random_weights", "pythia-1b", "0")]
+    states = [*["completed"] * 3, "missing", "missing"]
+    jobs = [job(n, states[n], **dict(zip(axes, values, strict=True))) for n, values in enumerate(cells)]
     report(made := make_sweep(tmp_path, axes, jobs))
     assert row(made, "model") == ["model", "piqa acc"]
     tasks = (made / "sweep.md").read_text().split("## ")[1].splitlines()
@@ -212,6 +216,23 @@ def test_a_value_that_no_command_names_is_an_axis_beside_the_one_that_is_named(u
     assert row(folder, "2")[1] == "2" and row(folder, "1")[1] == "1"
 
 
+def test_rows_are_of_what_commands_asked_for_and_know_their_values_without_a_run(undrawn, tmp_path):
+    """The first command gave temperatures, the second another rate, which failed; the folders of its runs are gone."""
+    axes = {"distill.temperature": ["1", "2"], "distill.lr": ["1e9"], "seed": ["0", "7"]}
+    for number, temperature in enumerate((1.0, 2.0)):
+        make_run(run := tmp_path / f"hand/job{number}", "searched")
+        started(run, [], {"preset": "hand", "seed": 0, "distill": {"temperature": temperature, "lr": 0.001}})
+    jobs = [job(number, **{"distill.temperature": str(number + 1), "seed": "0"}) for number in (0, 1)]
+    wild = {"experiment": "smoke", "distill.lr": "1e9", "seed": "7"}
+    report(folder := make_sweep(tmp_path, axes, [*jobs, job(2, "failed", "not finite", **wild)]))
+    lines = [line.split(" | ")[:3] for line in (folder / "sweep.md").read_text().splitlines()[6:11]]
+    assert lines[2:] == [["| 1", "1e9", "1 failed"], ["| 1", "0.001", "1"], ["| 2", "0.001", "1"]]
+    forget(folder, {(tmp_path / "hand/job2").resolve()})
+    report(folder)
+    assert row(folder, "distill.temperature")[:2] == ["distill.temperature", "seeds"]
+    assert "All 2 runs are finished." in (folder / "sweep.md").read_text()
+
+
 def test_a_groups_choice_is_the_presets_unless_that_composes_to_something_else(undrawn, tmp_path):
     config = to_plain(compose(["experiment=smoke"]))
     changed = config | {"search": config["search"] | {"strategy": "random"}}
@@ -224,7 +245,8 @@ def test_a_groups_choice_is_the_presets_unless_that_composes_to_something_else(u
 
 def test_an_axis_and_a_number_of_one_name(undrawn, tmp_path):
     make_run(tmp_path / "hand/job0", "searched")
-    report(made := make_sweep(tmp_path, {"precision": ["full", "half"]}, [job(0, precision="full")]))
+    jobs = [job(0, precision="full"), job(1, "missing", precision="half")]
+    report(made := make_sweep(tmp_path, {"precision": ["full", "half"]}, jobs))
     assert [line["precision"] for line in csv.DictReader((made / "runs.csv").open())] == ["full", "half"]
 
 
@@ -293,9 +315,9 @@ def test_what_tells_settings_apart_is_whole_in_80_columns(undrawn, tmp_path):
     axes = {"distill.init": starts, "distill.schedule.warmup": ["0.0125", "0.05"]}
     axes |= {"space.max_flops_per_token": ["123456789", "null"], "teacher": ["pythia-410m-deduped-v0", "pythia-1b"]}
     jobs = []
-    for number, start in enumerate(starts):
+    for number, values in enumerate(product(*axes.values())):
         make_run(tmp_path / f"hand/job{number}", "searched", preset="paper-p1-bins")
-        jobs.append(job(number, **{axis: values[0] for axis, values in axes.items()} | {"distill.init": start}))
+        jobs.append(job(number, **dict(zip(axes, values, strict=True))))
     made = make_sweep(tmp_path, axes, jobs)
     report(made)
     sweep = read(made, underway=False)

@@ -25,7 +25,7 @@ def write(folder: Path, sweep: Sweep, shown: list[Table], drawn: list[Plot], fac
         title=sweep.name,
         headline=sentences.headline(sweep),
         detail=sentences.finished(sweep),
-        caution=not sweep.has_winners or any(each.states or not each.runs for each in sweep.cells),
+        caution=not sweep.has_winners or any(each.states for each in sweep.cells),
         first=shown[0],
         tables=shown[1:],
         plots=[html.drawn(plot, folder) for plot in drawn],

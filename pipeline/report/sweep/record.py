@@ -1,11 +1,14 @@
 """A sweep's own file, which the launcher keeps, and whether the sweep is running."""
 
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
 from filelock import FileLock, Timeout
 
 from pipeline import outside
+from pipeline.artifacts import write_json
 from pipeline.errors import SprigError
 from pipeline.layout import COMPLETED
 from pipeline.report.schema import RUNNING
@@ -72,6 +75,16 @@ def read_record(folder: Path) -> SweepRecord:
     if schema != SWEEP_SCHEMA:
         raise SprigError(f"{path} is of schema {schema}, this is Sprig's {SWEEP_SCHEMA}: {remade(folder)}")
     return found
+
+
+def forget(folder: Path, runs: Collection[Path]) -> None:
+    """Takes the jobs of these run folders out of a sweep's record, unless that is damaged or a process runs the
+    sweep, which would write them again."""
+    with suppress(SprigError, Timeout), FileLock(folder / LOCK, timeout=0):
+        found = read_record(folder)
+        left = [job for job in found["jobs"] if (folder / job["folder"]).resolve() not in runs]
+        if len(left) < len(found["jobs"]):
+            write_json(folder / NAME, {**found, "jobs": left})
 
 
 def _check(found: SweepRecord) -> None:

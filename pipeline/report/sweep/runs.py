@@ -250,9 +250,9 @@ def read(folder: Path, underway: bool) -> Sweep:
         listed = " and ".join(f"{preset} ({run.id})" for preset, run in sorted(named.items()))
         raise SprigError(f"sweep={folder} has runs of the presets {listed}: a table is of one; start a sweep for each.")
     told = [each for job in jobs.values() for each in (job["overrides"], *job.get("same", ()))]
-    varied = {key for key, values in found["axes"].items() if len({each.get(key) for each in told} | {*values}) > 1}
+    varied = {key for key in found["axes"] if len({each.get(key) for each in told}) > 1}
     axes = {key: values for key, values in found["axes"].items() if key != SEED and key in varied}
-    fixed = {key: values[0] for key, values in found["axes"].items() if key != SEED and key not in varied}
+    fixed = {key: told[0][key] for key in found["axes"] if key != SEED and key not in varied and key in told[0]}
     members: dict[Values, list[str]] = {values: [] for values in (() if comparison else product(*axes.values()))}
     for key, job in jobs.items():
         # A job is in several cells where an axis means nothing with another axis' value.
@@ -266,6 +266,7 @@ def read(folder: Path, underway: bool) -> Sweep:
             sorted(state(jobs[key], underway) for key in keys if key not in runs),
         )
         for values, keys in members.items()
+        if keys  # of several commands' axes, nobody asked for every combination
     ]
     errors = {
         " ".join(f"{axis}={job['overrides'][axis]}" for axis in found["axes"] if axis in job["overrides"]): error

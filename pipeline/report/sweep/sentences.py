@@ -4,7 +4,6 @@ from collections import Counter
 
 from pipeline.progress import counted
 from pipeline.report.sentences import RANDOM_WEIGHTS
-from pipeline.report.sweep.record import MISSING
 from pipeline.report.sweep.runs import Sweep
 
 INCOMPARABLE = "The runs were validated on different tokens, so their perplexities cannot be compared."
@@ -36,7 +35,7 @@ def _of_random_weights(sweep: Sweep) -> list[str]:
 
 def finished(sweep: Sweep) -> str:
     """How many runs are, and what became of the others."""
-    states = Counter(state for cell in sweep.cells for state in cell.states or ([] if cell.runs else [MISSING]))
+    states = Counter(state for cell in sweep.cells for state in cell.states)
     count = len(sweep.runs)
     done = f"{counted(count, 'run')} {'is' if count == 1 else 'are'} finished"
     lacking = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))

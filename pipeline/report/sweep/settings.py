@@ -1,17 +1,17 @@
 """What the jobs of a sweep ran with on every axis, also where their command does not name it.
 
 The axes of a sweep may change from one command to the next. A job of an earlier command then has no value on a new
-axis, but its run's folder tells which one it ran with.
+axis, but its run's folder tells which one it ran with; without that folder, the job's overrides do.
 """
 
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.command_line.composition import Session, session, without_hydra
+from pipeline.command_line.composition import Session, composed, session, without_hydra
 from pipeline.command_line.overrides import given_by
 from pipeline.config import Config, keys, to_objects, to_plain
 from pipeline.errors import SprigError
@@ -62,7 +62,7 @@ def _settled(folder: Path, job: JobRecord, axes: list[str], labels: _Labels) -> 
     run = folder / job["folder"]
 
     def on_all(overrides: dict[str, str]) -> dict[str, str]:
-        values = {axis: overrides[axis] if axis in overrides else _value(run, axis) for axis in axes}
+        values = {axis: overrides[axis] if axis in overrides else _value(run, overrides, axis) for axis in axes}
         return overrides | {axis: labels.of(axis, value) for axis, value in values.items() if value is not None}
 
     made: JobRecord = {**job, "overrides": on_all(job["overrides"])}
@@ -71,31 +71,37 @@ def _settled(folder: Path, job: JobRecord, axes: list[str], labels: _Labels) -> 
     return made
 
 
-def _value(run: Path, axis: str) -> str | None:
+def _value(run: Path, overrides: dict[str, str], axis: str) -> str | None:
     """That of a run which was not given one; None if it is not known."""
+    begun = (run / ".hydra").exists()  # and not removed since
+    words = [f"{key}={value}" for key, value in overrides.items()]
     try:
-        config = recorded(run / ".hydra/config.yaml")
+        config = recorded(run / ".hydra/config.yaml") if begun else _plain(composed(words))
         key = keys.find(axis)
         if key is None or key.is_section:
-            return _choice(run, axis, config)
+            return _choice(recorded(run / ".hydra" / OVERRIDES) if begun else words, axis, config)
         value = OmegaConf.select(OmegaConf.create(config), axis, default=ABSENT)
         return None if value is ABSENT else _text(value)
-    except (SprigError, OmegaConfBaseException):
+    except (SprigError, HydraException, OmegaConfBaseException):
         return None
 
 
-def _choice(run: Path, group: str, config: dict[str, Any]) -> str | None:
+def _choice(words: list[str], group: str, config: dict[str, Any]) -> str | None:
     """A group's, which no configuration states: that of the run's command, or of its preset if the files still compose
     to the run's configuration."""
-    words = recorded(run / ".hydra" / OVERRIDES)
     given = given_by(words)
     if group in given:
         return given[group]
     with session(words) as opened:
-        composed = opened.compose()
-        choice = composed.hydra.runtime.choices.get(group)
-        is_same = to_plain(to_objects(without_hydra(composed))) == config
+        made = opened.compose()
+        choice = made.hydra.runtime.choices.get(group)
+        is_same = _plain(made) == config
     return str(choice) if is_same and choice is not None else None
+
+
+def _plain(made: DictConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(to_objects(without_hydra(made)))
+    return plain
 
 
 def _text(value: Any) -> str:

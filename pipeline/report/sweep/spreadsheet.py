@@ -7,7 +7,6 @@ from typing import Any
 
 from pipeline.layout import COMPLETED
 from pipeline.report.schema import trained_models
-from pipeline.report.sweep.record import MISSING
 from pipeline.report.sweep.runs import Run, Sweep
 
 
@@ -25,7 +24,7 @@ def _run_lines(sweep: Sweep) -> Iterator[dict[str, Any]]:
         for run in cell.runs:
             # Where an axis and a number have one name, the axis' value stands, as in the rows without a result.
             yield axes | {"run": run.id, "state": COMPLETED} | dict(numbers(sweep, run)) | axes
-        for state in cell.states or ([] if cell.runs else [MISSING]):
+        for state in cell.states:
             yield axes | {"state": state}
 
 

@@ -66,7 +66,10 @@ def cells(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     header = [*sweep.axes, "seeds", *figures]
     best = _best(sweep)
     rows = [
-        [*cell.values, *(_results(sweep, cell, cell.values in best) if cell.runs else _without(cell))]
+        [
+            *cell.values,
+            *(_results(sweep, cell, cell.values in best) if cell.runs else [", ".join(_lacking(cell)), *[""] * 7]),
+        ]
         for cell in sweep.cells
     ]
     if shown := _published(sweep):
@@ -93,10 +96,6 @@ def _results(sweep: Sweep, cell: Cell, best: bool) -> list[str]:
         over_seeds(lambda run: run.total_flops, ".3g"),
         "not begun" if len(begun) < len(equal) else spread([math.exp(nll) for nll in begun], ",.2f"),
     ]
-
-
-def _without(cell: Cell) -> list[str]:
-    return [", ".join(_lacking(cell)) or MISSING, *[""] * 7]
 
 
 def _lacking(cell: Cell) -> list[str]:
