@@ -46,7 +46,7 @@ def of(material: Material) -> list[Plot]:
             )
         )
     candidates = {role: finite(lines) for role, lines in material.candidates.items()}
-    if candidates.get("search"):
+    if len(candidates.get("search", [])) > 1:  # one, as search=importance has, is a dot without a line
         measure = summary["search"]["fitness"]
         plots += [
             Plot(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -76,6 +77,12 @@ def test_the_search_shows_the_best_so_far_of_search_and_random(figures, gathered
     assert best == sorted(best, reverse=True) and best[-1] == gathered.summary["search"]["best_fitness"]
     dots = [len(points.get_offsets()) for points in figure.axes[0].collections]
     assert dots == [24, 24]
+
+
+def test_a_search_of_one_evaluation_has_no_figure(gathered):
+    one = {role: lines[:1] for role, lines in gathered.candidates.items()}
+    names = [plot.name for plot in plots.of(replace(gathered, candidates=one))]
+    assert names == ["training", "flops", "anatomy"]
 
 
 def test_the_winner_is_ringed_inside_the_bin(figures, gathered):
