@@ -15,9 +15,10 @@ from pipeline.artifacts.runs import summary
 from pipeline.command_line.composition import compose
 from pipeline.command_line.overrides import set_by
 from pipeline.config import Config, to_plain
-from pipeline.errors import SprigError
-from pipeline.layout import COMPLETED, LATEST, near
+from pipeline.errors import SprigError, reason
+from pipeline.layout import COMPLETED, LATEST, LOG, near
 from pipeline.on_request import chat, export, sample, score
+from pipeline.printable import one_line
 from pipeline.ranks import rank
 from pipeline.recorded import recorded
 from pipeline.report import material
@@ -44,6 +45,10 @@ class RunFolder:
         """Points `latest` to it, once its teacher and text are there: without them it is a run of no use."""
         if self.newer:
             link_atomically(self.path.parent / LATEST, self.path)
+
+    def note(self, error: Exception) -> None:
+        """Why the run failed, as the last line of its log; the terminal has it from the caller."""
+        self.handler.handle(log.makeRecord(log.name, logging.ERROR, "", 0, one_line(reason(error)), (), None))
 
     def close(self) -> None:
         self.mark.close()
@@ -88,7 +93,7 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
         facts.write(path, context.facts, {role: step.recipe for role, step in (*steps.items(), (last.role, last))})
         for place in (path.parent, path, path / ".hydra"):
             sweep_temporaries(place)
-        opened = RunFolder(path, True, _log_to(path / "run.log"), mark.pop_all(), newer=not itself)
+        opened = RunFolder(path, True, _log_to(path / LOG), mark.pop_all(), newer=not itself)
     log.info("run folder %s", near(path))
     return opened
 

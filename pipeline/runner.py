@@ -13,6 +13,7 @@ from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, copy_atomically, write_atomically
 from pipeline.command_line.overrides import key_of
 from pipeline.config import Config, unread
+from pipeline.errors import Interrupted
 from pipeline.layout import COMPLETED, near
 from pipeline.models.precision import repeatable
 from pipeline.on_request import chat, export, sample, score
@@ -107,6 +108,10 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
                 stage.run(context, steps)
         if shown and shown.summary["status"] == COMPLETED and rank() == 0:
             _show_ending(opened.path, shown, config)
+    except Exception as error:
+        if not isinstance(error, Interrupted):
+            opened.note(error)
+        raise
     finally:
         tracker.finish()
         opened.close()

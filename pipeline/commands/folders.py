@@ -10,10 +10,10 @@ from pipeline.artifacts.inventory import STORE, visible_runs
 from pipeline.artifacts.runs import OUTPUTS, SAVED, is_run, run_folder, summary
 from pipeline.commands import Line
 from pipeline.errors import SprigError
-from pipeline.layout import COMPLETED
+from pipeline.layout import COMPLETED, LOG
 from pipeline.outside import misfit
 
-FINISHED, UNDERWAY, STOPPED = "finished", "running", "stopped"
+FINISHED, UNDERWAY, FAILED, STOPPED = "finished", "running", "failed", "stopped"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,18 @@ class Known:
     def status(self) -> str:
         if self.reported("status") == COMPLETED:
             return FINISHED
-        return UNDERWAY if self.held else STOPPED
+        if self.held:
+            return UNDERWAY
+        return FAILED if self._failed else STOPPED
+
+    @property
+    def _failed(self) -> bool:
+        """Whether the last process that worked on it ended with an error; one that was killed says nothing."""
+        try:
+            *_, last = (self.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+        except (OSError, ValueError):  # no log, or an empty one
+            return False
+        return last.split(" ")[2:3] == ["ERROR"]
 
     @property
     def random_weights(self) -> bool:

@@ -68,6 +68,20 @@ def test_the_list_has_a_line_for_each_run_the_oldest_first(outputs, capsys):
     assert lines[1][3:7] == ["68.48M", "74.50", "0.0", "MB"]
 
 
+@pytest.mark.parametrize(
+    ("log", "status"),
+    [
+        ("2026-11-30 12:43:03,754 INFO 1/2 prepare\n2026-11-30 12:43:09,220 ERROR No checkpoint.\n", "failed"),
+        ("2026-11-30 12:43:09,220 ERROR No checkpoint.\n2026-11-30 12:44:03,754 INFO 1/2 prepare\n", "stopped"),
+        ("", "stopped"),
+    ],
+)
+def test_a_run_that_ended_with_an_error_failed_until_it_is_started_again(outputs, capsys, log, status):
+    (outputs / "first/aaaa/run.log").write_text(log)
+    cli.main(["runs", f"outputs={outputs}"])
+    assert capsys.readouterr().out.splitlines()[1].split()[2] == status
+
+
 def test_a_link_that_leads_nowhere_is_a_warning_of_the_list_alone(outputs, monkeypatch, capsys, caplog):
     (outputs / "notes").symlink_to("nowhere.txt")
     cli.main(["runs", f"outputs={outputs}"])
