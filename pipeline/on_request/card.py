@@ -9,7 +9,7 @@ from pipeline.config import ExportConfig, ExportForm, GGUFKind, Init, TeacherCon
 from pipeline.models.export import check, gguf, stock
 from pipeline.report import marks, sentences
 from pipeline.report.schema import RUNNING, ExportedSummary, Summary, random_weights
-from pipeline.report.tables import HEADER, rows, search_facts, vocabulary_fact
+from pipeline.report.tables import HEADER, flops_fact, recovery_fact, rows, search_facts, vocabulary_fact
 from pipeline.subnetwork.value import SubNetwork
 
 _FORMS = {
@@ -32,11 +32,12 @@ def card(
 ) -> str:
     """README.md of the folder `name` with config.json `config`: a head for the hub's machines, then lineage, training
     and figures."""
-    student, flops, data = summary["student"], summary["flops"], summary["data"]
+    student, data = summary["student"], summary["data"]
     going = f" {sentences.progress(summary)}" if summary["status"] == RUNNING else ""
     going += f" {sentences.RANDOM_WEIGHTS}" if random_weights(summary) else ""
     kind, drawn = export.gguf, student["init"] == Init.random_weights
     origin = "from random weights in the shape of a sub-network of" if drawn else "cut out of"
+    recovery = _recovered(summary)
     training = "pretrained with knowledge distillation" if student["kd"] else "pretrained"
     own = form == ExportForm.own
     # Else transformers asks whether to trust code for the tokenizer too, for which there is none.
@@ -57,9 +58,10 @@ def card(
         *vocabulary_fact(summary),
         *_exported(form, student.get("exported")),
         *search_facts(summary["search"]),
+        *recovery_fact(summary),
         ["text", f"{data['name']}, blocks of {data['block_size']} tokens"],
         ["training tokens, learning rate", f"{student['tokens']:,}, {student['lr']:g}"],
-        ["FLOPs of ordering, search", f"{flops['order']:.3g}, {flops['search']:.3g}"],
+        flops_fact(summary),
         [
             "FLOPs of training: student, teacher",
             f"{student['flops']['student']:.3g}, {student['flops']['teacher']:.3g}",
@@ -75,8 +77,8 @@ def card(
 
 # {marks.escaped(name)}
 
-A language model of {student["parameters"]:,} parameters, {origin} {marks.escaped(summary["teacher"]["name"])} and
-{training} on {student["tokens"]:,} tokens. {_FORMS[form]}
+A language model of {student["parameters"]:,} parameters, {origin} {marks.escaped(summary["teacher"]["name"])}{recovery}
+and {training} on {student["tokens"]:,} tokens. {_FORMS[form]}
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -104,6 +106,13 @@ included.{going}
 
 {_licence(teacher, derived=student["kd"] or not drawn)}
 """
+
+
+def _recovered(summary: Summary) -> str:
+    recover = summary.get("recover")
+    if not recover or not recover.get("helped", True):
+        return ""
+    return f", refitted to it in closed form (recovery) on {recover['tokens']:,} tokens,"
 
 
 def _exported(form: ExportForm, found: ExportedSummary | None) -> list[list[str]]:

@@ -136,7 +136,6 @@ def _diversity(found: Diversity | None) -> list[list[str]]:
 
 def facts(summary: Summary) -> list[list[str]]:
     """How the run was set up, and what it spent before training, in rows of name and value."""
-    flops, recover = summary["flops"], summary.get("recover")
     rates = ", ".join(f"{role} {model['lr']:g}" for role, model in trained_models(summary).items())
     rows = [
         ["teacher", summary["teacher"]["name"]],
@@ -146,28 +145,38 @@ def facts(summary: Summary) -> list[list[str]]:
         *vocabulary_fact(summary),
         *search_facts(summary["search"]),
     ]
-    if recover:
-        seconds = recover.get("seconds")
-        took = "" if seconds is None else f", {seconds:,.1f} s"
-        useless = "" if recover.get("helped", True) else "; the held-out loss did not fall, so the student is as cut"
-        rows.append(["recovery", f"{number(recover.get('tokens'), ',')} training tokens{took}{useless}"])
+    rows += recovery_fact(summary)
     if active := summary["student"].get("active_parameters"):
         rows.append(["active parameters", f"{active:,}"])
     if leaves := summary["student"].get("exported"):  # absent in summaries of older runs
         rows.append(["parameters as exported", f"{leaves['parameters']:,} (form {leaves['form']})"])
-    recovering = flops.get("recover")
-    named, values = "ordering, search", f"{flops['order']:.3g}, {flops['search']:.3g}"
-    if recovering is not None:
-        named, values = f"{named}, recovery", f"{values}, {recovering:.3g}"
     rows += [
         ["learning rate", rates],
-        [f"FLOPs of {named}", values],
+        flops_fact(summary),
         *_instead(summary),
         ["seed, precision", f"{summary['seed']}, {summary['precision']}"],
     ]
     if (artifact := summary["student"]["artifact"]) is not None:
         rows.append(["student's artifact", Code(artifact)])
     return rows
+
+
+def recovery_fact(summary: Summary) -> list[list[str]]:
+    if not (recover := summary.get("recover")):
+        return []
+    seconds = recover.get("seconds")
+    took = "" if seconds is None else f", {seconds:,.1f} s"
+    useless = "" if recover.get("helped", True) else "; the held-out loss did not fall, so the student is as cut"
+    return [["recovery", f"{number(recover.get('tokens'), ',')} training tokens{took}{useless}"]]
+
+
+def flops_fact(summary: Summary) -> list[str]:
+    """Of what comes before training."""
+    flops = summary["flops"]
+    named, values = "ordering, search", f"{flops['order']:.3g}, {flops['search']:.3g}"
+    if (recovering := flops.get("recover")) is not None:
+        named, values = f"{named}, recovery", f"{values}, {recovering:.3g}"
+    return [f"FLOPs of {named}", values]
 
 
 def vocabulary_fact(summary: Summary) -> list[list[str]]:

@@ -63,6 +63,8 @@ def test_the_card_says_where_the_model_comes_from(run, tmp_path, caplog):
         f"{summary['bin']['low']:,} to {summary['bin']['high']:,}",
         f"{summary['search']['evaluated']} evaluations",
         f"{student['flops']['student']:.3g}, {student['flops']['teacher']:.3g}",
+        f"| recovery | {summary['recover']['tokens']:,} training tokens, ",
+        "| FLOPs of ordering, search, recovery | ",
         student["artifact"],
         "its licence applies: apache-2.0",
     ):
@@ -76,6 +78,27 @@ def test_the_card_says_where_the_model_comes_from(run, tmp_path, caplog):
     assert f"hf upload OWNER/model {tmp_path / 'model'}" in caplog.text
     export(run, tmp_path / "other")
     assert "licence is not stated" in (tmp_path / "other/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("helped", "said"),
+    [
+        (True, "cut out of tiny-random, refitted to it in closed form (recovery) on 512 tokens, and pretrained with"),
+        (False, "cut out of tiny-random and pretrained with"),
+        (None, "cut out of tiny-random and pretrained with"),
+    ],
+)
+def test_the_card_says_whether_the_student_was_recovered(run, helped, said):
+    summary = json.loads((run / "summary.json").read_text())
+    sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
+    if helped is None:
+        summary["recover"] = summary["flops"]["recover"] = summary["student"]["recovered_perplexity"] = None
+    else:
+        summary["recover"] |= {"helped": helped, "tokens": 512}
+    teacher = TeacherConfig(name="teacher", source=Source.hf, path="x", license="mit")
+    text = " ".join(card("model", ExportForm.stock, {}, ExportConfig(), summary, sub, teacher).split())
+    assert said in text and ("recover" in text) == (helped is not None)
+    assert ("so the student is as cut |" in text) == (helped is False)
 
 
 def test_the_card_names_a_teacher_of_the_hub_as_its_base_and_no_folder_here(run, tmp_path):
