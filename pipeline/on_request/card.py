@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import yaml
 
@@ -29,9 +30,10 @@ def card(
     summary: Summary,
     sub: SubNetwork,
     teacher: TeacherConfig,
+    tokenizer: Path,
 ) -> str:
     """README.md of the folder `name` with config.json `config`: a head for the hub's machines, then lineage, training
-    and figures."""
+    and figures. `tokenizer` is a folder with the student's."""
     student, data = summary["student"], summary["data"]
     going = f" {sentences.progress(summary)}" if summary["status"] == RUNNING else ""
     going += f" {sentences.RANDOM_WEIGHTS}" if random_weights(summary) else ""
@@ -87,7 +89,7 @@ model = AutoModelForCausalLM.from_pretrained({quoted}{options})
 tokenizer = AutoTokenizer.from_pretrained({quoted}{known})
 ```
 
-{_commands(name, form, kind)}
+{_commands(name, form, kind, gguf.has_merges(tokenizer))}
 
 Tested with transformers {check.TRANSFORMERS[0]} to {check.TRANSFORMERS[1]}. {stock.caveat(config)}
 {gguf_note}
@@ -123,14 +125,17 @@ def _exported(form: ExportForm, found: ExportedSummary | None) -> list[list[str]
     return [["parameters as exported", f"{count:,} (form {form})"]]
 
 
-def _commands(name: str, form: ExportForm, kind: GGUFKind) -> str:
+def _commands(name: str, form: ExportForm, kind: GGUFKind, in_llama_cpp: bool) -> str:
     """How to serve and to publish the folder `name`, from the folder that it lies in."""
     folder, lines = shlex.quote(name), []
-    if form != ExportForm.own:  # neither reads a modelling file of Sprig's
+    stock_class = form != ExportForm.own  # neither llama.cpp nor vLLM reads a modelling file of Sprig's
+    if stock_class and in_llama_cpp:
         file = f"{name}/{gguf.file_name(name, kind if kind != GGUFKind.none else GGUFKind.f16)}"
         if kind == GGUFKind.none:
             lines.append(f"python convert_hf_to_gguf.py {folder} --outfile {shlex.quote(file)}  # of llama.cpp")
-        lines += [f'llama-cli -m {shlex.quote(file)} -p "Once upon a time"', f"vllm serve {folder}"]
+        lines.append(f'llama-cli -m {shlex.quote(file)} -p "Once upon a time"')
+    if stock_class:
+        lines.append(f"vllm serve {folder}")
     lines.append(f"hf upload OWNER/{folder} {folder}")
     return "\n".join(["```bash", *lines, "```"])
 

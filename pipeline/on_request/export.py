@@ -82,7 +82,7 @@ def run(context: Context, steps: Steps) -> None:
         to,
         config.export.form,
         blocks[:, :-1],
-        lambda form, written: card(to.name, form, written, config.export, summary, sub, config.teacher),
+        lambda form, written: card(to.name, form, written, config.export, summary, sub, config.teacher, trained),
         config.export.gguf,
         config.export.dtype,
         _mark(context, steps),

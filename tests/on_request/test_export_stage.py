@@ -22,6 +22,8 @@ from pipeline.models.export import folder, gguf
 from pipeline.on_request.card import card
 from pipeline.subnetwork.value import SubNetwork
 
+TOKENIZER = "artifacts/distilled_student"
+
 
 @pytest.fixture(scope="module")
 def run(smoke_outputs) -> Path:
@@ -72,8 +74,9 @@ def test_the_card_says_where_the_model_comes_from(run, tmp_path, caplog):
     sizes = AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters()
     assert f"| parameters as exported | {sizes:,} (form {student['exported']['form']}) |" in card
     assert student["exported"]["parameters"] == sizes
-    for command in ("vllm serve model", "llama-cli -m model/model-f16.gguf", "hf upload OWNER/model model"):
+    for command in ("vllm serve model", "hf upload OWNER/model model"):
         assert f"\n{command}" in card
+    assert "llama-cli" not in card and "convert_hf_to_gguf" not in card, "llama.cpp loads no tokenizer without merges"
     assert f"{sizes:,} parameters; compared on 4 blocks, its largest logit difference is" in caplog.text
     assert f"hf upload OWNER/model {tmp_path / 'model'}" in caplog.text
     export(run, tmp_path / "other")
@@ -96,7 +99,7 @@ def test_the_card_says_whether_the_student_was_recovered(run, helped, said):
     else:
         summary["recover"] |= {"helped": helped, "tokens": 512}
     teacher = TeacherConfig(name="teacher", source=Source.hf, path="x", license="mit")
-    text = " ".join(card("model", ExportForm.stock, {}, ExportConfig(), summary, sub, teacher).split())
+    text = " ".join(card("model", ExportForm.stock, {}, ExportConfig(), summary, sub, teacher, run / TOKENIZER).split())
     assert said in text and ("recover" in text) == (helped is not None)
     assert ("so the student is as cut |" in text) == (helped is False)
 
@@ -108,7 +111,7 @@ def test_the_card_names_a_teacher_of_the_hub_as_its_base_and_no_folder_here(run,
     own.mkdir(parents=True)
     for path, base in (("EleutherAI/pythia-70m", "base_model: EleutherAI/pythia-70m\n"), (str(own), "")):
         teacher = TeacherConfig(name="teacher", source=Source.hf, path=path, license="mit")
-        text = card("model", ExportForm.stock, {}, ExportConfig(), summary, sub, teacher)
+        text = card("model", ExportForm.stock, {}, ExportConfig(), summary, sub, teacher, run / TOKENIZER)
         assert f"pipeline_tag: text-generation\n{base}tags:\n" in text
 
 
@@ -226,7 +229,7 @@ def test_names_and_licences_of_any_text_stay_text(strange, run):
     teacher = TeacherConfig(name="teacher", source=Source.hf, path="EleutherAI/pythia-70m", license=strange)
     config = {"rope_parameters": {"rope_type": "default"}, "auto_map": {}}
     export = ExportConfig(gguf=GGUFKind.f16)
-    text = card(strange, ExportForm.own, config, export, summary, sub, teacher)
+    text = card(strange, ExportForm.own, config, export, summary, sub, teacher, run / TOKENIZER)
     head, body = text.removeprefix("---\n").split("\n---\n", 1)
     assert yaml.safe_load(head) == {
         "license": strange,
@@ -245,12 +248,34 @@ def test_names_and_licences_of_any_text_stay_text(strange, run):
     assert "Tested with transformers 4.57.1 to 5.24.0" in body
 
 
+@pytest.mark.parametrize(
+    ("form", "model", "converted"),
+    [
+        (ExportForm.stock, {"type": "BPE", "merges": [["a", "b"]]}, True),
+        (ExportForm.stock, {"type": "Unigram"}, True),
+        (ExportForm.stock, {"type": "BPE", "merges": []}, False),
+        (ExportForm.own, {"type": "BPE", "merges": [["a", "b"]]}, False),
+    ],
+)
+def test_the_card_has_commands_for_llama_cpp_if_that_can_load_the_export(run, tmp_path, form, model, converted):
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}))
+    summary = json.loads((run / "summary.json").read_text())
+    sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
+    teacher = TeacherConfig(name="teacher", source=Source.hf, path="x", license="mit")
+    text = card("model", form, {}, ExportConfig(), summary, sub, teacher, tmp_path)
+    for command in ("python convert_hf_to_gguf.py model --outfile model/model-f16.gguf", "llama-cli -m model/model-"):
+        assert (f"\n{command}" in text) == converted
+    assert ("\nvllm serve model" in text) == (form == ExportForm.stock)
+
+
 def test_the_card_says_which_versions_forget_a_rotary_share(run):
     summary = json.loads((run / "summary.json").read_text())
     sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
     for share, said in ((0.25, False), (1.0, True), (0.2, True)):
         teacher = TeacherConfig(name="teacher", source=Source.hf, path="x", license="mit")
-        text = card("model", ExportForm.stock, {"rotary_pct": share}, ExportConfig(), summary, sub, teacher)
+        text = card(
+            "model", ExportForm.stock, {"rotary_pct": share}, ExportConfig(), summary, sub, teacher, run / TOKENIZER
+        )
         assert (
             f"before 5.9 forgets `rotary_pct` when it saves a GPT-NeoX model, and takes 0.25 instead of {share:g}"
             in " ".join(text.split())
@@ -261,6 +286,15 @@ def test_the_card_loads_a_gemma_2_with_the_attention_that_caps_scores(run):
     summary = json.loads((run / "summary.json").read_text())
     sub = SubNetwork.from_dict(json.loads((run / "artifacts/distilled_student/subnetwork.json").read_text()))
     teacher = TeacherConfig(name="teacher", source=Source.hf, path="x", license="mit")
-    text = card("model", ExportForm.stock, {"attn_logit_softcapping": 50.0}, ExportConfig(), summary, sub, teacher)
+    text = card(
+        "model",
+        ExportForm.stock,
+        {"attn_logit_softcapping": 50.0},
+        ExportConfig(),
+        summary,
+        sub,
+        teacher,
+        run / TOKENIZER,
+    )
     assert 'AutoModelForCausalLM.from_pretrained("model", attn_implementation="eager")' in text
     assert "soft caps of attention scores: load it as above" in text

@@ -36,6 +36,12 @@ def refuse(architecture: Architecture) -> None:
         )
 
 
+def has_merges(tokenizer: Path) -> bool:
+    """Whether llama.cpp loads the tokenizer of this folder as far as its merges are concerned: BPE needs some."""
+    model = read_json(tokenizer / "tokenizer.json")["model"]
+    return model.get("type") != "BPE" or bool(model["merges"])
+
+
 def caveat(config: dict) -> str:
     """What to know before the file of a LlamaForCausalLM with this config.json is read; empty where there is nothing.
 
@@ -117,7 +123,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
             f"GGUF files have no name for the tokenizer of {folder}; Sprig writes byte-level BPE, split as one of "
             f"{', '.join(PRE_TOKENIZERS)}: {CURE}."
         )
-    if not model["merges"]:
+    if not has_merges(folder):
         raise SprigError(
             f"llama.cpp loads no tokenizer without merges, and that of {folder} has {len(model['vocab'])} entries and "
             f"no merge: {CURE}."
