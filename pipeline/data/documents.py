@@ -78,10 +78,6 @@ class Documents(ABC):
                     f"Data {data.name}: {where}, row {number} holds half a surrogate pair, which is not a character: "
                     "correct the text."
                 ) from None
-            # An archive is UTF-8, too, as long as its members are. The hub's texts are not the user's to correct.
-            if "\0" in (text or "") and data.source != DataSource.hub:
-                why = "holds null characters, so it is not text; archives are not unpacked"
-                raise Broken(f"document {number}", why)
             self.rows += 1
             self.without += not separates and not (text or "").strip()
             yield text or ""

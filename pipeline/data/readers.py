@@ -50,7 +50,7 @@ def rows(data: DataConfig, path: Path, file: io.BufferedReader, skip: int) -> Ro
     newline = {DataSource.text: None, DataSource.jsonl: "\n", DataSource.csv: ""}[data.source]
     text = io.TextIOWrapper(decompressed(path, file), encoding="utf-8-sig", newline=newline)
     if data.source == DataSource.text:
-        return islice(_documents(data.sample_by, text), skip, None)
+        return islice(_texts(data.sample_by, text), skip, None)
     if data.source == DataSource.jsonl:
         return _json_rows(text, skip)
     return islice(_csv_rows(text, "\t" if ".tsv" in Path(path.name.lower()).suffixes else ","), skip, None)
@@ -68,6 +68,14 @@ def decompressed(path: Path, file: io.BufferedReader) -> Binary:
     if suffix == ".zst":
         return io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd"))
     return file
+
+
+def _texts(sample_by: SampleBy, file: TextIO) -> Iterator[str]:
+    """An archive is UTF-8, too, as long as its members are."""
+    for number, text in enumerate(_documents(sample_by, file), 1):
+        if "\0" in text:
+            raise Broken(f"document {number}", "holds null characters, so it is not text; archives are not unpacked")
+        yield text
 
 
 def _documents(sample_by: SampleBy, file: TextIO) -> Iterator[str]:

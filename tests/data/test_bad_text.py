@@ -123,20 +123,6 @@ def test_json_lines_that_are_no_rows(refuse):
     assert "a.jsonl, row 1 holds int, not text or an object" in refuse({"a.jsonl": b"1\n2\n"}, source="jsonl")
 
 
-@pytest.mark.parametrize("source", ["text", "csv", "jsonl", "parquet"])
-def test_null_characters_are_no_text(refuse, source):
-    texts, sink = ["one", "t\0wo"], pyarrow.BufferOutputStream()
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), sink)
-    content = {
-        "text": "\n".join(texts).encode(),
-        "csv": "\n".join(["text", *texts]).encode(),
-        "jsonl": "\n".join(json.dumps({"text": text}) for text in texts).encode(),
-        "parquet": sink.getvalue().to_pybytes(),
-    }
-    said = refuse({f"a.{source if source != 'text' else 'txt'}": content[source]}, source=source, sample_by="line")
-    assert f"{source if source != 'text' else 'txt'}, document 2 holds null characters, so it is not text" in said
-
-
 def test_not_parquet(refuse):
     assert "texts/a.parquet cannot be read as parquet" in refuse({"a.parquet": b"words"}, source="parquet")
 
