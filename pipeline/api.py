@@ -62,10 +62,8 @@ BATCH = 8  # blocks per forward pass
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen model in fp32, and the folder with its tokenizer files.
-
-    To use a model that is already in memory, create `Teacher(model, folder)`.
-    """
+    """A frozen model in fp32, and the folder with its tokenizer files. To use a model that is already in memory, create
+    `Teacher(model, folder)`."""
 
     model: GPT
     folder: Path
