@@ -32,8 +32,8 @@ log = logging.getLogger("sprig")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`writable` is false for a finished run in a folder that can only be read; then nothing is written to it. `newer`:
-    this command makes it the newest run, which one that reopens it does not."""
+    """`writable` is false for a finished run in a folder that can only be read, and for a copy; then nothing is written
+    to it. `newer`: this command makes it the newest run, which one that reopens it does not."""
 
     path: Path
     writable: bool
@@ -76,6 +76,8 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
     """
     config, path = context.config, path_of(context, last)
     reopened = Path(config.run) if config.run else None
+    if reopened is not None and context.store.copies:
+        return _open_copy(context, last, reopened)
     itself = reopened is not None and path.exists() and path.samefile(reopened)
     if reopened is not None and not itself:
         _check_reopened(reopened, path)
@@ -96,6 +98,21 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
         opened = RunFolder(path, True, _log_to(path / LOG), mark.pop_all(), newer=not itself)
     log.info("run folder %s", near(path))
     return opened
+
+
+def _open_copy(context: Context, last: Step, copied: Path) -> RunFolder:
+    """A run that was copied with its results in place of the links to them.
+
+    Raises:
+        SprigError: it is to be reported on, and is not finished, or has a report of other values.
+    """
+    if material.STAGE in context.config.stages and not context.store.find(last.recipe):
+        raise SprigError(
+            f"{near(copied)} is a copy of a run without the report of these values, and no stage runs in a copy: give "
+            "the command for the original run."
+        )
+    log.info("run folder %s is a copy with its own results: its report and log stay as they are", near(copied))
+    return RunFolder(copied, False, logging.NullHandler())
 
 
 def _check_reported(context: Context, steps: Steps, path: Path) -> None:
@@ -194,12 +211,13 @@ def _check_reopened(reopened: Path, path: Path) -> None:
         log.info("With these values this is another run, %s; %s is unchanged.", path, reopened)
         return
     raise SprigError(
-        f"Run {reopened} cannot be opened again: {_difference(reopened, {**steps, last.role: last})}. Run its own "
+        f"Run {reopened} cannot be opened again: {_difference(reopened, now, {**steps, last.role: last})}. Run its own "
         f"command again ({reopened / '.hydra/overrides.yaml'}): it starts a new run and reuses what still fits."
     )
 
 
-def _difference(reopened: Path, steps: Steps) -> str:
+def _difference(reopened: Path, now: Path, steps: Steps) -> str:
+    """`now` is where the run lies by what it is today."""
     if not (reopened / facts.FILE).exists():
         return (
             f"{facts.FILE} is not there, so it was created by an earlier version of Sprig, and its sources or Sprig "
@@ -212,4 +230,4 @@ def _difference(reopened: Path, steps: Steps) -> str:
             return f"its {stage} is of version {version}, and this Sprig makes version {step.recipe.version}"
         if fingerprint != step.recipe.fingerprint:
             return f"its configuration or name was edited ({role} is {fingerprint}, not {step.recipe.fingerprint})"
-    return "its folder was renamed"
+    return f"its folder was renamed or moved since it was created as {now.parent.name}/{now.name}"

@@ -19,7 +19,16 @@ from pathlib import Path
 
 from pipeline.artifacts.files import link_atomically, sweep_temporaries, sync_folder
 from pipeline.artifacts.locks import locked
-from pipeline.artifacts.manifest import CHECKPOINTS, MANIFEST, Recipe, check, recipe_of, write_manifest, write_stamp
+from pipeline.artifacts.manifest import (
+    CHECKPOINTS,
+    MANIFEST,
+    Recipe,
+    check,
+    read_manifest,
+    recipe_of,
+    write_manifest,
+    write_stamp,
+)
 from pipeline.config import STAGES
 from pipeline.errors import SprigError
 from pipeline.ranks import rank
@@ -35,10 +44,11 @@ log = logging.getLogger("sprig")
 
 
 class Store:
-    """The artifacts under one root folder."""
+    """The artifacts under one root folder; those that the copy of a `run` holds itself are found there."""
 
-    def __init__(self, root: Path):
-        self.root = root
+    def __init__(self, root: Path, run: Path | None = None):
+        self.root, self._run = root, run
+        self.copies = copies(run) if run else {}
         self._checked: set[Path] = set()
         self._unreadable: set[Path] = set()
 
@@ -52,7 +62,7 @@ class Store:
         Raises:
             SprigError: it is another artifact, or a file was changed, cut, added or removed after publishing.
         """
-        folder = self.path(recipe)
+        folder = self.copies.get(recipe.fingerprint) or self.path(recipe)
         if not (folder / MANIFEST).exists():
             self._checked.discard(folder)
             return None
@@ -102,6 +112,9 @@ class Store:
         Under several ranks, rank 0 makes it while the others wait for the publication; with `agree`, which hands rank
         0's decision to every rank, all of them call `make` together. `grows` names the folders that gain records later,
         with the bytes of one record (see pipeline.artifacts.records).
+
+        Raises:
+            SprigError: it is not there, and the run is a copy.
         """
         folder = self.path(recipe)
         if rank() != 0:
@@ -110,10 +123,15 @@ class Store:
             while (found := self.find(recipe)) is None:
                 time.sleep(0.2)
             return found
-        if self.find(recipe):
+        if found := self.find(recipe):
             if agree is not None:
                 agree(False)
-            return folder
+            return found
+        if self.copies:
+            raise SprigError(
+                f"{self._run} is a copy of a run, which has no result of stage {recipe.stage} for this command, and no "
+                "stage runs in a copy: give the command for the original run."
+            )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder) as check_lock:
             needed = self.find(recipe) is None
@@ -137,6 +155,12 @@ class Store:
 def claims(root: Path) -> AbstractContextManager[Callable[[], None]]:
     """The lock under which runs claim artifacts, and cleaning looks for what nobody claims."""
     return locked(root / _CLAIMS)
+
+
+def copies(run: Path) -> dict[str, Path]:
+    """The artifacts that the copy of a run has in place of the links to them, by fingerprint."""
+    found = [file.parent for file in (run / LINKS).rglob(MANIFEST) if not file.parent.is_symlink()]
+    return {read_manifest(folder)["fingerprint"]: folder for folder in found}
 
 
 def is_artifact(folder: Path) -> bool:

@@ -77,8 +77,9 @@ class Context:
         for teacher in (config.teacher, config.kd_teacher):
             register(teacher.family if teacher else None)
         refuse_inside("outputs", Path(config.outputs))
-        self.store = Store(Path(config.outputs) / "artifacts")
-        self.facts = Facts(shared, Path(config.run) if config.run else None)
+        reopened = Path(config.run) if config.run else None
+        self.store = Store(Path(config.outputs) / "artifacts", reopened)
+        self.facts = Facts(shared, reopened)
         # A plan runs nothing, so it may be of a machine with other hardware.
         planned = config.plan and config.device == Device.cuda
         self.device = torch.device("cuda") if planned else resolve_device(config.device)
@@ -197,6 +198,12 @@ class Context:
             SprigError: it was never made, or was changed since.
         """
         folder = self.store.find(recipe)
+        if folder is None and self.config.run and not self.store.root.exists():
+            raise SprigError(
+                f"{self.config.run} has no result of stage {recipe.stage} ({recipe.fingerprint}) for these values, and "
+                f"{self.store.root} does not exist: if it was copied, give the command for the original run, or copy "
+                "its outputs folder whole; else run all its stages."
+            )
         if folder is None:
             raise SprigError(
                 f"Stage {recipe.stage} was never run for this configuration ({recipe.fingerprint} is not in "

@@ -1,6 +1,7 @@
 """A finished run's student is trained further by a run of its own."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -39,6 +40,11 @@ def test_a_finished_student_is_trained_further(smoke_outputs, tmp_path):
     assert sentences.result({**summary, "teacher": {**summary["teacher"], "random_weights": False}}) == (
         "The student had been trained before, and these totals do not include that training."
     )
+
+
+def test_the_student_of_a_copied_run_is_trained_further(smoke_outputs, tmp_path):
+    copied = shutil.copytree(smoke_outputs / "smoke/latest", tmp_path / "copied")
+    pipeline.run(further(tmp_path / "outputs", copied, "stages=[prepare,order,extract]"))
 
 
 @pytest.mark.parametrize(

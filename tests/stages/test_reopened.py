@@ -261,6 +261,35 @@ def test_the_report_of_a_run_that_was_copied_without_its_store_stays(world, tmp_
     assert (copied / "summary.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("place", ["elsewhere/copied", "elsewhere/smoke"])
+def test_a_run_that_was_copied_with_its_results_is_read_without_its_store(world, made, place):
+    copied = world / place / the_run(world).name
+    shutil.copytree(the_run(world), copied)
+    (world / "outputs").rename(world / "original")
+    before = (copied / "run.log").read_bytes()
+    with sources_gone(made):
+        for words in (["stages=[sample]", "prompt=We, the", "sample.tokens=2"], ["stages=[report]"], []):
+            found = pipeline.run(pipeline.compose([f"run={copied}", *words]))
+            assert "stages=[sample]" in words or found["status"] == "completed"
+        pipeline.run(pipeline.compose([f"run={copied}", "stages=[export]", f"export.to={world / 'exported'}"]))
+    assert (world / "exported/config.json").exists() and (copied / "run.log").read_bytes() == before
+    for words, said in (
+        (["stages=[sample]", "prompt=We", "seed=3"], "no result of stage distill .* give the command for the original"),
+        (["stages=[report]", "seed=3"], "copied/.* is a copy of a run without the report of these values"),
+        (["stages=[prepare]", "data.seed=3"], "is a copy of a run, which has no result of stage prepare"),
+    ):
+        with pytest.raises(SprigError, match=said.replace("copied", copied.parent.name)):
+            pipeline.run(pipeline.compose([f"run={copied}", *words]))
+    assert not (world / "elsewhere/artifacts").exists() and not (world / "artifacts").exists()
+
+
+def test_a_run_that_was_copied_without_its_results_has_none(world):
+    copied = world / "elsewhere/copied" / the_run(world).name
+    shutil.copytree(the_run(world), copied, symlinks=True)
+    with pytest.raises(SprigError, match=r"no result of stage distill .* does not exist: if it was copied, give"):
+        pipeline.run(pipeline.compose([f"run={copied}", "stages=[sample]", "prompt=We"]))
+
+
 def test_work_that_needs_no_source_is_done_without(made, world):
     run = the_run(world)
     for role in ("evaluation", "report"):
@@ -313,7 +342,7 @@ def test_a_run_of_another_version_is_refused_and_named(world, monkeypatch):
 def test_a_run_whose_folder_was_renamed_is_refused(world):
     run = the_run(world)
     renamed = run.rename(run.with_name("best"))
-    with pytest.raises(SprigError, match="cannot be opened again: its folder was renamed"):
+    with pytest.raises(SprigError, match=f"its folder was renamed or moved since it was created as smoke/{run.name}"):
         pipeline.run(pipeline.compose([f"run={renamed}", "stages=[report]"]))
 
 
