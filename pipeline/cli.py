@@ -15,7 +15,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline import commands, peers, run_checked, streams
-from pipeline.command_line.arguments import Command, parse
+from pipeline.command_line.arguments import ACTIONS, Command, parse
 from pipeline.command_line.composition import (
     CONF,
     anywhere,
@@ -27,7 +27,7 @@ from pipeline.command_line.composition import (
     without_hydra,
 )
 from pipeline.command_line.overrides import TOKENS, key_of
-from pipeline.config import keys, register
+from pipeline.config import keys
 from pipeline.errors import SprigError
 from pipeline.places import out_of_reach
 from pipeline.printable import one_line
@@ -61,8 +61,8 @@ def _main(arguments: list[str]) -> None:
     if command.version:
         print(f"sprig {metadata.version('sprig-lm')}")
     elif command.hydra:
-        register()
-        _hydra()
+        with session([word for word in command.words if word not in ACTIONS]):  # which checks the words
+            _hydra()
     elif command.help:
         _help(command.words)
     elif command.show:

@@ -113,6 +113,7 @@ def test_bad_input_gets_one_sentence(monkeypatch, tmp_path, override, said):
         ("+run=/nowhere stages=[report]", "run=/nowhere is not a run"),
         ("sweep=x experiment=smoke", "sweep=FOLDER reports on a sweep and does nothing else"),
         ("-m +run=x", "run=FOLDER reopens one run"),
+        ("--info config experiment=nothing", "There is no experiment=nothing"),
     ],
 )
 def test_a_folder_that_is_none(monkeypatch, words, said):

@@ -520,6 +520,11 @@ def test_a_projects_mistakes_are_named(project):
         ("-cn x", "--config-dir DIR adds a folder of your own choices"),
         ("--cfg", "expected one argument"),
         ("--cfg everything", "invalid choice"),
+        ("--shell-completion", "--shell-completion needs one action: install=SHELL or uninstall=SHELL"),
+        ("-sc install=shell", "--shell-completion needs one action"),
+        ("--info everything", "invalid choice"),
+        ("--info config --multirun seed=1,2", "--info and --multirun cannot be given together"),
+        ("--hydra-help -c job", "--hydra-help and --cfg cannot be given together"),
         ("--run -m experiment=smoke", "leave one of them out"),
     ],
 )

@@ -13,6 +13,8 @@ from pipeline.config.paths import absolute
 from pipeline.errors import SprigError
 
 SHOWN = ("job", "hydra", "all")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+ACTIONS = {f"{action}={shell}" for action in ("install", "uninstall", "query") for shell in ("bash", "fish", "zsh")}
 NOT_OURS = {
     "--config-path": "Sprig has one configuration; --config-dir DIR adds a folder of your own choices to it",
     "--config-name": "Sprig has one configuration; --config-dir DIR adds a folder of your own choices to it",
@@ -67,7 +69,13 @@ def parse(arguments: Sequence[str]) -> Command:
         words.append("hydra.mode=RUN")
     if given.run and given.multirun:
         raise SprigError("--run asks for one run and --multirun for a sweep: leave one of them out.")
-    hydra = given.hydra_help or given.info is not None or given.shell_completion
+    if given.shell_completion and sum(word in ACTIONS for word in words) != 1:
+        raise SprigError("--shell-completion needs one action: install=SHELL or uninstall=SHELL, of bash, fish or zsh.")
+    pages = {"--hydra-help": given.hydra_help, "--info": given.info, "--shell-completion": given.shell_completion}
+    others = {"--cfg": given.cfg, "--multirun": given.multirun, "--run": given.run}
+    hydra = any(pages.values())
+    if hydra and len(both := [name for name, value in {**pages, **others}.items() if value]) > 1:
+        raise SprigError(f"{' and '.join(both)} cannot be given together: leave all but one of them out.")
     help_asked = given.help or not {word for word in words if not word.startswith((SEARCHPATH, "plan="))}
     return Command(
         words, given.multirun, help_asked and not (given.cfg or given.version or hydra), given.version, given.cfg,
@@ -87,7 +95,7 @@ def _options() -> _Parser:
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("-cd", "--config-dir", action="append")
     parser.add_argument("--hydra-help", action="store_true")
-    parser.add_argument("-i", "--info", nargs="?", const="all")
+    parser.add_argument("-i", "--info", nargs="?", const="all", choices=INFO)
     parser.add_argument("-sc", "--shell-completion", action="store_true")
     return parser
 
