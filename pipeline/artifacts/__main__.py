@@ -8,7 +8,16 @@ from typing import NoReturn
 
 from pipeline import streams, terminal
 from pipeline.artifacts import check
-from pipeline.artifacts.inventory import STORE, Entry, entries, in_words, refuse_linked, remove, visible_runs
+from pipeline.artifacts.inventory import (
+    STORE,
+    Entry,
+    delete_moved,
+    entries,
+    in_words,
+    refuse_linked,
+    remove,
+    visible_runs,
+)
 from pipeline.artifacts.store import published
 from pipeline.errors import SprigError
 from pipeline.printable import one_line
@@ -87,6 +96,7 @@ def verify(folders: list[Path]) -> int:
 def clean(outputs: Path, yes: bool, days: float) -> None:
     """Removes what no run folder needs, after a question; lists what it would remove if nobody can answer."""
     refuse_linked(outputs)
+    delete_moved(outputs)
     unneeded = [entry for entry in entries(outputs) if not entry.needed_by]
     useless = [entry for entry in unneeded if entry.useless(days)]
     if young := len(unneeded) - len(useless):

@@ -107,6 +107,7 @@ def sweep_temporaries(folder: Path, younger_too: bool = False) -> None:
     `younger_too`: nobody else writes there now, so whatever is there was left.
     """
     for path in folder.glob(".*"):
-        old = younger_too or time.time() - path.lstat().st_mtime > _LEFT
-        if old and _TEMPORARY.fullmatch(path.name) and (path.is_symlink() or path.is_file()):
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # one that is being written vanishes meanwhile, and another user's may not be removed
+            old = younger_too or time.time() - path.lstat().st_mtime > _LEFT
+            if old and _TEMPORARY.fullmatch(path.name) and (path.is_symlink() or path.is_file()):
+                path.unlink()

@@ -14,7 +14,7 @@ from filelock import Timeout
 from pipeline.artifacts.locks import locked
 from pipeline.artifacts.manifest import STAMP, last_used, read_manifest
 from pipeline.artifacts.runs import is_run
-from pipeline.artifacts.store import LINKS, PARTIAL, claims, folders
+from pipeline.artifacts.store import LINKS, PARTIAL, claims, folders, sweep
 from pipeline.errors import SprigError
 from pipeline.layout import LATEST
 
@@ -227,7 +227,8 @@ def move_out(outputs: Path, wanted: Iterable[Path], days: float) -> tuple[list[P
 
 
 def delete_moved(outputs: Path) -> None:
-    """Deletes what was moved out, also by a process that was killed before it could."""
+    """Deletes what was moved out, also by a process that was killed before it could, and what else kills left."""
+    sweep(outputs / STORE)
     for each in (outputs / STORE).glob(f"{_REMOVED}*"):
         shutil.rmtree(each, ignore_errors=True)
 

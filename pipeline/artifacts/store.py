@@ -94,6 +94,7 @@ class Store:
         """Links `<run>/artifacts/<role>` to each folder, which need not be there yet. Cleaning then keeps it, and what
         it was made from. Links that a killed process left half made are removed."""
         self.root.mkdir(parents=True, exist_ok=True)
+        sweep(self.root)
         with claims(self.root):
             for role, folder in artifacts.items():
                 link_atomically(run / LINKS / role, folder)
@@ -161,6 +162,12 @@ def copies(run: Path) -> dict[str, Path]:
     """The artifacts that the copy of a run has in place of the links to them, by fingerprint."""
     found = [file.parent for file in (run / LINKS).rglob(MANIFEST) if not file.parent.is_symlink()]
     return {read_manifest(folder)["fingerprint"]: folder for folder in found}
+
+
+def sweep(root: Path) -> None:
+    """Removes what processes killed while they noted the use of an artifact left in a store."""
+    for stage in root.glob("[!.]*"):
+        sweep_temporaries(stage)
 
 
 def is_artifact(folder: Path) -> bool:

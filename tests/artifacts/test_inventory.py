@@ -231,6 +231,19 @@ def test_what_a_killed_cleaning_left_is_removed_by_the_next(outputs, monkeypatch
     assert not (outputs / "artifacts/.removed").exists()
 
 
+@pytest.mark.parametrize("by", ["clean", "claim"])
+def test_what_a_kill_left_of_a_stamp_is_removed(outputs, monkeypatch, by):
+    left, new = (outputs / f"artifacts/extract/.{KILLED}.verified.{number}" for number in (1, 2))
+    left.write_text("{")
+    new.write_text("{")
+    os.utime(left, (0, 0))
+    if by == "clean":
+        actions(monkeypatch, outputs, "clean")
+    else:
+        Store(outputs / "artifacts").claim(outputs / "smoke/3333", {})
+    assert not left.exists() and new.exists(), "the new one may be of a process that is writing it"
+
+
 def test_folders_of_others_and_linked_ones_are_not_cleaned(outputs, tmp_path_factory, monkeypatch):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     others = [outputs / "artifacts/models/bert", outputs / "artifacts/search/notes", elsewhere / KILLED]
