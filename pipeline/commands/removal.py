@@ -94,6 +94,8 @@ def _remove(outputs: Path, runs: list[Known], planned: list[Entry]) -> None:
     delete_moved(outputs)
     for each in away:
         shutil.rmtree(each)
+        with suppress(OSError):  # other runs are in it, or one is starting, which makes it again
+            each.parent.rmdir()
     freed = in_words(sum(map(sizes.__getitem__, removed)))
     say(f"Removed {counted(len(runs), 'run')} and {counted(len(removed), 'artifact')} ({freed}).")
     for folder, why in kept.items():
