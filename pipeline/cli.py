@@ -103,13 +103,15 @@ def _start(words: list[str], multirun: bool) -> None:
 
 def _report(words: list[str]) -> None:
     """The report of a sweep's folder, made again."""
-    others = {key_of(word) for word in words} - {"sweep", "stages", "debug"}
+    others = {key_of(word) for word in words} - {"sweep", "stages", "debug", "outputs"}
     given = {} if others else parsed(words)
     if others or given.get("stages", ["report"]) != ["report"]:
         raise SprigError("sweep=FOLDER reports on a sweep and does nothing else: sprig sweep=FOLDER stages=[report].")
+    from pipeline.artifacts.runs import OUTPUTS
+    from pipeline.report.sweep import record
     from pipeline.report.sweep import report as sweep_report
 
-    sweep_report.report(Path(given["sweep"]))
+    sweep_report.report(record.sweep_folder(given["sweep"], Path(given.get("outputs", OUTPUTS))))
 
 
 def _help(words: list[str]) -> None:

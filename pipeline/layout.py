@@ -3,6 +3,7 @@
 from pathlib import Path
 
 LATEST = "latest"  # the link to the newest run folder
+SWEEPS = "sweeps"  # the folder of all sweeps
 SUMMARY = "summary.json"  # a run's results
 LOG = "run.log"  # its lines begin with date, time and level; of a run that failed, the last one is an ERROR
 COMPLETED = "completed"  # its status there

@@ -22,15 +22,13 @@ from pipeline.command_line.composition import anywhere, session
 from pipeline.config import Cluster, Config, LauncherConfig
 from pipeline.config.typed import to_typed
 from pipeline.errors import Interrupted, SprigError
-from pipeline.layout import COMPLETED, SUMMARY, near
+from pipeline.layout import COMPLETED, SUMMARY, SWEEPS, near
 from pipeline.plan import after
 from pipeline.plan.table import table
 from pipeline.preemption import preemptible
 from pipeline.report.sweep import report as sweep_report
 from pipeline.report.sweep.record import NAME
 from pipeline.terminal import show, show_commands
-
-SWEEPS = "sweeps"  # the folder of all sweeps in outputs
 
 log = logging.getLogger("sprig")
 

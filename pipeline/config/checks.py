@@ -11,10 +11,10 @@ from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, TypedDict
 
 from pipeline.errors import SprigError
-from pipeline.layout import LATEST
+from pipeline.layout import LATEST, SWEEPS
 
 # Folders of outputs that hold no runs of that name.
-RESERVED = (LATEST, "artifacts", "sweeps", "comparisons")
+RESERVED = (LATEST, "artifacts", SWEEPS, "comparisons")
 
 
 class Ends(TypedDict):

@@ -7,7 +7,7 @@ from pipeline.artifacts.inventory import STORE
 from pipeline.commands import comparison
 from pipeline.config.checks import RESERVED, folder_name
 from pipeline.errors import SprigError
-from pipeline.layout import LATEST
+from pipeline.layout import LATEST, SWEEPS
 
 BAD = [
     "", " ", ".", "..", "...", "../x", "../../x", "a/b", "a\\b", "/tmp/x", "~", "~/x", "~root",
@@ -48,8 +48,6 @@ def test_names_that_are_folders(name):
 
 
 def test_the_folders_that_outputs_has_are_reserved():
-    from launchers.sweep.launcher import SWEEPS
-
     assert set(RESERVED) == {LATEST, STORE, SWEEPS, comparison.FOLDER}
 
 

@@ -9,8 +9,9 @@ from filelock import FileLock, Timeout
 
 from pipeline import outside
 from pipeline.artifacts import write_json
+from pipeline.config.paths import expanded
 from pipeline.errors import SprigError
-from pipeline.layout import COMPLETED
+from pipeline.layout import COMPLETED, SWEEPS
 from pipeline.report.schema import RUNNING
 
 NAME, SWEEP_SCHEMA = "sweep.json", 1
@@ -54,15 +55,29 @@ def is_underway(folder: Path) -> bool:
         return True
 
 
+def sweep_folder(name: str, outputs: Path) -> Path:
+    """A sweep by its folder, or by its name in `outputs`.
+
+    Raises:
+        SprigError: there is no such sweep.
+    """
+    places = list(dict.fromkeys((expanded(name), outputs / SWEEPS / name, outputs / name)))
+    for folder in places:
+        if (folder / NAME).exists():
+            return folder
+    raise SprigError(
+        f"sweep={name} is not a sweep's folder: give that, or its name in {outputs / SWEEPS}; there is no {NAME} in "
+        f"{' or '.join(str(each.absolute()) for each in places)}."
+    )
+
+
 def read_record(folder: Path) -> SweepRecord:
     """A sweep's own file, which the launcher keeps.
 
     Raises:
-        SprigError: it is not there, damaged, or of another schema.
+        SprigError: it is damaged, or of another schema.
     """
     path = folder / NAME
-    if not path.exists():
-        raise SprigError(f"sweep={folder} is not a sweep's folder ({path} is not there): name one of outputs/sweeps.")
     try:
         found: SweepRecord = outside.read_json(path)
         schema = found["schema"]

@@ -232,7 +232,7 @@ def read(folder: Path, underway: bool) -> Sweep:
     """The sweep of a folder, with every run that is finished; `underway`: its jobs that have begun are running.
 
     Raises:
-        SprigError: the folder is not a sweep's, none of its runs is finished, they are of several presets, or
+        SprigError: none of its runs is finished, they are of several presets, or
             something is of another schema.
     """
     found = settled(folder, read_record(folder))
