@@ -1,8 +1,10 @@
 """What to say where the machine refuses a file or a folder."""
 
 import errno
+import tempfile
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from pipeline.errors import SprigError
@@ -31,6 +33,17 @@ def out_of_reach(error: OSError, place: str) -> str:
     """Why a file or folder cannot be used; `place` is what to call it."""
     reason = OUT_OF_REACH.get(error.errno or 0) or f"is out of reach ({(error.strerror or str(error)).lower()})"
     return f"{place} {reason}"
+
+
+def refuse_unwritable(key: str, folder: Path) -> None:
+    """Raises SprigError where no folder can be made, or nothing written to one. `key` is what it was given with."""
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        wrong = f"{place} takes no files: {reason}" if place.is_dir() else f"{place} is not a folder"
+        raise SprigError(f"{key}={folder} cannot be made or written ({wrong}): set a different {key}=.") from None
 
 
 def in_one_sentence(call: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:

@@ -11,6 +11,7 @@ from pipeline.config import Config, GGUFKind, to_plain
 from pipeline.layout import near
 from pipeline.models import checkpoint
 from pipeline.models.export import folder, gguf
+from pipeline.places import refuse_unwritable
 from pipeline.report import material
 from pipeline.stages import distill, graph
 from pipeline.stages.context import Context, Steps
@@ -34,7 +35,7 @@ def check(context: Context) -> None:
     if (found := folder.mark_of(to)) is None or found != _mark(context, graph.build(context)):
         folder.refuse_existing(to)
     refuse_inside("export.to", to, context.store.root)
-    folder.refuse_unwritable(to)
+    refuse_unwritable("export.to", to)
     if context.config.export.gguf != GGUFKind.none:
         gguf.refuse(context.architecture)
 

@@ -1,8 +1,11 @@
 """Does the configuration fit the teacher, the text and the device? Asked before any weight is loaded."""
 
+from pathlib import Path
+
 from pipeline.config import Layers, OrderingKind, Strategy
 from pipeline.errors import SprigError
 from pipeline.evaluation import tasks
+from pipeline.places import refuse_unwritable
 from pipeline.plan import costs, epochs, memory
 from pipeline.stages import cache, distill, evaluate, extract, prepare, recover, rerank, search, study
 from pipeline.stages.context import Context
@@ -21,6 +24,8 @@ def check(context: Context) -> None:
     """
     prepare.check(context)
     config, architecture = context.config, context.architecture
+    if not (config.run or context.store.root.exists()):  # a run that is finished can be shown from what is read-only
+        refuse_unwritable("outputs", Path(config.outputs))
     prepare.check_block_size(config.data.block_size, "teacher", config.teacher.name, architecture.context)
     if config.search.strategy == Strategy.given:
         least = flops_per_token(architecture, search.read_given(context, roots(context)), length=config.data.block_size)

@@ -22,6 +22,7 @@ from pipeline.models.export.check import check, check_gguf, require_transformers
 from pipeline.models.families import architecture_of, is_tied
 from pipeline.models.tokenizer import Tokenizer, read_json, write_json
 from pipeline.models.writing import writing
+from pipeline.places import refuse_unwritable
 from pipeline.subnetwork.architecture import Architecture
 
 OWN = "use export.form=own"
@@ -54,16 +55,6 @@ def mark_of(to: Path) -> str | None:
             return (opened.metadata() or {}).get(_MARK)
     except (OSError, SafetensorError, SprigError, LookupError, AttributeError):
         return None
-
-
-def refuse_unwritable(to: Path) -> None:
-    """Raises SprigError where no folder can be made."""
-    place = next(each for each in to.absolute().parents if each.exists())
-    try:
-        tempfile.TemporaryFile(dir=place).close()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SprigError(f"export.to={to} cannot be made, as {place} takes no files: {reason}.") from None
 
 
 def refuse_other(student: GPT, teacher: Architecture, kept: tuple[str, ...] = KEPT) -> None:
@@ -103,7 +94,7 @@ def export(
     """
     refuse_existing(to)
     refuse_inside("export.to", to)
-    refuse_unwritable(to)
+    refuse_unwritable("export.to", to)
     require_transformers()
     if kind != GGUFKind.none:
         gguf.refuse(architecture_of(student.config, is_tied(student)))
