@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import SprigError
+from pipeline.errors import SprigError, reason
 
 
 def is_own(name: str) -> bool:
@@ -46,8 +47,8 @@ def running(key: str, path: str) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
-        raise SprigError(f"{key}={path} raised {reason}. Correct it (debug=true shows where it happened).") from error
+        said = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".: ")
+        raise SprigError(f"{key}={path} raised {said}. Correct it (debug=true shows where it happened).") from error
 
 
 def imported(key: str, path: str) -> Any:
@@ -56,13 +57,31 @@ def imported(key: str, path: str) -> Any:
     Raises:
         SprigError: it cannot be imported.
     """
-    from hydra.utils import get_object
-
+    parts = path.split(".")
     try:
-        return get_object(path)
+        found = import_module(parts[0])
+        for end, name in enumerate(parts[1:], start=1):
+            if not hasattr(found, name) and not _is_module(".".join(parts[: end + 1])):
+                near = difflib.get_close_matches(name, dir(found), n=1)
+                hint = f"did you mean {near[0]}?" if near else "correct the name."
+                raise SprigError(f"{key}={path} cannot be imported: {'.'.join(parts[:end])} has no {name}; {hint}")
+            found = getattr(found, name)
+    except SprigError:
+        raise
     except Exception as error:  # whatever the module raises
-        reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise SprigError(f"{key}={path} cannot be imported: {reason}. Is its folder on PYTHONPATH?") from error
+        raise SprigError(f"{key}={path} cannot be imported: {reason(error)}. Is its folder on PYTHONPATH?") from error
+    return found
+
+
+def _is_module(path: str) -> bool:
+    """Imports a module; what it imports itself is there."""
+    try:
+        import_module(path)
+    except ModuleNotFoundError as error:
+        if not f"{path}.".startswith(f"{error.name}."):
+            raise
+        return False
+    return True
 
 
 def code_hash(key: str, path: str) -> str:

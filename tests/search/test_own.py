@@ -114,15 +114,27 @@ def test_an_edit_of_its_code_gives_another_search(tmp_path, monkeypatch, named):
     [
         ("search.strategy=evolutoin", "did you mean evolution"),
         ("search.strategy=nowhere.Strategy", "search.strategy=nowhere.Strategy cannot be imported"),
-        ("search.fitness=own_search.nothing", "search.fitness=own_search.nothing cannot be imported"),
+        ("search.strategy=nowhere.Strategy", "No module named 'nowhere'. Is its folder on PYTHONPATH"),
+        ("search.strategy=own_search.Halvin", "imported: own_search has no Halvin; did you mean Halving"),
+        ("search.fitness=own_search.nothing", "imported: own_search has no nothing; correct the name"),
+        ("search.fitness=own_search.Halving.n", "imported: own_search.Halving has no n; correct the name"),
         ("space.type=own_search.Nothing", "space.type=own_search.Nothing cannot be imported"),
         ("search.fitness=os.path", "search.fitness=os.path is a module, which cannot be called: name a function"),
         ("search.fitness=math.pi", "search.fitness=math.pi is a float, which cannot be called: name a function"),
     ],
 )
-def test_what_cannot_be_imported_or_used_is_refused_in_the_plan(tmp_path, override, sentence):
+def test_what_cannot_be_imported_or_used_is_refused_in_the_plan(tmp_path, override, sentence, caplog):
     with pytest.raises(SprigError, match=sentence):
         checks.check(Context(smoke(tmp_path, override), print))
+    assert not caplog.text
+
+
+def test_a_module_that_lacks_another_names_that_one(tmp_path, monkeypatch):
+    (tmp_path / "lacking").mkdir()
+    (tmp_path / "lacking/part.py").write_text("import not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SprigError, match=r"lacking\.part\.Mine cannot be imported: No module named 'not_installed'"):
+        checks.check(Context(smoke(tmp_path, "search.strategy=lacking.part.Mine"), print))
 
 
 @pytest.fixture
