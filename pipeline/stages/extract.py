@@ -121,6 +121,11 @@ def finished(context: Context) -> Finished:
     links = _links(context)
 
     def read() -> dict[str, Any]:
+        if not links.parent.exists():
+            raise SprigError(
+                f"distill.from_run={links.parent} does not exist, and no run of that name is in "
+                f"{context.config.outputs}: name a finished run, as `sprig runs` shows it."
+            )
         if not (links / TRAINED / MANIFEST).is_file():
             raise SprigError(
                 f"distill.from_run={links.parent} has no trained student: name the folder of a finished run."

@@ -62,8 +62,9 @@ def test_the_student_of_a_copied_run_is_trained_further(smoke_outputs, tmp_path)
         (["distill.control.init=trained"], r"distill\.control\.init=trained, but a control begins a training"),
         (
             ["init=trained", "distill.from_run=nothing"],
-            r"nothing has no trained student: name the folder of a finished",
+            r"nothing does not exist, and no run of that name is in .*: name a finished run",
         ),
+        (["init=trained", "distill.from_run=."], r"has no trained student: name the folder of a finished"),
     ],
 )
 def test_what_cannot_be_trained_further(tmp_path, overrides, sentence):
