@@ -17,7 +17,7 @@ from pipeline.terminal import say
 FILE = "subnetwork.json"
 STUDENT = "distilled_student"
 NAME_WIDTH = 16
-_CURE = f"name another {FILE}, or the folder of a student"
+_CURE = f"name another {FILE}, or a run"
 
 
 def run(line: Line) -> None:
@@ -47,6 +47,11 @@ def _file(name: str, outputs: Path) -> Path:
     for file in (given, given / FILE):
         if file.is_file():
             return file
+    if (given / "config.json").is_file():
+        raise SprigError(
+            f"{name} is a transformers folder, which has no {FILE}: describe the run that it was exported from, or "
+            "see the README.md of the export."
+        )
     if (file := run_folder(name, outputs) / LINKS / STUDENT / FILE).is_file():
         return file
     raise SprigError(f"{name} has no finished student: give the run's command again, then describe it.")

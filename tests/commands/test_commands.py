@@ -306,12 +306,15 @@ def test_runs_are_removed_without_flock(outputs, monkeypatch):
         (["compare", "a"], "sprig compare RUN RUN"),
         (["runs", "outputs=~nobody-at-all/x"], "~nobody-at-all/x begins with ~, but that home folder is not known"),
         (["describe", "~nobody-at-all/x"], "that home folder is not known: give the whole path"),
+        (["describe", "exported"], "exported is a transformers folder, which has no subnetwork.json: describe the run"),
         (["describe", "a", "b"], "sprig describe RUN [outputs=FOLDER]"),
         (["compare", "a", "b", "seed=1"], "it does not take seed=1"),
     ],
 )
 def test_bad_input_gets_one_sentence(arguments, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported/config.json").write_text("{}")
     assert said in refused(*arguments)
 
 
