@@ -29,7 +29,8 @@ def describe(plain: dict[str, Any]) -> Described:
         parts = " and ".join(part for key, part in _FOREIGN.items() if plain.get(key))
         raise SprigError(
             f"it is of model_type {reprlib.repr(kind)}{parts and f', with {parts}'}; supported are "
-            f"{', '.join(readers)}: use one of these"
+            f"{', '.join(readers)}: use one of these, or describe your own, teacher.family=my_module.MY_FAMILY "
+            "(docs/extend.md)"
         )
     for key in ("quantization_config", "compression_config"):
         if quantised := plain.get(key):
