@@ -95,7 +95,8 @@ class GGUFFile:
     def __init__(self, path: Path):
         if not path.is_file():
             cure = "correct teacher.path"
-            wrong = "is a folder: name the .gguf file in it" if path.is_dir() else f"{wrong_with(path)}: {cure}"
+            folder = "is a folder: name the .gguf file in it, or set teacher.source to hf or litgpt"
+            wrong = folder if path.is_dir() else f"{wrong_with(path)}: {cure}"
             raise SprigError(f"Teacher file {path} {wrong}.")
         self.path = path
 

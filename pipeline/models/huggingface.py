@@ -71,6 +71,11 @@ class HuggingFaceFolder:
     @cached_property
     def plain(self) -> dict[str, Any]:
         """config.json."""
+        if self.folder.is_file():
+            raise SprigError(
+                f"teacher.path={self.folder} is a file, and teacher.source=hf reads a folder: set teacher.source=gguf "
+                "for a GGUF file, or name the model's folder."
+            )
         file = self.folder / "config.json"
         if not file.is_file():
             cure = "set teacher.path to a transformers model folder"

@@ -201,6 +201,15 @@ def test_a_layerwise_student_whose_files_do_not_belong_together(tmp_path):
         sources.convert(config, tmp_path / "ours")
 
 
+def test_a_file_and_a_folder_name_the_source_that_reads_them(tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_text("GGUF")
+    with pytest.raises(SprigError, match=rf"{file} is a file, and .*=hf reads a folder: set teacher\.source=gguf"):
+        sources.describe(TeacherConfig(name="toy", source=Source.hf, path=str(file)))
+    with pytest.raises(SprigError, match=r"is a folder: .*, or set teacher\.source to hf or litgpt"):
+        sources.describe(TeacherConfig(name="toy", source=Source.gguf, path=str(tmp_path)))
+
+
 def test_broken_litgpt_folders_are_one_sentence(tmp_path):
     config = TeacherConfig(name="toy", source=Source.litgpt, path=str(tmp_path / "theirs"))
     with pytest.raises(SprigError, match=r"lit_model\.pth does not exist: set teacher\.path"):
