@@ -42,6 +42,7 @@ def download(name: str, revision: str | None, weights: bool) -> Path:
         SprigError: the hub cannot be reached or has no such model.
     """
     import huggingface_hub  # imported here: few runs have a model of the hub
+    from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
 
     fetch = partial(huggingface_hub.snapshot_download, name, revision=revision, ignore_patterns=["*/*"])
@@ -51,10 +52,13 @@ def download(name: str, revision: str | None, weights: bool) -> Path:
         if weights and not any(folder.glob("*.safetensors")):
             fetch(allow_patterns=[*small, "*.bin"])
     except (OSError, HFValidationError) as error:
-        raise SprigError(
-            f"teacher.path={name} is not a local folder, and the hub does not provide it (revision {revision}): "
-            f"{reason(error)}. Correct the name, or bring the model's folder here and set teacher.path to it."
-        ) from error
+        cure = "correct the name, or bring the model's folder here and set teacher.path to it"
+        if constants.HF_HUB_OFFLINE:
+            wrong = "HF_HUB_OFFLINE is set, so only models that were downloaded before are found"
+            cure = f"unset it, {cure}"
+        else:
+            wrong = f"the hub does not provide it{f' (revision {revision})' if revision else ''}: {reason(error)}"
+        raise SprigError(f"teacher.path={name} is not a local folder, and {wrong}; {cure}.") from error
     return folder
 
 

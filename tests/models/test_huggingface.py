@@ -351,12 +351,22 @@ def test_a_hub_model_without_a_network(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     hub = teacher("nobody/nothing", tokenizer=None)
     with pytest.raises(
-        SprigError, match=r"teacher\.path=nobody/nothing is not a local folder, and the hub does not provide it"
+        SprigError, match=r"teacher\.path=nobody/nothing is not a local folder, and HF_HUB_OFFLINE is set, .*; unset it"
     ):
         sources.describe(hub)
     with pytest.raises(SprigError, match="is not a local folder"):
         sources.convert(hub, tmp_path / "ours")
     assert sources.identify(hub)["path"] == "nobody/nothing"
+
+
+def test_a_hub_model_that_is_not_there(monkeypatch):
+    def fail(*_, **__):
+        raise OSError("404")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(SprigError, match="and the hub does not provide it: 404; correct the name"):
+        sources.describe(teacher("nobody/nothing", tokenizer=None))
 
 
 @pytest.mark.parametrize("name", ["llama", *slow([["neox"]])])
