@@ -72,6 +72,7 @@ def refused(monkeypatch, *arguments: str) -> str:
         ("search.mutation.global_rate=-0.1", "search.mutation.global_rate=-0.1 must lie in 0..1"),
         ("search.parents=100", "search.parents=100 exceeds search.population=6: lower it"),
         ("bin.low=900_000 bin.high=1_000_000", "cannot be reached from teacher tiny-random (191,040)"),
+        ("bin=own", "No parameter bin is given: set bin.center=60M, for example, or bin.low and bin.high."),
         ("bin.low=90_000 bin.high=80_000", "bin.low=90,000 exceeds bin.high=80,000"),
         ("data.block_size=4096", "data.block_size=4096 exceeds the context of teacher tiny-random, 128"),
         ("distill.tokens=100", "distill.tokens=100 is below one batch of 4 blocks x 32 = 128 tokens"),

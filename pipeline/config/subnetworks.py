@@ -75,6 +75,10 @@ class BinConfig:
     def __post_init__(self) -> None:
         edges = (self.low is not None) + (self.high is not None)
         require(
+            self.center is not None or edges > 0,
+            "No parameter bin is given: set bin.center=60M, for example, or bin.low and bin.high.",
+        )
+        require(
             (self.center is not None and edges == 0) or (self.center is None and edges == 2),
             f"bin.center={self.center}, bin.low={self.low}, bin.high={self.high}: give either the centre (with "
             "bin.tolerance, and bin.low=null bin.high=null) or both low and high (and bin.center=null).",
