@@ -23,8 +23,9 @@ def check(processes: int, overrides: list[str]) -> None:
     Raises:
         SprigError: the overrides are a sweep; else as pipeline.plan.checks.check.
     """
-    words = parse(overrides).words
-    if starts_jobs(words):
+    given = parse(overrides)
+    words = given.words
+    if given.multirun or starts_jobs(words):
         raise SprigError(
             f"These overrides are a sweep, which starts processes itself: run sprig, not {processes} ranks of it, and "
             f"set hydra.launcher.gpus_per_job={processes} to give each job {processes} ranks."

@@ -40,7 +40,12 @@ def test_ranks_that_do_not_divide_the_batch_are_refused_before_any_is_started():
 
 
 @pytest.mark.parametrize(
-    "preset", [["experiment=twin/p0-initialisation"], ["experiment=smoke", "hydra/launcher=slurm"]]
+    "preset",
+    [
+        ["experiment=twin/p0-initialisation"],
+        ["experiment=smoke", "hydra/launcher=slurm"],
+        ["-m", "experiment=smoke", "seed=3,4"],
+    ],
 )
 def test_ranks_of_a_sweep_are_refused_with_the_fix(preset, monkeypatch):
     with pytest.raises(SprigError, match=r"are a sweep, .* run sprig, .* set hydra\.launcher\.gpus_per_job=2 to give"):
