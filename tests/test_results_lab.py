@@ -239,11 +239,22 @@ def rows_of_losses() -> list[str]:
 
 def rows_of_halves() -> list[str]:
     """A row for evolution and importance in a half, on each budget."""
-    return [
+    return [on_tokens(*way, lines) for way, lines in grouped("half-search", "search", "student.tokens").items()]
+
+
+def rows_of_long_halves() -> list[str]:
+    """A row for importance and allocation in a half, on 10 and 20 tokens per parameter."""
+    importance = grouped("importance-half-twenty", "student.tokens")
+    allocation = grouped("allocation-half", "init", "student.tokens")
+    rows = [on_tokens("importance", tokens, lines) for (tokens,), lines in importance.items()]
+    return rows + [on_tokens("allocation", tokens, allocation["searched", tokens]) for (tokens,) in importance]
+
+
+def on_tokens(search: str, tokens: str, lines: list[dict[str, str]]) -> str:
+    return (
         f"| {search} | {int(tokens):,} | {mean(column(lines, 'student.parameters')):,.0f} "
         f"| {spread(lines, 'student.final_perplexity')} | {mean(column(lines, 'total_flops')):.3g} |"
-        for (search, tokens), lines in grouped("half-search", "search", "student.tokens").items()
-    ]
+    )
 
 
 def rows_of_three_quarters() -> list[str]:
@@ -373,7 +384,14 @@ def test_every_headline_number_is_in_the_records():
     ]
     [three_quarters] = grouped("allocation-three-quarters", "search.strategy").values()
     assert f"it ends at {spread(three_quarters, 'student.final_perplexity')}, with" in text
-    rows += [*rows_of_losses(), *rows_of_halves(), *rows_of_pairs(), *rows_of_evolution(), *rows_of_rerank()]
+    rows += [
+        *rows_of_losses(),
+        *rows_of_halves(),
+        *rows_of_long_halves(),
+        *rows_of_pairs(),
+        *rows_of_evolution(),
+        *rows_of_rerank(),
+    ]
     rows += [*rows_of_grid(), *rows_of_three_quarters(), *rows_of_selections()]
     assert [row for row in rows if row not in text] == []
     overview = (LAB.parent / "README.md").read_text()
