@@ -30,6 +30,15 @@ def test_bf16_where_there_is_some(monkeypatch):
     assert [resolve_precision(each, CPU) for each in (Precision.fp32, Precision.bf16)] == ["fp32", "bf16"]
 
 
+@pytest.mark.parametrize(
+    ("here", "able", "taken"), [(False, False, "bf16-mixed"), (True, True, "bf16-mixed"), (True, False, "fp32")]
+)
+def test_a_gpu_that_is_only_planned_has_bf16(monkeypatch, here, able, taken):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: here)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
+    assert resolve_precision(Precision.auto, torch.device("cuda")) == taken
+
+
 @pytest.mark.parametrize("family", tiny.families())
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_frozen_model_gives_the_logits_of_autocast_to_the_bit(family, dtype):
