@@ -189,7 +189,7 @@ def test_a_run_whose_text_cannot_be_used_is_not_the_latest(monkeypatch, tmp_path
     few = [*SMOKE, f"outputs={tmp_path}", "stages=[prepare]"]
     sprig(monkeypatch, *few)
     run = (tmp_path / "smoke/latest").resolve()
-    assert "has 1 documents" in refused(monkeypatch, *few, "data.max_tokens=3000")
+    assert "has 1 document, and" in refused(monkeypatch, *few, "data.max_tokens=3000")
     assert (tmp_path / "smoke/latest").resolve() == run
 
 

@@ -179,6 +179,9 @@ def _check_members(data: DataConfig, hashes: np.ndarray, belongs: np.ndarray, wi
     empty = [name for number, name in enumerate(SPLITS) if not (belongs == number).any()]
     if empty:
         distinct = len(np.unique(hashes))
+        found = counted(len(hashes), "document")
+        found += f", {distinct:,} of them distinct" if distinct < len(hashes) else ""
+        found += without and f" ({without})"
         cures = ["give more documents"]
         if data.max_tokens is not None:
             cures.append(f"raise data.max_tokens={data.max_tokens}")
@@ -191,8 +194,7 @@ def _check_members(data: DataConfig, hashes: np.ndarray, belongs: np.ndarray, wi
         if len(cures) > 1:
             cures[-1] = f"or {cures[-1]}"
         raise SprigError(
-            f"Data {data.name} has {counted(len(hashes), 'document')}, {distinct:,} of them distinct"
-            f"{without and f' ({without})'}, and none is left for {empty[0]} (data.validation={data.validation}, "
+            f"Data {data.name} has {found}, and none is left for {empty[0]} (data.validation={data.validation}, "
             f"data.calibration={data.calibration}): {', '.join(cures)}."
         )
 

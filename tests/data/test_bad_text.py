@@ -176,13 +176,13 @@ def test_rows_without_text_are_told_where_too_few_are_left(refuse, source, spars
     lines = "".join(f"{json.dumps(row)}\n" for row in sparse).encode()
     said = refuse({f"a.{source}": lines if source == "jsonl" else sink.getvalue().to_pybytes()}, source=source)
     count = f"{len(sparse) - 1} of {len(sparse)}"
-    assert f"has 1 document, 1 of them distinct ({count} rows have no text in column 'text'), and none is left" in said
+    assert f"has 1 document ({count} rows have no text in column 'text'), and none is left" in said
     assert ": give more documents, or set another data.text_key (text)." in said and "sample_by" not in said
 
 
 def test_files_without_text_are_told_where_too_few_are_left(refuse):
     said = refuse({"a.txt": b"words", "b.txt": b"", "c.txt": b" \n"})
-    assert "1 of them distinct (2 of 3 files have no text), and none is left" in said
+    assert "has 1 document (2 of 3 files have no text), and none is left" in said
 
 
 @pytest.mark.parametrize("sample_by", ["line", "paragraph"])

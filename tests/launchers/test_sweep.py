@@ -141,12 +141,12 @@ def test_a_sweep_that_is_given_again_runs_what_failed_and_what_is_new(in_process
     """3,000 tokens of text are one document, which cannot be split; that shows only once it is tokenised."""
     few = ["data.max_tokens=20000,3000"]
     said = refused(tmp_path, *few, base=SMALL)
-    assert "1 of 2 jobs failed, first data.max_tokens=3000" in said and "1 document, 1 of them distinct" in said
+    assert "1 of 2 jobs failed, first data.max_tokens=3000" in said and "Data sotu has 1 document, and" in said
     first = record(tmp_path)
     assert [job["status"] for job in first["jobs"]] == ["completed", "failed"]
     assert first["schema"] == 1 and first["axes"] == {"data.max_tokens": ["20000", "3000"]}
     assert first["jobs"][0]["overrides"]["data.max_tokens"] == "20000"
-    assert first["jobs"][1]["error"].startswith("Data sotu has 1 document, 1 of them distinct")
+    assert first["jobs"][1]["error"].startswith("Data sotu has 1 document, and")
     for job in first["jobs"]:
         run = tmp_path / "sweeps/smoke" / job["folder"]
         assert run.name == job["id"] and (run / ".hydra/config.yaml").exists()

@@ -253,7 +253,7 @@ def test_a_damaged_artifact_is_named_and_not_used(smoke_outputs, tmp_path):
 
 def test_a_run_that_fails_says_why_in_its_log(tmp_path):
     """3,000 tokens of text are one document, which cannot be split; that shows only once it is tokenised."""
-    with pytest.raises(SprigError, match="has 1 documents") as failed:
+    with pytest.raises(SprigError, match="has 1 document, and") as failed:
         pipeline.run(smoke(tmp_path, "data.block_size=16", "data.max_tokens=3000", "stages=[prepare]"))
     (log,) = tmp_path.glob("smoke/*/run.log")
     assert log.read_text().splitlines()[-1].partition(" ERROR ")[2] == str(failed.value).rstrip(".")
