@@ -3,14 +3,17 @@
 import json
 import logging
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.artifacts import digest
 from pipeline.artifacts.runs import refuse_inside
-from pipeline.config import Config, GGUFKind, to_plain
+from pipeline.config import Config, ExportForm, GGUFKind, to_plain
+from pipeline.errors import SprigError
 from pipeline.layout import near
 from pipeline.models import checkpoint
 from pipeline.models.export import folder, gguf
+from pipeline.models.tokenizer import read_json
 from pipeline.places import refuse_unwritable
 from pipeline.report import material
 from pipeline.stages import distill, graph
@@ -32,10 +35,10 @@ def check(context: Context) -> None:
             GGUF file cannot hold the family.
     """
     to = _target(context.config)
-    if (found := folder.mark_of(to)) is None or found != _mark(context, graph.build(context)):
-        folder.refuse_existing(to)
     refuse_inside("export.to", to, context.store.root)
-    refuse_unwritable("export.to", to)
+    if not (to.exists() and folder.holds(to, _mark(context, graph.build(context)))):
+        folder.refuse_existing(to)
+        refuse_unwritable("export.to", to)
     if context.config.export.gguf != GGUFKind.none:
         gguf.refuse(context.architecture)
 
@@ -56,37 +59,52 @@ def _mark(context: Context, steps: Steps) -> str:
     return digest([steps["distilled_student"].recipe.fingerprint, asked, context.config.teacher.license])
 
 
+def _check_card(to: Path, described: Callable[[ExportForm, dict], str]) -> None:
+    """Raises SprigError where the card is not what it would be now: of the run before it was finished, say."""
+    written = read_json(to / "config.json")
+    cards = [described(form, written) for form in ExportForm if form != ExportForm.auto]
+    if (to / "README.md").read_text(encoding="utf-8") not in cards:
+        raise SprigError(
+            f"export.to={to} holds this student with a card that is out of date, as of a run that was not finished: "
+            "remove it to export again, or name another folder."
+        )
+
+
 def run(context: Context, steps: Steps) -> None:
     """Writes, checks and publishes the export of the run's student; see pipeline.models.export.folder.
 
     Raises:
-        SprigError: the run has no finished student, or teacher.litgpt names another family than the student's; or as
-            folder.export.
+        SprigError: the run has no finished student, or teacher.litgpt names another family than the student's; this
+            export is there with another card; or as folder.export.
     """
     from pipeline.on_request.card import card  # with matplotlib, which other commands do without
 
-    config, to = context.config, _target(context.config)
-    if folder.mark_of(to) == _mark(context, steps):
-        log.info("%s holds this export already; to write it anew, remove it first", near(to))
+    config, to, mark = context.config, _target(context.config), _mark(context, steps)
+    trained, summary = distill.trained(context, steps["distilled_student"]), material.summary_of(context, steps)
+    sub = SubNetwork.from_dict(json.loads((trained / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))
+
+    def described(form: ExportForm, written: dict) -> str:
+        return card(to.name, form, written, config.export, summary, sub, config.teacher, trained)
+
+    if folder.holds(to, mark):
+        _check_card(to, described)
+        log.info("%s holds this export already; to export again, remove it first", near(to))
         return
-    trained = distill.trained(context, steps["distilled_student"])
     student = checkpoint.load(trained, "cpu")
     folder.refuse_other(student, context.architecture, ("family",))
-    summary = material.summary_of(context, steps)
     blocks = context.evenly(
         steps["tokens"].recipe, "validation", min(BLOCKS, config.evaluate.blocks), "evaluate.blocks"
     )
-    sub = SubNetwork.from_dict(json.loads((trained / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))
     published = folder.export(
         student,
         trained,
         to,
         config.export.form,
         blocks[:, :-1],
-        lambda form, written: card(to.name, form, written, config.export, summary, sub, config.teacher, trained),
+        described,
         config.export.gguf,
         config.export.dtype,
-        _mark(context, steps),
+        mark,
     )
     size = exported(context.architecture, sub, published.form).parameters
     log.info(

@@ -226,8 +226,8 @@ def test_the_mark_of_an_export_is_found(tokenizer, tmp_path, monkeypatch, shards
     for to, mark in ((tmp_path / "marked", "abc"), (tmp_path / "plain", None)):
         folder.export(student, tokenizer, to, ExportForm.auto, exports.tokens(), lambda *_: "", dtype=dtype, mark=mark)
         assert (to / "model.safetensors").exists() == (shards == "one")
-        assert folder.mark_of(to) == mark
-    assert folder.mark_of(tmp_path / "nothing") is None
+        assert folder.holds(to, "abc") == (mark is not None) and not folder.holds(to, "other")
+    assert not folder.holds(tmp_path / "nothing", "abc")
 
 
 def test_a_folder_that_exists_is_left_alone(tokenizer):

@@ -139,14 +139,31 @@ def test_the_same_export_again_finds_it_and_another_is_refused(run, tmp_path, ca
     before = {file: file.stat().st_mtime_ns for file in to.iterdir()}
     caplog.set_level("INFO", "sprig")
     export(run, to)
-    assert f"{to} holds this export already; to write it anew, remove it first" in caplog.text
+    assert f"{to} holds this export already; to export again, remove it first" in caplog.text
     for other in ("export.dtype=bf16", "export.form=own", "teacher.license=mit"):
         with pytest.raises(SprigError, match=r"export\.to=.*model exists"):
             export(run, to, other)
     assert {file: file.stat().st_mtime_ns for file in to.iterdir()} == before
-    (to / "model.safetensors").write_bytes(b"damaged")
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_an_export_that_was_changed_is_not_taken_for_one(run, tmp_path, name, change):
+    to = tmp_path / "model"
+    export(run, to, "export.dtype=bf16")
+    export(run, to, "export.dtype=bf16")
+    (to / name).write_bytes(b"{}") if change == "edited" else (to / name).unlink()
     with pytest.raises(SprigError, match=r"export\.to=.*model exists"):
-        export(run, to)
+        export(run, to, "export.dtype=bf16")
+
+
+def test_the_card_of_an_unfinished_run_does_not_stay(tmp_path):
+    to, few = tmp_path / "model", "stages=[prepare,order,search,extract,recover,distill,export]"
+    pipeline.run(smoke(tmp_path / "outputs", few, f"export.to={to}"))
+    every = "stages=[prepare,order,search,extract,recover,distill,evaluate,report,export]"
+    with pytest.raises(SprigError, match=r"export\.to=.*model holds this student with a card that is out of date"):
+        pipeline.run(smoke(tmp_path / "outputs", every, f"export.to={to}"))
+    assert (tmp_path / "outputs/smoke/latest/summary.json").exists()
 
 
 @pytest.mark.parametrize("place", ["smoke/latest/artifacts/distilled_student/exp", "artifacts/exp/model"])

@@ -13,6 +13,7 @@ from litgpt import GPT
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pipeline.artifacts import digest, file_sha256
 from pipeline.artifacts.runs import refuse_inside
 from pipeline.config import Dtype, ExportForm, GGUFKind
 from pipeline.errors import SprigError
@@ -28,7 +29,16 @@ from pipeline.subnetwork.architecture import Architecture
 OWN = "use export.form=own"
 KEPT = ("family", "name", "vocab_size", "padded_vocab_size", "context")  # of a teacher, by every cut
 _PREFIX, _LOCK, _EXPORT = ".unchecked-", "lock", "sprig_export"
-_MARK = "sprig"  # in the metadata of the weights, or of their index
+# What is in the digest of an export, next to its mark.
+_DIGESTED = (
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    own.MODELING.name,
+)
+_DIGEST = "sprig"  # its key in the metadata of the weights, or of their index
 
 
 @dataclass(frozen=True)
@@ -45,16 +55,23 @@ def refuse_existing(to: Path) -> None:
         raise SprigError(f"export.to={to} exists: name a folder that does not, or remove it.")
 
 
-def mark_of(to: Path) -> str | None:
-    """The `mark` that an export at `to` was given; None where there is no such export."""
+def holds(to: Path, mark: str) -> bool:
+    """Whether `to` is an export with this `mark`, and no file next to its weights was changed since."""
     index, weights = to / "model.safetensors.index.json", to / "model.safetensors"
     try:
         if index.is_file():
-            return read_json(index)["metadata"].get(_MARK)
-        with safe_open(weights, "pt") as opened:
-            return (opened.metadata() or {}).get(_MARK)
-    except (OSError, SafetensorError, SprigError, LookupError, AttributeError):
-        return None
+            metadata = read_json(index)["metadata"]
+        else:
+            with safe_open(weights, "pt") as opened:
+                metadata = opened.metadata()
+        return metadata[_DIGEST] == _digest(to, mark)
+    except (OSError, SafetensorError, SprigError, LookupError, TypeError):
+        return False
+
+
+def _digest(folder: Path, mark: str) -> str:
+    there = [folder / name for name in _DIGESTED if (folder / name).exists()]
+    return digest([mark, {file.name: file_sha256(file) for file in there}])
 
 
 def refuse_other(student: GPT, teacher: Architecture, kept: tuple[str, ...] = KEPT) -> None:
@@ -83,7 +100,7 @@ def export(
 
     `blocks` (n, T) are the tokens that it is checked on; `card` gives README.md for the form that was taken and
     its config.json. With a GGUF `kind` the folder holds <name>-<kind>.gguf too. Weights are rounded to `dtype` after
-    the check, which compares those of the student. `mark` is what `mark_of` finds.
+    the check, which compares those of the student. `mark` is what `holds` asks for.
 
     Returns:
         With the form that was asked for, or the first of stock, padded and own that can hold the student.
@@ -101,18 +118,17 @@ def export(
     taken, config, state = _in_form(student, form, kind)
     to.parent.mkdir(parents=True, exist_ok=True)
     with _unchecked(to.parent) as unchecked:
-        metadata = {} if mark is None else {_MARK: mark}
-        _write(unchecked, config, state, tokenizer, metadata)
         if taken == ExportForm.own:
             shutil.copyfile(own.MODELING, unchecked / own.MODELING.name)
         (unchecked / "README.md").write_text(card(taken, config), encoding="utf-8")
+        _write(unchecked, config, state, tokenizer, mark)
         difference = check(student.eval(), unchecked, Tokenizer(tokenizer), blocks)
         if kind != GGUFKind.none:
             file = unchecked / gguf.file_name(to.name, kind)
             gguf.write(file, to.name, config, state, tokenizer, kind)
             check_gguf(file, kind, unchecked, Tokenizer(tokenizer), blocks)
         if dtype == Dtype.bf16:
-            _round(unchecked, state, metadata)
+            _round(unchecked, state, mark)
         refuse_existing(to)  # once more: checking takes its time
         unchecked.rename(to)
     return Published(taken, difference)
@@ -154,11 +170,10 @@ def _in_form(student: GPT, form: ExportForm, kind: GGUFKind) -> tuple[ExportForm
     return ExportForm.own, own.config_json(student), own.state_dict(student)
 
 
-def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path, metadata: dict[str, str]) -> None:
+def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path, mark: str | None) -> None:
     """Weights in shards of at most 5 GB, configurations and tokenizer."""
     entries = Tokenizer(tokenizer)
     special, numbers = _special(entries, config["vocab_size"])
-    _write_model(folder, config | numbers, state, metadata)
     write_json(folder / "generation_config.json", {"do_sample": False} | numbers)
     shutil.copyfile(tokenizer / "tokenizer.json", folder / "tokenizer.json")
     write_json(
@@ -171,22 +186,24 @@ def _write(folder: Path, config: dict, state: dict[str, Tensor], tokenizer: Path
             "model_max_length": config["max_position_embeddings"],
         },
     )
+    _write_model(folder, config | numbers, state, mark)
 
 
-def _write_model(folder: Path, config: dict, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def _write_model(folder: Path, config: dict, state: dict[str, Tensor], mark: str | None) -> None:
+    """The weights last: they hold the digest of all else."""
     from huggingface_hub import save_torch_state_dict
 
-    with writing(folder):
-        save_torch_state_dict(state, folder, metadata=dict(metadata))
     write_json(folder / "config.json", config)
+    with writing(folder):
+        save_torch_state_dict(state, folder, metadata={_DIGEST: _digest(folder, mark)} if mark else {})
     for file in folder.glob("*.safetensors"):  # safetensors lets nobody else read them
         file.chmod((folder / "config.json").stat().st_mode)
 
 
-def _round(folder: Path, state: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def _round(folder: Path, state: dict[str, Tensor], mark: str | None) -> None:
     """Writes the weights again in bf16."""
     config = read_json(folder / "config.json") | {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
-    _write_model(folder, config, {name: each.bfloat16() for name, each in state.items()}, metadata)
+    _write_model(folder, config, {name: each.bfloat16() for name, each in state.items()}, mark)
 
 
 def _special(entries: Tokenizer, rows: int) -> tuple[dict[str, Any], dict[str, int | list[int] | None]]:
