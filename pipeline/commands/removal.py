@@ -13,8 +13,8 @@ from pipeline.artifacts.store import claims
 from pipeline.commands import Line
 from pipeline.commands.folders import Known, owned, siblings
 from pipeline.commands.listing import only_of
-from pipeline.errors import SprigError
-from pipeline.layout import LATEST
+from pipeline.errors import SprigError, reason
+from pipeline.layout import LATEST, SWEEPS
 from pipeline.progress import counted
 from pipeline.terminal import confirm_removal, say
 
@@ -81,8 +81,10 @@ def _bytes(wanted: list[Entry]) -> int:
 
 
 def _remove(outputs: Path, runs: list[Known], planned: list[Entry]) -> None:
-    """The folders first: a kill in between leaves artifacts that no run needs, which `artifacts clean` finds. All that
-    under the lock of claims: of two removals at once, the later one takes what both their runs needed."""
+    """First out of the sweeps: a kill leaves runs that the same command removes. Then the folders: a kill in between
+    leaves artifacts that no run needs, which `artifacts clean` finds. All that under the lock of claims: of two
+    removals at once, the later one takes what both their runs needed."""
+    _forget(outputs, {each.folder for each in runs})
     with claims(outputs / STORE):
         wanted = {entry.folder: entry for entry in (*planned, *_needed_by_these(outputs, runs))}
         sizes = {folder: entry.bytes for folder, entry in wanted.items()}
@@ -90,7 +92,6 @@ def _remove(outputs: Path, runs: list[Known], planned: list[Entry]) -> None:
         for folder in {each.folder.parent for each in runs}:
             _relink(folder)
         removed, kept = move_out(outputs, wanted, days=0)
-    _forget(outputs, {each.folder for each in runs})
     delete_moved(outputs)
     for each in away:
         shutil.rmtree(each)
@@ -103,10 +104,13 @@ def _remove(outputs: Path, runs: list[Known], planned: list[Entry]) -> None:
 
 
 def _forget(outputs: Path, runs: set[Path]) -> None:
-    for sweep in outputs.glob("*/*/sweep.json"):
+    for file in outputs.glob(f"{SWEEPS}/*/sweep.json"):
         from pipeline.report.sweep import record  # with torch
 
-        record.forget(sweep.parent, runs)
+        try:
+            record.forget(file.parent, runs)
+        except OSError as error:
+            say(f"{file} cannot be written ({reason(error)}): its report will call these runs missing.")
 
 
 def _put_away(folder: Path) -> Path:

@@ -8,6 +8,7 @@ import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from filelock import FileLock
@@ -15,6 +16,7 @@ from filelock import FileLock
 from pipeline import cli
 from pipeline.artifacts import RUNNING, Recipe, Store, inventory, locked, marked
 from pipeline.artifacts import __main__ as store
+from pipeline.report.sweep import record
 
 ROOT = Path(__file__).parents[2]
 RUNS = {"first/aaaa": ["teacher", "cut a"], "first/bbbb": ["teacher", "cut b"], "second/cccc": ["cut b"]}
@@ -142,16 +144,35 @@ def test_removing_a_run_keeps_what_others_need(outputs, capsys, monkeypatch):
 def test_a_removed_run_leaves_the_records_of_its_sweeps(outputs):
     (folder := outputs / "sweeps/first").mkdir(parents=True)
     jobs = [{"id": name, "overrides": {}, "status": "failed", "folder": f"../../{name}"} for name in RUNS]
-    record = {"schema": 1, "name": "first", "axes": {}, "command": ["sprig"], "jobs": jobs}
-    (folder / "sweep.json").write_text(json.dumps(record))
+    made = {"schema": 1, "name": "first", "axes": {}, "command": ["sprig"], "jobs": jobs}
+    (folder / "sweep.json").write_text(json.dumps(made))
     with FileLock(folder / ".lock"):  # the process that runs the sweep would write it again
         cli.main(["rm", "first/aaaa", "--yes", f"outputs={outputs}"])
-    assert json.loads((folder / "sweep.json").read_text()) == record
+    assert json.loads((folder / "sweep.json").read_text()) == made
     cli.main(["rm", "first/bbbb", "--yes", f"outputs={outputs}"])
-    assert json.loads((folder / "sweep.json").read_text()) == record | {"jobs": [jobs[0], jobs[2]]}
+    assert json.loads((folder / "sweep.json").read_text()) == made | {"jobs": [jobs[0], jobs[2]]}
     (folder / "sweep.json").write_text("{")
     cli.main(["rm", "second/cccc", "--yes", f"outputs={outputs}"])
     assert not (outputs / "second/cccc").exists() and (folder / "sweep.json").read_text() == "{"
+
+
+def test_a_run_is_removed_whole_if_the_record_of_a_sweep_cannot_be_written(outputs, monkeypatch, capsys):
+    (folder := outputs / "sweeps/first").mkdir(parents=True)
+    (folder / "sweep.json").write_text("{}")
+    monkeypatch.setattr(record, "forget", Mock(side_effect=PermissionError(13, "Permission denied")))
+    cli.main(["rm", "first/aaaa", "--yes", f"outputs={outputs}"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "sweep.json cannot be written ([Errno 13] Permission denied): its report will call" in said
+    assert "Removed 1 run" in said and not [*outputs.glob("first/*aaaa*")]
+
+
+def test_a_comparison_keeps_the_runs_that_it_names(outputs):
+    (folder := outputs / "comparisons/first").mkdir(parents=True)
+    jobs = [{"id": name, "overrides": {}, "status": "completed", "folder": f"../../{name}"} for name in RUNS]
+    made = {"schema": 1, "name": "first", "axes": {}, "command": ["sprig"], "jobs": jobs}
+    (folder / "sweep.json").write_text(json.dumps(made))
+    cli.main(["rm", "first/aaaa", "--yes", f"outputs={outputs}"])
+    assert json.loads((folder / "sweep.json").read_text()) == made
 
 
 @pytest.mark.parametrize(("left", "now"), [(["aaaa"], "aaaa"), (["aaaa", "dddd"], "dddd"), ([], None)])

@@ -231,6 +231,9 @@ def test_rows_are_of_what_commands_asked_for_and_know_their_values_without_a_run
     report(folder)
     assert row(folder, "distill.temperature")[:2] == ["distill.temperature", "seeds"]
     assert "All 2 runs are finished." in (folder / "sweep.md").read_text()
+    forget(folder, {(tmp_path / f"hand/job{number}").resolve() for number in (0, 1)})
+    with pytest.raises(SprigError, match="has no job left, as the runs of all were removed: give its command again"):
+        report(folder)
 
 
 def test_a_groups_choice_is_the_presets_unless_that_composes_to_something_else(undrawn, tmp_path):

@@ -238,6 +238,8 @@ def read(folder: Path, underway: bool) -> Sweep:
     found = settled(folder, read_record(folder))
     jobs = {job["id"]: job for job in found["jobs"]}
     runs = {key: run for key, job in jobs.items() if (run := _run(folder, job)) is not None}
+    if not jobs:
+        raise SprigError(f"sweep={folder} has no job left, as the runs of all were removed: give its command again.")
     if not runs:
         command = f"`{' '.join(found['command'])}`"
         completed = [folder / job["folder"] for job in jobs.values() if job["status"] == COMPLETED]
