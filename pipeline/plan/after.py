@@ -17,8 +17,9 @@ def commands(config: Config, overrides: list[str]) -> list[tuple[str, str]]:
     words = [word for word in overrides if key_of(word) not in ("plan", "debug")]
     if not words:
         return []
-    if LAUNCHER in map(key_of, words):
-        return [("submit it", shlex.join(["sprig", *words]))]
+    if launched := [word.partition("=")[2] for word in words if key_of(word) == LAUNCHER]:
+        words = [word for word in words if key_of(word) != "hydra.launcher.dry_run"]
+        return [(RUN if launched == ["local"] else "submit it", shlex.join(["sprig", *words]))]
     started = [word for word in words if key_of(word) != "deepspeed.world_size"]
     run = ["sprig", *words] if processes == 1 else ["python", "-m", "launchers.torchrun", str(processes), *started]
     rows = [(RUN, shlex.join(run))]
@@ -35,6 +36,7 @@ def commands(config: Config, overrides: list[str]) -> list[tuple[str, str]]:
 
 def _on_slurm(config: Config, words: list[str], machines: int) -> list[str]:
     """Its jobs run on other machines, whose precision Sprig cannot detect."""
+    words = [word for word in words if word != "precision=auto"]
     precision = ["precision=bf16-mixed"] if config.precision == Precision.auto else []
     size = [f"hydra.launcher.nodes={machines}", f"hydra.launcher.gpus_per_job={config.deepspeed.world_size}"]
     return ["sprig", *words, *precision, f"{LAUNCHER}=slurm", *size]

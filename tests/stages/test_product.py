@@ -189,6 +189,16 @@ def test_many_processes_are_started_on_several_machines():
     run = "experiment=smoke distill.global_batch=48 device=cuda"
     assert rows["run it on one machine with 12 GPUs"] == f"python -m launchers.torchrun 12 {run}"
     assert rows["or on 2 machines of Slurm (docs/cluster.md)"] == f"sprig {run} {slurm}"
+    words = [*words, "precision=auto"]
+    assert dict(after.commands(pipeline.compose(words), words)).keys() == rows.keys()
+    assert dict(after.commands(pipeline.compose(words), words))[list(rows)[1]] == f"sprig {run} {slurm}"
+
+
+@pytest.mark.parametrize(("launcher", "purpose"), [("slurm", "submit it"), ("local", after.RUN)])
+def test_what_a_launcher_starts_is_not_another_dry_run(launcher, purpose):
+    words = ["experiment=smoke", f"hydra/launcher={launcher}"]
+    found = after.commands(pipeline.compose(["experiment=smoke"]), [*words, "hydra.launcher.dry_run=true"])
+    assert found == [(purpose, f"sprig {shlex.join(words)}")]
 
 
 def test_the_plan_says_what_padding_and_a_control_cost(tmp_path):
