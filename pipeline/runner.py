@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from pipeline import preemption, run_folder
 from pipeline.artifacts import MANIFEST, copy_atomically, write_atomically
 from pipeline.command_line.overrides import key_of
@@ -40,6 +42,7 @@ log = logging.getLogger("sprig")
 
 
 @preemption.preemptible()
+@torch.inference_mode(False)  # gradients, even under no_grad
 def run(config: Config, overrides: list[str] | None = None) -> Summary | None:
     """Runs the configured stages; what is already made is found, not made again.
 
@@ -70,6 +73,7 @@ def _run(config: Config, overrides: list[str] | None) -> Summary | None:
     for sentence in unread(config, overrides or []):
         log.warning(sentence)
     if config.plan:
+        run_folder.refuse_copy(context)
         if rank() == 0:
             show(["", ""], table(context), "What this run would do")
             show_commands(after.commands(config, overrides or []))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from litgpt import GPT
+from runs import smoke
 from transformers import AutoModelForCausalLM
 
 import pipeline
@@ -378,6 +379,14 @@ def test_every_step_works_without_gradients_around_it(blocks, text, tmp_path, mo
         assert before[1] != after[1] == pytest.approx(math.log(pipeline.perplexity(student, held_out)), rel=1e-6)
         pipeline.export(student, teacher, tmp_path / "model", held_out)
     pipeline.recover(model, student, found, blocks)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_run_needs_no_gradients_around_it(smoke_outputs, tmp_path, mode):
+    with mode():
+        made = pipeline.run(smoke(tmp_path))
+    (usual,) = (json.loads(file.read_text()) for file in smoke_outputs.glob("smoke/latest/summary.json"))
+    assert made["student"]["final_perplexity"] == usual["student"]["final_perplexity"]
 
 
 def test_a_model_that_cannot_be_trained_is_refused(teacher, blocks):
