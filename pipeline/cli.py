@@ -111,7 +111,7 @@ def _report(words: list[str]) -> None:
     from pipeline.report.sweep import record
     from pipeline.report.sweep import report as sweep_report
 
-    sweep_report.report(record.sweep_folder(given["sweep"], Path(given.get("outputs", OUTPUTS))))
+    sweep_report.report(record.sweep_folder(given["sweep"], Path(given.get("outputs") or OUTPUTS)))
 
 
 def _help(words: list[str]) -> None:

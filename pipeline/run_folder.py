@@ -100,6 +100,14 @@ def open_folder(context: Context, steps: Steps, last: Step, overrides: list[str]
     return opened
 
 
+def refuse_copy(context: Context) -> None:
+    """Raises SprigError where a plan is of the copy of a run."""
+    if context.store.copies:
+        raise SprigError(
+            f"{context.config.run} is a copy of a run, in which nothing new is computed: plan the original run."
+        )
+
+
 def _open_copy(context: Context, last: Step, copied: Path) -> RunFolder:
     """A run that was copied with its results in place of the links to them.
 
@@ -108,8 +116,8 @@ def _open_copy(context: Context, last: Step, copied: Path) -> RunFolder:
     """
     if material.STAGE in context.config.stages and not context.store.find(last.recipe):
         raise SprigError(
-            f"{near(copied)} is a copy of a run without the report of these values, and no stage runs in a copy: give "
-            "the command for the original run."
+            f"{near(copied)} is a copy of a run without the report of these values, and nothing new is computed in a "
+            "copy: give the command for the original run."
         )
     log.info("run folder %s is a copy with its own results: its report and log stay as they are", near(copied))
     return RunFolder(copied, False, logging.NullHandler())

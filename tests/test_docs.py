@@ -66,7 +66,7 @@ AT_LENGTH = [
 SETTINGS = sorted(
     span
     for span in set(SPANS)
-    if all(re.fullmatch(r"\+?(?!hydra|experiment|dry)[a-z_.]+=[^|]+", word) for word in span.split())
+    if all(re.fullmatch(r"\+?(?!hydra|experiment|dry|sweep)[a-z_.]+=[^|]+", word) for word in span.split())
     and "..." not in span
 )
 

@@ -130,8 +130,8 @@ class Store:
             return found
         if self.copies:
             raise SprigError(
-                f"{self._run} is a copy of a run, which has no result of stage {recipe.stage} for this command, and no "
-                "stage runs in a copy: give the command for the original run."
+                f"{self._run} is a copy of a run, which has no result of stage {recipe.stage} for this command, and "
+                "nothing new is computed in a copy: give the command for the original run."
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder) as check_lock:

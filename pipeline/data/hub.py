@@ -102,8 +102,11 @@ def _explained(data: DataConfig) -> Iterator[None]:
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.errno in _OF_THE_PLACE:
             raise cause from None
-        reason = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
+        wrong = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
+        cure = "check the name, the network and, for a gated data set, `hf auth login`, or use local files"
+        if datasets.config.HF_HUB_OFFLINE and isinstance(cause, OSError):
+            wrong, cure = "HF_HUB_OFFLINE is set", "unset it, or use local files"
         raise SprigError(
             f"Data {data.name}: {data.path} (subset {data.subset}, split {data.split}) could not be read from the hub "
-            f"({reason}): check the name, the network and, for a gated data set, `hf auth login`, or use local files."
+            f"({wrong}): {cure}."
         ) from error

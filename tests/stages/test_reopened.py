@@ -277,6 +277,7 @@ def test_a_run_that_was_copied_with_its_results_is_read_without_its_store(world,
         (["stages=[sample]", "prompt=We", "seed=3"], "no result of stage distill .* give the command for the original"),
         (["stages=[report]", "seed=3"], "copied/.* is a copy of a run without the report of these values"),
         (["stages=[prepare]", "data.seed=3"], "is a copy of a run, which has no result of stage prepare"),
+        (["seed=3", "plan=true"], "is a copy of a run, in which nothing new is computed: plan the original run"),
     ):
         with pytest.raises(SprigError, match=said.replace("copied", copied.parent.name)):
             pipeline.run(pipeline.compose([f"run={copied}", *words]))

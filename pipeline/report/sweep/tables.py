@@ -55,7 +55,7 @@ def _about_cells(sweep: Sweep) -> str:
     same = sweep.is_comparable
     return CELLS.format(
         blocks="the same validation blocks for all" if same else "validation blocks that differ between runs",
-        limit="too" if same else "on one text, not different texts",
+        limit="too" if same else "but not different texts",
         bold=BOLD if sweep.has_winners else "",
     )
 
