@@ -188,12 +188,14 @@ def rows_of_spaces() -> list[str]:
 
 
 def rows_of_larger_spaces() -> list[str]:
-    """A row for each space at three quarters: perplexity untrained, after recovery and after training."""
-    found = grouped("p2-three-quarters", "space")
+    """A row for each space at three quarters: perplexity after recovery and after training, plain and ordered."""
+    plain, ordered = grouped("p2-three-quarters-plain", "space"), grouped("p2-three-quarters", "space")
     return [
-        f"| {space} | {spread(lines, 'student.untrained_perplexity')} "
-        f"| {spread(lines, 'student.recovered_perplexity')} | {spread(lines, 'student.final_perplexity')} |"
-        for (space,), lines in found.items()
+        f"| {space} "
+        f"| {spread(lines, 'student.recovered_perplexity')} | {spread(lines, 'student.final_perplexity')} "
+        f"| {spread(ordered[space,], 'student.recovered_perplexity')} "
+        f"| {spread(ordered[space,], 'student.final_perplexity')} |"
+        for (space,), lines in plain.items()
     ]
 
 
