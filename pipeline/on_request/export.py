@@ -36,7 +36,7 @@ def check(context: Context) -> None:
     """
     to = _target(context.config)
     refuse_inside("export.to", to, context.store.root)
-    if not (to.exists() and folder.holds(to, _mark(context, graph.build(context)))):
+    if not (to.exists() and _is_there(context, graph.build(context))):
         folder.refuse_existing(to)
         refuse_unwritable("export.to", to)
     if context.config.export.gguf != GGUFKind.none:
@@ -59,6 +59,12 @@ def _mark(context: Context, steps: Steps) -> str:
     return digest([steps["distilled_student"].recipe.fingerprint, asked, context.config.teacher.license])
 
 
+def _is_there(context: Context, steps: Steps) -> bool:
+    to, kind = _target(context.config), context.config.export.gguf
+    whole = kind == GGUFKind.none or (to / gguf.file_name(to.name, kind)).is_file()
+    return whole and folder.holds(to, _mark(context, steps))
+
+
 def _check_card(to: Path, described: Callable[[ExportForm, dict], str]) -> None:
     """Raises SprigError where the card is not what it would be now: of the run before it was finished, say."""
     written = read_json(to / "config.json")
@@ -79,14 +85,14 @@ def run(context: Context, steps: Steps) -> None:
     """
     from pipeline.on_request.card import card  # with matplotlib, which other commands do without
 
-    config, to, mark = context.config, _target(context.config), _mark(context, steps)
+    config, to = context.config, _target(context.config)
     trained, summary = distill.trained(context, steps["distilled_student"]), material.summary_of(context, steps)
     sub = SubNetwork.from_dict(json.loads((trained / checkpoint.SUBNETWORK).read_text(encoding="utf-8")))
 
     def described(form: ExportForm, written: dict) -> str:
         return card(to.name, form, written, config.export, summary, sub, config.teacher, trained)
 
-    if folder.holds(to, mark):
+    if _is_there(context, steps):
         _check_card(to, described)
         log.info("%s holds this export already; to export again, remove it first", near(to))
         return
@@ -104,7 +110,7 @@ def run(context: Context, steps: Steps) -> None:
         described,
         config.export.gguf,
         config.export.dtype,
-        mark,
+        _mark(context, steps),
     )
     size = exported(context.architecture, sub, published.form).parameters
     log.info(

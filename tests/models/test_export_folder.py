@@ -227,6 +227,8 @@ def test_the_mark_of_an_export_is_found(tokenizer, tmp_path, monkeypatch, shards
         folder.export(student, tokenizer, to, ExportForm.auto, exports.tokens(), lambda *_: "", dtype=dtype, mark=mark)
         assert (to / "model.safetensors").exists() == (shards == "one")
         assert folder.holds(to, "abc") == (mark is not None) and not folder.holds(to, "other")
+        next(to.glob("*.safetensors")).unlink()
+        assert not folder.holds(to, "abc")
     assert not folder.holds(tmp_path / "nothing", "abc")
 
 

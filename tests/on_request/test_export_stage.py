@@ -157,6 +157,15 @@ def test_an_export_that_was_changed_is_not_taken_for_one(run, tmp_path, name, ch
         export(run, to, "export.dtype=bf16")
 
 
+def test_an_export_that_lacks_its_gguf_file_is_not_taken_for_one(run, tmp_path, monkeypatch):
+    to = tmp_path / "model"
+    export(run, to)
+    monkeypatch.setattr(folder, "holds", lambda *given: True)
+    export(run, to)
+    with pytest.raises(SprigError, match=r"export\.to=.*model exists"):
+        export(run, to, "export.gguf=f16")
+
+
 def test_the_card_of_an_unfinished_run_does_not_stay(tmp_path):
     to, few = tmp_path / "model", "stages=[prepare,order,search,extract,recover,distill,export]"
     pipeline.run(smoke(tmp_path / "outputs", few, f"export.to={to}"))

@@ -56,16 +56,17 @@ def refuse_existing(to: Path) -> None:
 
 
 def holds(to: Path, mark: str) -> bool:
-    """Whether `to` is an export with this `mark`, and no file next to its weights was changed since."""
+    """Whether `to` is an export with this `mark`, has all its weights, and no file next to them was changed since."""
     index, weights = to / "model.safetensors.index.json", to / "model.safetensors"
     try:
         if index.is_file():
-            metadata = read_json(index)["metadata"]
+            listed = read_json(index)
+            metadata, names = listed["metadata"], set(listed["weight_map"].values())
         else:
             with safe_open(weights, "pt") as opened:
-                metadata = opened.metadata()
-        return metadata[_DIGEST] == _digest(to, mark)
-    except (OSError, SafetensorError, SprigError, LookupError, TypeError):
+                metadata, names = opened.metadata(), set()
+        return metadata[_DIGEST] == _digest(to, mark) and all((to / name).is_file() for name in names)
+    except (OSError, SafetensorError, SprigError, LookupError, TypeError, AttributeError):
         return False
 
 
