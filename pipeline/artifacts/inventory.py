@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -60,6 +61,11 @@ def _files(folder: Path) -> Iterator[os.stat_result]:
         for name in names:
             with suppress(FileNotFoundError):
                 yield os.lstat(os.path.join(below, name))
+
+
+def bytes_of_copies(run: Path) -> int:
+    """Of the results that the copy of a run holds in place of links to artifacts."""
+    return sum(each.st_size for each in _files(run / LINKS) if not stat.S_ISLNK(each.st_mode))
 
 
 def entries(outputs: Path, runs: Iterable[Path] | None = None) -> list[Entry]:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from pipeline.artifacts.inventory import STORE, Entry, entries, in_words
+from pipeline.artifacts.inventory import STORE, Entry, bytes_of_copies, entries, in_words
 from pipeline.artifacts.runs import OUTPUTS
 from pipeline.commands import Line
 from pipeline.commands.folders import Known, all_runs
@@ -43,7 +43,7 @@ def _cells(run: Known, stored: list[Entry]) -> list[str]:
         run.status,
         "" if parameters is None else short(round(parameters)),
         "" if perplexity is None else f"{perplexity:,.2f}{mark}",
-        in_words(sum(entry.bytes for entry in only_of({run.name}, stored))),
+        in_words(sum(entry.bytes for entry in only_of({run.name}, stored)) + bytes_of_copies(run.folder)),
         run.name,
     ]
 

@@ -7,7 +7,16 @@ from pathlib import Path
 from filelock import Timeout
 
 from pipeline.artifacts import RUNNING, link_atomically, locked
-from pipeline.artifacts.inventory import STORE, Entry, delete_moved, entries, in_words, move_out, refuse_linked
+from pipeline.artifacts.inventory import (
+    STORE,
+    Entry,
+    bytes_of_copies,
+    delete_moved,
+    entries,
+    in_words,
+    move_out,
+    refuse_linked,
+)
 from pipeline.artifacts.runs import is_run
 from pipeline.artifacts.store import claims
 from pipeline.commands import Line
@@ -36,7 +45,8 @@ def run(line: Line) -> None:
     plans = {outputs: (of_it, _needed_by_these(outputs, of_it)) for outputs, of_it in by_outputs.items()}
     for of_it, wanted in plans.values():
         names = ", ".join(f"{each.name} ({each.status})" for each in of_it)
-        say(f"{names}: {counted(len(wanted), 'artifact')} that no other run needs, {in_words(_bytes(wanted))}")
+        size = in_words(_bytes(wanted) + _copied(of_it))
+        say(f"{names}: {counted(len(wanted), 'artifact')} that no other run needs, {size}")
     if not (line.yes or confirm_removal()):
         return
     with ExitStack() as stack:
@@ -80,6 +90,10 @@ def _bytes(wanted: list[Entry]) -> int:
     return sum(entry.bytes for entry in wanted)
 
 
+def _copied(runs: list[Known]) -> int:
+    return sum(bytes_of_copies(each.folder) for each in runs)
+
+
 def _remove(outputs: Path, runs: list[Known], planned: list[Entry]) -> None:
     """First out of the sweeps: a kill leaves runs that the same command removes. Then the folders: a kill in between
     leaves artifacts that no run needs, which `artifacts clean` finds. All that under the lock of claims: of two
@@ -87,7 +101,7 @@ def _remove(outputs: Path, runs: list[Known], planned: list[Entry]) -> None:
     _forget(outputs, {each.folder for each in runs})
     with claims(outputs / STORE):
         wanted = {entry.folder: entry for entry in (*planned, *_needed_by_these(outputs, runs))}
-        sizes = {folder: entry.bytes for folder, entry in wanted.items()}
+        sizes, copied = {folder: entry.bytes for folder, entry in wanted.items()}, _copied(runs)
         away = [_put_away(each.folder) for each in runs]
         for folder in {each.folder.parent for each in runs}:
             _relink(folder)
@@ -97,7 +111,7 @@ def _remove(outputs: Path, runs: list[Known], planned: list[Entry]) -> None:
         shutil.rmtree(each)
         with suppress(OSError):  # other runs are in it, or one is starting, which makes it again
             each.parent.rmdir()
-    freed = in_words(sum(map(sizes.__getitem__, removed)))
+    freed = in_words(sum(map(sizes.__getitem__, removed)) + copied)
     say(f"Removed {counted(len(runs), 'run')} and {counted(len(removed), 'artifact')} ({freed}).")
     for folder, why in kept.items():
         say(f"{folder} {why}: kept.")

@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -288,6 +289,16 @@ def test_a_run_that_was_copied_elsewhere_is_not_removed(outputs, tmp_path):
     copy = shutil.copytree(outputs / "second/cccc", tmp_path / "copies/second/cccc", symlinks=True)
     said = f"{copy} does not lie in a folder of outputs, as {tmp_path / 'copies/artifacts'} is not there"
     assert said in refused("rm", str(copy), "--yes") and copy.exists()
+
+
+def test_the_results_that_a_copy_holds_count_as_its_own(outputs, capsys):
+    (held := outputs / "second/copied/artifacts/distilled_student").mkdir(parents=True)
+    shutil.copytree(outputs / "second/cccc/.hydra", outputs / "second/copied/.hydra")
+    (held / "lit_model.pth").write_bytes(bytes(3_000_000))
+    cli.main(["runs", f"outputs={outputs}"])
+    assert re.search(r"3\.0 MB +second/copied", capsys.readouterr().out)
+    cli.main(["rm", "second/copied", "--yes", f"outputs={outputs}"])
+    assert "Removed 1 run and 0 artifacts (3.0 MB)." in capsys.readouterr().out
 
 
 def test_a_run_of_a_linked_store_is_not_removed(outputs, tmp_path):
