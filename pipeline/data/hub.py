@@ -13,7 +13,7 @@ import pyarrow
 from pipeline.config import DataConfig
 from pipeline.data.documents import BATCH, Documents
 from pipeline.data.readers import top_level
-from pipeline.errors import SprigError
+from pipeline.errors import SprigError, reason
 
 # Never the text's fault: `datasets` writes what it reads into a folder.
 _OF_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -102,7 +102,7 @@ def _explained(data: DataConfig) -> Iterator[None]:
         cause = error.__cause__ or error
         if isinstance(cause, OSError) and cause.errno in _OF_THE_PLACE:
             raise cause from None
-        wrong = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip(".")
+        wrong = reason(cause)
         cure = "check the name, the network and, for a gated data set, `hf auth login`, or use local files"
         if datasets.config.HF_HUB_OFFLINE and isinstance(cause, OSError):
             wrong, cure = "HF_HUB_OFFLINE is set", "unset it, or use local files"

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
-from pipeline.command_line.overrides import key_of
+from pipeline.command_line.overrides import given_by, key_of
 from pipeline.config import Config, Device, Precision
 
 RUN = "run it: a line for each step, then a table of perplexities and the report"
@@ -14,13 +14,13 @@ LAUNCHER = "hydra/launcher"
 def commands(config: Config, overrides: list[str]) -> list[tuple[str, str]]:
     """Rows of purpose and command, from the words of the plan; none for a plan from Python."""
     processes = config.deepspeed.world_size or 1
-    words = [word for word in overrides if key_of(word) not in ("plan", "debug")]
+    words = _without(overrides, "plan", "debug")
     if not words:
         return []
-    if launched := [word.partition("=")[2] for word in words if key_of(word) == LAUNCHER]:
-        words = [word for word in words if key_of(word) != "hydra.launcher.dry_run"]
-        return [(RUN if launched == ["local"] else "submit it", shlex.join(["sprig", *words]))]
-    started = [word for word in words if key_of(word) != "deepspeed.world_size"]
+    if launcher := given_by(words).get(LAUNCHER):
+        whole = shlex.join(["sprig", *_without(words, "hydra.launcher.dry_run")])
+        return [(RUN if launcher == "local" else "submit it", whole)]
+    started = _without(words, "deepspeed.world_size")
     run = ["sprig", *words] if processes == 1 else ["python", "-m", "launchers.torchrun", str(processes), *started]
     rows = [(RUN, shlex.join(run))]
     if processes > NODE and config.device != Device.cpu:
@@ -34,6 +34,10 @@ def commands(config: Config, overrides: list[str]) -> list[tuple[str, str]]:
     return rows
 
 
+def _without(words: Sequence[str], *keys: str) -> list[str]:
+    return [word for word in words if key_of(word) not in keys]
+
+
 def _on_slurm(config: Config, words: list[str], machines: int) -> list[str]:
     """Its jobs run on other machines, whose precision Sprig cannot detect."""
     words = [word for word in words if word != "precision=auto"]
@@ -44,8 +48,8 @@ def _on_slurm(config: Config, words: list[str], machines: int) -> list[str]:
 
 def alone(overrides: Sequence[str], processes: int, elsewhere: bool) -> str:
     """The command that plans one job of a sweep; `elsewhere`: for the GPUs of other machines."""
-    words = [word for word in overrides if key_of(word) not in ("plan", "debug")]
-    given = {key_of(word) for word in words}
+    words = _without(overrides, "plan", "debug")
+    given = given_by(words)
     layout = [f"deepspeed.world_size={processes}"] if processes > 1 and "deepspeed.world_size" not in given else []
     device = ["device=cuda"] if elsewhere and "device" not in given else []
     return shlex.join(["sprig", *words, "hydra.mode=RUN", *layout, *device, "plan=true"])
